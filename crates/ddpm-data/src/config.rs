@@ -1,0 +1,398 @@
+//! The `[data]` table of an experiment. Every key but `path` has a default.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Which data, and how they are read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DataConfig {
+    /// The bundled UCI handwritten digits, 8x8.
+    Digits(DigitsConfig),
+    /// A folder of pictures.
+    Images(ImagesConfig),
+    /// CIFAR-10 in its binary version, 32x32.
+    Cifar10(Cifar10Config),
+    /// MNIST as idx files.
+    Mnist(MnistConfig),
+    /// Fashion-MNIST as idx files.
+    FashionMnist(MnistConfig),
+    /// A spiral of one and a half turns.
+    SwissRoll(PointsConfig),
+    /// Two half circles, one inside the arm of the other.
+    Moons(PointsConfig),
+    /// Two circles, one inside the other.
+    Circles(PointsConfig),
+    /// The letter S.
+    SCurve(PointsConfig),
+    /// Eight Gaussians on a circle.
+    #[serde(rename = "gaussians-8")]
+    Gaussians8(PointsConfig),
+    /// Twenty-five Gaussians on a grid.
+    #[serde(rename = "gaussians-25")]
+    Gaussians25(PointsConfig),
+    /// Every other field of a board of 4x4.
+    Checkerboard(PointsConfig),
+    /// Two columns of a CSV file.
+    Csv(CsvConfig),
+}
+
+/// The digits have no options: mirrored digits are not digits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DigitsConfig {}
+
+/// A folder of png, jpeg, webp, bmp or tiff files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImagesConfig {
+    /// The folder; sub-folders `train` and `test`, where both exist, are the split.
+    pub path: PathBuf,
+    /// Height and width that every picture is scaled and cropped to.
+    #[serde(default = "default_image_size")]
+    pub size: usize,
+    /// Colour or grey.
+    #[serde(default)]
+    pub channels: ImageChannels,
+    /// Where the classes come from.
+    #[serde(default)]
+    pub labels: ImageLabels,
+    /// How a picture of another size is made to fit.
+    #[serde(default)]
+    pub resize: ImageResize,
+    /// Mirror half of the training pictures.
+    #[serde(default)]
+    pub horizontal_flip: bool,
+    /// What to do about files that are not readable pictures.
+    #[serde(default)]
+    pub on_bad_file: OnBadFile,
+}
+
+/// Colour or grey.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageChannels {
+    /// Three channels.
+    #[default]
+    Rgb,
+    /// One channel.
+    Grayscale,
+}
+
+/// Where the classes come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageLabels {
+    /// No classes.
+    #[default]
+    None,
+    /// One class for each sub-folder.
+    Folders,
+}
+
+/// How a picture of another size is made to fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageResize {
+    /// Scaled until it covers the square, then cut to the centre.
+    #[default]
+    CoverAndCentreCrop,
+}
+
+/// What to do about files that are not readable pictures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBadFile {
+    /// Stop with an error that names them.
+    #[default]
+    Stop,
+    /// Leave them out, and report them. Decodes every file once at the start, because what is left out
+    /// must be known before the order of items is.
+    Skip,
+}
+
+/// The folder with `data_batch_1.bin` and its siblings, or the folder above it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cifar10Config {
+    /// The folder.
+    pub path: PathBuf,
+    /// Mirror half of the training pictures (the paper does).
+    #[serde(default = "default_true")]
+    pub horizontal_flip: bool,
+}
+
+/// The folder with `train-images-idx3-ubyte` and its siblings, with or without `.gz`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MnistConfig {
+    /// The folder.
+    pub path: PathBuf,
+    /// 28 as in the files, or 32 by a border of background, which halves more often.
+    #[serde(default)]
+    pub size: MnistSize,
+    /// Mirror half of the training pictures (sensible for some clothes, not for digits).
+    #[serde(default)]
+    pub horizontal_flip: bool,
+}
+
+/// Height and width of an MNIST picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "usize", into = "usize")]
+pub enum MnistSize {
+    /// As in the files.
+    As28,
+    /// With a border of two pixels of background.
+    #[default]
+    PaddedTo32,
+}
+
+/// Points drawn from a formula.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PointsConfig {
+    /// How many points the train split has; the test split has as many others.
+    pub count: usize,
+    /// Which points; left out: the seed of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+/// A table of numbers, one point a line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CsvConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// The columns of the two coordinates.
+    #[serde(default = "default_columns")]
+    pub columns: [Column; 2],
+}
+
+/// A column of a CSV file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a column's name, or its number counted from 0")]
+pub enum Column {
+    /// Counted from 0.
+    Index(usize),
+    /// As in the header line.
+    Name(String),
+}
+
+/// A key of the config and what is wrong with its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key inside the `[data]` table.
+    pub key: &'static str,
+    /// What is wrong and what was expected.
+    pub reason: String,
+}
+
+impl DataConfig {
+    /// The kind, as it is written in a config.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            DataConfig::Digits(_) => "digits",
+            DataConfig::Images(_) => "images",
+            DataConfig::Cifar10(_) => "cifar10",
+            DataConfig::Mnist(_) => "mnist",
+            DataConfig::FashionMnist(_) => "fashion-mnist",
+            DataConfig::SwissRoll(_) => "swiss-roll",
+            DataConfig::Moons(_) => "moons",
+            DataConfig::Circles(_) => "circles",
+            DataConfig::SCurve(_) => "s-curve",
+            DataConfig::Gaussians8(_) => "gaussians-8",
+            DataConfig::Gaussians25(_) => "gaussians-25",
+            DataConfig::Checkerboard(_) => "checkerboard",
+            DataConfig::Csv(_) => "csv",
+        }
+    }
+
+    /// Everything that can be found wrong without looking at a file.
+    pub fn problems(&self) -> Vec<Problem> {
+        match self {
+            DataConfig::Images(images) => range_problem("size", images.size, 1..=MAX_IMAGE_SIZE),
+            DataConfig::SwissRoll(points)
+            | DataConfig::Moons(points)
+            | DataConfig::Circles(points)
+            | DataConfig::SCurve(points)
+            | DataConfig::Gaussians8(points)
+            | DataConfig::Gaussians25(points)
+            | DataConfig::Checkerboard(points) => {
+                range_problem("count", points.count, 1..=MAX_POINTS)
+            }
+            DataConfig::Csv(csv) if csv.columns[0] == csv.columns[1] => vec![Problem {
+                key: "columns",
+                reason: "both coordinates name the same column; expected two different columns"
+                    .into(),
+            }],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Default for PointsConfig {
+    fn default() -> Self {
+        Self {
+            count: 1_000_000,
+            seed: None,
+        }
+    }
+}
+
+impl MnistSize {
+    /// Height and width in pixels.
+    pub fn pixels(self) -> usize {
+        match self {
+            MnistSize::As28 => 28,
+            MnistSize::PaddedTo32 => 32,
+        }
+    }
+}
+
+impl From<MnistSize> for usize {
+    fn from(size: MnistSize) -> Self {
+        size.pixels()
+    }
+}
+
+impl TryFrom<usize> for MnistSize {
+    type Error = String;
+
+    fn try_from(pixels: usize) -> Result<Self, Self::Error> {
+        match pixels {
+            28 => Ok(MnistSize::As28),
+            32 => Ok(MnistSize::PaddedTo32),
+            _ => Err(format!("size {pixels} is not possible; expected 28 or 32")),
+        }
+    }
+}
+
+/// Larger pictures would not fit into memory as activations anyway; a typing mistake is more likely.
+const MAX_IMAGE_SIZE: usize = 4096;
+
+/// Bounds the memory of a permutation (8 bytes an item).
+const MAX_POINTS: usize = 100_000_000;
+
+fn range_problem(
+    key: &'static str,
+    value: usize,
+    allowed: std::ops::RangeInclusive<usize>,
+) -> Vec<Problem> {
+    if allowed.contains(&value) {
+        return Vec::new();
+    }
+    let (least, most) = (allowed.start(), allowed.end());
+    vec![Problem {
+        key,
+        reason: format!("{value} is out of range; expected {least} to {most}"),
+    }]
+}
+
+fn default_image_size() -> usize {
+    32
+}
+
+fn default_true() -> bool {
+    true
+}
+
+fn default_columns() -> [Column; 2] {
+    [Column::Index(0), Column::Index(1)]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    const KINDS: [(&str, &str); 13] = [
+        ("digits", ""),
+        ("images", "path = 'p'"),
+        ("cifar10", "path = 'p'"),
+        ("mnist", "path = 'p'"),
+        ("fashion-mnist", "path = 'p'"),
+        ("swiss-roll", ""),
+        ("moons", ""),
+        ("circles", ""),
+        ("s-curve", ""),
+        ("gaussians-8", ""),
+        ("gaussians-25", ""),
+        ("checkerboard", ""),
+        ("csv", "path = 'p'"),
+    ];
+
+    fn parse(text: &str) -> Result<DataConfig, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn every_kind_needs_at_most_a_path_and_comes_back_whole() {
+        for (kind, path) in KINDS {
+            let config = parse(&format!("kind = '{kind}'\n{path}")).unwrap();
+            assert_eq!(config.kind(), kind);
+            assert_eq!(config.problems(), []);
+            let text = toml::to_string(&config).unwrap();
+            assert!(text.contains(&format!("kind = \"{kind}\"")), "{text}");
+            assert_eq!(parse(&text).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_in_every_kind() {
+        for (kind, path) in KINDS {
+            let error = parse(&format!("kind = '{kind}'\n{path}\nsizze = 3")).unwrap_err();
+            assert!(error.to_string().contains("sizze"), "{kind}: {error}");
+        }
+        assert!(parse("kind = 'digits'\nhorizontal_flip = true").is_err());
+    }
+
+    #[test]
+    fn an_unknown_kind_is_answered_with_the_kinds_there_are() {
+        let error = parse("kind = 'digit'").unwrap_err().to_string();
+        assert!(error.contains("digit") && error.contains("gaussians-25"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_path_is_named() {
+        let error = parse("kind = 'images'").unwrap_err().to_string();
+        assert!(error.contains("path"), "{error}");
+    }
+
+    #[test]
+    fn all_options_are_read_and_written() {
+        let text = "kind = 'images'\npath = 'p'\nsize = 64\nchannels = 'grayscale'\nlabels = 'folders'\n\
+                    resize = 'cover-and-centre-crop'\nhorizontal_flip = true\non_bad_file = 'skip'";
+        let config = parse(text).unwrap();
+        let DataConfig::Images(images) = &config else {
+            panic!("{config:?}")
+        };
+        assert_eq!(images.size, 64);
+        assert_eq!(images.channels, ImageChannels::Grayscale);
+        assert_eq!(images.labels, ImageLabels::Folders);
+        assert_eq!(images.on_bad_file, OnBadFile::Skip);
+        assert!(images.horizontal_flip);
+        assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
+
+        let csv = parse("kind = 'csv'\npath = 'p'\ncolumns = ['y', 3]").unwrap();
+        let DataConfig::Csv(csv) = csv else { panic!() };
+        assert_eq!(csv.columns, [Column::Name("y".into()), Column::Index(3)]);
+
+        let mnist = parse("kind = 'mnist'\npath = 'p'\nsize = 30").unwrap_err();
+        assert!(mnist.to_string().contains("expected 28 or 32"), "{mnist}");
+    }
+
+    #[test]
+    fn impossible_values_are_problems_with_their_key() {
+        for (text, key) in [
+            ("kind = 'images'\npath = 'p'\nsize = 0", "size"),
+            ("kind = 'moons'\ncount = 0", "count"),
+            ("kind = 'csv'\npath = 'p'\ncolumns = [1, 1]", "columns"),
+        ] {
+            let problems = parse(text).unwrap().problems();
+            assert_eq!(problems.len(), 1);
+            assert_eq!(problems[0].key, key);
+        }
+    }
+}

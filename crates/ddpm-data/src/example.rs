@@ -1,0 +1,125 @@
+//! What every dataset gives: items, and a description of them.
+
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+use crate::random::{Stream, rng};
+
+/// One item of a dataset.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    /// The values, row-major in the shape of [`DataInfo::shape`].
+    pub values: Vec<f32>,
+    /// Index into [`DataInfo::classes`].
+    pub label: Option<usize>,
+}
+
+/// What all items of a dataset have in common; a snapshot carries it along.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataInfo {
+    /// The kind of data, as in the config.
+    pub name: String,
+    /// `[C, H, W]` for images, `[2]` for points.
+    pub shape: Vec<usize>,
+    /// Names of the classes; empty when unlabelled.
+    pub classes: Vec<String>,
+    /// The way back to the units of the source.
+    pub units: Units,
+}
+
+impl DataInfo {
+    /// How many values an item has.
+    pub fn values_per_item(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Data unit = value * scale + shift, per channel or coordinate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Units {
+    /// Added last.
+    pub shift: Vec<f64>,
+    /// Multiplied first.
+    pub scale: Vec<f64>,
+}
+
+impl Units {
+    /// The values are the data units.
+    pub fn identity(channels: usize) -> Self {
+        Self {
+            shift: vec![0.0; channels],
+            scale: vec![1.0; channels],
+        }
+    }
+
+    /// A value of a channel or coordinate in data units.
+    pub fn data_unit(&self, channel: usize, value: f64) -> f64 {
+        value * self.scale[channel] + self.shift[channel]
+    }
+
+    /// A number in data units as the networks see it: the inverse of [`Units::data_unit`].
+    pub fn value(&self, channel: usize, data_unit: f64) -> f64 {
+        (data_unit - self.shift[channel]) / self.scale[channel]
+    }
+}
+
+/// Whether images are mirrored at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flip {
+    /// Items stay as they are.
+    Never,
+    /// Each item is mirrored left to right with probability one half.
+    Half,
+}
+
+impl Flip {
+    /// Mirrors the rows of an item or leaves them, as a function of its place in the stream, so that the
+    /// same image is seen both ways in different epochs.
+    pub(crate) fn apply(self, values: &mut [f32], width: usize, seed: u64, place: u64) {
+        if self == Flip::Half && rng(seed, Stream::Flip, place).random::<bool>() {
+            for row in values.chunks_exact_mut(width) {
+                row.reverse();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_lead_there_and_back() {
+        let units = Units {
+            shift: vec![3.0, -1.0],
+            scale: vec![0.5, 20.0],
+        };
+        assert_eq!(units.data_unit(0, 2.0), 4.0);
+        assert_eq!(units.value(1, units.data_unit(1, -0.3)), -0.3);
+        assert_eq!(Units::identity(2).data_unit(1, 7.5), 7.5);
+    }
+
+    #[test]
+    fn half_of_the_places_are_mirrored_row_by_row() {
+        let image = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let mirrored = [3.0, 2.0, 1.0, 6.0, 5.0, 4.0];
+        let mut count = 0;
+        for place in 0..1000 {
+            let mut values = image;
+            Flip::Half.apply(&mut values, 3, 9, place);
+            assert!(values == image || values == mirrored);
+            count += usize::from(values == mirrored);
+
+            let mut again = image;
+            Flip::Half.apply(&mut again, 3, 9, place);
+            assert_eq!(values, again);
+
+            let mut never = image;
+            Flip::Never.apply(&mut never, 3, 9, place);
+            assert_eq!(never, image);
+        }
+        assert!((430..570).contains(&count), "{count} of 1000 mirrored");
+    }
+}

@@ -1,0 +1,31 @@
+//! Datasets, their formats, and the order in which items are seen.
+//!
+//! [`open`] turns a [`DataConfig`] into items behind burn-dataset's `Dataset` trait, and an
+//! [`OrderedLoader`] turns the items into batches in an order that depends on the seed alone.
+
+mod cifar10;
+mod config;
+mod csv_points;
+mod digits;
+mod error;
+mod example;
+mod hold_out;
+mod image_folder;
+mod loader;
+mod mnist;
+mod open;
+mod order;
+mod pixels;
+mod points;
+pub mod random;
+
+pub use config::{
+    Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, ImageChannels, ImageLabels, ImageResize,
+    ImagesConfig,
+    MnistConfig, MnistSize, OnBadFile, PointsConfig, Problem,
+};
+pub use error::{BadFile, DataError};
+pub use example::{DataInfo, Example, Flip, Units};
+pub use loader::{ExampleBatch, ExampleBatcher, OrderedLoader, StreamItem};
+pub use open::{OpenData, Split, open};
+pub use order::{Order, permutation};

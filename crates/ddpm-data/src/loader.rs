@@ -1,0 +1,562 @@
+//! Batches in an order that depends on the seed alone, read on worker threads ahead of the step.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::tensor::{Device, Tensor, TensorData};
+use burn_dataset::{Dataset, DatasetError};
+
+use crate::error::DataError;
+use crate::example::{Example, Flip};
+use crate::open::OpenData;
+use crate::order::Order;
+
+/// An item and its place in the endless stream.
+#[derive(Clone, Debug)]
+pub struct StreamItem {
+    /// Counted from 0 over all epochs.
+    pub place: u64,
+    /// The item.
+    pub example: Example,
+}
+
+/// What a step learns from.
+#[derive(Clone, Debug)]
+pub struct ExampleBatch<const D: usize> {
+    /// The items, batch first.
+    pub x_0: Tensor<D>,
+    /// Their classes; none if the data are unlabelled.
+    pub labels: Option<Vec<usize>>,
+    /// The place of the first item in the endless stream.
+    pub first_item: u64,
+}
+
+/// Puts items of one shape into a tensor.
+#[derive(Clone, Debug)]
+pub struct ExampleBatcher {
+    /// Shape of an item.
+    pub shape: Vec<usize>,
+}
+
+impl<const D: usize> Batcher<StreamItem, ExampleBatch<D>> for ExampleBatcher {
+    fn batch(&self, items: Vec<StreamItem>, device: &Device) -> ExampleBatch<D> {
+        let shape: Vec<usize> = [&[items.len()], &self.shape[..]].concat();
+        let labels = items.iter().map(|item| item.example.label).collect();
+        let first_item = items.first().map_or(0, |item| item.place);
+        let mut values = Vec::with_capacity(shape.iter().product());
+        for item in items {
+            values.extend(item.example.values);
+        }
+        ExampleBatch {
+            x_0: Tensor::from_data(TensorData::new(values, shape), device),
+            labels,
+            first_item,
+        }
+    }
+}
+
+/// An endless stream of batches, or a part of it.
+///
+/// Batches are full and run on over the end of an epoch; only the end of a part can cut the last one short.
+/// Burn's own loader with several workers delivers in the order in which they finish, and its shuffling
+/// cannot be taken up in the middle; this one depends on (seed, place in the stream) alone, whatever the
+/// number of workers.
+#[derive(Clone)]
+pub struct OrderedLoader<const D: usize> {
+    source: Source,
+    batcher: ExampleBatcher,
+    batch_size: usize,
+    start: u64,
+    end: u64,
+    workers: usize,
+    device: Device,
+}
+
+/// Batches that each worker may have ready.
+const BATCHES_AHEAD: usize = 2;
+
+/// More workers than this have never been of use beside a training step.
+const MAX_DEFAULT_WORKERS: usize = 4;
+
+impl<const D: usize> OrderedLoader<D> {
+    /// The endless stream from its beginning.
+    pub fn new(
+        data: &OpenData,
+        batch_size: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, DataError> {
+        let info = &data.info;
+        if info.shape.len() + 1 != D {
+            return Err(DataError::Rank {
+                name: info.name.clone(),
+                shape: info.shape.clone(),
+                rank: D,
+            });
+        }
+        if batch_size == 0 {
+            return Err(DataError::Config {
+                key: "batch_size",
+                reason: "0 is out of range; expected at least 1".into(),
+            });
+        }
+        if data.items.is_empty() {
+            return Err(DataError::EmptySplit {
+                name: info.name.clone(),
+                split: "opened",
+                reason: "there is nothing to load",
+            });
+        }
+        Ok(Self {
+            source: Source {
+                items: data.items.clone(),
+                values_per_item: info.values_per_item(),
+                width: info.shape.last().copied().unwrap_or(1),
+                flip: data.flip,
+                seed,
+            },
+            batcher: ExampleBatcher {
+                shape: info.shape.clone(),
+            },
+            batch_size,
+            start: 0,
+            end: u64::MAX,
+            workers: thread::available_parallelism().map_or(1, |n| n.get().min(MAX_DEFAULT_WORKERS)),
+            device: device.clone(),
+        })
+    }
+
+    /// The part of the stream from an item up to, not including, another.
+    pub fn between(self, start: u64, end: u64) -> Self {
+        Self {
+            start,
+            end: end.max(start),
+            ..self
+        }
+    }
+
+    /// How many threads read ahead; 0 reads in the thread that asks.
+    pub fn with_workers(self, workers: usize) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// The places of the stream that a batch of this loader covers.
+    fn places(&self, batch: u64) -> std::ops::Range<u64> {
+        let size = self.batch_size as u64;
+        let start = self.start.saturating_add(batch.saturating_mul(size)).min(self.end);
+        start..start.saturating_add(size).min(self.end)
+    }
+}
+
+impl<const D: usize> DataLoader<ExampleBatch<D>> for OrderedLoader<D> {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ExampleBatch<D>> + 'a> {
+        let reading = match self.workers {
+            0 => Reading::Here(self.source.order()),
+            workers => Reading::Ahead(
+                (0..workers as u64)
+                    .map(|worker| Worker::start(self.clone(), worker, workers as u64))
+                    .collect(),
+            ),
+        };
+        Box::new(OrderedIterator {
+            loader: self,
+            reading,
+            next_batch: 0,
+            failed: false,
+        })
+    }
+
+    fn num_items(&self) -> usize {
+        usize::try_from(self.end - self.start).unwrap_or(usize::MAX)
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ExampleBatch<D>>> {
+        Arc::new(Self {
+            device: device.clone(),
+            ..self.clone()
+        })
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ExampleBatch<D>>> {
+        let place = |item: usize| self.start.saturating_add(item as u64).min(self.end);
+        Arc::new(self.clone().between(place(start), place(end)))
+    }
+}
+
+/// Where items come from.
+#[derive(Clone)]
+struct Source {
+    items: Arc<dyn Dataset<Example>>,
+    values_per_item: usize,
+    width: usize,
+    flip: Flip,
+    seed: u64,
+}
+
+impl Source {
+    fn order(&self) -> Order {
+        Order::new(self.seed, self.items.len())
+    }
+
+    fn read(
+        &self,
+        places: std::ops::Range<u64>,
+        order: &mut Order,
+    ) -> Result<Vec<StreamItem>, DatasetError> {
+        places
+            .map(|place| {
+                let index = order.item_at(place);
+                let mut example = self.items.get(index)?;
+                if example.values.len() != self.values_per_item {
+                    let (found, expected) = (example.values.len(), self.values_per_item);
+                    return Err(fault(format!("item {index} has {found} values; expected {expected}")));
+                }
+                self.flip.apply(&mut example.values, self.width, self.seed, place);
+                Ok(StreamItem { place, example })
+            })
+            .collect()
+    }
+}
+
+fn fault(reason: String) -> DatasetError {
+    DatasetError::new(std::io::Error::other(reason))
+}
+
+type Read = Result<Vec<StreamItem>, DatasetError>;
+
+/// A thread that reads every n-th batch, so that asking the workers in turn gives the batches in order.
+struct Worker {
+    /// Taken when dropped: that is what stops the thread.
+    batches: Option<Receiver<Read>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    fn start<const D: usize>(loader: OrderedLoader<D>, first: u64, step: u64) -> Self {
+        let (sender, batches) = sync_channel(BATCHES_AHEAD);
+        let on_failure = sender.clone();
+        let thread = thread::Builder::new().name(format!("data-{first}")).spawn(move || {
+            let mut order = loader.source.order();
+            let mut batch = first;
+            loop {
+                let places = loader.places(batch);
+                if places.is_empty() {
+                    return;
+                }
+                let read = loader.source.read(places, &mut order);
+                let failed = read.is_err();
+                // Nobody listens any more, or nothing sensible can follow.
+                if sender.send(read).is_err() || failed {
+                    return;
+                }
+                batch += step;
+            }
+        });
+        let thread = match thread {
+            Ok(thread) => Some(thread),
+            Err(error) => {
+                // The channel is empty and has room: the iterator will find the error in its turn.
+                let _ = on_failure.try_send(Err(DatasetError::new(error)));
+                None
+            }
+        };
+        Self {
+            batches: Some(batches),
+            thread,
+        }
+    }
+
+    fn next(&self) -> Read {
+        let read = self.batches.as_ref().and_then(|batches| batches.recv().ok());
+        read.unwrap_or_else(|| Err(fault("a thread that reads data stopped unexpectedly".into())))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.batches.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported when its batch was asked for.
+            let _ = thread.join();
+        }
+    }
+}
+
+enum Reading {
+    Here(Order),
+    Ahead(Vec<Worker>),
+}
+
+struct OrderedIterator<'a, const D: usize> {
+    loader: &'a OrderedLoader<D>,
+    reading: Reading,
+    next_batch: u64,
+    failed: bool,
+}
+
+impl<const D: usize> Iterator for OrderedIterator<'_, D> {
+    type Item = Result<ExampleBatch<D>, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let places = self.loader.places(self.next_batch);
+        if self.failed || places.is_empty() {
+            return None;
+        }
+        let read = match &mut self.reading {
+            Reading::Here(order) => self.loader.source.read(places, order),
+            Reading::Ahead(workers) => workers[(self.next_batch % workers.len() as u64) as usize].next(),
+        };
+        self.next_batch += 1;
+        self.failed = read.is_err();
+        // The tensor is made here, not by the worker: some backends give every thread a stream of its own.
+        Some(read.map(|items| self.loader.batcher.batch(items, &self.loader.device)))
+    }
+}
+
+impl<const D: usize> DataLoaderIterator<ExampleBatch<D>> for OrderedIterator<'_, D> {
+    fn progress(&self) -> Progress {
+        let done = self.loader.places(self.next_batch).start - self.loader.start;
+        let done = usize::try_from(done).unwrap_or(usize::MAX);
+        Progress::new(done, self.loader.num_items(), Some("items".into()))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::example::{DataInfo, Units};
+    use crate::order::permutation;
+    use burn_dataset::InMemDataset;
+    use std::time::{Duration, Instant};
+
+    /// Pictures of 1x1x2: the number of the item, and the same and a half.
+    fn numbered(len: usize, flip: Flip) -> OpenData {
+        let items = (0..len).map(|item| Example {
+            values: vec![item as f32, item as f32 + 0.5],
+            label: Some(item % 3),
+        });
+        data(Arc::new(InMemDataset::new(items.collect())), flip)
+    }
+
+    fn data(items: Arc<dyn Dataset<Example>>, flip: Flip) -> OpenData {
+        OpenData {
+            info: DataInfo {
+                name: "numbers".into(),
+                shape: vec![1, 1, 2],
+                classes: Vec::new(),
+                units: Units::identity(1),
+            },
+            items,
+            skipped: Vec::new(),
+            flip,
+        }
+    }
+
+    fn loader(data: &OpenData, batch_size: usize) -> OrderedLoader<4> {
+        OrderedLoader::new(data, batch_size, 8, &Device::default()).unwrap()
+    }
+
+    fn values<const D: usize>(batch: ExampleBatch<D>) -> Vec<f32> {
+        batch.x_0.into_data().try_into_vec().unwrap()
+    }
+
+    fn all_values(loader: &OrderedLoader<4>) -> Vec<f32> {
+        loader.iter().flat_map(|batch| values(batch.unwrap())).collect()
+    }
+
+    /// Fails at one item, and is slow at even ones so that workers overtake each other.
+    struct Uneven {
+        len: usize,
+        fails_at: Option<usize>,
+    }
+
+    impl Dataset<Example> for Uneven {
+        fn get(&self, index: usize) -> Result<Example, DatasetError> {
+            if self.fails_at == Some(index) {
+                return Err(fault(format!("item {index} is broken")));
+            }
+            if index.is_multiple_of(2) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(Example {
+                values: vec![index as f32; 2],
+                label: None,
+            })
+        }
+
+        fn len(&self) -> usize {
+            self.len
+        }
+    }
+
+    #[test]
+    fn batches_are_full_and_run_over_the_ends_of_epochs() {
+        let data = numbered(5, Flip::Never);
+        let loader = loader(&data, 3);
+        let expected: Vec<usize> = (0..6).flat_map(|epoch| permutation(8, epoch, 5)).collect();
+        for (k, batch) in loader.iter().take(10).enumerate() {
+            let batch = batch.unwrap();
+            let items = &expected[3 * k..3 * k + 3];
+            assert_eq!(batch.first_item, 3 * k as u64);
+            assert_eq!(batch.x_0.dims(), [3, 1, 1, 2]);
+            let labels: Vec<usize> = items.iter().map(|item| item % 3).collect();
+            assert_eq!(batch.labels, Some(labels));
+            let firsts: Vec<f32> = values(batch).into_iter().step_by(2).collect();
+            let items: Vec<f32> = items.iter().map(|&item| item as f32).collect();
+            assert_eq!(firsts, items);
+        }
+    }
+
+    #[test]
+    fn the_number_of_workers_changes_nothing() {
+        for flip in [Flip::Never, Flip::Half] {
+            let data = numbered(17, flip);
+            let loader = loader(&data, 4).between(5, 85);
+            let expected = all_values(&loader.clone().with_workers(0));
+            assert_eq!(expected.len(), 160);
+            for workers in [1, 2, 3, 7, 40] {
+                assert_eq!(all_values(&loader.clone().with_workers(workers)), expected);
+            }
+        }
+        let items = Arc::new(Uneven {
+            len: 11,
+            fails_at: None,
+        });
+        let data = data(items, Flip::Never);
+        let loader = loader(&data, 2).between(0, 40);
+        let expected = all_values(&loader.clone().with_workers(0));
+        assert_eq!(all_values(&loader.with_workers(4)), expected);
+    }
+
+    #[test]
+    fn the_stream_can_be_taken_up_anywhere() {
+        let data = numbered(7, Flip::Half);
+        let loader = loader(&data, 3);
+        let whole = all_values(&loader.clone().between(0, 60));
+        for start in [0_u64, 3, 20, 41] {
+            let rest = loader.clone().between(start, 60);
+            assert_eq!(rest.num_items(), 60 - start as usize);
+            assert_eq!(all_values(&rest), whole[2 * start as usize..]);
+        }
+        let slice = loader.clone().between(10, 50).slice(4, 8);
+        let sliced: Vec<f32> = slice.iter().flat_map(|batch| values(batch.unwrap())).collect();
+        assert_eq!(sliced, whole[2 * 14..2 * 18]);
+        assert_eq!(slice.to_device(&Device::default()).num_items(), 4);
+        assert_eq!(loader.num_items(), usize::MAX);
+        assert!(all_values(&loader.between(60, 60)).is_empty());
+    }
+
+    #[test]
+    fn flips_follow_the_place_in_the_stream() {
+        let data = numbered(4, Flip::Half);
+        let seen: Vec<f32> = all_values(&loader(&data, 4).between(0, 400));
+        let mirrored = |pair: &[f32]| pair[0] > pair[1];
+        let count = seen.chunks_exact(2).filter(|pair| mirrored(pair)).count();
+        assert!((150..250).contains(&count), "{count} of 400");
+        // Each item is seen both ways.
+        for item in 0..4 {
+            let both: Vec<bool> = seen
+                .chunks_exact(2)
+                .filter(|pair| pair[0].min(pair[1]) == item as f32)
+                .map(mirrored)
+                .collect();
+            assert!(both.contains(&true) && both.contains(&false));
+        }
+    }
+
+    #[test]
+    fn an_error_arrives_in_its_turn_and_ends_the_stream() {
+        let data = data(
+            Arc::new(Uneven {
+                len: 10,
+                fails_at: Some(6),
+            }),
+            Flip::Never,
+        );
+        let place = permutation(8, 0, 10).iter().position(|&item| item == 6).unwrap();
+        for workers in [0, 1, 3] {
+            let loader = loader(&data, 1).with_workers(workers);
+            let mut batches = loader.iter();
+            for _ in 0..place {
+                assert!(batches.next().unwrap().is_ok());
+            }
+            let error = batches.next().unwrap().unwrap_err();
+            assert!(error.to_string().contains("item 6 is broken"), "{error}");
+            assert!(batches.next().is_none());
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_worker_is_an_error_not_a_hang() {
+        struct Panics;
+        impl Dataset<Example> for Panics {
+            fn get(&self, index: usize) -> Result<Example, DatasetError> {
+                panic!("get({index}) panics on purpose")
+            }
+            fn len(&self) -> usize {
+                3
+            }
+        }
+        let data = data(Arc::new(Panics), Flip::Never);
+        let loader = loader(&data, 2).with_workers(2);
+        let error = loader.iter().next().unwrap().unwrap_err();
+        assert!(error.to_string().contains("stopped unexpectedly"), "{error}");
+    }
+
+    #[test]
+    fn items_of_another_size_are_an_error() {
+        let items = vec![Example {
+            values: vec![0.0; 3],
+            label: None,
+        }];
+        let data = data(Arc::new(InMemDataset::new(items)), Flip::Never);
+        let loader = loader(&data, 1);
+        let error = loader.iter().next().unwrap().unwrap_err();
+        assert!(error.to_string().contains("3 values; expected 2"), "{error}");
+    }
+
+    #[test]
+    fn reading_ahead_is_bounded_and_stops_with_the_iterator() {
+        let items = Arc::new(Uneven {
+            len: 1000,
+            fails_at: None,
+        });
+        let data = data(items, Flip::Never);
+        let counted = Arc::downgrade(&data.items);
+        let loader = loader(&data, 2).with_workers(3);
+        drop(data);
+        let mut batches = loader.iter();
+        batches.next().unwrap().unwrap();
+        let begin = Instant::now();
+        drop(batches);
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        // All threads have ended: nobody but the loader holds the items.
+        assert_eq!(counted.strong_count(), 1);
+    }
+
+    #[test]
+    fn progress_counts_items() {
+        let data = numbered(5, Flip::Never);
+        let loader = loader(&data, 4).between(10, 20);
+        let mut batches = loader.iter();
+        let mut seen = Vec::new();
+        while batches.next().is_some() {
+            seen.push(batches.progress().items_processed);
+        }
+        assert_eq!(seen, [4, 8, 10]);
+        assert!(batches.progress().is_completed());
+    }
+
+    #[test]
+    fn impossible_loaders_are_refused() {
+        let data = numbered(5, Flip::Never);
+        let error = OrderedLoader::<2>::new(&data, 4, 0, &Device::default()).err().unwrap();
+        assert!(error.to_string().contains("need items of rank 1"), "{error}");
+        assert!(OrderedLoader::<4>::new(&data, 0, 0, &Device::default()).is_err());
+        assert!(OrderedLoader::<4>::new(&numbered(0, Flip::Never), 4, 0, &Device::default()).is_err());
+    }
+}

@@ -1,0 +1,203 @@
+//! From `--device wgpu:1` to a Burn [`Device`]: with the Cargo features, the only place that names backends.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use burn::tensor::{Device, Tensor};
+
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The name is none that this program knows.
+    #[error("--device {asked}: no such device; compiled in here: {compiled}. {SYNTAX}")]
+    Unknown {
+        /// What was asked for.
+        asked: String,
+        /// What this build has.
+        compiled: String,
+    },
+    /// The backend exists, but this build does not have it.
+    #[error(
+        "--device {asked}: the backend `{backend}` is not compiled in; compiled in here: {compiled}. \
+         Build again with `--features {backend}`"
+    )]
+    NotCompiledIn {
+        /// What was asked for.
+        asked: String,
+        /// The Cargo feature that brings it.
+        backend: &'static str,
+        /// What this build has.
+        compiled: String,
+    },
+    /// The part behind the colon makes no sense.
+    #[error("--device {asked}: `{index}` is not a device of {backend}. {SYNTAX}")]
+    BadIndex {
+        /// What was asked for.
+        asked: String,
+        /// The part behind the colon.
+        index: String,
+        /// The backend it was meant for.
+        backend: &'static str,
+    },
+    /// The backend is compiled in, but the device does not answer.
+    #[error("--device {asked}: the device is not there or does not work: {reason}; compiled in here: {compiled}")]
+    NotThere {
+        /// What was asked for.
+        asked: String,
+        /// What the backend said.
+        reason: String,
+        /// What this build has.
+        compiled: String,
+    },
+}
+
+const SYNTAX: &str = "Write NAME or NAME:INDEX, for example flex, cuda:0, wgpu, wgpu:1, wgpu:cpu, tch, tch:cuda:0";
+
+/// Every backend there is, in the order in which it becomes the default, and whether this build has it.
+const BACKENDS: [(&str, bool); 9] = [
+    ("cuda", cfg!(feature = "cuda")),
+    ("metal", cfg!(feature = "metal")),
+    ("rocm", cfg!(feature = "rocm")),
+    ("vulkan", cfg!(feature = "vulkan")),
+    ("wgpu", cfg!(feature = "wgpu")),
+    ("cpu", cfg!(feature = "cpu")),
+    ("tch", cfg!(feature = "tch")),
+    ("ndarray", cfg!(feature = "ndarray")),
+    ("flex", cfg!(feature = "flex")),
+];
+
+/// The names of the backends in this build, the default first.
+pub fn compiled_in() -> Vec<&'static str> {
+    BACKENDS.iter().filter(|(_, present)| *present).map(|(name, _)| *name).collect()
+}
+
+/// A device that answered, and its name in the form that `--device` takes.
+#[derive(Debug, Clone)]
+pub struct OpenDevice {
+    /// The device, without autodiff.
+    pub device: Device,
+    /// Its name, for logs and manifests.
+    pub name: String,
+}
+
+/// Opens the device called `asked`, or the default of this build, and has it compute something.
+pub fn open(asked: Option<&str>) -> Result<OpenDevice, DeviceError> {
+    let name = asked.unwrap_or_else(|| compiled_in().first().copied().unwrap_or("flex")).to_lowercase();
+    let (backend, index) = name.split_once(':').map_or((name.as_str(), None), |(b, i)| (b, Some(i)));
+    let known = BACKENDS.iter().find(|(known, _)| *known == backend);
+    let compiled = compiled_in().join(", ");
+    match known {
+        None => return Err(DeviceError::Unknown { asked: name, compiled }),
+        Some((backend, false)) => return Err(DeviceError::NotCompiledIn { asked: name, backend, compiled }),
+        Some((_, true)) => {}
+    }
+    // Backends report a missing driver or adapter by panicking; the probe turns that into an error.
+    let device = quietly(|| {
+        construct(backend, index).inspect(|device| {
+            let _ = Tensor::<1>::ones([2], device).sum().into_scalar::<f32>();
+        })
+    });
+    match device {
+        Ok(Some(device)) => Ok(OpenDevice { device, name }),
+        Ok(None) => Err(DeviceError::BadIndex {
+            index: index.unwrap_or_default().to_string(),
+            backend: known.map_or("flex", |(name, _)| name),
+            asked: name,
+        }),
+        Err(reason) => Err(DeviceError::NotThere { asked: name, reason, compiled }),
+    }
+}
+
+/// `None` where the index is not one of the backend's.
+fn construct(backend: &str, index: Option<&str>) -> Option<Device> {
+    #[cfg(any(feature = "cuda", feature = "rocm", feature = "tch"))]
+    let number = |text: Option<&str>| text.map_or(Some(0_usize), |text| text.parse().ok());
+    match (backend, index) {
+        #[cfg(feature = "flex")]
+        ("flex", None) => Some(Device::flex()),
+        #[cfg(feature = "ndarray")]
+        ("ndarray", None) => {
+            // Deprecated by Burn since 0.22, supported here while Burn has it.
+            #[allow(deprecated)]
+            Some(Device::ndarray())
+        }
+        #[cfg(feature = "tch")]
+        ("tch", index) => {
+            #[allow(deprecated)]
+            match index.map(|index| index.split_once(':').unwrap_or((index, "0"))) {
+                None | Some(("cpu", _)) => Some(Device::libtorch()),
+                Some(("cuda", gpu)) => number(Some(gpu)).map(Device::libtorch_cuda),
+                Some(("mps", _)) => Some(Device::libtorch_mps()),
+                Some(_) => None,
+            }
+        }
+        #[cfg(feature = "cpu")]
+        ("cpu", None) => Some(Device::cpu()),
+        #[cfg(feature = "cuda")]
+        ("cuda", index) => number(index).map(Device::cuda),
+        #[cfg(feature = "rocm")]
+        ("rocm", index) => number(index).map(Device::rocm),
+        #[cfg(feature = "wgpu")]
+        ("wgpu", index) => wgpu_kind(index).map(Device::wgpu),
+        #[cfg(feature = "vulkan")]
+        ("vulkan", index) => wgpu_kind(index).map(Device::vulkan),
+        #[cfg(feature = "metal")]
+        ("metal", index) => wgpu_kind(index).map(Device::metal),
+        _ => None,
+    }
+}
+
+/// `N` is the Nth discrete GPU; `integrated-N`, `virtual-N` and `cpu` name the others.
+#[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
+fn wgpu_kind(index: Option<&str>) -> Option<burn::tensor::DeviceKind> {
+    use burn::tensor::DeviceKind;
+    let Some(index) = index else { return Some(DeviceKind::DefaultDevice) };
+    match index.split_once('-') {
+        None if index == "cpu" => Some(DeviceKind::Cpu),
+        None => index.parse().ok().map(DeviceKind::DiscreteGpu),
+        Some(("integrated", number)) => number.parse().ok().map(DeviceKind::IntegratedGpu),
+        Some(("virtual", number)) => number.parse().ok().map(DeviceKind::VirtualGpu),
+        Some(_) => None,
+    }
+}
+
+/// Runs `f` and gives a panic's message as an error instead of printing it.
+fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = catch_unwind(AssertUnwindSafe(f));
+    std::panic::set_hook(hook);
+    result.map_err(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("the backend gave no reason");
+        text.lines().next().unwrap_or_default().to_string()
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_device_answers_and_has_a_name() {
+        let open = open(None).unwrap();
+        assert_eq!(open.name, compiled_in()[0]);
+    }
+
+    #[test]
+    fn what_is_not_compiled_in_is_said_with_its_feature() {
+        let Some((missing, _)) = BACKENDS.iter().find(|(_, present)| !present) else { return };
+        let message = open(Some(missing)).unwrap_err().to_string();
+        assert!(message.contains(&format!("--features {missing}")), "{message}");
+        assert!(message.contains(compiled_in()[0]), "{message}");
+    }
+
+    #[test]
+    fn unknown_names_and_indices_are_refused() {
+        assert!(matches!(open(Some("toaster")), Err(DeviceError::Unknown { .. })));
+        assert!(matches!(open(Some("flex:7")), Err(DeviceError::BadIndex { .. })));
+    }
+}

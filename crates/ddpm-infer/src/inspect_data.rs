@@ -1,0 +1,129 @@
+//! `ddpm-infer data`: what datasets there are, and what one holds, before a training is started on it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use ddpm_data::{DataConfig, OpenData, Split};
+
+use crate::job::Samples;
+use crate::pictures;
+
+/// Kinds that need nothing but their name, and what they are.
+const BUNDLED: [(&str, &str); 8] = [
+    ("digits", "1,797 handwritten digits, 8x8, ten classes (bundled)"),
+    ("swiss-roll", "2-D points on a spiral (generated)"),
+    ("moons", "2-D points on two half circles (generated)"),
+    ("circles", "2-D points on two circles (generated)"),
+    ("s-curve", "2-D points on the letter S (generated)"),
+    ("gaussians-8", "2-D points of eight Gaussians on a circle (generated)"),
+    ("gaussians-25", "2-D points of 25 Gaussians on a grid (generated)"),
+    ("checkerboard", "2-D points on every other field of a board (generated)"),
+];
+/// Kinds that are read from a path.
+const FROM_PATH: [(&str, &str); 5] = [
+    ("images", "a folder of png, jpeg, webp, bmp or tiff files, classes by sub-folder if wanted"),
+    ("cifar10", "the folder of CIFAR-10's binary version"),
+    ("mnist", "the folder of MNIST's idx files, with or without .gz"),
+    ("fashion-mnist", "the same for Fashion-MNIST"),
+    ("csv", "a CSV file with two columns of numbers"),
+];
+/// Items in the picture of `--out`.
+const SHOWN: usize = 100;
+
+/// Lists the datasets there are, or reads one and says what it holds.
+#[derive(Args, Debug)]
+pub struct DataArgs {
+    /// A bundled kind, or the folder or file of one's own data; without it, the kinds are listed.
+    #[arg(value_name = "KIND|PATH")]
+    what: Option<String>,
+    /// What the path holds; guessed from the files without it.
+    #[arg(long)]
+    kind: Option<String>,
+    /// Height and width for a folder of images.
+    #[arg(long, default_value_t = 32)]
+    size: usize,
+    /// Also writes the first items as a picture into this folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Does what the arguments say.
+pub fn run(args: &DataArgs) -> anyhow::Result<()> {
+    let Some(what) = &args.what else {
+        for (title, kinds) in [("Ready to use:", &BUNDLED[..]), ("Your own, with a path:", &FROM_PATH[..])] {
+            println!("{title}");
+            for (kind, description) in kinds {
+                println!("  {kind:14} {description}");
+            }
+        }
+        return Ok(());
+    };
+    let config = config_of(what, args)?;
+    let train = ddpm_data::open(&config, Split::Train, 0)?;
+    let test = ddpm_data::open(&config, Split::Test, 0)?;
+    println!("{}: items of shape {:?}", train.info.name, train.info.shape);
+    println!("{} to train on, {} held out", train.items.len(), test.items.len());
+    if !train.info.classes.is_empty() {
+        println!("{} classes: {}", train.info.classes.len(), train.info.classes.join(", "));
+    }
+    let skipped = train.skipped.len() + test.skipped.len();
+    if skipped > 0 {
+        println!("{skipped} files are not readable pictures and would have to be skipped (data.on_bad_file = \"skip\"):");
+        for file in train.skipped.iter().chain(&test.skipped) {
+            println!("  {file}");
+        }
+    }
+    if let Some(out) = &args.out {
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+        let path = out.join("data.png");
+        pictures::write_overview(&path, &first_items(&train)?, None)?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn config_of(what: &str, args: &DataArgs) -> anyhow::Result<DataConfig> {
+    let path = Path::new(what);
+    let kind = match &args.kind {
+        Some(kind) => kind.as_str(),
+        None if BUNDLED.iter().any(|(kind, _)| *kind == what) => what,
+        None => guess(path)?,
+    };
+    let mut config = serde_json::json!({ "kind": kind });
+    if FROM_PATH.iter().any(|(known, _)| *known == kind) {
+        config["path"] = what.into();
+    }
+    if kind == "images" {
+        // A look must show every bad file, not stop at the first ones.
+        config["size"] = args.size.into();
+        config["on_bad_file"] = "skip".into();
+    }
+    serde_json::from_value(config).with_context(|| format!("--kind {kind}"))
+}
+
+fn guess(path: &Path) -> anyhow::Result<&'static str> {
+    let holds = |name: &str| path.join(name).exists();
+    if path.is_file() && path.extension().is_some_and(|extension| extension == "csv") {
+        Ok("csv")
+    } else if !path.is_dir() {
+        bail!("{}: there is no such folder, CSV file or bundled dataset", path.display())
+    } else if holds("data_batch_1.bin") || holds("cifar-10-batches-bin") {
+        Ok("cifar10")
+    } else if holds("train-images-idx3-ubyte") || holds("train-images-idx3-ubyte.gz") {
+        Ok("mnist")
+    } else {
+        Ok("images")
+    }
+}
+
+/// The first items in the form in which samples are drawn.
+fn first_items(data: &OpenData) -> anyhow::Result<Samples> {
+    let items = (0..data.items.len().min(SHOWN)).map(|index| data.items.get(index)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Samples {
+        labels: vec![None; items.len()],
+        values: items.into_iter().flat_map(|item| item.values).collect(),
+        shape: data.info.shape.clone(),
+        frames: Vec::new(),
+    })
+}

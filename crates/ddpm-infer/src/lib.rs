@@ -1,0 +1,15 @@
+//! From a snapshot to samples: samplers, jobs, snapshots and pictures.
+//!
+//! Nothing here knows the trainer.
+
+pub mod device;
+pub mod inspect_data;
+pub mod job;
+pub mod noise;
+pub mod npy;
+pub mod pictures;
+pub mod runs;
+pub mod sample;
+pub mod samplers;
+pub mod snapshot;
+pub mod steps;

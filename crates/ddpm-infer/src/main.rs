@@ -1,0 +1,38 @@
+//! `ddpm-infer`: samples from what was trained, and shows what data hold.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong command line.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ddpm_infer::{inspect_data, sample};
+
+/// Sample from diffusion models.
+#[derive(Parser, Debug)]
+#[command(version, after_help = "The last line on stdout is the path of what was made.")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Draws samples from a snapshot.
+    Sample(sample::SampleArgs),
+    /// Lists the datasets there are, or reads one and says what it holds.
+    Data(inspect_data::DataArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Sample(args) => sample::run(&args).map(|out| println!("{}", out.display())),
+        Command::Data(args) => inspect_data::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

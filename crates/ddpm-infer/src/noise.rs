@@ -1,0 +1,80 @@
+//! Noise of a sampling job: a function of (seed, image, step) alone.
+
+use std::ops::Range;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use ddpm_data::random::{Stream, normals, rng};
+
+use crate::samplers::NoiseSource;
+
+/// The noise of a batch of samples. It is drawn on the host, one generator for a sample and step, so that
+/// sample k gets the same numbers on every device and in every batch.
+#[derive(Clone, Debug)]
+pub struct SampleNoise<const D: usize> {
+    seed: u64,
+    samples: Range<usize>,
+    shape: [usize; D],
+    device: Device,
+}
+
+impl<const D: usize> SampleNoise<D> {
+    /// Noise for samples number `samples.start` to `samples.end` - 1, each of shape `shape[1..]`.
+    pub fn new(seed: u64, samples: Range<usize>, mut shape: [usize; D], device: &Device) -> Self {
+        shape[0] = samples.len();
+        Self { seed, samples, shape, device: device.clone() }
+    }
+
+    /// The noise that the samples start from.
+    pub fn start(&self) -> Tensor<D> {
+        self.draw(Stream::SampleStart, |sample| sample as u64)
+    }
+
+    fn draw(&self, stream: Stream, address: impl Fn(usize) -> u64) -> Tensor<D> {
+        let per_sample: usize = self.shape[1..].iter().product();
+        let values: Vec<f32> = self
+            .samples
+            .clone()
+            .flat_map(|sample| normals(&mut rng(self.seed, stream, address(sample)), per_sample))
+            .collect();
+        Tensor::from_data(TensorData::new(values, self.shape), &self.device)
+    }
+}
+
+impl<const D: usize> NoiseSource<D> for SampleNoise<D> {
+    fn step(&mut self, index: usize) -> Tensor<D> {
+        // Sample and step side by side in one number: no two addresses meet below 2^32 of either.
+        self.draw(Stream::SampleStep, |sample| ((sample as u64) << 32) | index as u64)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn values(noise: Tensor<2>) -> Vec<f32> {
+        noise.try_into_vec_as().unwrap()
+    }
+
+    #[test]
+    fn a_sample_has_its_noise_in_any_batch() {
+        let device = Device::default();
+        let mut all = SampleNoise::<2>::new(7, 0..5, [0, 3], &device);
+        let mut part = SampleNoise::<2>::new(7, 3..5, [0, 3], &device);
+        assert_eq!(values(all.start())[9..], values(part.start()));
+        assert_eq!(values(all.step(4))[9..], values(part.step(4)));
+    }
+
+    #[test]
+    fn seed_sample_step_and_purpose_each_matter() {
+        let device = Device::default();
+        let noise = |seed, sample: usize| SampleNoise::<2>::new(seed, sample..sample + 1, [0, 3], &device);
+        let mut draws = vec![values(noise(7, 0).start())];
+        for (seed, sample, step) in [(7, 0, 0), (7, 0, 1), (7, 1, 0), (8, 0, 0)] {
+            draws.push(values(noise(seed, sample).step(step)));
+        }
+        for (i, a) in draws.iter().enumerate() {
+            assert!(draws[..i].iter().all(|b| a != b));
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What is written of samples: arrays, tables, pictures and animations.
+
+mod animation;
+mod canvas;
+mod grid;
+mod lettering;
+mod scatter;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+
+use crate::job::Samples;
+use crate::npy;
+use animation::gif;
+use grid::{grid, square_columns};
+
+/// Images that a grid shows at most; more would be too small to look at and too large to open.
+const GRID_LIMIT: usize = 1024;
+/// Columns of the strip that shows the denoising.
+const STRIP_COLUMNS: usize = 12;
+/// Rows of that strip.
+const STRIP_ROWS: usize = 4;
+
+/// Why something cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum PictureError {
+    /// The file system refused.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The encoder refused.
+    #[error("cannot make {}: {source}", path.display())]
+    Encode {
+        /// The picture.
+        path: PathBuf,
+        /// What the encoder said.
+        source: image::ImageError,
+    },
+    /// The table writer refused.
+    #[error("cannot make {}: {source}", path.display())]
+    Table {
+        /// The table.
+        path: PathBuf,
+        /// What the writer said.
+        source: csv::Error,
+    },
+    /// Not something that can be drawn.
+    #[error(
+        "there is no picture for samples of shape {shape:?}: expected [1, H, W] (grayscale), [3, H, W] (RGB) or [2] \
+         (points)"
+    )]
+    Shape {
+        /// The shape of a sample.
+        shape: Vec<usize>,
+    },
+}
+
+/// Writes into `folder`, which is made if need be: `samples.npy` for all; `grid.png`, `0000.png` and so on,
+/// `denoising.gif` and `denoising.png` for images; `samples.csv`, `scatter.png` and `denoising.gif` for
+/// points. There is no `denoising` without frames.
+///
+/// `data` are points of the data in their own units, row-major, to draw beside the samples.
+pub fn write(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), PictureError> {
+    std::fs::create_dir_all(folder).map_err(|source| PictureError::Write { path: folder.to_path_buf(), source })?;
+    let shape: Vec<usize> = [samples.count()].into_iter().chain(samples.shape.iter().copied()).collect();
+    // First of all, because it loses nothing and fits every shape.
+    write_file(&folder.join("samples.npy"), &npy::encode(&shape, &samples.values))?;
+    match samples.shape[..] {
+        [1 | 3, _, _] => write_images(folder, samples),
+        [2] => write_points(folder, samples, data),
+        _ => Err(PictureError::Shape { shape: samples.shape.clone() }),
+    }
+}
+
+/// Writes the one picture that shows what samples are like, without frames and single files: a grid of
+/// images, or points beside those of the `data`.
+pub fn write_overview(path: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), PictureError> {
+    match samples.shape[..] {
+        [2] => {
+            let points = pairs(&samples.values);
+            let picture = match data {
+                Some(data) => scatter::beside(&pairs(data), &points),
+                None => scatter::alone(&points),
+            };
+            write_png(path, &picture, 3)
+        }
+        _ => {
+            let images = tiles(&samples.values, &samples.shape)?;
+            let shown = &images[..images.len().min(GRID_LIMIT)];
+            write_png(path, &grid(shown, columns(samples)), samples.shape[0])
+        }
+    }
+}
+
+fn write_images(folder: &Path, samples: &Samples) -> Result<(), PictureError> {
+    let channels = samples.shape[0];
+    for (k, image) in tiles(&samples.values, &samples.shape)?.iter().enumerate() {
+        write_png(&folder.join(format!("{k:04}.png")), image, channels)?;
+    }
+    write_overview(&folder.join("grid.png"), samples, None)?;
+
+    if samples.frames.is_empty() {
+        return Ok(());
+    }
+    let frames =
+        samples.frames.iter().map(|frame| tiles(&frame.values, &samples.shape)).collect::<Result<Vec<_>, _>>()?;
+    let animated = frames[0].len();
+    let pictures = frames.iter().map(|frame| grid(frame, columns(samples).min(square_columns(animated)))).collect();
+    write_gif(&folder.join("denoising.gif"), pictures)?;
+
+    let columns = frames.len().min(STRIP_COLUMNS);
+    let at = |column: usize| &frames[column * (frames.len() - 1) / (columns - 1).max(1)];
+    let strip: Vec<RgbImage> = (0..animated.min(STRIP_ROWS))
+        .flat_map(|row| (0..columns).map(move |column| at(column)[row].clone()))
+        .collect();
+    write_png(&folder.join("denoising.png"), &grid(&strip, columns), channels)
+}
+
+fn write_points(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), PictureError> {
+    let points = pairs(&samples.values);
+    write_csv(&folder.join("samples.csv"), &points, &samples.labels)?;
+    write_overview(&folder.join("scatter.png"), samples, data)?;
+
+    if samples.frames.is_empty() {
+        return Ok(());
+    }
+    // Noise and data have to fit: the axes must not move while the points do.
+    let shadow = data.map(pairs).unwrap_or_default();
+    let first = pairs(&samples.frames[0].values);
+    let window = scatter::Window::around(&[&shadow[..], &first[..], &points[..]].concat());
+    let pictures =
+        samples.frames.iter().map(|frame| scatter::frame(&pairs(&frame.values), &shadow, window)).collect();
+    write_gif(&folder.join("denoising.gif"), pictures)
+}
+
+/// One column a class where the classes take turns, otherwise a square.
+fn columns(samples: &Samples) -> usize {
+    let labels = &samples.labels;
+    let square = square_columns(labels.len().min(GRID_LIMIT));
+    let Some(period) = labels.iter().skip(1).position(|label| *label == labels[0]).map(|k| k + 1) else {
+        return square;
+    };
+    let take_turns = period > 1 && labels.iter().zip(&labels[period..]).all(|(a, b)| a == b);
+    if take_turns { period } else { square }
+}
+
+/// Values in [-1, 1] as pictures.
+fn tiles(values: &[f32], shape: &[usize]) -> Result<Vec<RgbImage>, PictureError> {
+    let [channels @ (1 | 3), height, width] = shape[..] else {
+        return Err(PictureError::Shape { shape: shape.to_vec() });
+    };
+    let plane = height * width;
+    let byte = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
+    let tile = |image: &[f32]| {
+        RgbImage::from_fn(width as u32, height as u32, |x, y| {
+            let pixel = y as usize * width + x as usize;
+            // The one plane of a grayscale image serves for all three.
+            Rgb([0, 1, 2].map(|channel| byte(image[channel % channels * plane + pixel])))
+        })
+    };
+    Ok(values.chunks_exact(channels * plane).map(tile).collect())
+}
+
+fn pairs(values: &[f32]) -> Vec<[f32; 2]> {
+    values.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect()
+}
+
+fn write_csv(path: &Path, points: &[[f32; 2]], labels: &[Option<usize>]) -> Result<(), PictureError> {
+    let failed = |source| PictureError::Table { path: path.to_path_buf(), source };
+    let labelled = labels.iter().any(Option::is_some);
+    let mut table = csv::Writer::from_writer(Vec::new());
+    let header: &[&str] = if labelled { &["x", "y", "class"] } else { &["x", "y"] };
+    table.write_record(header).map_err(failed)?;
+    for ([x, y], label) in points.iter().zip(labels) {
+        let mut record = vec![x.to_string(), y.to_string()];
+        if labelled {
+            record.push(label.map(|class| class.to_string()).unwrap_or_default());
+        }
+        table.write_record(record).map_err(failed)?;
+    }
+    let bytes = table.into_inner().map_err(|error| failed(error.into_error().into()))?;
+    write_file(path, &bytes)
+}
+
+/// Writes a picture, as grayscale where the samples are.
+fn write_png(path: &Path, picture: &RgbImage, channels: usize) -> Result<(), PictureError> {
+    let picture = DynamicImage::from(picture.clone());
+    let picture = if channels == 1 { DynamicImage::from(picture.into_luma8()) } else { picture };
+    let mut bytes = io::Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, ImageFormat::Png)
+        .map_err(|source| PictureError::Encode { path: path.to_path_buf(), source })?;
+    write_file(path, bytes.get_ref())
+}
+
+fn write_gif(path: &Path, frames: Vec<RgbImage>) -> Result<(), PictureError> {
+    let bytes = gif(frames).map_err(|source| PictureError::Encode { path: path.to_path_buf(), source })?;
+    write_file(path, &bytes)
+}
+
+/// Writes beside the file and renames, so that under its name there is never half a file.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PictureError> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    std::fs::write(&partial, bytes)
+        .and_then(|()| std::fs::rename(&partial, path))
+        .map_err(|source| PictureError::Write { path: path.to_path_buf(), source })
+}

@@ -1,0 +1,127 @@
+//! Run folders: where training leaves what sampling picks up.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Where runs lie unless `--runs` says otherwise.
+pub const RUNS: &str = "runs";
+
+/// Why no run or snapshot was found.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Nothing was trained yet.
+    #[error("no run in {runs} has a snapshot yet; train one first: cargo run -p ddpm-train")]
+    NoRun {
+        /// The folder that was searched.
+        runs: PathBuf,
+    },
+    /// The run that was named is not there.
+    #[error("there is no run {run}{}", names(.known))]
+    Unknown {
+        /// What was asked for.
+        run: String,
+        /// The runs there are.
+        known: Vec<String>,
+    },
+    /// The run exists but has nothing to sample from.
+    #[error("{run} has no snapshot yet; its first is written after train.snapshot_every steps and at the end")]
+    NoSnapshot {
+        /// The run folder.
+        run: PathBuf,
+    },
+}
+
+fn names(known: &[String]) -> String {
+    if known.is_empty() { String::new() } else { format!("; there are: {}", known.join(", ")) }
+}
+
+/// One run folder and the names in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFolder(pub PathBuf);
+
+impl RunFolder {
+    /// The resolved experiment.
+    pub fn config(&self) -> PathBuf {
+        self.0.join("config.toml")
+    }
+    /// What made the run: command, seed, versions, device.
+    pub fn manifest(&self) -> PathBuf {
+        self.0.join("manifest.json")
+    }
+    /// One JSON line every `train.log_every` steps.
+    pub fn metrics(&self) -> PathBuf {
+        self.0.join("metrics.jsonl")
+    }
+    /// Everything to resume, one folder a step.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.0.join("checkpoints")
+    }
+    /// Weights to sample from, one folder a step.
+    pub fn snapshots(&self) -> PathBuf {
+        self.0.join("snapshots")
+    }
+    /// Pictures made while training.
+    pub fn previews(&self) -> PathBuf {
+        self.0.join("previews")
+    }
+    /// What was sampled without `--out`.
+    pub fn samples(&self) -> PathBuf {
+        self.0.join("samples")
+    }
+
+    /// The folder `--run RUN` names: a path, or a name within `runs`.
+    pub fn find(runs: &Path, run: &str) -> Result<Self, RunError> {
+        [PathBuf::from(run), runs.join(run)].into_iter().map(Self).find(|folder| folder.config().is_file()).ok_or_else(|| {
+            let known = list(runs).into_iter().filter_map(|run| Some(run.0.file_name()?.to_string_lossy().into_owned()));
+            RunError::Unknown { run: run.into(), known: known.collect() }
+        })
+    }
+
+    /// The newest run in `runs` that has a snapshot.
+    pub fn newest_with_snapshot(runs: &Path) -> Result<Self, RunError> {
+        list(runs)
+            .into_iter()
+            .filter(|run| run.newest_snapshot().is_ok())
+            .max_by_key(|run| (run.started(), run.0.clone()))
+            .ok_or_else(|| RunError::NoRun { runs: runs.to_path_buf() })
+    }
+
+    /// The snapshot of the highest step.
+    pub fn newest_snapshot(&self) -> Result<PathBuf, RunError> {
+        steps_in(&self.snapshots()).pop().map(|(_, path)| path).ok_or_else(|| RunError::NoSnapshot { run: self.0.clone() })
+    }
+
+    /// When the run began: its manifest is written once, at the start.
+    fn started(&self) -> Option<SystemTime> {
+        std::fs::metadata(self.manifest()).and_then(|metadata| metadata.modified()).ok()
+    }
+}
+
+/// The run folders within `runs`.
+fn list(runs: &Path) -> Vec<RunFolder> {
+    let mut found: Vec<RunFolder> =
+        entries(runs).map(RunFolder).filter(|run| run.config().is_file()).collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+/// The name of what belongs to a step, in the order of steps.
+pub fn step_name(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
+/// The `step-*` entries of a folder, by rising step. What is still being written has another name.
+pub fn steps_in(dir: &Path) -> Vec<(u64, PathBuf)> {
+    let mut steps: Vec<(u64, PathBuf)> = entries(dir)
+        .filter_map(|path| {
+            let step = path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()?;
+            Some((step, path))
+        })
+        .collect();
+    steps.sort();
+    steps
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+}

@@ -1,0 +1,198 @@
+//! `ddpm-infer sample`: from the words of a person to a folder of samples.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use ddpm_data::{DataConfig, DataInfo, Split};
+use ddpm_model::gaussian::Clip;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::job::{ClassChoice, Progress, SamplingJob, TrainedModel};
+use crate::runs::{RUNS, RunFolder};
+use crate::samplers::{Sampler, SamplerOptions};
+use crate::snapshot::Snapshot;
+use crate::steps::Spacing;
+use crate::{device, pictures};
+
+/// Points that are drawn beside the samples.
+const POINTS_BESIDE: usize = 2048;
+/// Frames of the animation.
+const FRAMES: usize = 36;
+
+/// Draws samples from a snapshot.
+#[derive(Args, Debug)]
+pub struct SampleArgs {
+    /// A run: its folder, or its name in the runs folder; without it, the newest run that has a snapshot.
+    #[arg(long, value_name = "RUN", conflicts_with = "from")]
+    run: Option<String>,
+    /// A snapshot folder, or the safetensors file in it.
+    #[arg(long, value_name = "PATH")]
+    from: Option<PathBuf>,
+    /// The folder of all runs.
+    #[arg(long, value_name = "DIR", default_value = RUNS)]
+    runs: PathBuf,
+    /// How many samples; without it, 100 images or 2048 points.
+    #[arg(long, value_name = "N")]
+    count: Option<usize>,
+    /// Sample k depends on the seed and on k alone.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Only this class, by name or number; without it, classes take turns.
+    #[arg(long, value_name = "C")]
+    class: Option<String>,
+    /// The sampler.
+    #[arg(long, value_name = "NAME", default_value = Sampler::NAMES[0], help = sampler_help())]
+    sampler: String,
+    /// Share of noise in ddim, from 0 (deterministic) to 1.
+    #[arg(long, value_name = "ETA", default_value_t = 0.0)]
+    eta: f64,
+    /// Steps of the sampler; without it, all that the network was trained on for ddpm, 50 for ddim.
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Which of the trained steps few steps are: trailing, leading, linspace, stride.
+    #[arg(long, value_name = "NAME", default_value = "trailing")]
+    spacing: Spacing,
+    /// Samples made at once; changes the speed, not the samples.
+    #[arg(long, value_name = "B", default_value_t = 128)]
+    batch_size: usize,
+    /// Where to compute, e.g. flex, wgpu, cuda:1; without it, the device of the compiled-in feature.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// The folder that the samples go to; without it, a new one in the run's folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+fn sampler_help() -> String {
+    let options = SamplerOptions { variance: Default::default(), eta: 0.0 };
+    let known = Sampler::NAMES.iter().filter_map(|name| Sampler::new(name, options).ok());
+    let lines: Vec<String> = known.map(|sampler| format!("{}: {}", sampler.name(), sampler.description())).collect();
+    format!("The sampler\n{}", lines.join("\n"))
+}
+
+/// Does what the arguments say and gives the folder with the samples.
+pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
+    let (path, run) = choose_snapshot(args)?;
+    let open = device::open(args.device.as_deref())?;
+    let snapshot = Snapshot::load(&path, &open.device)?;
+    let config = &snapshot.config;
+    let diffusion = config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
+    let classes = config.network.num_classes();
+
+    let is_image = config.data.shape.len() == 3;
+    let sampler = Sampler::new(&args.sampler, SamplerOptions { variance: diffusion.variance, eta: args.eta })?;
+    let job = SamplingJob {
+        count: args.count.unwrap_or(if is_image { 100 } else { 2048 }),
+        seed: args.seed,
+        batch_size: args.batch_size,
+        sampler,
+        steps: Some(args.steps.unwrap_or_else(|| sampler.default_steps(diffusion.schedule.len()))),
+        spacing: args.spacing,
+        class: class_choice(args.class.as_deref(), classes, &config.data.classes)?,
+        clip: clip_for(&config.data),
+        frames: FRAMES,
+    };
+    let out = match (&args.out, run) {
+        (Some(out), _) => out.clone(),
+        (None, Some(run)) => fresh_folder(&run.samples(), &path, &job),
+        (None, None) => fresh_folder(Path::new("samples"), &path, &job),
+    };
+    // Before minutes of work, not after.
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+
+    eprintln!(
+        "{}: {} samples of {} after step {} by {} in {} steps on {}",
+        path.display(),
+        job.count,
+        config.experiment,
+        config.step,
+        sampler.name(),
+        job.steps.unwrap_or(diffusion.schedule.len()),
+        open.name
+    );
+    let model = TrainedModel {
+        network: &snapshot.network,
+        diffusion: &diffusion,
+        data: &config.data,
+        classes: (classes > 0).then_some(classes),
+    };
+    let bar = progress_bar();
+    let samples = job.run(&model, &open.device, &mut |progress| show(&bar, progress))?;
+    bar.finish_and_clear();
+    let beside = if is_image { None } else { points_beside(&config.source) };
+    pictures::write(&out, &samples, beside.as_deref())?;
+    Ok(out)
+}
+
+fn choose_snapshot(args: &SampleArgs) -> anyhow::Result<(PathBuf, Option<RunFolder>)> {
+    if let Some(from) = &args.from {
+        return Ok((from.clone(), None));
+    }
+    let run = match &args.run {
+        Some(run) => RunFolder::find(&args.runs, run)?,
+        None => RunFolder::newest_with_snapshot(&args.runs)?,
+    };
+    Ok((run.newest_snapshot()?, Some(run)))
+}
+
+/// A class by its name, or by its number where no name fits.
+fn class_choice(asked: Option<&str>, classes: usize, names: &[String]) -> anyhow::Result<ClassChoice> {
+    let Some(asked) = asked else { return Ok(ClassChoice::Any) };
+    if classes == 0 {
+        bail!("--class {asked}: the network was trained without classes");
+    }
+    match names.iter().position(|name| name == asked).or_else(|| asked.parse().ok()) {
+        Some(class) if class < classes => Ok(ClassChoice::One(class)),
+        _ => bail!("--class {asked}: there is no such class; there are {}", names.join(", ")),
+    }
+}
+
+/// A folder that says what is in it, and that no other job has.
+fn fresh_folder(parent: &Path, snapshot: &Path, job: &SamplingJob) -> PathBuf {
+    let snapshot = snapshot.file_stem().unwrap_or_default().to_string_lossy();
+    let steps = job.steps.map(|steps| format!("-{steps}")).unwrap_or_default();
+    let class = match job.class {
+        ClassChoice::Any => String::new(),
+        ClassChoice::One(class) => format!("-class{class}"),
+    };
+    let name = format!("{snapshot}-{}{steps}-seed{}{class}", job.sampler.name(), job.seed);
+    let numbered = (2..).map(|number| format!("{name}-{number}"));
+    let mut folders = std::iter::once(name.clone()).chain(numbered).map(|name| parent.join(name));
+    folders.find(|folder| !folder.exists()).unwrap_or_else(|| parent.join(name))
+}
+
+/// Images live in [-1, 1], and so must what is predicted of them; other data have no bounds.
+pub fn clip_for(data: &DataInfo) -> Clip {
+    if data.shape.len() == 3 { Clip::Unit } else { Clip::None }
+}
+
+/// Points of the data in their own units, where the data can still be found.
+pub fn points_beside(source: &DataConfig) -> Option<Vec<f32>> {
+    let data = ddpm_data::open(source, Split::Test, 0).ok()?;
+    if data.info.shape != [2] {
+        return None;
+    }
+    let items = (0..data.items.len().min(POINTS_BESIDE)).filter_map(|index| data.items.get(index).ok());
+    let unit = |(coordinate, value): (usize, f32)| data.info.units.data_unit(coordinate, f64::from(value)) as f32;
+    Some(items.flat_map(|item| item.values.into_iter().enumerate().map(unit).collect::<Vec<_>>()).collect())
+}
+
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}") {
+        bar.set_style(style.progress_chars("━╸─"));
+    }
+    bar
+}
+
+/// Counts the steps of all batches together, so that the bar moves from the first step on.
+fn show(bar: &ProgressBar, progress: Progress) {
+    bar.set_length((progress.batches * progress.steps) as u64);
+    bar.set_position((progress.batch * progress.steps + progress.steps_done) as u64);
+    bar.set_message(format!("{}/{} samples", progress.samples_done, progress.samples));
+}

@@ -1,0 +1,314 @@
+//! Samplers on data whose best denoiser is known in closed form.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use burn::tensor::{DType, Device, Tensor, TensorData, activation::softmax};
+use ddpm_data::{DataInfo, Units};
+use ddpm_infer::job::{ClassChoice, Predictor, SamplingJob, TrainedModel};
+use ddpm_infer::noise::SampleNoise;
+use ddpm_infer::samplers::{NoiseSource, Sampler};
+use ddpm_infer::steps::{Spacing, levels};
+use ddpm_model::condition::Condition;
+use ddpm_model::denoiser::{Denoised, Denoiser};
+use ddpm_model::gaussian::{Clip, GaussianDiffusion};
+use ddpm_model::noise_level::NoiseLevel;
+use ddpm_model::prediction::Prediction;
+use ddpm_model::schedule::{Schedule, ScheduleConfig};
+use ddpm_model::variance::Variance;
+
+fn tensor<const D: usize>(values: &[f64], shape: [usize; D]) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), (&Device::flex(), DType::F64))
+}
+
+fn values<const D: usize>(x: Tensor<D>) -> Vec<f64> {
+    x.into_data().iter::<f64>().collect()
+}
+
+fn linear(steps: usize) -> Schedule {
+    let scale = 1000.0 / steps as f64;
+    ScheduleConfig::Linear { steps, beta_start: 1e-4 * scale, beta_end: 0.02 * scale }.init().unwrap()
+}
+
+/// Data from N(mean, covariance) in the plane; the covariance by its axes.
+struct Gaussian {
+    mean: [f64; 2],
+    /// Angle of the first axis.
+    angle: f64,
+    /// Variance along both axes.
+    spread: [f64; 2],
+}
+
+const GAUSSIAN: Gaussian = Gaussian { mean: [0.7, -0.4], angle: 0.5, spread: [0.8, 0.05] };
+
+impl Gaussian {
+    /// The symmetric matrix with the axes of the covariance and these values along them.
+    fn along_axes(&self, [a, b]: [f64; 2]) -> [f64; 4] {
+        let (sin, cos) = self.angle.sin_cos();
+        let off = (a - b) * sin * cos;
+        [a * cos * cos + b * sin * sin, off, off, a * sin * sin + b * cos * cos]
+    }
+
+    /// Where the probability-flow ODE takes x, at the level `from`, when it ends in clean data.
+    fn flow_to_clean(&self, x: &Tensor<2>, from: NoiseLevel) -> Tensor<2> {
+        let shrink = self.spread.map(|s| (s / (from.alpha.powi(2) * s + from.sigma.powi(2))).sqrt());
+        let mean = tensor(&self.mean, [1, 2]);
+        (x.clone() - mean.clone() * from.alpha).matmul(tensor(&self.along_axes(shrink), [2, 2])) + mean
+    }
+}
+
+impl Denoiser<2> for Gaussian {
+    fn denoise(&self, x_t: &Tensor<2>, level: NoiseLevel) -> Denoised<2> {
+        let NoiseLevel { alpha, sigma } = level;
+        let gain = self.spread.map(|s| alpha * s / (alpha.powi(2) * s + sigma.powi(2)));
+        let mean = tensor(&self.mean, [1, 2]);
+        let x_0 = (x_t.clone() - mean.clone() * alpha).matmul(tensor(&self.along_axes(gain), [2, 2])) + mean;
+        Denoised { x_0, variance_logit: None }
+    }
+}
+
+/// Data from two round Gaussians in the plane.
+struct Mixture {
+    weights: [f64; 2],
+    means: [[f64; 2]; 2],
+    variance: f64,
+}
+
+const MIXTURE: Mixture = Mixture { weights: [0.8, 0.2], means: [[1.0, 0.5], [-1.0, -0.5]], variance: 0.01 };
+
+impl Denoiser<2> for Mixture {
+    fn denoise(&self, x_t: &Tensor<2>, NoiseLevel { alpha, sigma }: NoiseLevel) -> Denoised<2> {
+        let total = alpha.powi(2) * self.variance + sigma.powi(2);
+        let residuals = self.means.map(|mean| x_t.clone() - tensor(&mean, [1, 2]) * alpha);
+        let logits = [0, 1].map(|i| {
+            residuals[i].clone().square().sum_dim(1) * (-0.5 / total) + self.weights[i].ln()
+        });
+        let shares = softmax(Tensor::cat(logits.to_vec(), 1), 1);
+        let component = |i: usize| {
+            let x_0 = residuals[i].clone() * (alpha * self.variance / total) + tensor(&self.means[i], [1, 2]);
+            x_0 * shares.clone().narrow(1, i, 1)
+        };
+        Denoised { x_0: component(0) + component(1), variance_logit: None }
+    }
+}
+
+/// Noise for `count` points in f64.
+fn noise(seed: u64, count: usize) -> (Tensor<2>, impl FnMut(usize) -> Tensor<2>) {
+    let mut noise = SampleNoise::<2>::new(seed, 0..count, [0, 2], &Device::flex());
+    let start = noise.start().cast(DType::F64);
+    (start, move |step| noise.step(step).cast(DType::F64))
+}
+
+fn sample(sampler: Sampler, denoiser: &dyn Denoiser<2>, levels: &[NoiseLevel], count: usize) -> Vec<f64> {
+    let (x, mut noise) = noise(11, count);
+    values(sampler.run(denoiser, levels, x, &mut noise, &mut |_| {}))
+}
+
+fn all_levels(schedule: &Schedule) -> Vec<NoiseLevel> {
+    levels(schedule, &Spacing::Trailing.choose(schedule.len(), schedule.len()).unwrap())
+}
+
+/// Mean and covariance of points.
+fn moments(points: &[f64]) -> ([f64; 2], [f64; 4]) {
+    let n = (points.len() / 2) as f64;
+    let mean = [0, 1].map(|c| points.iter().skip(c).step_by(2).sum::<f64>() / n);
+    let covariance = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(a, b)| {
+        points.chunks_exact(2).map(|p| (p[a] - mean[a]) * (p[b] - mean[b])).sum::<f64>() / n
+    });
+    (mean, covariance)
+}
+
+const ANCESTRAL: Sampler = Sampler::Ddpm { variance: Variance::FixedSmall };
+
+#[test]
+fn ancestral_sampling_has_the_mean_and_covariance_of_the_data() {
+    let count = 20_000;
+    let wanted = GAUSSIAN.along_axes(GAUSSIAN.spread);
+    for variance in [Variance::FixedSmall, Variance::FixedLarge] {
+        let points = sample(Sampler::Ddpm { variance }, &GAUSSIAN, &all_levels(&linear(500)), count);
+        let (mean, covariance) = moments(&points);
+        for axis in 0..2 {
+            // Four standard errors.
+            let error = 4.0 * (wanted[3 * axis] / count as f64).sqrt();
+            assert!((mean[axis] - GAUSSIAN.mean[axis]).abs() < error, "{variance:?} {mean:?}");
+        }
+        for (found, wanted) in covariance.iter().zip(wanted) {
+            // The error of a variance of 0.8, and that of 500 steps, which have a length.
+            assert!((found - wanted).abs() < 4.0 * 0.8 * (2.0 / count as f64).sqrt() + 0.01, "{covariance:?}");
+        }
+    }
+}
+
+#[test]
+fn every_sampler_keeps_the_weights_of_the_modes() {
+    let count = 5_000;
+    let schedule = linear(1000);
+    let fifty = levels(&schedule, &Spacing::default().choose(50, 1000).unwrap());
+    for (sampler, levels) in [
+        (ANCESTRAL, levels(&schedule, &Spacing::default().choose(250, 1000).unwrap())),
+        (Sampler::Ddim { eta: 0.0 }, fifty.clone()),
+        (Sampler::Ddim { eta: 0.5 }, fifty),
+    ] {
+        let points = sample(sampler, &MIXTURE, &levels, count);
+        let near_first = points.chunks_exact(2).filter(|p| p[0] + p[1] > 0.0).count() as f64 / count as f64;
+        let error = 4.0 * (0.8f64 * 0.2 / count as f64).sqrt() + 0.005;
+        assert!((near_first - 0.8).abs() < error, "{sampler:?}: {near_first}");
+        // A deterministic sampler is continuous, so a few points have to end between the modes.
+        let stray = |p: &&[f64]| MIXTURE.means.iter().all(|m| (p[0] - m[0]).hypot(p[1] - m[1]) > 0.6);
+        let strays = points.chunks_exact(2).filter(stray).count();
+        assert!(strays <= count / 200, "{sampler:?}: {strays} points belong to no mode");
+    }
+}
+
+#[test]
+fn ddim_converges_to_the_flow_with_order_one_or_more() {
+    let (x, _) = noise(3, 64);
+    let mut errors = Vec::new();
+    for steps in [250, 500, 1000, 2000] {
+        // The levels of a finer and finer walk through the same continuous process.
+        let levels = all_levels(&linear(steps));
+        let wanted = values(GAUSSIAN.flow_to_clean(&x, levels[0]));
+        let found = sample_from(Sampler::Ddim { eta: 0.0 }, &levels, x.clone());
+        let square = |(a, b): (&f64, &f64)| (a - b).powi(2);
+        errors.push((found.iter().zip(&wanted).map(square).sum::<f64>() / 128.0).sqrt());
+    }
+    assert!(errors[3] < 0.01, "{errors:?}");
+    for pair in errors.windows(2) {
+        let order = (pair[0] / pair[1]).log2();
+        assert!(order > 0.9, "order {order}: {errors:?}");
+    }
+}
+
+fn sample_from(sampler: Sampler, levels: &[NoiseLevel], x: Tensor<2>) -> Vec<f64> {
+    let mut none = |_| -> Tensor<2> { panic!("a deterministic sampler asked for noise") };
+    values(sampler.run(&GAUSSIAN, levels, x, &mut none, &mut |_| {}))
+}
+
+#[test]
+fn ddim_encodes_what_it_decodes() {
+    let mut levels = all_levels(&linear(1000));
+    levels.pop();
+    let (x, _) = noise(3, 16);
+    let decoded = tensor(&sample_from(Sampler::Ddim { eta: 0.0 }, &levels, x.clone()), [16, 2]);
+    levels.reverse();
+    let encoded = sample_from(Sampler::Ddim { eta: 0.0 }, &levels, decoded);
+    for (found, wanted) in encoded.iter().zip(values(x)) {
+        assert!((found - wanted).abs() < 0.05, "{found} {wanted}");
+    }
+}
+
+#[test]
+fn ddim_with_eta_one_is_ancestral_sampling_step_by_step() {
+    let schedule = linear(100);
+    let levels = levels(&schedule, &Spacing::Leading.choose(20, 100).unwrap());
+    let mut trails = [ANCESTRAL, Sampler::Ddim { eta: 1.0 }].map(|sampler| {
+        let (x, mut noise) = noise(5, 8);
+        let mut trail = Vec::new();
+        sampler.run(&MIXTURE, &levels, x, &mut noise, &mut |step| trail.extend(values(step.x.clone())));
+        trail
+    });
+    assert_eq!(trails[0].len(), 20 * 8 * 2);
+    let last = trails.each_mut();
+    for (a, b) in last[0].iter().zip(last[1].iter()) {
+        assert!((a - b).abs() < 1e-10, "{a} {b}");
+    }
+}
+
+/// Predicts the noise from every row by itself.
+struct Toy;
+
+impl Predictor for Toy {
+    fn predict<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
+        let mut rows = [1; D];
+        rows[0] = x_t.dims()[0];
+        let shift = match condition {
+            Condition::None => t * 1e-3,
+            Condition::Class(class) => t * 1e-3 + class.clone().float(),
+        };
+        (x_t * 0.7 + shift.reshape(rows)).tanh()
+    }
+}
+
+fn data(shape: &[usize]) -> DataInfo {
+    DataInfo { name: "toy".into(), shape: shape.to_vec(), classes: Vec::new(), units: Units::identity(shape[0]) }
+}
+
+fn job(count: usize, batch_size: usize) -> SamplingJob {
+    SamplingJob {
+        count,
+        seed: 9,
+        batch_size,
+        sampler: ANCESTRAL,
+        steps: Some(5),
+        spacing: Spacing::default(),
+        class: ClassChoice::Any,
+        clip: Clip::Unit,
+        frames: 3,
+    }
+}
+
+fn toy_model<T>(run: impl FnOnce(&TrainedModel<'_, Toy>) -> T, shape: &[usize], classes: Option<usize>) -> T {
+    let diffusion = GaussianDiffusion::new(linear(50), Prediction::Eps, Variance::FixedSmall);
+    run(&TrainedModel { network: &Toy, diffusion: &diffusion, data: &data(shape), classes })
+}
+
+#[test]
+fn a_sample_is_the_same_in_any_batch_and_among_any_number() {
+    for (shape, classes) in [(vec![1, 4, 4], Some(3)), (vec![2], None), (vec![2, 6], None)] {
+        let run = |job: SamplingJob| {
+            toy_model(|model| job.run(model, &Device::flex(), &mut |_| {}).unwrap(), &shape, classes)
+        };
+        let all = run(job(7, 7));
+        assert_eq!(all.values.len(), 7 * shape.iter().product::<usize>());
+        assert_eq!(all.labels, (0..7).map(|k| classes.map(|n| k % n)).collect::<Vec<_>>());
+        assert_eq!(all.frames.iter().map(|frame| frame.steps_done).collect::<Vec<_>>(), [0, 2, 5]);
+        for batch_size in [1, 2, 3, 100] {
+            assert_eq!(run(job(7, batch_size)), all, "batches of {batch_size}");
+        }
+        let fewer = run(job(4, 3));
+        assert_eq!(fewer.values, all.values[..fewer.values.len()]);
+    }
+}
+
+#[test]
+fn other_seeds_give_other_samples() {
+    let run = |seed| {
+        let job = SamplingJob { seed, ..job(2, 2) };
+        toy_model(|model| job.run(model, &Device::flex(), &mut |_| {}).unwrap().values, &[2], None)
+    };
+    assert_ne!(run(1), run(2));
+    let two = run(1);
+    assert_ne!(two[..2], two[2..]);
+}
+
+#[test]
+fn progress_ends_with_everything_done() {
+    let mut seen = Vec::new();
+    toy_model(|model| job(5, 2).run(model, &Device::flex(), &mut |p| seen.push(p)).unwrap(), &[2], None);
+    let last = seen.last().unwrap();
+    assert_eq!((last.samples_done, last.samples, last.steps_done, last.steps), (5, 5, 5, 5));
+    assert!(seen.is_sorted_by_key(|p| p.samples_done));
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_its_numbers() {
+    let refuse = |job: SamplingJob, classes: Option<usize>, parts: &[&str]| {
+        let result = toy_model(|model| job.run(model, &Device::flex(), &mut |_| {}), &[2], classes);
+        let message = result.unwrap_err().to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    };
+    let plain = job(1, 1);
+    refuse(SamplingJob { count: 0, ..plain.clone() }, None, &["number of samples"]);
+    refuse(SamplingJob { batch_size: 0, ..plain.clone() }, None, &["batch size"]);
+    refuse(SamplingJob { steps: Some(51), ..plain.clone() }, None, &["51", "50"]);
+    refuse(SamplingJob { class: ClassChoice::One(3), ..plain.clone() }, Some(3), &["class 3", "0 to 2"]);
+    refuse(SamplingJob { class: ClassChoice::One(3), ..plain.clone() }, None, &["without classes"]);
+    let learned = Sampler::Ddpm { variance: Variance::Learned };
+    refuse(SamplingJob { sampler: learned, ..plain }, None, &["FixedSmall"]);
+}
+
+/// Only to see that closures are sources of noise.
+#[test]
+fn closures_are_sources_of_noise() {
+    let mut source = |step: usize| tensor(&[step as f64, 0.0], [1, 2]);
+    let source: &mut dyn NoiseSource<2> = &mut source;
+    assert_eq!(values(source.step(4)), [4.0, 0.0]);
+}

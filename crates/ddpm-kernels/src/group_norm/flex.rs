@@ -1,0 +1,157 @@
+//! The fused normalisation as an operation of Burn.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::nn::GroupNorm;
+use burn::tensor::{Shape, Tensor};
+
+use super::kernel::{self, Activation, Dims, Statistics};
+use crate::flex::{FlexTensor, contiguous, tensor, values};
+
+/// `activation(norm(x))` by the kernel; `x` and the parameters must be `f32` on flex.
+pub(super) fn group_norm<const D: usize>(
+    norm: &GroupNorm,
+    (gamma, beta): (Tensor<1>, Tensor<1>),
+    x: Tensor<D>,
+    activation: Activation,
+) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as GroupNormOps>::group_norm(
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        norm.num_groups,
+        norm.epsilon,
+        activation,
+    ))
+}
+
+#[backend_extension(Flex: cfg(feature = "flex"), Autodiff)]
+pub(crate) trait GroupNormOps: Backend {
+    fn group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+        activation: Activation,
+    ) -> FloatTensor<Self>;
+}
+
+impl GroupNormOps for Flex {
+    fn group_norm(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        groups: usize,
+        epsilon: f64,
+        activation: Activation,
+    ) -> FlexTensor {
+        forward(x, gamma, beta, groups, epsilon, activation).0
+    }
+}
+
+impl<C: CheckpointStrategy> GroupNormOps for Autodiff<Flex, C> {
+    fn group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), gamma.node(), beta.node()];
+        match FusedGroupNorm.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let inputs = [prep.checkpoint(&x), prep.checkpoint(&gamma), prep.checkpoint(&beta)];
+                let (y, statistics) = forward(
+                    x.into_primitive(),
+                    gamma.into_primitive(),
+                    beta.into_primitive(),
+                    groups,
+                    epsilon,
+                    activation,
+                );
+                let saved = Saved { inputs, statistics: Arc::new(statistics), groups, activation };
+                prep.finish(saved, y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(<Flex as GroupNormOps>::group_norm(
+                x.into_primitive(),
+                gamma.into_primitive(),
+                beta.into_primitive(),
+                groups,
+                epsilon,
+                activation,
+            )),
+        }
+    }
+}
+
+/// What the backward pass needs. The inputs are Burn's to keep or to recompute.
+#[derive(Clone, Debug)]
+struct Saved {
+    inputs: [NodeId; 3],
+    statistics: Arc<Vec<Statistics>>,
+    groups: usize,
+    activation: Activation,
+}
+
+#[derive(Debug)]
+struct FusedGroupNorm;
+
+impl Backward<Flex, 3> for FusedGroupNorm {
+    type State = Saved;
+
+    fn backward(self, ops: Ops<Saved, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let Saved { inputs, statistics, groups, activation } = ops.state;
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let [x, gamma, beta] = inputs.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
+        let shape = x.shape();
+        let channels = shape[1];
+        let gradients = kernel::backward(
+            &dims(&shape, groups),
+            values(&x),
+            values(&gamma),
+            values(&beta),
+            &statistics,
+            values(&dy),
+            activation,
+        );
+
+        let [x_node, gamma_node, beta_node] = ops.parents;
+        if let Some(node) = x_node {
+            grads.register::<Flex>(node.id, tensor(gradients.x, shape));
+        }
+        if let Some(node) = gamma_node {
+            grads.register::<Flex>(node.id, tensor(gradients.gamma, [channels]));
+        }
+        if let Some(node) = beta_node {
+            grads.register::<Flex>(node.id, tensor(gradients.beta, [channels]));
+        }
+    }
+}
+
+fn forward(
+    x: FlexTensor,
+    gamma: FlexTensor,
+    beta: FlexTensor,
+    groups: usize,
+    epsilon: f64,
+    activation: Activation,
+) -> (FlexTensor, Vec<Statistics>) {
+    let [x, gamma, beta] = [x, gamma, beta].map(contiguous);
+    let shape = x.shape();
+    let (y, statistics) =
+        kernel::forward(&dims(&shape, groups), values(&x), values(&gamma), values(&beta), epsilon, activation);
+    (tensor(y, shape), statistics)
+}
+
+fn dims(shape: &Shape, groups: usize) -> Dims {
+    let plane = shape.as_slice()[2..].iter().product();
+    Dims { batch: shape[0], channels: shape[1], plane, groups }
+}

@@ -1,0 +1,38 @@
+//! Fast tensor operations behind plain functions.
+//!
+//! Every function takes Burn's own modules, so parameter names and records stay Burn's, and does what
+//! their `forward` does. On the `flex` backend, in `f32`, for the shapes of a U-Net, a kernel does it;
+//! for every other backend, dtype or shape Burn's own operations do: the *fallback*, which is also what
+//! the tests compare the kernels with.
+//!
+//! | file | what is in it |
+//! | --- | --- |
+//! | `group_norm.rs` | [`norm_silu`] and [`group_norm`]: when the kernel is used, and the fallback |
+//! | `conv.rs` | [`conv2d`]: the same |
+//! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
+//! | `*/kernel.rs` | the arithmetic, on slices |
+//! | `flex.rs` | from tensors to slices and back; whether a tensor lives on flex |
+//! | `simd.rs` | choice of vector instructions at run time, exponential, sums |
+//!
+//! Results do not depend on the number of threads, bit for bit: every element of an output belongs to
+//! one task, the size of a task depends on shapes only, and partial sums are added in a fixed order.
+//! They do depend on the kind of processor, whose vector width decides the order inside a sum.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod conv;
+#[cfg(feature = "flex")]
+mod flex;
+mod group_norm;
+#[cfg(feature = "flex")]
+mod simd;
+
+pub use conv::conv2d;
+pub use group_norm::{group_norm, norm_silu};
+
+use burn::tensor::{Tensor, activation};
+
+/// The activation `x * sigmoid(x)`; where it follows a group normalisation, [`norm_silu`] is faster.
+pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    activation::silu(x)
+}

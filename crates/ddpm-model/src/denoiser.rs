@@ -1,0 +1,118 @@
+//! What samplers and guidance see: data in, an estimate of the clean data out.
+
+use burn::tensor::{DType, Tensor, TensorData};
+
+use crate::gaussian::GaussianDiffusion;
+use crate::noise_level::NoiseLevel;
+use crate::prediction::eps_from_x_0;
+
+/// Estimates the clean data at one noise level, which all rows share.
+pub trait Denoiser<const D: usize> {
+    /// The estimate for `x_t = alpha x_0 + sigma eps` at `level`.
+    fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D>;
+}
+
+/// A denoiser's answer.
+#[derive(Clone, Debug)]
+pub struct Denoised<const D: usize> {
+    /// The estimate of the clean data, not clipped: clipping is the sampler's choice.
+    pub x_0: Tensor<D>,
+    /// The network's say on the variance of the reverse step, where it was trained to have one.
+    pub variance_logit: Option<Tensor<D>>,
+}
+
+impl<const D: usize> Denoised<D> {
+    /// The noise that goes with the estimate of the data.
+    pub fn eps(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Tensor<D> {
+        eps_from_x_0(x_t.clone(), self.x_0.clone(), &[level])
+    }
+}
+
+/// A network of integer steps as a [`Denoiser`].
+///
+/// `network(x_t, t)` gets the step of every row as a float, shape `[B]`, and holds its own condition.
+/// Levels between two entries of the schedule are asked for at a fractional step.
+#[derive(Debug)]
+pub struct DiscreteDenoiser<'a, F> {
+    network: F,
+    diffusion: &'a GaussianDiffusion,
+}
+
+impl<'a, F> DiscreteDenoiser<'a, F> {
+    /// Wraps a network that was trained under `diffusion`.
+    pub fn new(network: F, diffusion: &'a GaussianDiffusion) -> Self {
+        Self { network, diffusion }
+    }
+}
+
+impl<const D: usize, F> Denoiser<D> for DiscreteDenoiser<'_, F>
+where
+    F: Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
+{
+    fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D> {
+        let time = self.diffusion.schedule.time_of(level);
+        let times = time_tensor(&vec![time; x_t.dims()[0]], x_t);
+        let output = (self.network)(x_t.clone(), times);
+        self.diffusion.denoised(output, x_t, level)
+    }
+}
+
+/// Times (steps, possibly fractional) as the `[B]` tensor that networks take, on the device of `like`.
+///
+/// At least `f32` whatever the dtype of the data: half precision cannot tell step 999 from step 1000.
+pub fn time_tensor<const D: usize>(times: &[f64], like: &Tensor<D>) -> Tensor<1> {
+    let dtype = match like.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    };
+    let data = TensorData::new(times.to_vec(), [times.len()]);
+    Tensor::from_data(data, (&like.device(), dtype))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::prediction::Prediction;
+    use crate::schedule::ScheduleConfig;
+    use crate::variance::Variance;
+    use burn::tensor::Device;
+
+    #[test]
+    fn a_perfect_network_gives_back_the_data_whatever_it_predicts() {
+        let schedule = ScheduleConfig::default().init().unwrap();
+        let tensor =
+            |values: [[f64; 2]; 3]| Tensor::<2>::from_data(TensorData::from(values), (&Device::flex(), DType::F64));
+        let x_0 = tensor([[0.1, -0.7], [1.0, 0.4], [-0.2, 0.0]]);
+        let eps = tensor([[1.1, -0.3], [0.5, -2.0], [0.9, 0.2]]);
+        for prediction in [Prediction::Eps, Prediction::X0, Prediction::PosteriorMean, Prediction::V] {
+            for step in [0, 1, 500, 999] {
+                let diffusion = GaussianDiffusion::new(schedule.clone(), prediction, Variance::Learned);
+                let t = [step; 3];
+                let x_t = diffusion.q_sample(x_0.clone(), &t, eps.clone());
+                let target = diffusion.target(&x_0, &x_t, &eps, &t);
+                let network = |_: Tensor<2>, times: Tensor<1>| {
+                    let times: Vec<f64> = times.into_data().iter::<f64>().collect();
+                    assert_eq!(times, [step as f64; 3]);
+                    Tensor::cat(vec![target.clone(), x_0.clone()], 1)
+                };
+                let level = diffusion.schedule.level(step);
+                let denoised = DiscreteDenoiser::new(network, &diffusion).denoise(&x_t, level);
+
+                let off =
+                    |found: Tensor<2>, wanted: &Tensor<2>| (found - wanted.clone()).abs().max().into_scalar::<f64>();
+                assert!(off(denoised.eps(&x_t, level), &eps) < 1e-9, "{prediction:?} {step}");
+                assert!(off(denoised.x_0, &x_0) < 1e-9, "{prediction:?} {step}");
+                assert_eq!(off(denoised.variance_logit.unwrap(), &x_0), 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn half_precision_data_get_times_in_f32() {
+        let x = Tensor::<2>::zeros([1, 2], (&Device::flex(), DType::BF16));
+        let times = time_tensor(&[999.0], &x);
+        assert_eq!(times.dtype(), DType::F32);
+        assert_eq!(times.into_scalar::<f32>(), 999.0);
+    }
+}

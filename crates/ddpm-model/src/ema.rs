@@ -1,0 +1,177 @@
+//! How much of the old average stays in each update of the exponential moving average of the weights.
+//!
+//! Pure functions of progress: `average <- decay * average + (1 - decay) * weights`.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What is wrong with an [`EmaConfig`].
+#[derive(Clone, Debug, PartialEq, Error)]
+#[error("{key} is {value}, expected {expected}")]
+pub struct EmaError {
+    /// The key at fault.
+    pub key: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// What it should be.
+    pub expected: &'static str,
+}
+
+/// The rule by which the decay follows from progress.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmaKind {
+    /// The same decay at every step.
+    #[default]
+    Constant,
+    /// Rises by a power law up to `decay`, see [`warmup_decay`].
+    Warmup,
+    /// Rises as `(1 + s) / (10 + s)` up to `decay`, see [`ratio_decay`].
+    Ratio,
+    /// A half-life in images, see [`half_life_decay`].
+    HalfLife,
+}
+
+/// The moving average of the weights. Each kind reads the keys that it needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmaConfig {
+    /// The rule.
+    pub kind: EmaKind,
+    /// The decay (constant), or its upper limit (warm-up, ratio).
+    pub decay: f64,
+    /// Lower limit of the decay once it is no longer 0 (warm-up, ratio).
+    pub min_decay: f64,
+    /// Updates during which the average just follows the weights (warm-up, ratio).
+    pub update_after: usize,
+    /// Steps over which the warm-up stretches (warm-up).
+    pub inv_gamma: f64,
+    /// Exponent: 2/3 for a million steps and more, 3/4 for shorter runs (warm-up).
+    pub power: f64,
+    /// Images after which half of the average is renewed (half-life).
+    pub half_life_images: f64,
+    /// The half-life is at most this share of the images seen; 0 lifts that limit (half-life).
+    pub ramp_up: f64,
+}
+
+impl Default for EmaConfig {
+    fn default() -> Self {
+        Self {
+            kind: EmaKind::Constant,
+            decay: 0.9999,
+            min_decay: 0.0,
+            update_after: 0,
+            inv_gamma: 1.0,
+            power: 2.0 / 3.0,
+            half_life_images: 500_000.0,
+            ramp_up: 0.05,
+        }
+    }
+}
+
+impl EmaConfig {
+    /// Says what is wrong, if anything is.
+    pub fn validate(&self) -> Result<(), EmaError> {
+        let share = "at least 0 and less than 1";
+        let positive = "a positive number";
+        for (key, value, fine, expected) in [
+            ("decay", self.decay, (0.0..1.0).contains(&self.decay), share),
+            ("min_decay", self.min_decay, (0.0..=self.decay).contains(&self.min_decay), "at least 0 and at most decay"),
+            ("inv_gamma", self.inv_gamma, is_positive(self.inv_gamma), positive),
+            ("power", self.power, is_positive(self.power), positive),
+            ("half_life_images", self.half_life_images, is_positive(self.half_life_images), positive),
+            ("ramp_up", self.ramp_up, self.ramp_up == 0.0 || is_positive(self.ramp_up), "0 or a positive number"),
+        ] {
+            if !fine {
+                return Err(EmaError { key, value, expected });
+            }
+        }
+        Ok(())
+    }
+
+    /// The decay of one update.
+    ///
+    /// `step` counts the optimiser's steps with the present one included, so the first is 1. `images_seen`
+    /// leaves out the `batch` images of the present step.
+    pub fn decay_at(&self, step: usize, images_seen: u64, batch: usize) -> f64 {
+        let limited = |rise: fn(&Self, f64) -> f64| {
+            match step.saturating_sub(self.update_after + 1) {
+                // The first update copies the weights.
+                0 => 0.0,
+                s => rise(self, s as f64).min(self.decay).max(self.min_decay),
+            }
+        };
+        match self.kind {
+            EmaKind::Constant => self.decay,
+            EmaKind::Warmup => limited(|ema, s| warmup_decay(s, ema.inv_gamma, ema.power)),
+            EmaKind::Ratio => limited(|_, s| ratio_decay(s)),
+            EmaKind::HalfLife => {
+                let ramp_up = (self.ramp_up > 0.0).then_some(self.ramp_up);
+                half_life_decay(batch, images_seen, self.half_life_images, ramp_up)
+            }
+        }
+    }
+}
+
+fn is_positive(value: f64) -> bool {
+    value > 0.0 && value.is_finite()
+}
+
+/// `1 - (1 + s / inv_gamma)^(-power)`, the warm-up of diffusers.
+pub fn warmup_decay(s: f64, inv_gamma: f64, power: f64) -> f64 {
+    1.0 - (1.0 + s / inv_gamma).powf(-power)
+}
+
+/// `(1 + s) / (10 + s)`, the rise of TensorFlow's averages.
+pub fn ratio_decay(s: f64) -> f64 {
+    (1.0 + s) / (10.0 + s)
+}
+
+/// `0.5^(batch / half-life)`, with the half-life held to `ramp_up` times the images seen (Karras et al. 2022).
+pub fn half_life_decay(batch: usize, images_seen: u64, half_life_images: f64, ramp_up: Option<f64>) -> f64 {
+    let limit = ramp_up.map_or(f64::INFINITY, |share| share * images_seen as f64);
+    // The floor makes the very first update copy the weights instead of dividing by zero.
+    0.5f64.powf(batch as f64 / half_life_images.min(limit).max(1e-8))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constant_is_constant() {
+        let ema = EmaConfig { decay: 0.995, ..Default::default() };
+        assert_eq!(ema.decay_at(1, 0, 128), 0.995);
+        assert_eq!(ema.decay_at(100_000, 12_800_000, 128), 0.995);
+    }
+
+    #[test]
+    fn half_of_the_average_is_renewed_in_a_half_life() {
+        let ema = EmaConfig { kind: EmaKind::HalfLife, half_life_images: 1000.0, ramp_up: 0.0, ..Default::default() };
+        let left: f64 = (0..10).map(|i| ema.decay_at(i + 1, 100 * i as u64, 100)).product();
+        assert!((left - 0.5).abs() < 1e-14);
+        let ramped = EmaConfig { ramp_up: 0.05, ..ema };
+        assert_eq!(ramped.decay_at(1, 0, 100), 0.0);
+        assert!((ramped.decay_at(2, 2000, 100) - 0.5).abs() < 1e-15);
+    }
+
+    #[test]
+    fn config_is_one_flat_section() {
+        let json = r#"{"kind":"half-life","half_life_images":2e6,"ramp_up":0.09}"#;
+        let ema: EmaConfig = serde_json::from_str(json).unwrap();
+        assert_eq!(ema.kind, EmaKind::HalfLife);
+        assert_eq!(ema.decay, 0.9999);
+        assert!(serde_json::from_str::<EmaConfig>(r#"{"halflife":1}"#).is_err());
+        assert_eq!(ema.validate(), Ok(()));
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        let fault = |ema: EmaConfig| ema.validate().unwrap_err().key;
+        assert_eq!(fault(EmaConfig { decay: 1.0, ..Default::default() }), "decay");
+        assert_eq!(fault(EmaConfig { min_decay: -0.1, ..Default::default() }), "min_decay");
+        assert_eq!(fault(EmaConfig { power: f64::NAN, ..Default::default() }), "power");
+        assert_eq!(fault(EmaConfig { inv_gamma: 0.0, ..Default::default() }), "inv_gamma");
+    }
+}

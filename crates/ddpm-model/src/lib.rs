@@ -1,0 +1,18 @@
+//! The mathematics of diffusion models and their networks, on any Burn backend.
+//!
+//! Nothing here touches files, clocks, threads, the environment or a terminal, and nothing is global.
+//! Randomness is always passed in.
+
+pub mod bound;
+pub mod condition;
+pub mod denoiser;
+pub mod ema;
+pub mod embedding;
+pub mod gaussian;
+pub mod network;
+pub mod noise_level;
+pub mod point_mlp;
+pub mod prediction;
+pub mod schedule;
+pub mod unet;
+pub mod variance;

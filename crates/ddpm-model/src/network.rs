@@ -1,0 +1,319 @@
+//! The networks behind one name.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::condition::Condition;
+use crate::point_mlp::{PointMlp, PointMlpConfig};
+use crate::unet::{UNet, UNetConfig};
+
+/// Which network, and how it is built.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum NetworkConfig {
+    /// A U-Net for images.
+    #[serde(rename = "unet")]
+    UNet(UNetConfig),
+    /// A multi-layer perceptron for points.
+    PointMlp(PointMlpConfig),
+}
+
+/// One thing that is wrong with a network's config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key at fault, inside the network's table.
+    pub key: String,
+    /// What is wrong, and what was expected.
+    pub message: String,
+}
+
+impl Problem {
+    pub(crate) fn new(key: &str, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into() }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)
+    }
+}
+
+/// What keeps a network from being built or run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// The config contradicts itself or the data.
+    #[error("the network cannot be built: {}", list(.problems))]
+    Config {
+        /// Everything that is wrong.
+        problems: Vec<Problem>,
+    },
+    /// The input has a shape that this network does not take.
+    #[error("the network takes no batch of shape {shape:?}: {reason}")]
+    Input {
+        /// The shape, batch first.
+        shape: Vec<usize>,
+        /// What was expected.
+        reason: String,
+    },
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl NetworkConfig {
+    /// Fills in what was left to the data: channels or coordinates in, size, and predicted channels. What the
+    /// config states stays, and [`validate`](Self::validate) tells whether it fits.
+    pub fn with_io(mut self, data_shape: &[usize], out_channels: usize) -> Self {
+        let fill = |value: &mut usize, with: usize| {
+            if *value == 0 {
+                *value = with;
+            }
+        };
+        match (&mut self, data_shape) {
+            (Self::UNet(config), &[channels, height, _width]) => {
+                fill(&mut config.in_channels, channels);
+                fill(&mut config.out_channels, out_channels);
+                fill(&mut config.sample_size, height);
+            }
+            (Self::PointMlp(config), &[dims]) => {
+                fill(&mut config.in_dims, dims);
+                fill(&mut config.out_dims, out_channels);
+            }
+            // A network for another kind of data: `validate` says so.
+            _ => {}
+        }
+        self
+    }
+
+    /// Whether the network can be built for data of this shape (without the batch), and if not, everything
+    /// that is wrong.
+    pub fn validate(&self, data_shape: &[usize]) -> Result<(), NetworkError> {
+        let problems = match self {
+            Self::UNet(config) => config.problems(data_shape),
+            Self::PointMlp(config) => config.problems(data_shape),
+        };
+        if problems.is_empty() { Ok(()) } else { Err(NetworkError::Config { problems }) }
+    }
+
+    /// Builds the network. The config must be [valid](Self::validate).
+    ///
+    /// Parameters are drawn when they are first used: seed the device, then touch them all.
+    pub fn init(&self, device: &Device) -> Network {
+        match self {
+            Self::UNet(config) => Network::UNet(config.init(device)),
+            Self::PointMlp(config) => Network::PointMlp(config.init(device)),
+        }
+    }
+
+    /// Channels or coordinates that are predicted.
+    pub fn out_channels(&self) -> usize {
+        match self {
+            Self::UNet(config) => config.out_channels,
+            Self::PointMlp(config) => config.out_dims,
+        }
+    }
+
+    /// Classes of the condition; 0: unconditional.
+    pub fn num_classes(&self) -> usize {
+        match self {
+            Self::UNet(config) => config.classes,
+            Self::PointMlp(config) => config.classes,
+        }
+    }
+
+    /// The index of the null class, if there is one.
+    pub fn null_class(&self) -> Option<usize> {
+        match self {
+            Self::UNet(config) => config.null_class(),
+            Self::PointMlp(config) => config.null_class(),
+        }
+    }
+
+    /// An estimate of what training takes in f32 with Adam and one EMA.
+    pub fn memory_estimate(&self, num_params: usize, data_shape: &[usize], batch_size: usize) -> MemoryEstimate {
+        let kept = match (self, data_shape) {
+            (Self::UNet(config), &[_, height, width]) => config.kept_values(height, width),
+            (Self::UNet(config), _) => config.kept_values(config.sample_size, config.sample_size),
+            (Self::PointMlp(config), _) => config.kept_values(),
+        };
+        let bytes = |values: usize| values as u64 * size_of::<f32>() as u64;
+        MemoryEstimate {
+            parameters: bytes(num_params),
+            gradients: bytes(num_params),
+            optimizer: bytes(2 * num_params),
+            ema: bytes(num_params),
+            activations: bytes(kept * batch_size),
+        }
+    }
+}
+
+/// Bytes that training takes, estimated without running it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// The parameters.
+    pub parameters: u64,
+    /// Their gradients.
+    pub gradients: u64,
+    /// Adam's two moments.
+    pub optimizer: u64,
+    /// One averaged copy.
+    pub ema: u64,
+    /// What a step keeps for the way back.
+    pub activations: u64,
+}
+
+impl MemoryEstimate {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.parameters + self.gradients + self.optimizer + self.ema + self.activations
+    }
+}
+
+/// A network: noisy data, times and condition to a prediction.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One network a process: a box would only be in the way of Burn's derive.
+pub enum Network {
+    /// A U-Net for images.
+    UNet(UNet),
+    /// A multi-layer perceptron for points.
+    PointMlp(PointMlp),
+}
+
+impl Network {
+    /// `x_t` `[B, ..]` at the times `[B]` to the prediction, of the same rank.
+    ///
+    /// Shapes that [`check_input`](Self::check_input) refuses, and conditions that the config does not have,
+    /// are errors of the caller.
+    pub fn forward<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
+        let shape = x_t.shape();
+        debug_assert_eq!(self.check_input(shape.as_slice()), Ok(()));
+        match self {
+            Self::UNet(network) => {
+                let y = network.forward(x_t.reshape::<4, _>(shape), t, condition);
+                let shape = y.shape();
+                y.reshape::<D, _>(shape)
+            }
+            Self::PointMlp(network) => {
+                let y = network.forward(x_t.reshape::<2, _>(shape), t, condition);
+                let shape = y.shape();
+                y.reshape::<D, _>(shape)
+            }
+        }
+    }
+
+    /// Whether the network takes a batch of this shape, batch first.
+    pub fn check_input(&self, shape: &[usize]) -> Result<(), NetworkError> {
+        let reason = match (self, shape) {
+            (Self::UNet(network), &[_, channels, height, width]) => {
+                let config = network.config();
+                (channels != config.in_channels)
+                    .then(|| format!("it has {} channels in", config.in_channels))
+                    .or_else(|| config.size_problem(height, width))
+            }
+            (Self::UNet(_), _) => Some("it takes [batch, channels, height, width]".into()),
+            (Self::PointMlp(network), &[_, dims]) => {
+                let expected = network.config().in_dims;
+                (dims != expected).then(|| format!("it takes points of {expected} coordinates"))
+            }
+            (Self::PointMlp(_), _) => Some("it takes [batch, coordinates]".into()),
+        };
+        match reason {
+            Some(reason) => Err(NetworkError::Input { shape: shape.to_vec(), reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// Classes of the condition; 0: unconditional.
+    pub fn num_classes(&self) -> usize {
+        match self {
+            Self::UNet(network) => network.config().classes,
+            Self::PointMlp(network) => network.config().classes,
+        }
+    }
+
+    /// The index of the null class, if there is one.
+    pub fn null_class(&self) -> Option<usize> {
+        match self {
+            Self::UNet(network) => network.config().null_class(),
+            Self::PointMlp(network) => network.config().null_class(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+
+    fn unet() -> NetworkConfig {
+        NetworkConfig::UNet(UNetConfig {
+            base_channels: 8,
+            multipliers: vec![1.0, 2.0],
+            attention_resolutions: vec![],
+            norm_groups: 4,
+            ..UNetConfig::default()
+        })
+    }
+
+    #[test]
+    fn the_data_fill_in_what_was_left_open() {
+        let config = unet().with_io(&[1, 8, 12], 2);
+        assert_eq!(config.validate(&[1, 8, 12]), Ok(()));
+        let NetworkConfig::UNet(inner) = &config else { unreachable!("it was a U-Net") };
+        assert_eq!((inner.in_channels, inner.out_channels, inner.sample_size), (1, 2, 8));
+        // What is stated stays, and is refused where it does not fit.
+        let error = config.with_io(&[3, 8, 8], 3).validate(&[3, 8, 8]).unwrap_err();
+        assert!(error.to_string().contains("in_channels: 1"), "{error}");
+    }
+
+    #[test]
+    fn a_network_for_other_data_is_refused() {
+        let error = unet().with_io(&[2], 2).validate(&[2]).unwrap_err().to_string();
+        assert!(error.contains("kind: a U-Net takes images"), "{error}");
+    }
+
+    #[test]
+    fn inputs_are_checked_by_name() {
+        let network = unet().with_io(&[1, 8, 8], 1).init(&Device::default());
+        assert_eq!(network.check_input(&[5, 1, 6, 10]), Ok(()));
+        for (shape, word) in [(vec![5, 1, 7, 8], "7x8"), (vec![5, 3, 8, 8], "1 channels in"), (vec![5, 2], "height")] {
+            let error = network.check_input(&shape).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn forward_keeps_the_rank() {
+        let device = Device::default();
+        let t = || Tensor::<1>::from_floats([1.0, 2.0], &device);
+        let images = unet().with_io(&[1, 8, 8], 2).init(&device);
+        let x = Tensor::<4>::random([2, 1, 8, 8], Distribution::Default, &device);
+        assert_eq!(images.forward(x, t(), &Condition::None).dims(), [2, 2, 8, 8]);
+        let points = NetworkConfig::PointMlp(PointMlpConfig::default()).with_io(&[3], 3).init(&device);
+        let x = Tensor::<2>::random([2, 3], Distribution::Default, &device);
+        assert_eq!(points.forward(x, t(), &Condition::None).dims(), [2, 3]);
+    }
+
+    #[test]
+    fn the_kind_is_a_key_and_others_are_refused() {
+        let config: NetworkConfig = serde_json::from_str(r#"{"kind": "unet", "base_channels": 64}"#).unwrap();
+        assert!(matches!(&config, NetworkConfig::UNet(inner) if inner.base_channels == 64));
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<NetworkConfig>(&text).unwrap(), config);
+        let error = serde_json::from_str::<NetworkConfig>(r#"{"kind": "point-mlp", "hiden": []}"#).unwrap_err();
+        assert!(error.to_string().contains("hiden"), "{error}");
+    }
+
+    #[test]
+    fn memory_grows_with_the_batch_in_activations_only() {
+        let config = NetworkConfig::UNet(UNetConfig::cifar10());
+        let [one, two] = [1, 2].map(|batch| config.memory_estimate(35_746_307, &[3, 32, 32], batch));
+        assert_eq!(one.parameters, 4 * 35_746_307);
+        assert_eq!(two.activations, 2 * one.activations);
+        assert_eq!(two.total() - one.total(), one.activations);
+    }
+}

@@ -1,0 +1,68 @@
+//! The pivot of the whole project: how much data and how much noise there is in `x_t`.
+
+use burn::tensor::{Tensor, TensorData};
+
+/// `x_t = alpha x_0 + sigma eps`, kept on the host in `f64`.
+///
+/// `alpha` is the square root of the paper's alpha-bar, never the `1 - beta` that Ho et al. call alpha.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NoiseLevel {
+    /// Factor of the data, `sqrt(alpha_bar)` in discrete DDPM.
+    pub alpha: f64,
+    /// Factor of the noise, `sqrt(1 - alpha_bar)` in discrete DDPM.
+    pub sigma: f64,
+}
+
+impl NoiseLevel {
+    /// The variance-preserving level of an alpha-bar.
+    pub fn from_alpha_bar(alpha_bar: f64) -> Self {
+        Self { alpha: alpha_bar.sqrt(), sigma: (1.0 - alpha_bar).sqrt() }
+    }
+
+    /// The natural logarithm of the signal-to-noise ratio `alpha^2 / sigma^2`.
+    pub fn log_snr(self) -> f64 {
+        2.0 * (self.alpha.ln() - self.sigma.ln())
+    }
+}
+
+/// Host numbers as a tensor `[B, 1, ..]` that broadcasts against `like`, in its dtype and on its device.
+///
+/// One value serves the whole batch; otherwise there is one value a row. Burn promotes no dtype, so this
+/// is the one place where a coefficient leaves `f64`.
+pub fn per_row<const D: usize>(values: &[f64], like: &Tensor<D>) -> Tensor<D> {
+    debug_assert!(
+        values.len() == 1 || values.len() == like.dims()[0],
+        "{} coefficients for a batch of {} rows",
+        values.len(),
+        like.dims()[0]
+    );
+    let mut shape = [1; D];
+    shape[0] = values.len();
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), (&like.device(), like.dtype()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{DType, Device};
+
+    #[test]
+    fn variance_preserving_level_has_unit_power() {
+        let level = NoiseLevel::from_alpha_bar(0.36);
+        assert!((level.alpha - 0.6).abs() < 1e-15);
+        assert!((level.sigma - 0.8).abs() < 1e-15);
+        assert!((level.log_snr() - (0.36f64 / 0.64).ln()).abs() < 1e-14);
+    }
+
+    #[test]
+    fn coefficients_take_shape_and_dtype_of_the_data() {
+        let device = Device::flex();
+        for dtype in [DType::F32, DType::F64] {
+            let x = Tensor::<3>::zeros([2, 3, 4], (&device, dtype));
+            let rows = per_row(&[0.1, 0.2], &x);
+            assert_eq!(rows.dims(), [2, 1, 1]);
+            assert_eq!(rows.dtype(), dtype);
+            assert_eq!(per_row(&[0.1], &x).dims(), [1, 1, 1]);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The residual block.
+
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{Dropout, DropoutConfig, GroupNorm, Linear};
+use burn::tensor::{Device, Tensor};
+use ddpm_kernels::{conv2d, group_norm, norm_silu, silu};
+
+use super::config::TimeShift;
+use super::layers::{Norm, Start, conv1x1, conv3x3, linear};
+use super::resample::Resize;
+
+/// A residual block from `in_channels` to `out_channels` that is told the time.
+#[derive(Clone, Copy)]
+pub(crate) struct ResidualBlockConfig {
+    pub(crate) in_channels: usize,
+    pub(crate) out_channels: usize,
+    pub(crate) time_width: usize,
+    pub(crate) norm: Norm,
+    pub(crate) time_shift: TimeShift,
+    pub(crate) dropout: f64,
+    pub(crate) resize: Resize,
+}
+
+impl ResidualBlockConfig {
+    pub(crate) fn init(&self, device: &Device) -> ResidualBlock {
+        let Self { in_channels, out_channels, .. } = *self;
+        let time_outputs = match self.time_shift {
+            TimeShift::Additive => out_channels,
+            TimeShift::ScaleShift => 2 * out_channels,
+        };
+        ResidualBlock {
+            norm1: self.norm.init(in_channels, device),
+            conv1: conv3x3([in_channels, out_channels], Start::Random, device),
+            time_emb_proj: linear(self.time_width, time_outputs, Start::Random, device),
+            norm2: self.norm.init(out_channels, device),
+            dropout: DropoutConfig::new(self.dropout).init(),
+            conv2: conv3x3([out_channels, out_channels], Start::Zero, device),
+            conv_shortcut: (in_channels != out_channels).then(|| conv1x1([in_channels, out_channels], device)),
+            time_shift: self.time_shift,
+            resize: self.resize,
+        }
+    }
+}
+
+/// The module; the names of its fields are those of diffusers' files.
+#[derive(Module, Debug)]
+pub(crate) struct ResidualBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time_emb_proj: Linear,
+    norm2: GroupNorm,
+    dropout: Dropout,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+    #[module(skip)]
+    time_shift: TimeShift,
+    #[module(skip)]
+    resize: Resize,
+}
+
+impl ResidualBlock {
+    /// `[B, in, H, W]` and the activated time embedding `[B, time]` to `[B, out, H', W']`.
+    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>) -> Tensor<4> {
+        let h = norm_silu(&self.norm1, x.clone());
+        let (x, h) = (self.resize.apply(x), self.resize.apply(h));
+        let h = conv2d(&self.conv1, h);
+
+        let time = self.time_emb_proj.forward(time);
+        let [batch, outputs] = time.dims();
+        let time = time.reshape([batch, outputs, 1, 1]);
+        let h = match self.time_shift {
+            TimeShift::Additive => norm_silu(&self.norm2, h + time),
+            TimeShift::ScaleShift => {
+                let scale = time.clone().narrow(1, 0, outputs / 2);
+                let shift = time.narrow(1, outputs / 2, outputs / 2);
+                silu(group_norm(&self.norm2, h) * (scale + 1.0) + shift)
+            }
+        };
+        let h = conv2d(&self.conv2, self.dropout.forward(h));
+
+        match &self.conv_shortcut {
+            Some(shortcut) => conv2d(shortcut, x) + h,
+            None => x + h,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+
+    fn config() -> ResidualBlockConfig {
+        ResidualBlockConfig {
+            in_channels: 4,
+            out_channels: 4,
+            time_width: 8,
+            norm: Norm { groups: 2, eps: 1e-6 },
+            time_shift: TimeShift::Additive,
+            dropout: 0.0,
+            resize: Resize::Keep,
+        }
+    }
+
+    fn inputs(device: &Device) -> (Tensor<4>, Tensor<2>) {
+        let normal = Distribution::Normal(0.0, 1.0);
+        (Tensor::random([2, 4, 4, 6], normal, device), Tensor::random([2, 8], normal, device))
+    }
+
+    #[test]
+    fn it_starts_as_the_identity() {
+        let device = Device::default();
+        for time_shift in [TimeShift::Additive, TimeShift::ScaleShift] {
+            let (x, time) = inputs(&device);
+            let y = ResidualBlockConfig { time_shift, ..config() }.init(&device).forward(x.clone(), time);
+            y.into_data().assert_eq(&x.into_data(), true);
+        }
+    }
+
+    #[test]
+    fn channels_and_sizes_follow_the_config() {
+        let device = Device::default();
+        for (resize, size) in [(Resize::Keep, [4, 6]), (Resize::Halve, [2, 3]), (Resize::Double, [8, 12])] {
+            let (x, time) = inputs(&device);
+            let block = ResidualBlockConfig { out_channels: 6, resize, ..config() }.init(&device);
+            assert_eq!(block.forward(x, time).dims(), [2, 6, size[0], size[1]]);
+        }
+    }
+
+    #[test]
+    fn dropout_acts_in_training_only() {
+        let device = Device::default();
+        let (x, time) = inputs(&device);
+        let mut config = ResidualBlockConfig { dropout: 0.5, ..config() };
+        let mut block = config.init(&device.clone().autodiff());
+        block.conv2 = conv3x3([4, 4], Start::Random, &device.clone().autodiff());
+        let run = |block: &ResidualBlock, x: Tensor<4>, time: Tensor<2>| block.forward(x, time).into_data();
+
+        let (x_train, time_train) = (x.clone().autodiff(), time.clone().autodiff());
+        let once = run(&block, x_train.clone(), time_train.clone());
+        assert_ne!(once, run(&block, x_train, time_train), "dropped values are drawn anew");
+
+        let valid = block.valid();
+        let kept = run(&valid, x.clone(), time.clone());
+        assert_eq!(kept, run(&valid, x, time));
+
+        config.dropout = 0.0;
+        assert!(config.init(&device).dropout.prob == 0.0);
+    }
+}

@@ -1,0 +1,387 @@
+//! The description of a U-Net: what can be chosen, the known recipes, and what does not fit together.
+
+use serde::{Deserialize, Serialize};
+
+use crate::embedding::SinusoidConfig;
+use crate::network::Problem;
+
+/// How many heads attention has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number of heads, as in `4`, or their width, as in `{ width = 64 }`")]
+pub enum Heads {
+    /// This many, whatever the width of the level.
+    Count(usize),
+    /// As many as fit, each this wide.
+    Width {
+        /// Channels of one head.
+        width: usize,
+    },
+}
+
+impl Heads {
+    /// The number of heads on `channels` channels, rounded down.
+    pub fn count(self, channels: usize) -> usize {
+        match self {
+            Self::Count(count) => count,
+            Self::Width { width } => channels.checked_div(width).unwrap_or(0),
+        }
+    }
+}
+
+/// How the time enters a residual block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeShift {
+    /// Added between the two convolutions (Ho et al. 2020).
+    Additive,
+    /// Scales and shifts the second normalisation (Nichol & Dhariwal 2021).
+    ScaleShift,
+}
+
+/// How the resolution changes between levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resampling {
+    /// One 3x3 convolution, with stride 2 downwards and after nearest-neighbour doubling upwards.
+    Conv,
+    /// A residual block that averages or repeats pixels inside (Dhariwal & Nichol 2021).
+    Residual,
+}
+
+/// Where the convolution with stride 2 is padded. A wrong choice moves the image by half a pixel and shows
+/// in no shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DownsamplePadding {
+    /// One row below and one column to the right (TensorFlow's `SAME`, Ho et al. 2020).
+    RightBottom,
+    /// One pixel on each side (PyTorch's `padding=1`).
+    Symmetric,
+}
+
+/// The normalisation in front of the middle attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MiddleNorm {
+    /// As everywhere else.
+    Same,
+    /// None at all.
+    None,
+    /// Its own number of groups.
+    Groups(usize),
+}
+
+/// A U-Net for images. The default is the network of Ho et al. (2020) for CIFAR-10, in and out channels and
+/// sample size left to the data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UNetConfig {
+    /// Channels of `x_t`; 0: as the data have.
+    pub in_channels: usize,
+    /// Channels that are predicted, twice those of the data where the variance is learned; 0: as needed.
+    pub out_channels: usize,
+    /// Height in pixels of the first level, from which `attention_resolutions` are counted; 0: as the data have.
+    pub sample_size: usize,
+    /// Channels after the first convolution, a quarter of the time embedding's width.
+    pub base_channels: usize,
+    /// Channels of each level, as multiples of `base_channels`. Each level halves the one before.
+    pub multipliers: Vec<f64>,
+    /// Residual blocks on each level of the way down; the way up has one more.
+    pub blocks_per_level: usize,
+    /// Heights in pixels of the levels that have attention.
+    pub attention_resolutions: Vec<usize>,
+    /// Whether there is attention in the middle.
+    pub middle_attention: bool,
+    /// The normalisation in front of the middle attention.
+    pub middle_attention_norm: MiddleNorm,
+    /// Heads of every attention.
+    pub heads: Heads,
+    /// Probability of dropping a value in front of each block's last convolution.
+    pub dropout: f64,
+    /// Groups of every group normalisation.
+    pub norm_groups: usize,
+    /// What is added to the variance in every normalisation.
+    pub norm_eps: f64,
+    /// How the time enters a block.
+    pub time_shift: TimeShift,
+    /// How the resolution changes.
+    pub resampling: Resampling,
+    /// Where the convolution with stride 2 is padded.
+    pub downsample_padding: DownsamplePadding,
+    /// The sinusoids that the time becomes.
+    pub embedding: SinusoidConfig,
+    /// Classes of the condition; 0: unconditional.
+    pub classes: usize,
+    /// Whether the table of classes ends in one more row, the null class of classifier-free guidance.
+    pub null_class: bool,
+}
+
+impl UNetConfig {
+    /// Ho et al. (2020) for CIFAR-10: 35,746,307 parameters in 328 tensors.
+    pub fn cifar10() -> Self {
+        Self { in_channels: 3, out_channels: 3, sample_size: 32, ..Self::default() }
+    }
+
+    /// The index of the null class, if there is one.
+    pub fn null_class(&self) -> Option<usize> {
+        (self.classes > 0 && self.null_class).then_some(self.classes)
+    }
+
+    /// Channels of each level, from the image down.
+    pub fn level_channels(&self) -> Vec<usize> {
+        self.multipliers.iter().map(|m| (self.base_channels as f64 * m).round() as usize).collect()
+    }
+
+    /// Whether this level, counted from 0 at the image, has attention.
+    pub fn attends(&self, level: usize) -> bool {
+        self.attention_resolutions.contains(&(self.sample_size >> level))
+    }
+
+    /// Width of the time embedding inside the network.
+    pub fn time_width(&self) -> usize {
+        4 * self.base_channels
+    }
+
+    /// What height and width must be multiples of, for each level to be half the one before.
+    pub fn size_multiple(&self) -> usize {
+        1 << self.multipliers.len().saturating_sub(1).min(usize::BITS as usize - 1)
+    }
+
+    /// Groups of the normalisation in front of the middle attention, if it has one.
+    pub(crate) fn middle_groups(&self) -> Option<usize> {
+        match self.middle_attention_norm {
+            MiddleNorm::Same => Some(self.norm_groups),
+            MiddleNorm::None => None,
+            MiddleNorm::Groups(groups) => Some(groups),
+        }
+    }
+
+    /// Everything that keeps this network from being built for data of this shape.
+    pub fn problems(&self, data_shape: &[usize]) -> Vec<Problem> {
+        let mut problems = self.own_problems();
+        let &[channels, height, width] = data_shape else {
+            let message = format!("a U-Net takes images [channels, height, width], the data are {data_shape:?}");
+            problems.push(Problem::new("kind", message));
+            return problems;
+        };
+        if self.in_channels != channels {
+            let message = format!("{} channels in, but the data have {channels}", self.in_channels);
+            problems.push(Problem::new("in_channels", message));
+        }
+        if ![channels, 2 * channels].contains(&self.out_channels) {
+            let message =
+                format!("{} channels out: {channels}, or twice that where the variance is learned", self.out_channels);
+            problems.push(Problem::new("out_channels", message));
+        }
+        if let Some(message) = self.size_problem(height, width) {
+            problems.push(Problem::new("multipliers", message));
+        }
+        problems
+    }
+
+    /// Why an image of this size cannot pass, if so.
+    pub(crate) fn size_problem(&self, height: usize, width: usize) -> Option<String> {
+        let multiple = self.size_multiple();
+        let fits = |size: usize| size > 0 && size.is_multiple_of(multiple);
+        (!fits(height) || !fits(width)).then(|| {
+            let levels = self.multipliers.len();
+            let fewer = 1 + height.trailing_zeros().min(width.trailing_zeros());
+            format!(
+                "{levels} levels need height and width that are multiples of {multiple}, but images are \
+                 {height}x{width} (these allow {fewer} at most): use fewer levels or another image size"
+            )
+        })
+    }
+
+    fn own_problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut report = |key: &str, message: String| problems.push(Problem::new(key, message));
+
+        let counts = [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("sample_size", self.sample_size),
+            ("blocks_per_level", self.blocks_per_level),
+            ("norm_groups", self.norm_groups),
+        ];
+        for (key, _) in counts.into_iter().filter(|&(_, count)| count == 0) {
+            report(key, "must be at least 1".into());
+        }
+        if self.multipliers.is_empty() {
+            report("multipliers", "needs at least one level".into());
+        }
+        for &m in &self.multipliers {
+            let channels = self.base_channels as f64 * m;
+            if !(channels >= 1.0 && (channels - channels.round()).abs() < 1e-6) {
+                report("multipliers", format!("{m} times {} is not a whole number of channels", self.base_channels));
+            }
+        }
+        if let Some(message) = self.embedding.problem(self.base_channels) {
+            report("base_channels", format!("is also the width of the time embedding: {message}"));
+        }
+
+        let levels = self.level_channels();
+        let all_channels = std::iter::once(self.base_channels).chain(levels.iter().copied());
+        for channels in distinct(all_channels) {
+            if self.norm_groups > 0 && !channels.is_multiple_of(self.norm_groups) {
+                report("norm_groups", format!("{channels} channels do not divide into {} groups", self.norm_groups));
+            }
+        }
+
+        let resolutions: Vec<usize> = (0..levels.len()).map(|level| self.sample_size >> level).collect();
+        for resolution in &self.attention_resolutions {
+            if self.sample_size > 0 && !resolutions.contains(resolution) {
+                report("attention_resolutions", format!("{resolution} is not the height of a level: {resolutions:?}"));
+            }
+        }
+        let attending = levels.iter().enumerate().filter(|&(level, _)| self.attends(level)).map(|(_, &c)| c);
+        let middle = levels.last().copied().filter(|_| self.middle_attention);
+        for channels in distinct(attending.chain(middle)) {
+            let divides = match self.heads {
+                Heads::Count(part) | Heads::Width { width: part } => part > 0 && channels.is_multiple_of(part),
+            };
+            if !divides {
+                report("heads", format!("{channels} channels do not divide into {}", self.heads));
+            }
+        }
+        if let (Some(channels), Some(groups)) = (middle, self.middle_groups())
+            && (groups == 0 || !channels.is_multiple_of(groups))
+            && groups != self.norm_groups
+        {
+            report("middle_attention_norm", format!("{channels} channels do not divide into {groups} groups"));
+        }
+
+        if !(0.0..1.0).contains(&self.dropout) {
+            report("dropout", format!("{} is not in [0, 1)", self.dropout));
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
+            report("norm_eps", format!("{} is not a positive number", self.norm_eps));
+        }
+        problems
+    }
+}
+
+impl Default for UNetConfig {
+    fn default() -> Self {
+        Self {
+            in_channels: 0,
+            out_channels: 0,
+            sample_size: 0,
+            base_channels: 128,
+            multipliers: vec![1.0, 2.0, 2.0, 2.0],
+            blocks_per_level: 2,
+            attention_resolutions: vec![16],
+            middle_attention: true,
+            middle_attention_norm: MiddleNorm::Same,
+            heads: Heads::Count(1),
+            dropout: 0.1,
+            norm_groups: 32,
+            norm_eps: 1e-6,
+            time_shift: TimeShift::Additive,
+            resampling: Resampling::Conv,
+            downsample_padding: DownsamplePadding::RightBottom,
+            embedding: SinusoidConfig::ho(),
+            classes: 0,
+            null_class: true,
+        }
+    }
+}
+
+impl std::fmt::Display for Heads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count} heads"),
+            Self::Width { width } => write!(f, "heads of width {width}"),
+        }
+    }
+}
+
+/// Each value once, so that a problem is not told once a level.
+fn distinct(values: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut values: Vec<usize> = values.collect();
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn keys(config: &UNetConfig, shape: &[usize]) -> Vec<String> {
+        config.problems(shape).into_iter().map(|problem| problem.key).collect()
+    }
+
+    #[test]
+    fn the_papers_network_has_no_problems() {
+        assert_eq!(UNetConfig::cifar10().problems(&[3, 32, 32]), vec![]);
+    }
+
+    #[test]
+    fn indivisible_sizes_are_refused_and_named() {
+        let config = UNetConfig { attention_resolutions: vec![], sample_size: 28, ..UNetConfig::cifar10() };
+        let problems = config.problems(&[3, 28, 30]);
+        assert_eq!(problems.len(), 1);
+        let message = &problems[0].message;
+        assert!(message.contains("28x30") && message.contains("multiples of 8"), "{message}");
+        assert!(message.contains("allow 2"), "{message}");
+        assert_eq!(config.size_problem(8, 24), None);
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let config = UNetConfig {
+            out_channels: 4,
+            base_channels: 30,
+            multipliers: vec![1.0, 1.51],
+            attention_resolutions: vec![5, 16],
+            heads: Heads::Width { width: 7 },
+            dropout: 1.0,
+            norm_groups: 8,
+            norm_eps: 0.0,
+            middle_attention_norm: MiddleNorm::Groups(4),
+            ..UNetConfig::cifar10()
+        };
+        let found = keys(&config, &[1, 32, 33]);
+        for key in [
+            "in_channels",
+            "out_channels",
+            "multipliers",
+            "attention_resolutions",
+            "heads",
+            "dropout",
+            "norm_groups",
+            "norm_eps",
+            "middle_attention_norm",
+        ] {
+            assert!(found.iter().any(|found| found == key), "{key} is not in {found:?}");
+        }
+        assert_eq!(keys(&UNetConfig::cifar10(), &[2]), ["kind"]);
+    }
+
+    #[test]
+    fn unresolved_channels_are_a_problem() {
+        let found = keys(&UNetConfig::default(), &[3, 32, 32]);
+        for key in ["in_channels", "out_channels", "sample_size"] {
+            assert!(found.iter().any(|found| found == key), "{key}");
+        }
+    }
+
+    #[test]
+    fn written_and_read_again_it_is_the_same() {
+        let config = UNetConfig {
+            heads: Heads::Width { width: 64 },
+            middle_attention_norm: MiddleNorm::Groups(8),
+            classes: 10,
+            ..UNetConfig::cifar10()
+        };
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<UNetConfig>(&text).unwrap(), config);
+        let short = serde_json::from_str::<UNetConfig>(r#"{"heads": 4, "multipliers": [1, 2]}"#).unwrap();
+        assert_eq!((short.heads, short.multipliers), (Heads::Count(4), vec![1.0, 2.0]));
+        assert!(serde_json::from_str::<UNetConfig>(r#"{"headz": 4}"#).unwrap_err().to_string().contains("headz"));
+        let wrong = serde_json::from_str::<UNetConfig>(r#"{"heads": "many"}"#).unwrap_err().to_string();
+        assert!(wrong.contains("width = 64"), "{wrong}");
+    }
+}

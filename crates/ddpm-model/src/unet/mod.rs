@@ -1,0 +1,260 @@
+//! The U-Net of Ho et al. (2020), with the choices of Nichol & Dhariwal (2021) and Dhariwal & Nichol (2021).
+//!
+//! Field names spell the keys of diffusers' `UNet2DModel`, so that weights pass in and out by name.
+
+mod attention;
+mod block;
+mod config;
+mod layers;
+mod memory;
+mod resample;
+
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, Linear};
+use burn::tensor::{Device, Tensor};
+use ddpm_kernels::{conv2d, norm_silu, silu};
+
+use crate::condition::Condition;
+use crate::embedding::class_features;
+use attention::{SelfAttention, SelfAttentionConfig};
+use block::{ResidualBlock, ResidualBlockConfig};
+pub use config::{DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShift, UNetConfig};
+use layers::{Norm, Start, conv3x3, linear};
+use resample::{Downsampler, Resize, Upsampler};
+
+impl UNetConfig {
+    /// Builds the network. The config must have no [`problems`](Self::problems).
+    pub fn init(&self, device: &Device) -> UNet {
+        let time_width = self.time_width();
+        let levels = self.level_channels();
+        let last = levels.len().saturating_sub(1);
+
+        // What each block of the way up finds waiting, in the order in which the way down leaves it.
+        let mut skips = vec![self.base_channels];
+        let mut channels = self.base_channels;
+
+        let mut down_blocks = Vec::new();
+        for (level, &outputs) in levels.iter().enumerate() {
+            let mut block = DownBlock { resnets: vec![], attentions: vec![], downsamplers: vec![] };
+            for _ in 0..self.blocks_per_level {
+                block.resnets.push(self.residual_block(channels, outputs, Resize::Keep, device));
+                if self.attends(level) {
+                    block.attentions.push(self.attention(outputs, Some(self.norm_groups), device));
+                }
+                channels = outputs;
+                skips.push(channels);
+            }
+            if level < last {
+                block.downsamplers.push(match self.resampling {
+                    Resampling::Conv => Downsampler::conv(channels, self.downsample_padding, device),
+                    Resampling::Residual => {
+                        Downsampler::Residual(self.residual_block(channels, channels, Resize::Halve, device))
+                    }
+                });
+                skips.push(channels);
+            }
+            down_blocks.push(block);
+        }
+
+        let middle = || self.residual_block(channels, channels, Resize::Keep, device);
+        let mid_block = MiddleBlock {
+            resnets: vec![middle(), middle()],
+            attentions: match self.middle_attention {
+                true => vec![self.attention(channels, self.middle_groups(), device)],
+                false => vec![],
+            },
+        };
+
+        let mut up_blocks = Vec::new();
+        for (level, &outputs) in levels.iter().enumerate().rev() {
+            let mut block = UpBlock { resnets: vec![], attentions: vec![], upsamplers: vec![] };
+            let waiting = skips.split_off(skips.len() - (self.blocks_per_level + 1));
+            for skip in waiting.into_iter().rev() {
+                block.resnets.push(self.residual_block(channels + skip, outputs, Resize::Keep, device));
+                if self.attends(level) {
+                    block.attentions.push(self.attention(outputs, Some(self.norm_groups), device));
+                }
+                channels = outputs;
+            }
+            if level > 0 {
+                block.upsamplers.push(match self.resampling {
+                    Resampling::Conv => Upsampler::conv(channels, device),
+                    Resampling::Residual => {
+                        Upsampler::Residual(self.residual_block(channels, channels, Resize::Double, device))
+                    }
+                });
+            }
+            up_blocks.push(block);
+        }
+
+        let rows = self.classes + usize::from(self.null_class);
+        UNet {
+            conv_in: conv3x3([self.in_channels, self.base_channels], Start::Random, device),
+            time_embedding: TimeEmbedding {
+                linear_1: linear(self.base_channels, time_width, Start::Random, device),
+                linear_2: linear(time_width, time_width, Start::Random, device),
+            },
+            class_embedding: (self.classes > 0).then(|| EmbeddingConfig::new(rows, time_width).init(device)),
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out: self.norm().init(channels, device),
+            conv_out: conv3x3([channels, self.out_channels], Start::Zero, device),
+            config: self.clone(),
+        }
+    }
+
+    fn norm(&self) -> Norm {
+        Norm { groups: self.norm_groups, eps: self.norm_eps }
+    }
+
+    fn residual_block(&self, inputs: usize, outputs: usize, resize: Resize, device: &Device) -> ResidualBlock {
+        let config = ResidualBlockConfig {
+            in_channels: inputs,
+            out_channels: outputs,
+            time_width: self.time_width(),
+            norm: self.norm(),
+            time_shift: self.time_shift,
+            dropout: self.dropout,
+            resize,
+        };
+        config.init(device)
+    }
+
+    fn attention(&self, channels: usize, groups: Option<usize>, device: &Device) -> SelfAttention {
+        let norm = groups.map(|groups| Norm { groups, eps: self.norm_eps });
+        SelfAttentionConfig { channels, heads: self.heads.count(channels), norm }.init(device)
+    }
+}
+
+/// The network.
+#[derive(Module, Debug)]
+pub struct UNet {
+    conv_in: Conv2d,
+    time_embedding: TimeEmbedding,
+    class_embedding: Option<Embedding>,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MiddleBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    #[module(skip)]
+    config: UNetConfig,
+}
+
+impl UNet {
+    /// The config that this network was built from.
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// `x_t` `[B, C, H, W]` at the times `[B]` to the prediction `[B, C_out, H, W]`.
+    pub fn forward(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
+        let time = self.time_features(t, condition);
+
+        let mut h = conv2d(&self.conv_in, x_t);
+        let mut skips = vec![h.clone()];
+        for block in &self.down_blocks {
+            h = block.forward(h, &time, &mut skips);
+        }
+        h = self.mid_block.forward(h, &time);
+        for block in &self.up_blocks {
+            h = block.forward(h, &time, &mut skips);
+        }
+        conv2d(&self.conv_out, norm_silu(&self.conv_norm_out, h))
+    }
+
+    /// What every block is told, `[B, time]`. Each applies its own projection to the activation, which is
+    /// therefore taken once.
+    fn time_features(&self, t: Tensor<1>, condition: &Condition) -> Tensor<2> {
+        let ([batch], device) = (t.dims(), t.device());
+        let sinusoids = self.config.embedding.embed(t, self.config.base_channels);
+        let time = self.time_embedding.linear_2.forward(silu(self.time_embedding.linear_1.forward(sinusoids)));
+        let class = match &self.class_embedding {
+            Some(table) => class_features(table, self.config.null_class(), condition, batch, &device),
+            None => {
+                debug_assert!(matches!(condition, Condition::None), "this network knows no classes");
+                None
+            }
+        };
+        silu(match class {
+            Some(class) => time + class,
+            None => time,
+        })
+    }
+}
+
+#[derive(Module, Debug)]
+struct TimeEmbedding {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+#[derive(Module, Debug)]
+struct DownBlock {
+    resnets: Vec<ResidualBlock>,
+    attentions: Vec<SelfAttention>,
+    downsamplers: Vec<Downsampler>,
+}
+
+impl DownBlock {
+    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            h = resnet.forward(h, time.clone());
+            if let Some(attention) = self.attentions.get(i) {
+                h = attention.forward(h);
+            }
+            skips.push(h.clone());
+        }
+        for downsampler in &self.downsamplers {
+            h = downsampler.forward(h, time.clone());
+            skips.push(h.clone());
+        }
+        h
+    }
+}
+
+#[derive(Module, Debug)]
+struct MiddleBlock {
+    resnets: Vec<ResidualBlock>,
+    attentions: Vec<SelfAttention>,
+}
+
+impl MiddleBlock {
+    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            h = resnet.forward(h, time.clone());
+            if let Some(attention) = self.attentions.get(i) {
+                h = attention.forward(h);
+            }
+        }
+        h
+    }
+}
+
+#[derive(Module, Debug)]
+struct UpBlock {
+    resnets: Vec<ResidualBlock>,
+    attentions: Vec<SelfAttention>,
+    upsamplers: Vec<Upsampler>,
+}
+
+impl UpBlock {
+    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+        let waiting = skips.split_off(skips.len() - self.resnets.len());
+        for (i, (resnet, skip)) in self.resnets.iter().zip(waiting.into_iter().rev()).enumerate() {
+            h = resnet.forward(Tensor::cat(vec![h, skip], 1), time.clone());
+            if let Some(attention) = self.attentions.get(i) {
+                h = attention.forward(h);
+            }
+        }
+        for upsampler in &self.upsamplers {
+            h = upsampler.forward(h, time.clone());
+        }
+        h
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! Tests of the whole network.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use burn::module::{ModuleMapper, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Distribution, Int};
+
+use super::*;
+use crate::embedding::SinusoidConfig;
+
+/// Two levels, attention on the second, four classes and the null class.
+fn small() -> UNetConfig {
+    UNetConfig {
+        in_channels: 2,
+        out_channels: 2,
+        sample_size: 8,
+        base_channels: 8,
+        multipliers: vec![1.0, 1.5],
+        blocks_per_level: 1,
+        attention_resolutions: vec![4],
+        heads: Heads::Count(2),
+        dropout: 0.0,
+        norm_groups: 4,
+        classes: 4,
+        ..UNetConfig::default()
+    }
+}
+
+fn variants() -> Vec<UNetConfig> {
+    vec![
+        small(),
+        UNetConfig {
+            time_shift: TimeShift::ScaleShift,
+            resampling: Resampling::Residual,
+            middle_attention_norm: MiddleNorm::None,
+            heads: Heads::Width { width: 4 },
+            embedding: SinusoidConfig::improved(),
+            out_channels: 4,
+            ..small()
+        },
+        UNetConfig {
+            downsample_padding: DownsamplePadding::Symmetric,
+            middle_attention: false,
+            multipliers: vec![2.0, 1.0, 1.0],
+            ..small()
+        },
+    ]
+}
+
+/// A network whose zero-initialised layers are not zero, so that everything has an effect.
+fn shaken(config: &UNetConfig, device: &Device) -> UNet {
+    struct Shake;
+    impl ModuleMapper for Shake {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|x| {
+                let noise = x.random_like(Distribution::Normal(0.0, 0.1));
+                let shaken = (x + noise).detach();
+                if shaken.device().is_autodiff() { shaken.require_grad() } else { shaken }
+            })
+        }
+    }
+    config.init(device).map(&mut Shake)
+}
+
+fn noise(batch: usize, size: [usize; 2], device: &Device) -> Tensor<4> {
+    Tensor::random([batch, 2, size[0], size[1]], Distribution::Normal(0.0, 1.0), device)
+}
+
+fn classes(classes: &[i64], device: &Device) -> Condition {
+    Condition::Class(Tensor::<1, Int>::from_ints(classes, device))
+}
+
+#[test]
+fn the_papers_network_has_the_papers_size() {
+    #[derive(Default)]
+    struct Count {
+        tensors: usize,
+        values: usize,
+    }
+    impl ModuleVisitor for Count {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.tensors += 1;
+            self.values += param.lazy_shape().num_elements();
+        }
+    }
+    let network = UNetConfig::cifar10().init(&Device::default());
+    let mut count = Count::default();
+    network.visit(&mut count);
+    assert_eq!((count.tensors, count.values), (328, 35_746_307));
+    assert_eq!(network.num_params(), 35_746_307);
+}
+
+#[test]
+fn a_new_network_predicts_zero_in_the_right_shape() {
+    let device = Device::default();
+    for config in variants() {
+        assert_eq!(config.problems(&[2, 8, 8]), vec![]);
+        let network = config.init(&device);
+        for size in [[8, 8], [4, 12]] {
+            let t = Tensor::from_floats([3.0, 250.5], &device);
+            let y = network.forward(noise(2, size, &device), t, &classes(&[0, 3], &device));
+            assert_eq!(y.dims(), [2, config.out_channels, size[0], size[1]]);
+            assert_eq!(y.abs().max().into_scalar::<f32>(), 0.0);
+        }
+    }
+}
+
+#[test]
+fn every_parameter_gets_a_gradient() {
+    struct Missing<'a> {
+        grads: &'a GradientsParams,
+        path: Vec<String>,
+        missing: Vec<String>,
+    }
+    impl ModuleVisitor for Missing<'_> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            // A key's bias moves all scores of a pixel alike, which softmax does not see.
+            let invisible = self.path.ends_with(&["to_k".into(), "bias".into()]);
+            let reached = self
+                .grads
+                .get::<D>(param.id)
+                .is_some_and(|grad| invisible || grad.abs().max().into_scalar::<f32>() > 0.0);
+            if !reached {
+                self.missing.push(self.path.join("."));
+            }
+        }
+    }
+    let device = Device::default().autodiff();
+    for config in variants() {
+        let network = shaken(&config, &device);
+        let t = Tensor::from_floats([3.0, 250.5], &device);
+        let y = network.forward(noise(2, [8, 8], &device), t, &classes(&[0, 3], &device));
+        let grads = GradientsParams::from_grads(y.square().mean().backward(), &network);
+        let mut visitor = Missing { grads: &grads, path: vec![], missing: vec![] };
+        network.visit(&mut visitor);
+        assert_eq!(visitor.missing, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn classes_times_and_the_null_class_matter() {
+    let device = Device::default();
+    let network = shaken(&small(), &device);
+    let x = noise(1, [8, 8], &device);
+    let run = |t: f32, condition: &Condition| {
+        network.forward(x.clone(), Tensor::from_floats([t], &device), condition).into_data()
+    };
+    let one = run(10.0, &classes(&[1], &device));
+    assert_eq!(one, run(10.0, &classes(&[1], &device)));
+    assert_ne!(one, run(11.0, &classes(&[1], &device)));
+    assert_ne!(one, run(10.0, &classes(&[2], &device)));
+    assert_ne!(one, run(10.0, &Condition::None));
+    // The null class is one more row, and what no condition means.
+    let null = small().null_class().unwrap() as i64;
+    assert_eq!(null, 4);
+    assert_eq!(run(10.0, &Condition::None), run(10.0, &classes(&[null], &device)));
+}
+
+#[test]
+fn rows_of_a_batch_do_not_touch_each_other() {
+    let device = Device::default();
+    let network = shaken(&small(), &device);
+    let x = noise(2, [8, 8], &device);
+    let t = Tensor::<1>::from_floats([10.0, 900.0], &device);
+    let together = network.forward(x.clone(), t.clone(), &classes(&[1, 2], &device));
+    let alone = network.forward(x.narrow(0, 1, 1), t.narrow(0, 1, 1), &classes(&[2], &device));
+    let difference = (together.narrow(0, 1, 1) - alone).abs().max().into_scalar::<f32>();
+    assert!(difference < 1e-5, "{difference}");
+}

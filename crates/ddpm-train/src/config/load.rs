@@ -1,0 +1,271 @@
+//! From a TOML file and `--set a.b=c` to an [`Experiment`], with every problem reported at once.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Experiment;
+
+/// One thing that is wrong, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    /// The key, dotted; empty where the whole file is meant.
+    pub key: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+    /// Whether the key was given by `--set` rather than by the file.
+    pub from_set: bool,
+}
+
+/// All that is wrong with an experiment.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong in it; never empty.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.problems.len();
+        write!(f, "{}: {count} problem{}", self.file.display(), if count == 1 { "" } else { "s" })?;
+        for Problem { key, message, from_set } in &self.problems {
+            let place = if *from_set { "--set " } else { "" };
+            let colon = if key.is_empty() { "" } else { ": " };
+            write!(f, "\n  {place}{key}{colon}{message}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Finds the file behind `--experiment NAME|FILE.toml`.
+///
+/// A name is looked for in `experiments/` of the current folder, of the folders above it, and of the
+/// sources that this program was built from.
+pub fn find(name: &str) -> Result<PathBuf, ConfigError> {
+    let direct = PathBuf::from(name);
+    if direct.extension().is_some_and(|extension| extension == "toml") || direct.is_file() {
+        return Ok(direct);
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders: Vec<PathBuf> = here.ancestors().chain(sources.ancestors()).map(|dir| dir.join("experiments")).collect();
+    if let Some(found) = folders.iter().map(|dir| dir.join(format!("{name}.toml"))).find(|file| file.is_file()) {
+        return Ok(found);
+    }
+    let known = folders.iter().find(|dir| dir.is_dir()).map(|dir| names_in(dir)).unwrap_or_default();
+    Err(ConfigError {
+        file: direct,
+        problems: vec![Problem {
+            key: String::new(),
+            message: format!("there is no experiment of that name; there are: {}; a file must end in .toml", known.join(", ")),
+            from_set: false,
+        }],
+    })
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Reads the experiment in `file`, changed by the `key=value` pairs in `sets`.
+pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
+    let fail = |problems| ConfigError { file: file.to_path_buf(), problems };
+    let whole = |message: String| fail(vec![Problem { key: String::new(), message, from_set: false }]);
+    let text = std::fs::read_to_string(file).map_err(|error| whole(format!("cannot be read: {error}")))?;
+    let mut tree: Table = text.parse().map_err(|error: toml::de::Error| whole(format!("is not TOML: {error}")))?;
+
+    let mut problems = Vec::new();
+    let mut set_keys = Vec::new();
+    for set in sets {
+        match parse_set(set) {
+            Ok((key, value)) => {
+                insert(&mut tree, &key, value);
+                set_keys.push(key);
+            }
+            Err(message) => problems.push(Problem { key: set.clone(), message, from_set: true }),
+        }
+    }
+    let (experiment, found) = peel(tree);
+    problems.extend(found.into_iter().map(|(key, message)| {
+        let from_set = set_keys.iter().any(|set| *set == key);
+        Problem { key, message, from_set }
+    }));
+    match experiment {
+        Some(experiment) => {
+            problems.extend(experiment.problems().into_iter().map(|(key, message)| {
+                let from_set = set_keys.iter().any(|set| *set == key);
+                Problem { key, message, from_set }
+            }));
+            if problems.is_empty() { Ok(experiment) } else { Err(fail(problems)) }
+        }
+        None => Err(fail(problems)),
+    }
+}
+
+/// `a.b=c`, where `c` is a TOML value, or else a bare string.
+fn parse_set(set: &str) -> Result<(String, Value), String> {
+    let (key, value) = set.split_once('=').ok_or("expected KEY=VALUE, for example train.steps=1000")?;
+    let (key, value) = (key.trim(), value.trim());
+    if key.is_empty() || key.split('.').any(str::is_empty) {
+        return Err("expected KEY=VALUE with a dotted key, for example train.steps=1000".into());
+    }
+    let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+    Ok((key.to_string(), parsed.unwrap_or_else(|| Value::String(value.to_string()))))
+}
+
+fn insert(tree: &mut Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            tree.insert(key.to_string(), value);
+        }
+        Some((head, rest)) => {
+            let entry = tree.entry(head).or_insert_with(|| Value::Table(Table::new()));
+            if !entry.is_table() {
+                *entry = Value::Table(Table::new());
+            }
+            if let Value::Table(inner) = entry {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// Reads the tree; each time serde complains, finds the key to blame, notes it, takes it out and reads again.
+fn peel(mut tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
+    let mut problems = Vec::new();
+    loop {
+        match read(&tree) {
+            Ok(experiment) => return (Some(experiment), problems),
+            Err(message) => match blame(&tree, &message) {
+                Some(key) => {
+                    remove(&mut tree, &key);
+                    problems.push((key, message));
+                }
+                None => {
+                    // What is left is a key that is missing; only worth saying if it was not just taken out.
+                    if problems.is_empty() || !message.starts_with("missing field") {
+                        problems.push((String::new(), message));
+                    }
+                    return (None, problems);
+                }
+            },
+        }
+    }
+}
+
+fn read(tree: &Table) -> Result<Experiment, String> {
+    Experiment::deserialize(Value::Table(tree.clone())).map_err(|error| error.message().to_string())
+}
+
+/// The key without which serde would not say `message`.
+///
+/// serde cannot name the key inside a section whose meaning depends on its `kind`; leaving keys out can.
+fn blame(tree: &Table, message: &str) -> Option<String> {
+    let without = |key: &String| {
+        let mut tree = tree.clone();
+        remove(&mut tree, key);
+        read(&tree).err()
+    };
+    let mut keys = Vec::new();
+    leaves(tree, "", &mut keys);
+    // `kind` comes last: without it every other complaint of its section disappears too.
+    keys.sort_by_key(|key| key.ends_with("kind"));
+    let changed: Vec<_> = keys.into_iter().map(|key| (without(&key), key)).filter(|(now, _)| now.as_deref() != Some(message)).collect();
+    let missing = |now: &Option<String>| now.as_ref().is_some_and(|now| now.starts_with("missing field"));
+    changed.iter().find(|(now, _)| !missing(now)).or(changed.first()).map(|(_, key)| key.clone())
+}
+
+/// Dotted keys of all values, and of sections that hold none.
+fn leaves(table: &Table, prefix: &str, keys: &mut Vec<String>) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match value {
+            Value::Table(inner) if !inner.is_empty() => {
+                leaves(inner, &key, keys);
+                // A whole section can be what is unknown.
+                keys.push(key);
+            }
+            _ => keys.push(key),
+        }
+    }
+}
+
+fn remove(tree: &mut Table, key: &str) {
+    match key.split_once('.') {
+        None => {
+            tree.remove(key);
+        }
+        Some((head, rest)) => {
+            if let Some(Value::Table(inner)) = tree.get_mut(head) {
+                remove(inner, rest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn problems_of(text: &str, sets: &[&str]) -> Vec<Problem> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.toml");
+        std::fs::write(&file, text).unwrap();
+        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+        load(&file, &sets).map(|_| Vec::new()).unwrap_or_else(|error| error.problems)
+    }
+
+    const DIGITS: &str = "[data]\nkind = \"digits\"\n[model]\nkind = \"unet\"\n";
+
+    #[test]
+    fn a_short_experiment_is_enough() {
+        assert_eq!(problems_of(DIGITS, &[]), []);
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_its_key() {
+        let text = format!("{DIGITS}norm_groops = 8\n[train]\nsteps = \"many\"\nbatch_size = 7\naccumulate = 2\nsed = 1\n[colour]\nred = 1\n");
+        let problems = problems_of(&text, &["optimizer.learning_rate=fast", "ema.decoy=0.9"]);
+        let mut keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
+        keys.sort_unstable();
+        assert_eq!(
+            keys,
+            ["colour", "ema.decoy", "model.norm_groops", "optimizer.learning_rate", "train.accumulate", "train.sed", "train.steps"],
+            "{problems:#?}"
+        );
+        assert!(problems.iter().filter(|problem| problem.from_set).count() == 2);
+    }
+
+    #[test]
+    fn an_unknown_kind_is_blamed_on_the_kind() {
+        let problems = problems_of("[data]\nkind = \"digitz\"\n[model]\nkind = \"unet\"\n", &[]);
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].key, "data.kind");
+        assert!(problems[0].message.contains("digits"), "{}", problems[0].message);
+    }
+
+    #[test]
+    fn sets_are_toml_values_or_strings() {
+        assert_eq!(parse_set("a.b=3").unwrap(), ("a.b".into(), Value::Integer(3)));
+        assert_eq!(parse_set("a=x y").unwrap(), ("a".into(), Value::String("x y".into())));
+        assert_eq!(parse_set("a=[1, 2]").unwrap().1.as_array().unwrap().len(), 2);
+        assert!(parse_set("nothing").is_err());
+        assert!(parse_set("a..b=1").is_err());
+    }
+}

@@ -1,0 +1,228 @@
+//! What an experiment is: the sections of `experiments/*.toml`, one struct each.
+//!
+//! [`load::load`] reads one, [`Experiment::problems`] checks it; after that it is valid and nothing checks again.
+
+pub mod load;
+
+use ddpm_data::DataConfig;
+use ddpm_infer::samplers::Sampler;
+use ddpm_infer::snapshot::DiffusionConfig;
+use ddpm_model::ema::EmaConfig;
+use ddpm_model::network::NetworkConfig;
+use ddpm_model::variance::Variance;
+use serde::{Deserialize, Serialize};
+
+/// A whole experiment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// What is learned.
+    pub data: DataConfig,
+    /// The network that predicts.
+    pub model: NetworkConfig,
+    /// The forward process and what the network predicts of it.
+    #[serde(default)]
+    pub diffusion: DiffusionConfig,
+    /// How gradients become steps.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// The average of the weights that samples are drawn from.
+    #[serde(default)]
+    pub ema: EmaConfig,
+    /// How long, how often, with which seed.
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// The pictures made while training.
+    #[serde(default)]
+    pub preview: PreviewConfig,
+}
+
+/// Adam's family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// Adam (Kingma & Ba, 2015).
+    #[default]
+    Adam,
+    /// Adam with decoupled weight decay (Loshchilov & Hutter, 2019).
+    AdamW,
+}
+
+/// `[optimizer]`: the constants of the DDPM paper are the defaults.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// Which rule.
+    pub kind: OptimizerKind,
+    /// Learning rate after the warm-up.
+    pub learning_rate: f64,
+    /// Steps over which the rate rises linearly from zero.
+    pub warmup_steps: u64,
+    /// Decay of the first moment.
+    pub beta_1: f64,
+    /// Decay of the second moment.
+    pub beta_2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay; AdamW only.
+    pub weight_decay: f64,
+    /// Largest norm of all gradients together; 0 leaves them as they are.
+    pub clip_norm: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            kind: OptimizerKind::Adam,
+            learning_rate: 2e-4,
+            warmup_steps: 5000,
+            beta_1: 0.9,
+            beta_2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+        }
+    }
+}
+
+/// `[train]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Optimiser steps in all.
+    pub steps: u64,
+    /// Items behind one step.
+    pub batch_size: usize,
+    /// Parts that a batch is computed in, one after the other; their gradients are averaged.
+    pub accumulate: usize,
+    /// Every random number of the run follows from it.
+    pub seed: u64,
+    /// Share of labels replaced by the null class, so that the network also learns the unconditional model.
+    pub label_drop: f64,
+    /// Steps between two lines of metrics.
+    pub log_every: u64,
+    /// Steps between two checkpoints (everything to resume); one more is written at the end.
+    pub checkpoint_every: u64,
+    /// Checkpoints that are kept, newest first.
+    pub keep_checkpoints: usize,
+    /// Steps between two snapshots (weights to sample from); one more is written at the end.
+    pub snapshot_every: u64,
+    /// Threads that decode ahead of the step.
+    pub workers: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: 800_000,
+            batch_size: 128,
+            accumulate: 1,
+            seed: 0,
+            label_drop: 0.1,
+            log_every: 50,
+            checkpoint_every: 5_000,
+            keep_checkpoints: 2,
+            snapshot_every: 20_000,
+            workers: 2,
+        }
+    }
+}
+
+/// `[preview]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PreviewConfig {
+    /// Steps between two preview pictures; 0 makes only the one at the end.
+    pub every: u64,
+    /// Samples in a picture.
+    pub count: usize,
+    /// Name of the sampler.
+    pub sampler: String,
+    /// Steps of the sampler.
+    pub steps: usize,
+}
+
+impl Default for PreviewConfig {
+    fn default() -> Self {
+        Self { every: 10_000, count: 64, sampler: "ddim".into(), steps: 50 }
+    }
+}
+
+impl Experiment {
+    /// What is wrong with values that are of the right type, key by key.
+    pub fn problems(&self) -> Vec<(String, String)> {
+        let (train, optimizer) = (&self.train, &self.optimizer);
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, key: &str, message: String| {
+            if !holds {
+                problems.push((key.to_string(), message));
+            }
+        };
+        for (key, value) in [
+            ("train.steps", train.steps),
+            ("train.batch_size", train.batch_size as u64),
+            ("train.accumulate", train.accumulate as u64),
+            ("train.log_every", train.log_every),
+            ("train.checkpoint_every", train.checkpoint_every),
+            ("train.keep_checkpoints", train.keep_checkpoints as u64),
+            ("train.snapshot_every", train.snapshot_every),
+            ("train.workers", train.workers as u64),
+            ("preview.count", self.preview.count as u64),
+            ("preview.steps", self.preview.steps as u64),
+        ] {
+            require(value > 0, key, "must be at least 1, not 0".into());
+        }
+        require(
+            train.accumulate == 0 || train.batch_size.is_multiple_of(train.accumulate),
+            "train.accumulate",
+            format!("{} parts do not divide the batch of {} evenly", train.accumulate, train.batch_size),
+        );
+        require(
+            (0.0..=1.0).contains(&train.label_drop),
+            "train.label_drop",
+            format!("must lie between 0 and 1, not {}", train.label_drop),
+        );
+        require(
+            optimizer.learning_rate > 0.0 && optimizer.learning_rate <= 1.0,
+            "optimizer.learning_rate",
+            format!("must lie in (0, 1], not {}", optimizer.learning_rate),
+        );
+        for (key, beta) in [("optimizer.beta_1", optimizer.beta_1), ("optimizer.beta_2", optimizer.beta_2)] {
+            require((0.0..1.0).contains(&beta), key, format!("must lie in [0, 1), not {beta}"));
+        }
+        for (key, value) in [
+            ("optimizer.epsilon", optimizer.epsilon),
+            ("optimizer.weight_decay", optimizer.weight_decay),
+            ("optimizer.clip_norm", optimizer.clip_norm),
+        ] {
+            require(value >= 0.0 && value.is_finite(), key, format!("must not be negative, but is {value}"));
+        }
+        require(
+            optimizer.kind == OptimizerKind::AdamW || optimizer.weight_decay == 0.0,
+            "optimizer.weight_decay",
+            "decoupled weight decay needs kind = \"adam-w\"".into(),
+        );
+        require(
+            Sampler::NAMES.contains(&self.preview.sampler.as_str()),
+            "preview.sampler",
+            format!("there is no sampler `{}`; there are: {}", self.preview.sampler, Sampler::NAMES.join(", ")),
+        );
+        require(
+            self.diffusion.variance != Variance::Learned,
+            "diffusion.variance",
+            "L_simple alone cannot train a learned variance: use fixed-small or fixed-large".into(),
+        );
+        require(
+            self.preview.steps <= self.diffusion.schedule.steps(),
+            "preview.steps",
+            format!("the schedule has only {} steps, not {}", self.diffusion.schedule.steps(), self.preview.steps),
+        );
+        if let Err(error) = self.diffusion.schedule.validate() {
+            require(false, "diffusion.schedule", error.to_string());
+        }
+        if let Err(error) = self.ema.validate() {
+            require(false, "ema", error.to_string());
+        }
+        problems
+    }
+}

@@ -1,0 +1,13 @@
+//! Trains diffusion models with burn-train's `Learner`: step by step, resumable bit for bit.
+
+pub mod checkpoint;
+pub mod config;
+pub mod manifest;
+pub mod metrics;
+pub mod model;
+pub mod noising;
+pub mod optim;
+pub mod preview;
+pub mod progress;
+pub mod strategy;
+pub mod train;

@@ -1,0 +1,182 @@
+//! The numbers of a step as burn-train metrics, and the file of JSON lines they end up in.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::TensorReadError;
+use burn_train::logger::MetricLogger;
+use burn_train::metric::store::{EpochSummary, MetricsUpdate, Split};
+use burn_train::metric::{
+    Metric, MetricAttributes, MetricDefinition, MetricId, MetricMetadata, MetricName, Numeric, NumericAttributes,
+    NumericEntry, SerializedEntry,
+};
+
+use crate::model::StepReport;
+
+/// A metric's name in `metrics.jsonl`, and where its value comes from.
+type Field = (&'static str, fn(&StepReport) -> f64);
+
+/// The fields of a line. A NaN mean loss says that no line is due.
+pub const FIELDS: [Field; 7] = [
+    ("step", |report| report.step as f64),
+    ("images_seen", |report| report.images_seen as f64),
+    ("loss", |report| report.mean_loss.unwrap_or(f64::NAN)),
+    ("grad_norm", |report| report.grad_norm),
+    ("learning_rate", |report| report.learning_rate),
+    ("ema_decay", |report| report.ema_decay),
+    ("images_per_sec", |report| report.images_per_sec),
+];
+
+/// The raw loss of every step, for the progress bar and the dashboard.
+pub const STEP_LOSS: Field = ("step_loss", |report| report.loss);
+
+/// One number of [`StepReport`] as a metric. Its value is the newest one; averaging is the trainer's matter.
+#[derive(Clone)]
+pub struct StepMetric {
+    name: MetricName,
+    read: fn(&StepReport) -> f64,
+    newest: f64,
+}
+
+impl StepMetric {
+    /// The metric of a field.
+    pub fn new((name, read): Field) -> Self {
+        Self { name: Arc::new(name.into()), read, newest: f64::NAN }
+    }
+
+    fn entry(&self) -> SerializedEntry {
+        SerializedEntry::new(format!("{:.4}", self.newest), number(self.newest))
+    }
+}
+
+impl Metric for StepMetric {
+    type Input = StepReport;
+
+    fn name(&self) -> MetricName {
+        self.name.clone()
+    }
+
+    fn attributes(&self) -> MetricAttributes {
+        NumericAttributes { unit: None, higher_is_better: false }.into()
+    }
+
+    fn update(&mut self, report: &StepReport, _: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
+        self.newest = (self.read)(report);
+        Ok(self.entry())
+    }
+
+    fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
+        Ok(self.entry())
+    }
+
+    fn clear(&mut self) {}
+}
+
+impl Numeric for StepMetric {
+    fn value(&self) -> Option<NumericEntry> {
+        (!self.newest.is_nan()).then_some(NumericEntry::Value(self.newest))
+    }
+
+    fn running_value(&self) -> Option<NumericEntry> {
+        self.value()
+    }
+
+    fn final_value(&self) -> NumericEntry {
+        NumericEntry::Final(self.newest)
+    }
+}
+
+/// Writes a line of `metrics.jsonl` whenever one is due, each with a single write so that a kill leaves whole lines.
+pub struct JsonLines {
+    file: File,
+    names: HashMap<MetricId, MetricName>,
+}
+
+impl JsonLines {
+    /// Opens the file at its end.
+    pub fn append(path: &Path) -> std::io::Result<Self> {
+        let file = File::options().create(true).append(true).open(path)?;
+        Ok(Self { file, names: HashMap::new() })
+    }
+}
+
+impl MetricLogger for JsonLines {
+    fn log(&mut self, update: MetricsUpdate, _epoch: usize, _split: &Split) {
+        let values: HashMap<&str, f64> = update
+            .entries_numeric
+            .iter()
+            .filter_map(|metric| match &metric.numeric_entry {
+                // The final entry of a metric is a mean over the run: not a line.
+                Some(NumericEntry::Value(value)) => Some((self.names.get(&metric.entry.metric_id)?.as_str(), *value)),
+                _ => None,
+            })
+            .collect();
+        if !values.contains_key("loss") {
+            return;
+        }
+        let fields = FIELDS.iter().filter_map(|(name, _)| Some(format!("\"{name}\":{}", number(*values.get(name)?))));
+        let line = format!("{{{}}}\n", fields.collect::<Vec<_>>().join(","));
+        // A full disk must not stop the training here: the checkpoint that follows reports it.
+        let _ = self.file.write_all(line.as_bytes());
+    }
+
+    fn read_numeric(&mut self, _: &str, _: usize, _: &Split) -> Result<Vec<NumericEntry>, String> {
+        Ok(Vec::new())
+    }
+
+    fn log_metric_definition(&mut self, definition: MetricDefinition) {
+        self.names.insert(definition.metric_id.clone(), definition.name);
+    }
+
+    fn log_epoch_summary(&mut self, _: EpochSummary) {}
+}
+
+/// JSON has no infinities; Rust's shortest form reads back to the same bits.
+fn number(value: f64) -> String {
+    if value.is_finite() { format!("{value}") } else { "null".into() }
+}
+
+/// Drops the lines after `step`, which a resumed run will write again.
+pub fn truncate_after(path: &Path, step: u64) -> std::io::Result<()> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    let kept: String = text
+        .split_inclusive('\n')
+        .filter(|line| {
+            let line: Option<serde_json::Value> = serde_json::from_str(line).ok();
+            line.and_then(|line| line.get("step")?.as_u64()).is_some_and(|at| at <= step)
+        })
+        .collect();
+    let aside: PathBuf = path.with_extension("jsonl.tmp");
+    std::fs::write(&aside, kept)?;
+    std::fs::rename(aside, path)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_after_the_step_and_torn_lines_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        std::fs::write(&path, "{\"step\":5}\n{\"step\":10}\n{\"step\":15}\n{\"st").unwrap();
+        truncate_after(&path, 10).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":5}\n{\"step\":10}\n");
+        truncate_after(&dir.path().join("none.jsonl"), 10).unwrap();
+    }
+
+    #[test]
+    fn numbers_read_back_to_the_same_bits() {
+        for value in [0.1, 1.0 / 3.0, 1e-300, 12_345_678.0] {
+            assert_eq!(number(value).parse::<f64>().unwrap().to_bits(), value.to_bits());
+        }
+        assert_eq!(number(f64::NAN), "null");
+    }
+}

@@ -1,0 +1,112 @@
+//! What burn-train's `Learner` trains: a network together with the loss of its diffusion process.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn_train::metric::Adaptor;
+use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+use ddpm_model::condition::Condition;
+use ddpm_model::denoiser::time_tensor;
+use ddpm_model::gaussian::GaussianDiffusion;
+use ddpm_model::network::Network;
+
+/// One batch, with everything random about it already drawn.
+#[derive(Clone, Debug)]
+pub struct TrainBatch<const D: usize> {
+    /// The data, `[B, ..]`.
+    pub x_0: Tensor<D>,
+    /// The noise, of the same shape.
+    pub eps: Tensor<D>,
+    /// The step of every row.
+    pub t: Vec<usize>,
+    /// What the network is told besides.
+    pub condition: Condition,
+    /// Share of this batch in the optimiser step: 1 over the number of parts.
+    pub share: f64,
+}
+
+/// What is known about one optimiser step, on the host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepReport {
+    /// The step just taken, counted from 1.
+    pub step: u64,
+    /// Items seen so far.
+    pub images_seen: u64,
+    /// Loss of this step.
+    pub loss: f64,
+    /// Mean loss since the last line of metrics; only where a line is due.
+    pub mean_loss: Option<f64>,
+    /// Norm of all gradients together, before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Decay of the weight average at this step.
+    pub ema_decay: f64,
+    /// Speed since the last line of metrics.
+    pub images_per_sec: f64,
+}
+
+impl ItemLazy for StepReport {
+    fn sync(self) -> Result<Self, burn::tensor::ExecutionError> {
+        Ok(self)
+    }
+}
+
+impl Adaptor<StepReport> for StepReport {
+    fn adapt(&self) -> StepReport {
+        *self
+    }
+}
+
+/// The network under its objective. `D` is the rank of a batch: 2 for points, 4 for images.
+#[derive(Module, Debug)]
+pub struct TrainModel<const D: usize> {
+    /// The network; the only part with parameters.
+    pub net: Network,
+    #[module(skip)]
+    diffusion: Arc<GaussianDiffusion>,
+}
+
+impl<const D: usize> TrainModel<D> {
+    /// A network to be trained under `diffusion`.
+    pub fn new(net: Network, diffusion: Arc<GaussianDiffusion>) -> Self {
+        Self { net, diffusion }
+    }
+
+    /// `L_simple` (eq. 14 of Ho et al. 2020) of the batch, or its analogue for what the network predicts.
+    pub fn loss(&self, batch: &TrainBatch<D>) -> Tensor<1> {
+        let TrainBatch { x_0, eps, t, condition, .. } = batch;
+        let x_t = self.diffusion.q_sample(x_0.clone(), t, eps.clone());
+        let times: Vec<f64> = t.iter().map(|&t| t as f64).collect();
+        let output = self.net.forward(x_t.clone(), time_tensor(&times, &x_t), condition);
+        let target = self.diffusion.target(x_0, &x_t, eps, t);
+        self.diffusion.l_simple(output, target).mean()
+    }
+}
+
+impl<const D: usize> TrainStep for TrainModel<D> {
+    type Input = TrainBatch<D>;
+    type Output = StepReport;
+
+    fn step(&self, batch: TrainBatch<D>) -> TrainOutput<StepReport> {
+        let loss = self.loss(&batch).mul_scalar(batch.share);
+        let gradients = loss.backward();
+        let report = StepReport { loss: host(loss), ..StepReport::default() };
+        TrainOutput::new(self, gradients, report)
+    }
+}
+
+impl<const D: usize> InferenceStep for TrainModel<D> {
+    type Input = TrainBatch<D>;
+    type Output = StepReport;
+
+    fn step(&self, batch: TrainBatch<D>) -> StepReport {
+        StepReport { loss: host(self.loss(&batch)), ..StepReport::default() }
+    }
+}
+
+/// Reads one number back from the device.
+pub(crate) fn host(scalar: Tensor<1>) -> f64 {
+    scalar.into_scalar::<f64>()
+}

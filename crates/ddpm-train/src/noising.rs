@@ -1,0 +1,109 @@
+//! The forward process over the stream of items: step, noise and label drop of item n follow from (seed, n) alone.
+//!
+//! So neither the batch size, nor the number of parts a batch is computed in, nor a stop and resume in
+//! between changes what any item sees.
+
+use std::sync::Arc;
+
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use ddpm_data::ExampleBatch;
+use ddpm_data::random::{Stream, normals, rng};
+use ddpm_model::condition::Condition;
+use rand::RngExt;
+
+use crate::model::TrainBatch;
+
+/// How items become training pairs.
+#[derive(Clone, Debug)]
+pub struct Noising {
+    /// The run's seed.
+    pub seed: u64,
+    /// Steps of the schedule.
+    pub steps: usize,
+    /// The class that stands for no class, where the network is conditional.
+    pub null_class: Option<usize>,
+    /// Share of labels replaced by the null class.
+    pub label_drop: f64,
+    /// Parts of a batch.
+    pub accumulate: usize,
+}
+
+impl Noising {
+    /// Draws `t` uniformly and `eps` from N(0, I) for every row.
+    fn apply<const D: usize>(&self, batch: ExampleBatch<D>) -> TrainBatch<D> {
+        let ExampleBatch { x_0, labels, first_item } = batch;
+        let device = x_0.device();
+        let dims = x_0.dims();
+        let (rows, width) = (dims[0], dims[1..].iter().product());
+        let items = (0..rows as u64).map(|row| first_item + row);
+
+        let t = items.clone().map(|n| rng(self.seed, Stream::Time, n).random_range(0..self.steps)).collect();
+        let eps: Vec<f32> = items.clone().flat_map(|n| normals(&mut rng(self.seed, Stream::Noise, n), width)).collect();
+        let condition = match (self.null_class, labels) {
+            (Some(null), Some(labels)) => {
+                let kept = labels.iter().zip(items).map(|(&label, n)| {
+                    let dropped = rng(self.seed, Stream::LabelDrop, n).random_bool(self.label_drop);
+                    if dropped { null as i64 } else { label as i64 }
+                });
+                let kept: Vec<i64> = kept.collect();
+                Condition::Class(Tensor::<1, Int>::from_data(TensorData::new(kept, [rows]), &device))
+            }
+            _ => Condition::None,
+        };
+        let eps = Tensor::from_data(TensorData::new(eps, dims), &device);
+        TrainBatch { x_0, eps, t, condition, share: 1.0 / self.accumulate as f64 }
+    }
+}
+
+/// A loader of items as a loader of training pairs.
+#[derive(Clone)]
+pub struct NoisyLoader<const D: usize> {
+    items: Arc<dyn DataLoader<ExampleBatch<D>>>,
+    noising: Noising,
+}
+
+impl<const D: usize> NoisyLoader<D> {
+    /// Wraps a loader of items.
+    pub fn new(items: Arc<dyn DataLoader<ExampleBatch<D>>>, noising: Noising) -> Self {
+        Self { items, noising }
+    }
+}
+
+impl<const D: usize> DataLoader<TrainBatch<D>> for NoisyLoader<D> {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<TrainBatch<D>> + 'a> {
+        Box::new(NoisyIterator { items: self.items.iter(), noising: &self.noising })
+    }
+
+    fn num_items(&self) -> usize {
+        self.items.num_items()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<TrainBatch<D>>> {
+        Arc::new(Self::new(self.items.to_device(device), self.noising.clone()))
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<TrainBatch<D>>> {
+        Arc::new(Self::new(self.items.slice(start, end), self.noising.clone()))
+    }
+}
+
+struct NoisyIterator<'a, const D: usize> {
+    items: Box<dyn DataLoaderIterator<ExampleBatch<D>> + 'a>,
+    noising: &'a Noising,
+}
+
+impl<const D: usize> Iterator for NoisyIterator<'_, D> {
+    type Item = Result<TrainBatch<D>, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.items.next().map(|batch| batch.map(|batch| self.noising.apply(batch)))
+    }
+}
+
+impl<const D: usize> DataLoaderIterator<TrainBatch<D>> for NoisyIterator<'_, D> {
+    fn progress(&self) -> Progress {
+        self.items.progress()
+    }
+}

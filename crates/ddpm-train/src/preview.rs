@@ -1,0 +1,80 @@
+//! Pictures made while training: always from the same noise, so that two of them can be compared.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use ddpm_data::DataInfo;
+use ddpm_infer::job::{ClassChoice, JobError, SamplingJob, TrainedModel};
+use ddpm_infer::pictures::{self, PictureError};
+use ddpm_infer::sample::clip_for;
+use ddpm_infer::samplers::{Sampler, SamplerError, SamplerOptions};
+use ddpm_infer::steps::Spacing;
+use ddpm_model::gaussian::GaussianDiffusion;
+use ddpm_model::network::Network;
+
+use crate::config::PreviewConfig;
+
+/// Why there is no picture.
+#[derive(Debug, thiserror::Error)]
+pub enum PreviewError {
+    /// The sampler does not exist.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// The samples could not be made.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The picture could not be made or written.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
+}
+
+/// All that a preview needs besides the weights.
+pub struct Preview {
+    job: SamplingJob,
+    diffusion: GaussianDiffusion,
+    data: DataInfo,
+    /// Points to draw beside the samples.
+    beside: Option<Vec<f32>>,
+    device: Device,
+}
+
+impl Preview {
+    /// Plans the pictures of a run.
+    pub fn new(
+        config: &PreviewConfig,
+        seed: u64,
+        diffusion: GaussianDiffusion,
+        data: DataInfo,
+        beside: Option<Vec<f32>>,
+        device: Device,
+    ) -> Result<Self, PreviewError> {
+        let options = SamplerOptions { variance: diffusion.variance, eta: 0.0 };
+        let job = SamplingJob {
+            count: config.count,
+            seed,
+            batch_size: config.count.min(256),
+            sampler: Sampler::new(&config.sampler, options)?,
+            steps: Some(config.steps),
+            spacing: Spacing::default(),
+            class: ClassChoice::Any,
+            clip: clip_for(&data),
+            frames: 0,
+        };
+        Ok(Self { job, diffusion, data, beside, device })
+    }
+
+    /// Draws `folder/name.png` from these weights.
+    pub fn draw(&self, network: &Network, folder: &Path, name: &str) -> Result<PathBuf, PreviewError> {
+        let classes = network.num_classes();
+        let model = TrainedModel {
+            network,
+            diffusion: &self.diffusion,
+            data: &self.data,
+            classes: (classes > 0).then_some(classes),
+        };
+        let samples = self.job.run(&model, &self.device, &mut |_| {})?;
+        let path = folder.join(name).with_extension("png");
+        pictures::write_overview(&path, &samples, self.beside.as_deref())?;
+        Ok(path)
+    }
+}

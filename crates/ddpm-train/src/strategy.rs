@@ -1,0 +1,314 @@
+//! The training loop: burn-train's `Learner` driven step by step, read from top to bottom.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use burn::data::dataloader::Progress;
+use burn::module::Module;
+use burn::optim::GradientsAccumulator;
+use burn::tensor::Device;
+use burn_train::{
+    EventProcessorTraining, Learner, LearnerEvent, SupervisedLearningStrategy, SupervisedTrainingEventProcessor,
+    TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+};
+use ddpm_data::random::{Stream, mix};
+use ddpm_infer::runs::{RunFolder, step_name};
+use ddpm_infer::snapshot::{Snapshot, SnapshotConfig};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, prune};
+use crate::config::Experiment;
+use crate::model::{StepReport, TrainModel};
+use crate::optim::{clip_global_norm, ema_update};
+use crate::preview::Preview;
+use crate::progress::Reporter;
+
+/// Why training stopped before its last step.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A loss or gradient that is not finite.
+    #[error(
+        "step {step}: the {what} is not finite (learning rate {learning_rate:e}, last finite loss {last_finite_loss}); \
+         the weights before this step lie in {saved}"
+    )]
+    NotFinite {
+        /// The step that was being taken.
+        step: u64,
+        /// Loss or gradient.
+        what: &'static str,
+        /// Its learning rate.
+        learning_rate: f64,
+        /// The loss of the last step that had one.
+        last_finite_loss: f64,
+        /// The checkpoint to inspect.
+        saved: PathBuf,
+    },
+    /// The data gave out.
+    #[error("step {step}: {reason}")]
+    Data {
+        /// The step that was being taken.
+        step: u64,
+        /// What the data said.
+        reason: String,
+    },
+    /// A checkpoint could not be written.
+    #[error("the checkpoint of step {step} could not be written: {source}")]
+    Checkpoint {
+        /// The step.
+        step: u64,
+        /// Why.
+        source: CheckpointError,
+    },
+    /// A snapshot could not be written.
+    #[error("the snapshot of step {step} could not be written: {source}")]
+    Snapshot {
+        /// The step.
+        step: u64,
+        /// Why.
+        source: ddpm_infer::snapshot::SnapshotError,
+    },
+    /// A preview could not be made.
+    #[error("the preview of step {step} could not be made: {reason}")]
+    Preview {
+        /// The step.
+        step: u64,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What the loop leaves behind; `fit` can only return the model.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Counters after the last step.
+    pub state: TrainState,
+    /// Why it stopped early, unless it was asked to.
+    pub error: Option<TrainError>,
+}
+
+/// The step loop with all it needs besides the `Learner`.
+pub struct StepStrategy<const D: usize> {
+    /// The resolved experiment.
+    pub experiment: Experiment,
+    /// What a snapshot says about itself, but for the counters.
+    pub snapshot: SnapshotConfig,
+    /// Where everything goes.
+    pub run: RunFolder,
+    /// The device, with autodiff.
+    pub device: Device,
+    /// Counters to begin from.
+    pub state: TrainState,
+    /// The averaged weights to begin from; with the parameter ids of the trained ones.
+    pub ema: TrainModel<D>,
+    /// Makes pictures.
+    pub preview: Preview,
+    /// Says what happens.
+    pub reporter: Reporter,
+    /// Takes the result.
+    pub outcome: Arc<Mutex<Outcome>>,
+}
+
+impl<const D: usize> SupervisedLearningStrategy<TrainModel<D>> for StepStrategy<D> {
+    fn fit(
+        &self,
+        mut parts: TrainingComponents<TrainModel<D>>,
+        mut learner: Learner<TrainModel<D>>,
+        train: TrainLoader<TrainModel<D>>,
+        _valid: ValidLoader<TrainModel<D>>,
+        epoch: usize,
+    ) -> (TrainModel<D>, SupervisedTrainingEventProcessor<TrainModel<D>>) {
+        let total_items = self.experiment.train.steps as usize;
+        let start = LearnerEvent::StartSplit { epoch_number: epoch, total_items };
+        parts.interrupter.fail_on_error(parts.event_processor.process_train(start));
+
+        let mut run = Loop {
+            strategy: self,
+            state: self.state.clone(),
+            ema: self.ema.clone(),
+            tap: OptimizerTap::default(),
+            window: (Instant::now(), self.state.images_seen),
+        };
+        let error = run.run(&mut parts, &mut learner, &train).err();
+
+        parts.interrupter.fail_on_error(parts.event_processor.process_train(LearnerEvent::EndSplit(epoch)));
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Outcome { state: run.state, error };
+        (learner.model(), parts.event_processor)
+    }
+}
+
+struct Loop<'a, const D: usize> {
+    strategy: &'a StepStrategy<D>,
+    state: TrainState,
+    ema: TrainModel<D>,
+    tap: OptimizerTap<TrainModel<D>>,
+    /// When the present stretch of steps began, and after how many items: for images/s.
+    window: (Instant, u64),
+}
+
+impl<const D: usize> Loop<'_, D> {
+    fn run(
+        &mut self,
+        parts: &mut TrainingComponents<TrainModel<D>>,
+        learner: &mut Learner<TrainModel<D>>,
+        train: &TrainLoader<TrainModel<D>>,
+    ) -> Result<(), TrainError> {
+        let config = &self.strategy.experiment.train;
+        // The items after those already seen: the stream is a function of (seed, item).
+        let end = self.state.images_seen + (config.steps - self.state.step) * config.batch_size as u64;
+        let train = train.slice(self.state.images_seen as usize, end as usize);
+        let mut batches = train.iter();
+        let mut saved_at = self.state.step;
+
+        while self.state.step < config.steps && !parts.interrupter.should_stop() {
+            // 1. Gradients of the whole batch, in parts.
+            self.strategy.device.seed(mix(config.seed, Stream::Dropout, self.state.step));
+            let mut accumulator = GradientsAccumulator::new();
+            let mut report = StepReport::default();
+            for _ in 0..config.accumulate {
+                let step = self.state.step + 1;
+                let batch = batches
+                    .next()
+                    .ok_or_else(|| TrainError::Data { step, reason: "the data came to an end".into() })?
+                    .map_err(|error| TrainError::Data { step, reason: error.to_string() })?;
+                let output = learner.train_step(batch);
+                report.loss += output.item.loss;
+                accumulator.accumulate(&learner.model(), output.grads);
+            }
+
+            // 2. A step of the optimiser, if everything is finite.
+            let mut grads = accumulator.grads();
+            report.grad_norm =
+                clip_global_norm(&learner.model(), &mut grads, self.strategy.experiment.optimizer.clip_norm);
+            report.learning_rate = self.strategy.experiment.optimizer.rate_at(self.state.step);
+            self.check_finite(&report, parts, learner)?;
+            learner.lr_step();
+            learner.optimizer_step(grads);
+
+            // 3. The average of the weights.
+            self.state.step += 1;
+            report.ema_decay = self.strategy.experiment.ema.decay_at(
+                self.state.step as usize,
+                self.state.images_seen,
+                config.batch_size,
+            );
+            self.state.images_seen += config.batch_size as u64;
+            self.ema = ema_update(self.ema.clone(), &learner.model(), report.ema_decay);
+
+            // 4. Numbers, pictures, snapshots, checkpoints.
+            self.log(report, parts);
+            let last = self.state.step == config.steps;
+            if last || due(self.state.step, self.strategy.experiment.preview.every) {
+                self.preview()?;
+            }
+            if last || due(self.state.step, config.snapshot_every) {
+                self.save_snapshot()?;
+            }
+            if last || due(self.state.step, config.checkpoint_every) {
+                self.save_checkpoint(parts, learner)?;
+                saved_at = self.state.step;
+            }
+        }
+        if saved_at != self.state.step {
+            self.save_checkpoint(parts, learner)?;
+        }
+        Ok(())
+    }
+
+    /// A step that would poison the weights is not taken; they are saved as they are.
+    fn check_finite(
+        &mut self,
+        report: &StepReport,
+        parts: &mut TrainingComponents<TrainModel<D>>,
+        learner: &Learner<TrainModel<D>>,
+    ) -> Result<(), TrainError> {
+        let what = match (report.loss.is_finite(), report.grad_norm.is_finite()) {
+            (false, _) => "loss",
+            (true, false) => "gradient",
+            (true, true) => {
+                self.state.last_finite_loss = report.loss;
+                return Ok(());
+            }
+        };
+        let saved = self.save_checkpoint(parts, learner)?;
+        Err(TrainError::NotFinite {
+            step: self.state.step + 1,
+            what,
+            learning_rate: report.learning_rate,
+            last_finite_loss: self.state.last_finite_loss,
+            saved,
+        })
+    }
+
+    fn log(&mut self, mut report: StepReport, parts: &mut TrainingComponents<TrainModel<D>>) {
+        let config = &self.strategy.experiment.train;
+        let state = &mut self.state;
+        state.loss_sum += report.loss;
+        state.loss_count += 1;
+        report.step = state.step;
+        report.images_seen = state.images_seen;
+        let (since, items) = self.window;
+        report.images_per_sec = (state.images_seen - items) as f64 / since.elapsed().as_secs_f64();
+        if state.step == config.steps || due(state.step, config.log_every) {
+            report.mean_loss = Some(state.loss_sum / state.loss_count as f64);
+            (state.loss_sum, state.loss_count) = (0.0, 0);
+            self.window = (Instant::now(), state.images_seen);
+        }
+        let progress = Progress::new(report.step as usize, config.steps as usize, Some("steps".into()));
+        let item = TrainingItem::new(report, progress, Some(report.step as usize), Some(report.learning_rate.into()));
+        parts.interrupter.fail_on_error(parts.event_processor.process_train(LearnerEvent::ProcessedItem(item)));
+    }
+
+    fn save_checkpoint(
+        &mut self,
+        parts: &mut TrainingComponents<TrainModel<D>>,
+        learner: &Learner<TrainModel<D>>,
+    ) -> Result<PathBuf, TrainError> {
+        // Every line of metrics up to this step is in the file before the checkpoint exists.
+        parts.interrupter.fail_on_error(parts.event_processor.flush());
+        let step = self.state.step;
+        let failed = |source| TrainError::Checkpoint { step, source };
+        let checkpoints = self.strategy.run.checkpoints();
+        let optimizer = self.tap.record(learner, &parts.event_store).ok_or_else(|| {
+            failed(CheckpointError::Record {
+                path: checkpoints.clone(),
+                reason: "the optimiser did not give up its state".into(),
+            })
+        })?;
+        let checkpoint = Checkpoint {
+            state: self.state.clone(),
+            model: learner.model().net.into_record(),
+            ema: self.ema.net.clone().into_record(),
+            optimizer,
+        };
+        let saved = checkpoint.save(&checkpoints).map_err(failed)?;
+        prune(&checkpoints, self.strategy.experiment.train.keep_checkpoints);
+        Ok(saved)
+    }
+
+    fn save_snapshot(&self) -> Result<(), TrainError> {
+        let step = self.state.step;
+        let config = SnapshotConfig { step, images_seen: self.state.images_seen, ..self.strategy.snapshot.clone() };
+        let dir = self.strategy.run.snapshots().join(step_name(step));
+        Snapshot::save(&self.ema.net, &config, &dir).map_err(|source| TrainError::Snapshot { step, source })?;
+        self.strategy.reporter.say(&format!("step {step}: snapshot {}", dir.display()));
+        Ok(())
+    }
+
+    fn preview(&mut self) -> Result<(), TrainError> {
+        let step = self.state.step;
+        let start = Instant::now();
+        let picture = self
+            .strategy
+            .preview
+            .draw(&self.ema.net, &self.strategy.run.previews(), &step_name(step))
+            .map_err(|error| TrainError::Preview { step, reason: error.to_string() })?;
+        self.strategy.reporter.say(&format!("step {step}: preview {}", picture.display()));
+        // Pictures are not training: they stay out of images/s.
+        self.window.0 += start.elapsed();
+        Ok(())
+    }
+}
+
+fn due(step: u64, every: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}

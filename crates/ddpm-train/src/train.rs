@@ -1,0 +1,441 @@
+//! A training from beginning to end: what was asked for, what that means, and the run it becomes.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+
+use anyhow::Context;
+use burn::module::Module;
+use burn_train::renderer::MetricsRenderer;
+use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
+use ddpm_data::random::{Stream, mix};
+use ddpm_data::{OpenData, OrderedLoader, Split};
+use ddpm_infer::device::{self, OpenDevice};
+use ddpm_infer::runs::RunFolder;
+use ddpm_infer::sample::points_beside;
+use ddpm_infer::snapshot::SnapshotConfig;
+use ddpm_model::gaussian::GaussianDiffusion;
+use ddpm_model::network::{NetworkConfig, NetworkError};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::checkpoint::{Checkpoint, TrainState, prune, restore};
+use crate::config::Experiment;
+use crate::config::load::{ConfigError, Problem, find, load};
+use crate::manifest::{Manifest, Start};
+use crate::metrics::{FIELDS, JsonLines, STEP_LOSS, StepMetric, truncate_after};
+use crate::model::TrainModel;
+use crate::noising::{Noising, NoisyLoader};
+use crate::optim::{RateSchedule, draw_parameters};
+use crate::preview::Preview;
+use crate::progress::{Display, PlainRenderer, Reporter};
+use crate::strategy::{Outcome, StepStrategy};
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name or file of the experiment.
+    pub experiment: String,
+    /// Changes to it.
+    pub set: Vec<String>,
+    /// The run to go on with, instead of a new one.
+    pub resume: Option<String>,
+    /// The device.
+    pub device: Option<String>,
+    /// The folder of all runs.
+    pub runs: PathBuf,
+    /// Burn's dashboard.
+    pub tui: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// How it ended well.
+#[derive(Debug)]
+pub enum Finish {
+    /// All steps are done.
+    Done(PathBuf),
+    /// Somebody stopped it; everything is saved.
+    Interrupted(PathBuf),
+    /// Nothing was to be done.
+    DryRun,
+}
+
+/// The words of the command line do not go together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+/// Keys that may change when a run goes on. With any other key it would be another run.
+const RESUMABLE: [&str; 9] = [
+    "train.steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.snapshot_every",
+    "train.workers",
+    "train.accumulate",
+    "preview.",
+    "optimizer.learning_rate",
+];
+
+/// Trains.
+pub fn run(options: &Options) -> anyhow::Result<Finish> {
+    let plan = Plan::make(options)?;
+    if options.dry_run {
+        plan.describe()?;
+        return Ok(Finish::DryRun);
+    }
+    // The rank of a batch is that of an item and one more.
+    match plan.data.info.shape.len() {
+        1 => plan.train::<2>(options),
+        2 => plan.train::<3>(options),
+        3 => plan.train::<4>(options),
+        rank => anyhow::bail!("items of rank {rank} are not supported: expected [N], [K, L] or [C, H, W]"),
+    }
+}
+
+/// Everything that can be known before the first step.
+struct Plan {
+    name: String,
+    experiment: Experiment,
+    data: OpenData,
+    diffusion: GaussianDiffusion,
+    device: OpenDevice,
+    resumed: Option<(RunFolder, PathBuf)>,
+}
+
+impl Plan {
+    fn make(options: &Options) -> anyhow::Result<Self> {
+        let resumed = options.resume.as_deref().map(|run| resumable(&options.runs, run, &options.set)).transpose()?;
+        let (file, name) = match &resumed {
+            Some((run, _)) => {
+                let manifest = Manifest::read(&run.manifest())
+                    .with_context(|| format!("{}: cannot be read", run.manifest().display()))?;
+                (run.config(), manifest.experiment)
+            }
+            None => {
+                let file = find(&options.experiment)?;
+                let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                (file, name)
+            }
+        };
+        let mut experiment = load(&file, &options.set)?;
+        let device = device::open(options.device.as_deref())?;
+        let data = ddpm_data::open(&experiment.data, Split::Train, experiment.train.seed)?;
+        experiment.model = resolve_network(&experiment, &data, &file)?;
+        let diffusion = experiment.diffusion.init()?;
+        if let Some(warning) = diffusion.schedule.warning() {
+            eprintln!("warning: diffusion.schedule: {warning}");
+        }
+        Ok(Self { name, experiment, data, diffusion, device, resumed })
+    }
+
+    /// `--dry-run`.
+    fn describe(&self) -> anyhow::Result<()> {
+        let train = &self.experiment.train;
+        let network = self.experiment.model.init(&self.device.device);
+        let parameters = network.num_params();
+        let memory = self.experiment.model.memory_estimate(
+            parameters,
+            &self.data.info.shape,
+            train.batch_size / train.accumulate,
+        );
+        println!("{}", toml::to_string(&self.experiment)?);
+        println!("# experiment   {}", self.name);
+        println!("# data         {} items of shape {:?}", self.data.items.len(), self.data.info.shape);
+        println!("# device       {}", self.device.name);
+        println!("# parameters   {parameters}");
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        println!(
+            "# memory       about {:.0} MiB: {:.0} parameters, {:.0} gradients, {:.0} optimiser, {:.0} average, {:.0} activations",
+            mib(memory.total()),
+            mib(memory.parameters),
+            mib(memory.gradients),
+            mib(memory.optimizer),
+            mib(memory.ema),
+            mib(memory.activations),
+        );
+        Ok(())
+    }
+
+    fn train<const D: usize>(self, options: &Options) -> anyhow::Result<Finish> {
+        let Self { name, experiment, data, diffusion, device, resumed } = self;
+        let train = &experiment.train;
+        let autodiff = device.device.clone().autodiff();
+
+        // The network, freshly drawn or as it was left.
+        autodiff.seed(mix(train.seed, Stream::Init, 0));
+        let mut net = experiment.model.init(&autodiff);
+        draw_parameters(&net);
+        let parameters = net.num_params();
+        let checkpoint = resumed.as_ref().map(|(_, path)| Checkpoint::load(path)).transpose()?;
+        let mut state = TrainState::default();
+        let mut average = None;
+        let mut moments = None;
+        if let (Some(checkpoint), Some((_, path))) = (checkpoint, &resumed) {
+            net = restore(net, checkpoint.model, path)?;
+            average = Some(checkpoint.ema);
+            moments = Some(checkpoint.optimizer);
+            state = checkpoint.state;
+        }
+        let process = Arc::new(diffusion.clone());
+        let model = TrainModel::<D>::new(net, process.clone());
+        let mut ema = model.clone().valid();
+        if let (Some(record), Some((_, path))) = (average, &resumed) {
+            ema = TrainModel::new(restore(ema.net, record, path)?, process);
+        }
+
+        // The run folder.
+        let run = match &resumed {
+            Some((run, _)) => run.clone(),
+            None => new_run(&options.runs, &name)?,
+        };
+        let _lock = lock(&run)?;
+        write_records(&run, &name, &experiment, &data, &device, parameters, state.step)?;
+        let left = train.steps.saturating_sub(state.step);
+        announce(&run, &experiment, &data, &device, parameters, state.step);
+        if left == 0 {
+            eprintln!("all {} steps are done; to go further: --set train.steps=N", train.steps);
+            return Ok(Finish::Done(run.0));
+        }
+        truncate_after(&run.metrics(), state.step)?;
+
+        // The learner and its loop.
+        let optimizer = match moments {
+            Some(record) => experiment.optimizer.init().load_record(record),
+            None => experiment.optimizer.init(),
+        };
+        let rate = RateSchedule { config: experiment.optimizer.clone(), step: state.step };
+        let learner = Learner::new(model, optimizer, rate);
+        let items = OrderedLoader::<D>::new(&data, train.batch_size / train.accumulate, train.seed, &autodiff)?
+            .with_workers(train.workers);
+        let noising = Noising {
+            seed: train.seed,
+            steps: diffusion.schedule.len(),
+            null_class: experiment.model.null_class(),
+            label_drop: train.label_drop,
+            accumulate: train.accumulate,
+        };
+        let loader = Arc::new(NoisyLoader::new(Arc::new(items), noising));
+        let beside = if data.info.shape.len() == 1 { points_beside(&experiment.data) } else { None };
+        let preview = Preview::new(
+            &experiment.preview,
+            train.seed,
+            diffusion,
+            data.info.clone(),
+            beside,
+            device.device.clone(),
+        )?;
+        let interrupter = Interrupter::new();
+        stop_on_signals(&interrupter)?;
+        let display = if options.tui { Display::Dashboard } else { Display::Plain };
+        let reporter = Reporter::new(display, train.steps, state.step);
+        let outcome = Arc::new(Mutex::new(Outcome::default()));
+        let strategy = StepStrategy {
+            snapshot: SnapshotConfig::new(
+                experiment.model.clone(),
+                experiment.diffusion.clone(),
+                data.info.clone(),
+                experiment.data.clone(),
+                &name,
+            ),
+            experiment: experiment.clone(),
+            run: run.clone(),
+            device: autodiff,
+            state,
+            ema,
+            preview,
+            reporter: reporter.clone(),
+            outcome: outcome.clone(),
+        };
+        let mut training = SupervisedTraining::<TrainModel<D>>::new(&run.0, loader.clone(), loader)
+            .with_application_logger(None)
+            .with_interrupter(interrupter.clone())
+            .with_metric_logger(JsonLines::append(&run.metrics())?)
+            .renderer(renderer(display, &interrupter, &reporter, train.steps))
+            .metric_train_numeric(StepMetric::new(STEP_LOSS));
+        for field in FIELDS {
+            training = training.metric_train_numeric(StepMetric::new(field));
+        }
+        let result = training.with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy))).launch(learner);
+        // The dashboard gives the screen back when it is dropped.
+        drop(result.renderer);
+        reporter.close();
+
+        let outcome = std::mem::take(&mut *outcome.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(error) = outcome.error {
+            return Err(error).with_context(|| format!("{} stopped", run.0.display()));
+        }
+        if let Some(error) = result.error {
+            anyhow::bail!("{} stopped: {error}", run.0.display());
+        }
+        if outcome.state.step < train.steps {
+            eprintln!("stopped after step {} of {}; to go on: {}", outcome.state.step, train.steps, resume_words(&run));
+            return Ok(Finish::Interrupted(run.0));
+        }
+        Ok(Finish::Done(run.0))
+    }
+}
+
+/// Finds the run and its newest checkpoint, and refuses changes that would make it another run.
+fn resumable(runs: &Path, run: &str, sets: &[String]) -> anyhow::Result<(RunFolder, PathBuf)> {
+    let run = RunFolder::find(runs, run)?;
+    for set in sets {
+        let key = set.split('=').next().unwrap_or_default().trim();
+        if !RESUMABLE.iter().any(|allowed| key == *allowed || (allowed.ends_with('.') && key.starts_with(allowed))) {
+            return Err(UsageError(format!(
+                "--set {key}: would make {} another run; with --resume only these can change: {}",
+                run.0.display(),
+                RESUMABLE.join(", ").replace("preview.,", "preview.*,")
+            ))
+            .into());
+        }
+    }
+    let checkpoint = Checkpoint::newest(&run.checkpoints())
+        .with_context(|| format!("{} has no checkpoint to resume from", run.0.display()))?;
+    Ok((run, checkpoint))
+}
+
+/// Fills in what the network takes from the data, and checks that they fit.
+fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Result<NetworkConfig, ConfigError> {
+    let shape = &data.info.shape;
+    let network = experiment.model.clone().with_io(shape, shape[0]);
+    let mut problems = Vec::new();
+    let mut report = |key: String, message| problems.push(Problem { key, message, from_set: false });
+    if let Err(error) = network.validate(shape) {
+        match error {
+            NetworkError::Config { problems } => {
+                problems.into_iter().for_each(|problem| report(format!("model.{}", problem.key), problem.message));
+            }
+            other => report("model".into(), other.to_string()),
+        }
+    }
+    let (asked, known) = (network.num_classes(), data.info.classes.len());
+    if asked > 0 && asked != known {
+        report("model.classes".into(), format!("{asked} classes, but {} has {known}", data.info.name));
+    }
+    if asked > 0 && experiment.train.label_drop > 0.0 && network.null_class().is_none() {
+        report("train.label_drop".into(), "labels can only be dropped if model.null_class is true".into());
+    }
+    if problems.is_empty() { Ok(network) } else { Err(ConfigError { file: file.to_path_buf(), problems }) }
+}
+
+/// Makes `runs/<experiment>-<time>`.
+fn new_run(runs: &Path, name: &str) -> anyhow::Result<RunFolder> {
+    let format = format_description!("[year][month][day]-[hour][minute][second]");
+    let stamp = OffsetDateTime::now_utc().format(&format)?;
+    let names = (1..).map(|n| if n == 1 { format!("{name}-{stamp}") } else { format!("{name}-{stamp}-{n}") });
+    std::fs::create_dir_all(runs).with_context(|| format!("cannot make the folder {}", runs.display()))?;
+    for folder in names.map(|name| runs.join(name)) {
+        match std::fs::create_dir(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error).with_context(|| format!("cannot make the folder {}", folder.display())),
+            Ok(()) => {}
+        }
+        let run = RunFolder(folder);
+        for dir in [run.checkpoints(), run.snapshots(), run.previews()] {
+            std::fs::create_dir(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+        }
+        return Ok(run);
+    }
+    unreachable!("there is always a next name")
+}
+
+/// Only one trainer may write into a run. The lock goes when the process does.
+fn lock(run: &RunFolder) -> anyhow::Result<File> {
+    let path = run.0.join(".lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => anyhow::bail!("another ddpm-train is at work on {}", run.0.display()),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Writes `config.toml` and `manifest.json`, and tidies up after a run that was killed.
+fn write_records(
+    run: &RunFolder,
+    name: &str,
+    experiment: &Experiment,
+    data: &OpenData,
+    device: &OpenDevice,
+    parameters: usize,
+    from_step: u64,
+) -> anyhow::Result<()> {
+    let config = toml::to_string(experiment)?;
+    let aside = run.config().with_extension("toml.tmp");
+    std::fs::write(&aside, config).with_context(|| format!("cannot write {}", aside.display()))?;
+    std::fs::rename(&aside, run.config()).with_context(|| format!("cannot write {}", run.config().display()))?;
+    let starts = Manifest::read(&run.manifest()).map(|manifest| manifest.starts).unwrap_or_default();
+    let manifest = Manifest {
+        experiment: name.into(),
+        parameters,
+        data: format!("{}: {} items of shape {:?}", data.info.name, data.items.len(), data.info.shape),
+        seed: experiment.train.seed,
+        starts: starts.into_iter().chain([Start::now(&device.name, from_step)]).collect(),
+    };
+    manifest.write(&run.manifest()).with_context(|| format!("cannot write {}", run.manifest().display()))?;
+    prune(&run.checkpoints(), experiment.train.keep_checkpoints);
+    Ok(())
+}
+
+fn announce(
+    run: &RunFolder,
+    experiment: &Experiment,
+    data: &OpenData,
+    device: &OpenDevice,
+    parameters: usize,
+    from_step: u64,
+) {
+    eprintln!("{}", run.0.display());
+    eprintln!(
+        "{} items of shape {:?}, {parameters} parameters, {} steps of {} on {}",
+        data.items.len(),
+        data.info.shape,
+        experiment.train.steps,
+        experiment.train.batch_size,
+        device.name
+    );
+    if !data.skipped.is_empty() {
+        eprintln!("warning: {} files are not readable pictures and are skipped:", data.skipped.len());
+        data.skipped.iter().take(10).for_each(|file| eprintln!("  {file}"));
+    }
+    if from_step > 0 {
+        eprintln!("going on after step {from_step}");
+    }
+}
+
+/// The first signal finishes the step and saves, the second leaves at once.
+fn stop_on_signals(interrupter: &Interrupter) -> anyhow::Result<()> {
+    let interrupter = interrupter.clone();
+    let asked = AtomicBool::new(false);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after this step; once more to leave at once (back to the last checkpoint)");
+        interrupter.stop(Some("signal"));
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+fn renderer(
+    display: Display,
+    interrupter: &Interrupter,
+    reporter: &Reporter,
+    total: u64,
+) -> Box<dyn MetricsRenderer> {
+    #[cfg(feature = "tui")]
+    if display == Display::Dashboard {
+        return Box::new(burn_train::renderer::tui::TuiMetricsRendererWrapper::new(interrupter.clone(), None));
+    }
+    let _ = (display, interrupter);
+    Box::new(PlainRenderer::new(reporter.clone(), total))
+}
+
+fn resume_words(run: &RunFolder) -> String {
+    format!("cargo run -p ddpm-train -- --resume {}", run.0.display())
+}

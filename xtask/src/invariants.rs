@@ -1,0 +1,101 @@
+//! The invariants of ARCHITECTURE.md that a program can check, by reading the sources as text.
+
+use std::path::{Path, PathBuf};
+
+/// Which of our crates each of them may depend on.
+const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
+    ("crates/ddpm-kernels", &[]),
+    ("crates/ddpm-model", &["ddpm-kernels"]),
+    ("crates/ddpm-data", &[]),
+    ("crates/ddpm-infer", &["ddpm-model", "ddpm-data"]),
+    ("crates/ddpm-train", &["ddpm-infer", "ddpm-model", "ddpm-data"]),
+    ("xtask", &[]),
+];
+
+/// What would give the mathematics a world outside, or a memory.
+const OUTSIDE: [&str; 10] = [
+    "std::fs", "std::net", "std::env", "std::process", "std::thread", "std::time", "println!", "eprintln!", "thread_local!",
+    "static mut",
+];
+
+/// How a backend is named in code.
+const BACKENDS: [&str; 9] = [
+    "Device::flex", "Device::ndarray", "Device::libtorch", "Device::cpu", "Device::cuda", "Device::rocm", "Device::wgpu",
+    "Device::vulkan", "Device::metal",
+];
+
+/// Prints every breach and fails if there is one.
+pub fn check(root: &Path) -> Result<(), u8> {
+    let mut breaches = Vec::new();
+    for (dir, allowed) in MAY_DEPEND_ON {
+        breaches.extend(dependencies(root, dir, allowed));
+    }
+    for file in sources(&root.join("crates")) {
+        let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().replace('\\', "/");
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let in_src = name.contains("/src/");
+        // Unit tests stand at the end of a file and may do what its code may not.
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let mut forbid = |words: &[&str], text: &str, why: &str| {
+            for word in words.iter().filter(|word| text.contains(**word)) {
+                breaches.push(format!("{name}: `{word}`: {why}"));
+            }
+        };
+        if name.starts_with("crates/ddpm-model/src/") {
+            forbid(&OUTSIDE, code, "ddpm-model does no IO and has no global state");
+        }
+        if in_src && !name.ends_with("/device.rs") && !name.starts_with("crates/ddpm-kernels/") {
+            forbid(&BACKENDS, code, "backends are named in device.rs, Cargo features and kernels only");
+        }
+        forbid(&["#[ignore"], &text, "a test runs or is not there");
+    }
+    breaches.extend(burn_pins(root));
+    for breach in &breaches {
+        eprintln!("{breach}");
+    }
+    if breaches.is_empty() { Ok(()) } else { Err(1) }
+}
+
+fn dependencies(root: &Path, dir: &str, allowed: &[&str]) -> Vec<String> {
+    let manifest = root.join(dir).join("Cargo.toml");
+    let Ok(text) = std::fs::read_to_string(&manifest) else {
+        return vec![format!("{}: cannot be read", manifest.display())];
+    };
+    let own = Path::new(dir).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    text.split("[dependencies]")
+        .nth(1)
+        .unwrap_or_default()
+        .lines()
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .filter(|name| name.starts_with("ddpm-") && *name != own && !allowed.contains(name))
+        .map(|name| format!("{dir}/Cargo.toml: {own} must not depend on {name}"))
+        .collect()
+}
+
+/// Burn's version stands in the workspace's manifest, once.
+fn burn_pins(root: &Path) -> Vec<String> {
+    let manifests = MAY_DEPEND_ON.iter().map(|(dir, _)| root.join(dir).join("Cargo.toml"));
+    let loose = manifests.filter(|path| std::fs::read_to_string(path).unwrap_or_default().contains("0.22.1"));
+    let mut breaches: Vec<String> =
+        loose.map(|path| format!("{}: Burn is pinned in the workspace's Cargo.toml only", path.display())).collect();
+    let workspace = std::fs::read_to_string(root.join("Cargo.toml")).unwrap_or_default();
+    if !workspace.contains("burn = { version = \"=0.22.1\"") {
+        breaches.push("Cargo.toml: burn must be pinned to =0.22.1".into());
+    }
+    breaches
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,133 @@
+//! `cargo xtask`: a thin driver of cargo. It starts the project's programs as processes and knows none of them.
+
+mod invariants;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+const HELP: &str = "\
+cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
+
+  train    trains a model                      (ddpm-train; ARGUMENTS as there, see `cargo xtask train --help`)
+  sample   draws samples from the newest run   (ddpm-infer sample)
+  data     shows what datasets there are, or what a dataset holds   (ddpm-infer data)
+  test     format, lints, all tests, docs and the architecture's invariants: what a change must pass
+  ci       test, and then the slow acceptance suite: trains the digits and the swiss roll and judges the samples
+
+Programs are built with --release; --dev builds them with the dev profile, which is nearly as fast and shares
+its build with `cargo run` and the tests.
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_default();
+    let arguments: Vec<String> = arguments.collect();
+    let done = match command.as_str() {
+        "train" => start("ddpm-train", &[], &arguments),
+        "sample" => start("ddpm-infer", &["sample"], &arguments),
+        "data" => start("ddpm-infer", &["data"], &arguments),
+        "test" => test(),
+        "ci" => test().and_then(|()| acceptance()),
+        "help" | "--help" | "-h" => {
+            println!("{HELP}");
+            Ok(())
+        }
+        "" => {
+            eprint!("{HELP}");
+            Err(2)
+        }
+        other => {
+            eprintln!("error: there is no command `{other}`\n\n{HELP}");
+            Err(2)
+        }
+    };
+    done.map_or_else(ExitCode::from, |()| ExitCode::SUCCESS)
+}
+
+/// Builds a program and runs it with the arguments that are not for cargo.
+fn start(package: &str, leading: &[&str], arguments: &[String]) -> Result<(), u8> {
+    let mut cargo = vec!["run".to_string(), "--quiet".into(), "--package".into(), package.into()];
+    let mut rest: Vec<String> = leading.iter().map(ToString::to_string).collect();
+    let mut dev = false;
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--release" => dev = false,
+            "--dev" => dev = true,
+            "--features" => {
+                let features = arguments.next().ok_or_else(|| {
+                    eprintln!("error: --features needs a list, for example --features wgpu");
+                    2
+                })?;
+                cargo.extend(["--features".into(), features.clone()]);
+            }
+            features if features.starts_with("--features=") => cargo.push(argument.clone()),
+            "--no-default-features" => cargo.push(argument.clone()),
+            _ => rest.push(argument.clone()),
+        }
+    }
+    if !dev {
+        cargo.push("--release".into());
+    }
+    cargo.push("--".into());
+    cargo.extend(rest);
+    // In the user's folder, so that relative paths mean what they say.
+    run(cargo_command().args(&cargo))
+}
+
+/// Everything a change must pass.
+fn test() -> Result<(), u8> {
+    let root = root();
+    step("format", || run(cargo_command().current_dir(&root).args(["fmt", "--all", "--check"])))?;
+    step("invariants", || invariants::check(&root))?;
+    step("lints", || {
+        let arguments = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+        run(cargo_command().current_dir(&root).args(arguments))
+    })?;
+    step("tests", || run(cargo_command().current_dir(&root).args(["test", "--workspace"])))?;
+    step("docs", || {
+        let arguments = ["doc", "--workspace", "--no-deps", "--quiet"];
+        run(cargo_command().current_dir(&root).env("RUSTDOCFLAGS", "--deny warnings").args(arguments))
+    })
+}
+
+/// Trains the two bundled experiments as a user would and judges what comes out; about ten minutes.
+fn acceptance() -> Result<(), u8> {
+    let arguments = ["test", "--workspace", "--test", "acceptance", "--", "--nocapture", "--test-threads=1"];
+    step("acceptance", || run(cargo_command().current_dir(root()).args(arguments)))
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<(), u8>) -> Result<(), u8> {
+    eprintln!("xtask: {name}");
+    let start = Instant::now();
+    let done = work();
+    let outcome = if done.is_ok() { "passed" } else { "FAILED" };
+    eprintln!("xtask: {name} {outcome} after {:.0} s", start.elapsed().as_secs_f64());
+    done
+}
+
+fn run(command: &mut Command) -> Result<(), u8> {
+    let words: Vec<String> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| Path::new(word).file_name().filter(|_| word == command.get_program()).unwrap_or(word))
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    eprintln!("xtask: {}", words.join(" "));
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code > 0).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("error: {} did not start: {error}", words[0]);
+            Err(1)
+        }
+    }
+}
+
+fn cargo_command() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
