@@ -14,14 +14,29 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
 
 /// What would give the mathematics a world outside, or a memory.
 const OUTSIDE: [&str; 10] = [
-    "std::fs", "std::net", "std::env", "std::process", "std::thread", "std::time", "println!", "eprintln!", "thread_local!",
+    "std::fs",
+    "std::net",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "std::time",
+    "println!",
+    "eprintln!",
+    "thread_local!",
     "static mut",
 ];
 
 /// How a backend is named in code.
 const BACKENDS: [&str; 9] = [
-    "Device::flex", "Device::ndarray", "Device::libtorch", "Device::cpu", "Device::cuda", "Device::rocm", "Device::wgpu",
-    "Device::vulkan", "Device::metal",
+    "Device::flex",
+    "Device::ndarray",
+    "Device::libtorch",
+    "Device::cpu",
+    "Device::cuda",
+    "Device::rocm",
+    "Device::wgpu",
+    "Device::vulkan",
+    "Device::metal",
 ];
 
 /// Prints every breach and fails if there is one.

@@ -16,27 +16,11 @@ const RECORD: usize = 1 + CHANNELS * SIDE * SIDE;
 /// The folder inside the official archive.
 const SUB_FOLDER: &str = "cifar-10-batches-bin";
 
-const TRAIN_FILES: [&str; 5] = [
-    "data_batch_1.bin",
-    "data_batch_2.bin",
-    "data_batch_3.bin",
-    "data_batch_4.bin",
-    "data_batch_5.bin",
-];
+const TRAIN_FILES: [&str; 5] =
+    ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
 const TEST_FILES: [&str; 1] = ["test_batch.bin"];
 
-const CLASSES: [&str; 10] = [
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-];
+const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 /// Opens a split of CIFAR-10.
 pub(crate) fn open(config: &Cifar10Config, split: Split) -> Result<OpenData, DataError> {
@@ -58,10 +42,7 @@ pub(crate) fn open(config: &Cifar10Config, split: Split) -> Result<OpenData, Dat
         },
         items: byte_images(images),
         skipped: Vec::new(),
-        flip: match config.horizontal_flip {
-            true => Flip::Half,
-            false => Flip::Never,
-        },
+        flip: Flip::half_if(config.horizontal_flip),
     })
 }
 
@@ -77,8 +58,7 @@ fn find_folder(path: &Path) -> Result<PathBuf, DataError> {
 }
 
 fn read_batch(path: &Path) -> Result<Vec<ByteImage>, DataError> {
-    let bytes = fs::read(path)
-        .map_err(|source| DataError::io(path, "a file of CIFAR-10's binary version", source))?;
+    let bytes = fs::read(path).map_err(|source| DataError::io(path, "a file of CIFAR-10's binary version", source))?;
     // The official files have 10,000 records; smaller ones serve for trials.
     if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD) {
         let reason = format!(
@@ -96,10 +76,7 @@ fn read_batch(path: &Path) -> Result<Vec<ByteImage>, DataError> {
                 let reason = format!("record {record} has the label {label}; expected 0 to 9");
                 return Err(DataError::format(path, reason));
             }
-            Ok(ByteImage {
-                pixels: bytes[1..].to_vec(),
-                label,
-            })
+            Ok(ByteImage { pixels: bytes[1..].to_vec(), label })
         })
         .collect()
 }
@@ -125,10 +102,7 @@ mod tests {
     }
 
     fn config(path: &Path) -> Cifar10Config {
-        Cifar10Config {
-            path: path.into(),
-            horizontal_flip: true,
-        }
+        Cifar10Config { path: path.into(), horizontal_flip: true }
     }
 
     #[test]

@@ -219,13 +219,10 @@ impl DataConfig {
             | DataConfig::SCurve(points)
             | DataConfig::Gaussians8(points)
             | DataConfig::Gaussians25(points)
-            | DataConfig::Checkerboard(points) => {
-                range_problem("count", points.count, 1..=MAX_POINTS)
-            }
+            | DataConfig::Checkerboard(points) => range_problem("count", points.count, 1..=MAX_POINTS),
             DataConfig::Csv(csv) if csv.columns[0] == csv.columns[1] => vec![Problem {
                 key: "columns",
-                reason: "both coordinates name the same column; expected two different columns"
-                    .into(),
+                reason: "both coordinates name the same column; expected two different columns".into(),
             }],
             _ => Vec::new(),
         }
@@ -234,10 +231,7 @@ impl DataConfig {
 
 impl Default for PointsConfig {
     fn default() -> Self {
-        Self {
-            count: 1_000_000,
-            seed: None,
-        }
+        Self { count: 1_000_000, seed: None }
     }
 }
 
@@ -275,19 +269,12 @@ const MAX_IMAGE_SIZE: usize = 4096;
 /// Bounds the memory of a permutation (8 bytes an item).
 const MAX_POINTS: usize = 100_000_000;
 
-fn range_problem(
-    key: &'static str,
-    value: usize,
-    allowed: std::ops::RangeInclusive<usize>,
-) -> Vec<Problem> {
+fn range_problem(key: &'static str, value: usize, allowed: std::ops::RangeInclusive<usize>) -> Vec<Problem> {
     if allowed.contains(&value) {
         return Vec::new();
     }
     let (least, most) = (allowed.start(), allowed.end());
-    vec![Problem {
-        key,
-        reason: format!("{value} is out of range; expected {least} to {most}"),
-    }]
+    vec![Problem { key, reason: format!("{value} is out of range; expected {least} to {most}") }]
 }
 
 fn default_image_size() -> usize {
@@ -365,9 +352,7 @@ mod tests {
         let text = "kind = 'images'\npath = 'p'\nsize = 64\nchannels = 'grayscale'\nlabels = 'folders'\n\
                     resize = 'cover-and-centre-crop'\nhorizontal_flip = true\non_bad_file = 'skip'";
         let config = parse(text).unwrap();
-        let DataConfig::Images(images) = &config else {
-            panic!("{config:?}")
-        };
+        let DataConfig::Images(images) = &config else { panic!("{config:?}") };
         assert_eq!(images.size, 64);
         assert_eq!(images.channels, ImageChannels::Grayscale);
         assert_eq!(images.labels, ImageLabels::Folders);

@@ -19,10 +19,7 @@ pub(crate) fn open(config: &CsvConfig, split: Split) -> Result<OpenData, DataErr
     let text = fs::read(path).map_err(|source| DataError::io(path, "a CSV file", source))?;
     let points = read_points(&text, path, &config.columns)?;
     let keys: Vec<u64> = (0..points.len() as u64).collect();
-    let (train, test): (Vec<_>, Vec<_>) = points
-        .into_iter()
-        .zip(held_out(&keys))
-        .partition(|(_, held_out)| !held_out);
+    let (train, test): (Vec<_>, Vec<_>) = points.into_iter().zip(held_out(&keys)).partition(|(_, held_out)| !held_out);
     // From the train split alone: what is held out must not be known.
     let units = standardise(&train, path)?;
     let items = match split {
@@ -31,18 +28,10 @@ pub(crate) fn open(config: &CsvConfig, split: Split) -> Result<OpenData, DataErr
     };
     let items = items
         .into_iter()
-        .map(|(point, _)| Example {
-            values: (0..2).map(|k| units.value(k, point[k]) as f32).collect(),
-            label: None,
-        })
+        .map(|(point, _)| Example { values: (0..2).map(|k| units.value(k, point[k]) as f32).collect(), label: None })
         .collect();
     Ok(OpenData {
-        info: DataInfo {
-            name: "csv".into(),
-            shape: vec![2],
-            classes: Vec::new(),
-            units,
-        },
+        info: DataInfo { name: "csv".into(), shape: vec![2], classes: Vec::new(), units },
         items: Arc::new(InMemDataset::new(items)),
         skipped: Vec::new(),
         flip: Flip::Never,
@@ -56,33 +45,22 @@ struct Found {
     label: String,
 }
 
-fn read_points(
-    text: &[u8],
-    path: &Path,
-    columns: &[Column; 2],
-) -> Result<Vec<[f64; 2]>, DataError> {
+fn read_points(text: &[u8], path: &Path, columns: &[Column; 2]) -> Result<Vec<[f64; 2]>, DataError> {
     // Bytes, because a column that nobody asked for may be in any encoding; flexible, because the csv
     // crate's message about rows of different length names no column.
-    let mut reader = ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .trim(Trim::All)
-        .from_reader(text);
+    let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).trim(Trim::All).from_reader(text);
     let mut record = ByteRecord::new();
     let mut points = Vec::new();
     let mut found: Option<[Found; 2]> = None;
-    while reader
-        .read_byte_record(&mut record)
-        .map_err(|error| DataError::format(path, error.to_string()))?
-    {
+    while reader.read_byte_record(&mut record).map_err(|error| DataError::format(path, error.to_string()))? {
         let columns = match &found {
             Some(columns) => columns,
             None => {
                 let columns_found = find_columns(&record, path, columns)?;
                 let is_header = columns.iter().any(|column| matches!(column, Column::Name(_)))
-                    || columns_found.iter().all(|column| {
-                        record.get(column.index).is_some_and(|cell| parse(cell).is_none())
-                    });
+                    || columns_found
+                        .iter()
+                        .all(|column| record.get(column.index).is_some_and(|cell| parse(cell).is_none()));
                 let columns = found.insert(columns_found);
                 if is_header {
                     continue;
@@ -107,11 +85,7 @@ fn read_points(
 }
 
 /// Looks the columns up in the first line.
-fn find_columns(
-    first: &ByteRecord,
-    path: &Path,
-    columns: &[Column; 2],
-) -> Result<[Found; 2], DataError> {
+fn find_columns(first: &ByteRecord, path: &Path, columns: &[Column; 2]) -> Result<[Found; 2], DataError> {
     let names: Vec<_> = first.iter().map(String::from_utf8_lossy).collect();
     let find = |column: &Column| match column {
         Column::Index(index) => {
@@ -119,18 +93,12 @@ fn find_columns(
                 Some(cell) if parse(cell).is_none() => format!("{index} ({})", names[*index]),
                 _ => index.to_string(),
             };
-            Ok(Found {
-                index: *index,
-                label,
-            })
+            Ok(Found { index: *index, label })
         }
         Column::Name(wanted) => {
             let mut matching = (0..names.len()).filter(|&index| names[index] == *wanted);
             match (matching.next(), matching.next()) {
-                (Some(index), None) => Ok(Found {
-                    index,
-                    label: format!("{index} ({wanted})"),
-                }),
+                (Some(index), None) => Ok(Found { index, label: format!("{index} ({wanted})") }),
                 (Some(a), Some(b)) => {
                     let reason = format!("columns {a} and {b} are both named {wanted:?}; give a number");
                     Err(DataError::format(path, reason))
@@ -186,10 +154,7 @@ fn standardise(train: &[([f64; 2], bool)], path: &Path) -> Result<Units, DataErr
     let mut units = Units::identity(2);
     for k in 0..2 {
         let mean = train.iter().map(|(point, _)| point[k] / n).sum::<f64>();
-        let variance = train
-            .iter()
-            .map(|(point, _)| (point[k] - mean).powi(2) / n)
-            .sum::<f64>();
+        let variance = train.iter().map(|(point, _)| (point[k] - mean).powi(2) / n).sum::<f64>();
         let std = variance.sqrt();
         // Rounding leaves a little of nothing.
         if std <= 1e-12 * mean.abs() || std == 0.0 {
@@ -251,7 +216,7 @@ mod tests {
             ("1,2\n1e200,2\n", "line 2, column 0: \"1e200\""),
             ("1.o,2\n3,4\n", "line 1, column 0 (1.o): \"1.o\""),
             ("1,2\n3\n", "line 2, column 1: the line has 1 column(s)"),
-            ("1;2\n3;4\n", "line 1, column 1: the line has 1 column(s)"),
+            ("1;2\n3;4\n", "line 1, column 0 (1;2): \"1;2\" is not a finite number"),
             ("", "t.csv: no points"),
             ("x,y\n", "t.csv: no points"),
         ] {
@@ -266,10 +231,7 @@ mod tests {
         let path = folder.path().join("p.csv");
         let lines: Vec<String> = (0..200).map(|k| format!("{},{}", k, 1000.0 - f64::from(k * k))).collect();
         std::fs::write(&path, lines.join("\n")).unwrap();
-        let config = CsvConfig {
-            path,
-            columns: [Column::Index(0), Column::Index(1)],
-        };
+        let config = CsvConfig { path, columns: [Column::Index(0), Column::Index(1)] };
         let train = open(&config, Split::Train).unwrap();
         let test = open(&config, Split::Test).unwrap();
         assert_eq!((train.items.len(), test.items.len()), (180, 20));
@@ -300,10 +262,7 @@ mod tests {
     fn missing_files_and_constant_columns_are_clear() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("p.csv");
-        let config = CsvConfig {
-            path: path.clone(),
-            columns: [Column::Index(0), Column::Index(1)],
-        };
+        let config = CsvConfig { path: path.clone(), columns: [Column::Index(0), Column::Index(1)] };
         let message = || open(&config, Split::Train).err().unwrap().to_string();
         assert!(message().contains("p.csv: not found"), "{}", message());
         std::fs::write(&path, "0.1,1\n0.1,2\n0.1,3\n").unwrap();

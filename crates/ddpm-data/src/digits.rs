@@ -73,10 +73,8 @@ fn parse(text: &str) -> Result<Vec<Example>, DataError> {
                 let reason = format!("line {}: expected 64 pixels from 0 to 16 and a class", line + 1);
                 DataError::format(Path::new(FILE_NAME), reason)
             };
-            let numbers: Vec<u8> = text
-                .split(',')
-                .map(|cell| cell.trim().parse().map_err(|_| fault()))
-                .collect::<Result<_, _>>()?;
+            let numbers: Vec<u8> =
+                text.split(',').map(|cell| cell.trim().parse().map_err(|_| fault())).collect::<Result<_, _>>()?;
             match numbers.split_last() {
                 Some((&class, pixels))
                     if pixels.len() == SIDE * SIDE
@@ -113,11 +111,8 @@ mod tests {
             counts[digit.label.unwrap()] += 1;
         }
         assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
-        let pixels: Vec<f64> = digits
-            .iter()
-            .flat_map(|digit| &digit.values)
-            .map(|&value| (f64::from(value) + 1.0) * 8.0)
-            .collect();
+        let pixels: Vec<f64> =
+            digits.iter().flat_map(|digit| &digit.values).map(|&value| (f64::from(value) + 1.0) * 8.0).collect();
         let mean = pixels.iter().sum::<f64>() / pixels.len() as f64;
         assert!((mean - 4.884_165).abs() < 1e-6, "{mean}");
     }

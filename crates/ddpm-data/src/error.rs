@@ -109,20 +109,14 @@ impl DataError {
     pub(crate) fn io(path: &Path, expected: &str, source: io::Error) -> Self {
         let path = path.to_path_buf();
         match source.kind() {
-            io::ErrorKind::NotFound => DataError::NotFound {
-                path,
-                expected: expected.into(),
-            },
+            io::ErrorKind::NotFound => DataError::NotFound { path, expected: expected.into() },
             _ => DataError::Io { path, source },
         }
     }
 
     /// A file that is not what it should be.
     pub(crate) fn format(path: &Path, reason: impl Into<String>) -> Self {
-        DataError::Format {
-            path: path.to_path_buf(),
-            reason: reason.into(),
-        }
+        DataError::Format { path: path.to_path_buf(), reason: reason.into() }
     }
 }
 
@@ -150,16 +144,9 @@ mod tests {
 
     #[test]
     fn at_most_ten_bad_files_are_listed_with_the_count_of_all() {
-        let files: Vec<_> = (0..13)
-            .map(|k| BadFile {
-                path: format!("{k}.png").into(),
-                reason: "not a picture".into(),
-            })
-            .collect();
-        let error = DataError::BadFiles {
-            folder: "cats".into(),
-            files,
-        };
+        let files: Vec<_> =
+            (0..13).map(|k| BadFile { path: format!("{k}.png").into(), reason: "not a picture".into() }).collect();
+        let error = DataError::BadFiles { folder: "cats".into(), files };
         let text = error.to_string();
         assert!(text.starts_with("cats: 13 files are not"), "{text}");
         assert!(text.contains("9.png") && !text.contains("10.png"), "{text}");

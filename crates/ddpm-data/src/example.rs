@@ -48,10 +48,7 @@ pub struct Units {
 impl Units {
     /// The values are the data units.
     pub fn identity(channels: usize) -> Self {
-        Self {
-            shift: vec![0.0; channels],
-            scale: vec![1.0; channels],
-        }
+        Self { shift: vec![0.0; channels], scale: vec![1.0; channels] }
     }
 
     /// A value of a channel or coordinate in data units.
@@ -75,6 +72,14 @@ pub enum Flip {
 }
 
 impl Flip {
+    /// From the config's `horizontal_flip`.
+    pub(crate) fn half_if(horizontal_flip: bool) -> Self {
+        match horizontal_flip {
+            true => Flip::Half,
+            false => Flip::Never,
+        }
+    }
+
     /// Mirrors the rows of an item or leaves them, as a function of its place in the stream, so that the
     /// same image is seen both ways in different epochs.
     pub(crate) fn apply(self, values: &mut [f32], width: usize, seed: u64, place: u64) {
@@ -92,10 +97,7 @@ mod tests {
 
     #[test]
     fn units_lead_there_and_back() {
-        let units = Units {
-            shift: vec![3.0, -1.0],
-            scale: vec![0.5, 20.0],
-        };
+        let units = Units { shift: vec![3.0, -1.0], scale: vec![0.5, 20.0] };
         assert_eq!(units.data_unit(0, 2.0), 4.0);
         assert_eq!(units.value(1, units.data_unit(1, -0.3)), -0.3);
         assert_eq!(Units::identity(2).data_unit(1, 7.5), 7.5);

@@ -57,19 +57,14 @@ pub(crate) fn open(config: &ImagesConfig, split: Split) -> Result<OpenData, Data
     let files: Vec<FoundFile> = files.into_iter().flatten().collect();
     let skipped: Vec<BadFile> = bad.into_iter().flatten().collect();
     if !skipped.is_empty() && (config.on_bad_file == OnBadFile::Stop || files.is_empty()) {
-        return Err(DataError::BadFiles {
-            folder: root.clone(),
-            files: skipped,
-        });
+        return Err(DataError::BadFiles { folder: root.clone(), files: skipped });
     }
 
     let is_held_out = match has_split_folders {
         true => vec![split == Split::Test; files.len()],
         false => held_out(&files.iter().map(FoundFile::key).collect::<Vec<_>>()),
     };
-    let chosen = (0..files.len())
-        .filter(|&file| is_held_out[file] == (split == Split::Test))
-        .collect();
+    let chosen = (0..files.len()).filter(|&file| is_held_out[file] == (split == Split::Test)).collect();
     let images = ImageFiles {
         labels: files.iter().map(|file| file.label(&classes)).collect(),
         paths: files.into_iter().map(|file| file.path).collect(),
@@ -88,10 +83,7 @@ pub(crate) fn open(config: &ImagesConfig, split: Split) -> Result<OpenData, Data
         },
         items: Arc::new(SelectionDataset::from_indices_checked(images, chosen)),
         skipped,
-        flip: match config.horizontal_flip {
-            true => Flip::Half,
-            false => Flip::Never,
-        },
+        flip: Flip::half_if(config.horizontal_flip),
     })
 }
 
@@ -109,10 +101,7 @@ impl Dataset<Example> for ImageFiles {
             let reason = format!("{reason} (data.on_bad_file = \"skip\" leaves such files out)");
             DatasetError::new(DataError::format(path, reason))
         })?;
-        Ok(Example {
-            values: values(&image, &self.config),
-            label: self.labels[index],
-        })
+        Ok(Example { values: values(&image, &self.config), label: self.labels[index] })
     }
 
     fn len(&self) -> usize {
@@ -198,10 +187,7 @@ fn find_files(root: &Path) -> Result<Vec<FoundFile>, DataError> {
         }
     }
     if files.is_empty() {
-        return Err(DataError::EmptyFolder {
-            path: root.to_path_buf(),
-            expected: EXPECTED.into(),
-        });
+        return Err(DataError::EmptyFolder { path: root.to_path_buf(), expected: EXPECTED.into() });
     }
     files.sort_by(|a, b| a.relative.cmp(&b.relative));
     Ok(files)
@@ -225,17 +211,9 @@ fn decoder(path: &Path) -> Result<impl ImageDecoder + use<>, String> {
     if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
         return Err("the file is empty".into());
     }
-    let reader = ImageReader::new(BufReader::new(file))
-        .with_guessed_format()
-        .map_err(|error| error.to_string())?;
+    let reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(|error| error.to_string())?;
     match reader.format() {
-        Some(
-            ImageFormat::Png
-            | ImageFormat::Jpeg
-            | ImageFormat::WebP
-            | ImageFormat::Bmp
-            | ImageFormat::Tiff,
-        ) => {}
+        Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp | ImageFormat::Tiff) => {}
         Some(other) => return Err(format!("a {other:?} file; expected png, jpeg, webp, bmp or tiff")),
         None => return Err("not a picture; expected png, jpeg, webp, bmp or tiff".into()),
     }
@@ -271,10 +249,7 @@ fn values(image: &DynamicImage, config: &ImagesConfig) -> Vec<f32> {
         ImageChannels::Grayscale => image.to_luma8().iter().map(|&byte| value_of_byte(byte)).collect(),
         ImageChannels::Rgb => {
             let rgb = image.to_rgb8();
-            (0..3)
-                .flat_map(|channel| rgb.iter().skip(channel).step_by(3))
-                .map(|&byte| value_of_byte(byte))
-                .collect()
+            (0..3).flat_map(|channel| rgb.iter().skip(channel).step_by(3)).map(|&byte| value_of_byte(byte)).collect()
         }
     }
 }

@@ -20,8 +20,7 @@ mod points;
 pub mod random;
 
 pub use config::{
-    Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, ImageChannels, ImageLabels, ImageResize,
-    ImagesConfig,
+    Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, ImageChannels, ImageLabels, ImageResize, ImagesConfig,
     MnistConfig, MnistSize, OnBadFile, PointsConfig, Problem,
 };
 pub use error::{BadFile, DataError};

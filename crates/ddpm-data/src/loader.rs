@@ -50,11 +50,7 @@ impl<const D: usize> Batcher<StreamItem, ExampleBatch<D>> for ExampleBatcher {
         for item in items {
             values.extend(item.example.values);
         }
-        ExampleBatch {
-            x_0: Tensor::from_data(TensorData::new(values, shape), device),
-            labels,
-            first_item,
-        }
+        ExampleBatch { x_0: Tensor::from_data(TensorData::new(values, shape), device), labels, first_item }
     }
 }
 
@@ -83,19 +79,10 @@ const MAX_DEFAULT_WORKERS: usize = 4;
 
 impl<const D: usize> OrderedLoader<D> {
     /// The endless stream from its beginning.
-    pub fn new(
-        data: &OpenData,
-        batch_size: usize,
-        seed: u64,
-        device: &Device,
-    ) -> Result<Self, DataError> {
+    pub fn new(data: &OpenData, batch_size: usize, seed: u64, device: &Device) -> Result<Self, DataError> {
         let info = &data.info;
         if info.shape.len() + 1 != D {
-            return Err(DataError::Rank {
-                name: info.name.clone(),
-                shape: info.shape.clone(),
-                rank: D,
-            });
+            return Err(DataError::Rank { name: info.name.clone(), shape: info.shape.clone(), rank: D });
         }
         if batch_size == 0 {
             return Err(DataError::Config {
@@ -118,9 +105,7 @@ impl<const D: usize> OrderedLoader<D> {
                 flip: data.flip,
                 seed,
             },
-            batcher: ExampleBatcher {
-                shape: info.shape.clone(),
-            },
+            batcher: ExampleBatcher { shape: info.shape.clone() },
             batch_size,
             start: 0,
             end: u64::MAX,
@@ -131,11 +116,7 @@ impl<const D: usize> OrderedLoader<D> {
 
     /// The part of the stream from an item up to, not including, another.
     pub fn between(self, start: u64, end: u64) -> Self {
-        Self {
-            start,
-            end: end.max(start),
-            ..self
-        }
+        Self { start, end: end.max(start), ..self }
     }
 
     /// How many threads read ahead; 0 reads in the thread that asks.
@@ -156,17 +137,10 @@ impl<const D: usize> DataLoader<ExampleBatch<D>> for OrderedLoader<D> {
         let reading = match self.workers {
             0 => Reading::Here(self.source.order()),
             workers => Reading::Ahead(
-                (0..workers as u64)
-                    .map(|worker| Worker::start(self.clone(), worker, workers as u64))
-                    .collect(),
+                (0..workers as u64).map(|worker| Worker::start(self.clone(), worker, workers as u64)).collect(),
             ),
         };
-        Box::new(OrderedIterator {
-            loader: self,
-            reading,
-            next_batch: 0,
-            failed: false,
-        })
+        Box::new(OrderedIterator { loader: self, reading, next_batch: 0, failed: false })
     }
 
     fn num_items(&self) -> usize {
@@ -174,10 +148,7 @@ impl<const D: usize> DataLoader<ExampleBatch<D>> for OrderedLoader<D> {
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ExampleBatch<D>>> {
-        Arc::new(Self {
-            device: device.clone(),
-            ..self.clone()
-        })
+        Arc::new(Self { device: device.clone(), ..self.clone() })
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ExampleBatch<D>>> {
@@ -201,11 +172,7 @@ impl Source {
         Order::new(self.seed, self.items.len())
     }
 
-    fn read(
-        &self,
-        places: std::ops::Range<u64>,
-        order: &mut Order,
-    ) -> Result<Vec<StreamItem>, DatasetError> {
+    fn read(&self, places: std::ops::Range<u64>, order: &mut Order) -> Result<Vec<StreamItem>, DatasetError> {
         places
             .map(|place| {
                 let index = order.item_at(place);
@@ -263,10 +230,7 @@ impl Worker {
                 None
             }
         };
-        Self {
-            batches: Some(batches),
-            thread,
-        }
+        Self { batches: Some(batches), thread }
     }
 
     fn next(&self) -> Read {
@@ -331,14 +295,13 @@ mod tests {
     use crate::example::{DataInfo, Units};
     use crate::order::permutation;
     use burn_dataset::InMemDataset;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::{Duration, Instant};
 
     /// Pictures of 1x1x2: the number of the item, and the same and a half.
     fn numbered(len: usize, flip: Flip) -> OpenData {
-        let items = (0..len).map(|item| Example {
-            values: vec![item as f32, item as f32 + 0.5],
-            label: Some(item % 3),
-        });
+        let items =
+            (0..len).map(|item| Example { values: vec![item as f32, item as f32 + 0.5], label: Some(item % 3) });
         data(Arc::new(InMemDataset::new(items.collect())), flip)
     }
 
@@ -369,23 +332,23 @@ mod tests {
     }
 
     /// Fails at one item, and is slow at even ones so that workers overtake each other.
+    #[derive(Default)]
     struct Uneven {
         len: usize,
         fails_at: Option<usize>,
+        reads: AtomicUsize,
     }
 
     impl Dataset<Example> for Uneven {
         fn get(&self, index: usize) -> Result<Example, DatasetError> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
             if self.fails_at == Some(index) {
                 return Err(fault(format!("item {index} is broken")));
             }
             if index.is_multiple_of(2) {
                 thread::sleep(Duration::from_millis(1));
             }
-            Ok(Example {
-                values: vec![index as f32; 2],
-                label: None,
-            })
+            Ok(Example { values: vec![index as f32; 2], label: None })
         }
 
         fn len(&self) -> usize {
@@ -422,10 +385,7 @@ mod tests {
                 assert_eq!(all_values(&loader.clone().with_workers(workers)), expected);
             }
         }
-        let items = Arc::new(Uneven {
-            len: 11,
-            fails_at: None,
-        });
+        let items = Arc::new(Uneven { len: 11, ..Uneven::default() });
         let data = data(items, Flip::Never);
         let loader = loader(&data, 2).between(0, 40);
         let expected = all_values(&loader.clone().with_workers(0));
@@ -459,24 +419,15 @@ mod tests {
         assert!((150..250).contains(&count), "{count} of 400");
         // Each item is seen both ways.
         for item in 0..4 {
-            let both: Vec<bool> = seen
-                .chunks_exact(2)
-                .filter(|pair| pair[0].min(pair[1]) == item as f32)
-                .map(mirrored)
-                .collect();
+            let both: Vec<bool> =
+                seen.chunks_exact(2).filter(|pair| pair[0].min(pair[1]) == item as f32).map(mirrored).collect();
             assert!(both.contains(&true) && both.contains(&false));
         }
     }
 
     #[test]
     fn an_error_arrives_in_its_turn_and_ends_the_stream() {
-        let data = data(
-            Arc::new(Uneven {
-                len: 10,
-                fails_at: Some(6),
-            }),
-            Flip::Never,
-        );
+        let data = data(Arc::new(Uneven { len: 10, fails_at: Some(6), ..Uneven::default() }), Flip::Never);
         let place = permutation(8, 0, 10).iter().position(|&item| item == 6).unwrap();
         for workers in [0, 1, 3] {
             let loader = loader(&data, 1).with_workers(workers);
@@ -509,10 +460,7 @@ mod tests {
 
     #[test]
     fn items_of_another_size_are_an_error() {
-        let items = vec![Example {
-            values: vec![0.0; 3],
-            label: None,
-        }];
+        let items = vec![Example { values: vec![0.0; 3], label: None }];
         let data = data(Arc::new(InMemDataset::new(items)), Flip::Never);
         let loader = loader(&data, 1);
         let error = loader.iter().next().unwrap().unwrap_err();
@@ -521,16 +469,19 @@ mod tests {
 
     #[test]
     fn reading_ahead_is_bounded_and_stops_with_the_iterator() {
-        let items = Arc::new(Uneven {
-            len: 1000,
-            fails_at: None,
-        });
-        let data = data(items, Flip::Never);
+        let items = Arc::new(Uneven { len: 1000, ..Uneven::default() });
+        let data = data(items.clone(), Flip::Never);
         let counted = Arc::downgrade(&data.items);
         let loader = loader(&data, 2).with_workers(3);
         drop(data);
         let mut batches = loader.iter();
         batches.next().unwrap().unwrap();
+        // Time enough to read everything, if nothing held the workers back: each may have its batches
+        // ahead and one in hand, and one was taken.
+        thread::sleep(Duration::from_millis(200));
+        let read = items.reads.load(Ordering::Relaxed);
+        assert!(read <= 2 * (3 * (BATCHES_AHEAD + 1) + 1), "{read} items were read");
+        drop(items);
         let begin = Instant::now();
         drop(batches);
         assert!(begin.elapsed() < Duration::from_secs(5));

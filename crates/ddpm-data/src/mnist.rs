@@ -16,18 +16,8 @@ use crate::pixels::{ByteImage, byte_images};
 pub(crate) const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 /// Classes of Fashion-MNIST.
-pub(crate) const CLOTHES: [&str; 10] = [
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-];
+pub(crate) const CLOTHES: [&str; 10] =
+    ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
 const SIDE: usize = 28;
 
@@ -56,11 +46,8 @@ pub(crate) fn open(
     let labels = read_idx(&labels_path, LABELS_MAGIC, &[])?;
     let count = pictures.len() / (SIDE * SIDE);
     if count != labels.len() {
-        let reason = format!(
-            "{} labels; expected {count}, one for each picture of {}",
-            labels.len(),
-            images_path.display()
-        );
+        let reason =
+            format!("{} labels; expected {count}, one for each picture of {}", labels.len(), images_path.display());
         return Err(DataError::format(&labels_path, reason));
     }
     let images = pictures
@@ -72,10 +59,7 @@ pub(crate) fn open(
                 let reason = format!("item {item} has the label {label}; expected 0 to 9");
                 return Err(DataError::format(&labels_path, reason));
             }
-            Ok(ByteImage {
-                pixels: pad(picture, config.size),
-                label: label.into(),
-            })
+            Ok(ByteImage { pixels: pad(picture, config.size), label: label.into() })
         })
         .collect::<Result<_, _>>()?;
     let side = config.size.pixels();
@@ -88,10 +72,7 @@ pub(crate) fn open(
         },
         items: byte_images(images),
         skipped: Vec::new(),
-        flip: match config.horizontal_flip {
-            true => Flip::Half,
-            false => Flip::Never,
-        },
+        flip: Flip::half_if(config.horizontal_flip),
     })
 }
 
@@ -164,10 +145,7 @@ fn decoder(file: File, file_len: u64) -> io::Result<(Box<dyn Read>, u64)> {
     let mut file = BufReader::new(file);
     let start = io::BufRead::fill_buf(&mut file)?;
     Ok(if start.starts_with(&[0x1F, 0x8B]) {
-        (
-            Box::new(MultiGzDecoder::new(file)),
-            file_len.saturating_mul(MAX_DEFLATE_RATIO),
-        )
+        (Box::new(MultiGzDecoder::new(file)), file_len.saturating_mul(MAX_DEFLATE_RATIO))
     } else {
         (Box::new(file), file_len)
     })
@@ -222,11 +200,7 @@ mod tests {
     }
 
     fn open_at(path: &Path, size: MnistSize) -> Result<OpenData, DataError> {
-        let config = MnistConfig {
-            path: path.into(),
-            size,
-            horizontal_flip: false,
-        };
+        let config = MnistConfig { path: path.into(), size, horizontal_flip: false };
         open(&config, "mnist", &DIGITS, Split::Train)
     }
 

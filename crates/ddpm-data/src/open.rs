@@ -46,10 +46,7 @@ pub struct OpenData {
 /// belong to a split never depends on it.
 pub fn open(config: &DataConfig, split: Split, seed: u64) -> Result<OpenData, DataError> {
     if let Some(problem) = config.problems().into_iter().next() {
-        return Err(DataError::Config {
-            key: problem.key,
-            reason: problem.reason,
-        });
+        return Err(DataError::Config { key: problem.key, reason: problem.reason });
     }
     let name = config.kind();
     let mut data = match config {
@@ -78,4 +75,66 @@ pub fn open(config: &DataConfig, split: Split, seed: u64) -> Result<OpenData, Da
         data.flip = Flip::Never;
     }
     Ok(data)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ships_opens_with_nothing_but_its_kind() {
+        for (kind, shape, len) in [
+            ("digits", vec![1, 8, 8], [1437, 360]),
+            ("swiss-roll", vec![2], [1_000_000; 2]),
+            ("moons", vec![2], [1_000_000; 2]),
+            ("circles", vec![2], [1_000_000; 2]),
+            ("s-curve", vec![2], [1_000_000; 2]),
+            ("gaussians-8", vec![2], [1_000_000; 2]),
+            ("gaussians-25", vec![2], [1_000_000; 2]),
+            ("checkerboard", vec![2], [1_000_000; 2]),
+        ] {
+            let config: DataConfig = toml::from_str(&format!("kind = '{kind}'")).unwrap();
+            for (split, len) in [Split::Train, Split::Test].into_iter().zip(len) {
+                let data = open(&config, split, 0).unwrap();
+                assert_eq!(data.info.name, kind);
+                assert_eq!(data.info.shape, shape);
+                assert_eq!(data.items.len(), len);
+                assert_eq!(data.flip, Flip::Never);
+                let last = data.items.get(len - 1).unwrap();
+                assert_eq!(last.values.len(), data.info.values_per_item());
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_values_and_missing_files_name_key_or_path() {
+        for (text, expected) in [
+            ("kind = 'moons'\ncount = 0", "data.count: 0 is out of range"),
+            ("kind = 'images'\npath = 'no/cats'", "no/cats: not found; expected a folder"),
+            ("kind = 'cifar10'\npath = 'no/cifar'", "no/cifar: not found; expected the folder of CIFAR-10"),
+            ("kind = 'mnist'\npath = 'no/mnist'", "no/mnist: not found; expected a folder with train-images"),
+            ("kind = 'csv'\npath = 'no/table.csv'", "no/table.csv: not found; expected a CSV file"),
+        ] {
+            let config: DataConfig = toml::from_str(text).unwrap();
+            let message = open(&config, Split::Train, 0).err().unwrap().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn only_the_train_split_is_mirrored() {
+        let folder = tempfile::tempdir().unwrap();
+        for k in 0..4 {
+            let path = folder.path().join(format!("{k}.png"));
+            image::RgbImage::new(4, 4).save(path).unwrap();
+        }
+        for (line, expected) in [("horizontal_flip = true", Flip::Half), ("", Flip::Never)] {
+            let path = folder.path().display();
+            let text = format!("kind = 'images'\npath = '{path}'\n{line}");
+            let config: DataConfig = toml::from_str(&text).unwrap();
+            assert_eq!(open(&config, Split::Train, 0).unwrap().flip, expected);
+            assert_eq!(open(&config, Split::Test, 0).unwrap().flip, Flip::Never);
+        }
+    }
 }

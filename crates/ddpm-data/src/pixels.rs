@@ -28,10 +28,7 @@ struct BytesToValues;
 
 impl Mapper<ByteImage, Example> for BytesToValues {
     fn map(&self, image: &ByteImage) -> Example {
-        Example {
-            values: image.pixels.iter().map(|&byte| value_of_byte(byte)).collect(),
-            label: Some(image.label),
-        }
+        Example { values: image.pixels.iter().map(|&byte| value_of_byte(byte)).collect(), label: Some(image.label) }
     }
 }
 

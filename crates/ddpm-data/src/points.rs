@@ -35,30 +35,14 @@ const STD: f64 = 2.0;
 const NOISE: f64 = 0.05;
 
 /// Opens a generated set. The test split has as many points, from a stream of its own.
-pub(crate) fn open(
-    shape: Shape,
-    config: &PointsConfig,
-    name: &str,
-    split: Split,
-    seed: u64,
-) -> OpenData {
+pub(crate) fn open(shape: Shape, config: &PointsConfig, name: &str, split: Split, seed: u64) -> OpenData {
     let stream = match split {
         Split::Train => Stream::Points,
         Split::Test => Stream::TestPoints,
     };
     OpenData {
-        info: DataInfo {
-            name: name.into(),
-            shape: vec![2],
-            classes: Vec::new(),
-            units: Units::identity(2),
-        },
-        items: Arc::new(Points {
-            shape,
-            count: config.count,
-            seed: config.seed.unwrap_or(seed),
-            stream,
-        }),
+        info: DataInfo { name: name.into(), shape: vec![2], classes: Vec::new(), units: Units::identity(2) },
+        items: Arc::new(Points { shape, count: config.count, seed: config.seed.unwrap_or(seed), stream }),
         skipped: Vec::new(),
         flip: Flip::Never,
     }
@@ -76,13 +60,8 @@ impl Dataset<Example> for Points {
         assert!(index < self.count, "point {index} of {}", self.count);
         let point = self.shape.draw(&mut rng(self.seed, self.stream, index as u64));
         let (centre, std) = self.shape.centre_and_std();
-        let values = (0..2)
-            .map(|k| ((point[k] - centre[k]) / std * STD) as f32)
-            .collect();
-        Ok(Example {
-            values,
-            label: None,
-        })
+        let values = (0..2).map(|k| ((point[k] - centre[k]) / std * STD) as f32).collect();
+        Ok(Example { values, label: None })
     }
 
     fn len(&self) -> usize {
@@ -142,11 +121,7 @@ fn swiss_roll(rng: &mut ChaCha8Rng) -> [f64; 2] {
 fn moons(rng: &mut ChaCha8Rng) -> [f64; 2] {
     let upper = rng.random::<bool>();
     let (sin, cos) = (PI * rng.random::<f64>()).sin_cos();
-    let point = if upper {
-        [cos, sin]
-    } else {
-        [1.0 - cos, 0.5 - sin]
-    };
+    let point = if upper { [cos, sin] } else { [1.0 - cos, 0.5 - sin] };
     blurred(point, rng)
 }
 
@@ -217,10 +192,7 @@ mod tests {
 
     fn in_formula_units(shape: Shape, points: &[[f64; 2]]) -> Vec<[f64; 2]> {
         let (centre, std) = shape.centre_and_std();
-        points
-            .iter()
-            .map(|p| [0, 1].map(|k| p[k] * std / STD + centre[k]))
-            .collect()
+        points.iter().map(|p| [0, 1].map(|k| p[k] * std / STD + centre[k])).collect()
     }
 
     #[test]
@@ -255,6 +227,25 @@ mod tests {
         assert_eq!(with_seed(Some(5), 1), with_seed(Some(5), 2));
         assert_eq!(with_seed(None, 5), with_seed(Some(5), 2));
         assert_ne!(with_seed(None, 1), with_seed(None, 2));
+    }
+
+    // A snapshot's data are these points for ever, whatever happens inside the library of distributions.
+    #[test]
+    fn points_stay_the_same_for_ever() {
+        for (shape, expected) in [
+            (Shape::SwissRoll, [3.050_968, 0.952_588]),
+            (Shape::Moons, [-2.517_422, 2.133_128]),
+            (Shape::Circles, [-2.590_203, -2.214_390]),
+            (Shape::SCurve, [-1.389_920, 0.646_958]),
+            (Shape::Gaussians8, [0.046_394, -2.855_421]),
+            (Shape::Gaussians25, [2.862_583, 0.079_397]),
+            (Shape::Checkerboard, [2.865_588, -0.154_573]),
+        ] {
+            let found = sample(shape, 4, Split::Train)[3];
+            // The last digits are the mathematical library's of the platform.
+            let near = (0..2).all(|k| (found[k] - expected[k]).abs() < 1e-5);
+            assert!(near, "{shape:?}: {found:?}");
+        }
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //! numbers were drawn before it. That is what makes a resumed run the same run, and image k of a
 //! sampling job the same image at any batch size.
 
+/// Draws other numbers than normal ones; here so that users need no `rand` of the same version.
+pub use rand::RngExt;
 use rand::SeedableRng;
-use rand::rngs::ChaCha8Rng;
+pub use rand::rngs::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 /// What a random number is for. Two streams never share numbers.
@@ -91,10 +93,7 @@ mod tests {
         assert_eq!(mix(u64::MAX, Stream::Split, u64::MAX), 0x5379_aec0_f1da_8d84);
         assert_eq!(rng(0, Stream::Init, 0).next_u64(), 0x3feb_e7d0_52d7_6565);
         assert_eq!(rng(42, Stream::Noise, 7).next_u64(), 0x015f_37f2_5aca_e72e);
-        assert_eq!(
-            normals(&mut rng(42, Stream::Noise, 7), 4),
-            [-2.188_050_3, 2.156_509_9, 0.804_726_3, 1.389_767]
-        );
+        assert_eq!(normals(&mut rng(42, Stream::Noise, 7), 4), [-2.188_050_3, 2.156_509_9, 0.804_726_3, 1.389_767]);
     }
 
     #[test]
@@ -138,9 +137,7 @@ mod tests {
     fn normals_are_standard_normal_across_addresses() {
         // One number from each of many addresses: tests the addressing, not only the cipher.
         let n = 20_000;
-        let x: Vec<f64> = (0..n)
-            .map(|i| f64::from(normals(&mut rng(5, Stream::SampleStart, i), 1)[0]))
-            .collect();
+        let x: Vec<f64> = (0..n).map(|i| f64::from(normals(&mut rng(5, Stream::SampleStart, i), 1)[0])).collect();
         let mean = x.iter().sum::<f64>() / n as f64;
         let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
         assert!(mean.abs() < 0.03, "mean {mean}");

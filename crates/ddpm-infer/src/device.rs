@@ -121,7 +121,8 @@ fn construct(backend: &str, index: Option<&str>) -> Option<Device> {
             Some(Device::ndarray())
         }
         #[cfg(feature = "tch")]
-        ("tch", index) => {
+        ("tch", index) =>
+        {
             #[allow(deprecated)]
             match index.map(|index| index.split_once(':').unwrap_or((index, "0"))) {
                 None | Some(("cpu", _)) => Some(Device::libtorch()),

@@ -69,7 +69,9 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
     }
     let skipped = train.skipped.len() + test.skipped.len();
     if skipped > 0 {
-        println!("{skipped} files are not readable pictures and would have to be skipped (data.on_bad_file = \"skip\"):");
+        println!(
+            "{skipped} files are not readable pictures and would have to be skipped (data.on_bad_file = \"skip\"):"
+        );
         for file in train.skipped.iter().chain(&test.skipped) {
             println!("  {file}");
         }

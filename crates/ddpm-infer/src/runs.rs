@@ -71,10 +71,13 @@ impl RunFolder {
 
     /// The folder `--run RUN` names: a path, or a name within `runs`.
     pub fn find(runs: &Path, run: &str) -> Result<Self, RunError> {
-        [PathBuf::from(run), runs.join(run)].into_iter().map(Self).find(|folder| folder.config().is_file()).ok_or_else(|| {
-            let known = list(runs).into_iter().filter_map(|run| Some(run.0.file_name()?.to_string_lossy().into_owned()));
-            RunError::Unknown { run: run.into(), known: known.collect() }
-        })
+        [PathBuf::from(run), runs.join(run)].into_iter().map(Self).find(|folder| folder.config().is_file()).ok_or_else(
+            || {
+                let known =
+                    list(runs).into_iter().filter_map(|run| Some(run.0.file_name()?.to_string_lossy().into_owned()));
+                RunError::Unknown { run: run.into(), known: known.collect() }
+            },
+        )
     }
 
     /// The newest run in `runs` that has a snapshot.
@@ -88,7 +91,10 @@ impl RunFolder {
 
     /// The snapshot of the highest step.
     pub fn newest_snapshot(&self) -> Result<PathBuf, RunError> {
-        steps_in(&self.snapshots()).pop().map(|(_, path)| path).ok_or_else(|| RunError::NoSnapshot { run: self.0.clone() })
+        steps_in(&self.snapshots())
+            .pop()
+            .map(|(_, path)| path)
+            .ok_or_else(|| RunError::NoSnapshot { run: self.0.clone() })
     }
 
     /// When the run began: its manifest is written once, at the start.
@@ -99,8 +105,7 @@ impl RunFolder {
 
 /// The run folders within `runs`.
 fn list(runs: &Path) -> Vec<RunFolder> {
-    let mut found: Vec<RunFolder> =
-        entries(runs).map(RunFolder).filter(|run| run.config().is_file()).collect();
+    let mut found: Vec<RunFolder> = entries(runs).map(RunFolder).filter(|run| run.config().is_file()).collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found
 }

@@ -51,8 +51,8 @@ pub struct SampleArgs {
     /// Steps of the sampler; without it, all that the network was trained on for ddpm, 50 for ddim.
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// Which of the trained steps few steps are: trailing, leading, linspace, stride.
-    #[arg(long, value_name = "NAME", default_value = "trailing")]
+    /// Which of the trained steps few steps are: linspace, trailing, leading, stride.
+    #[arg(long, value_name = "NAME", default_value = "linspace")]
     spacing: Spacing,
     /// Samples made at once; changes the speed, not the samples.
     #[arg(long, value_name = "B", default_value_t = 128)]

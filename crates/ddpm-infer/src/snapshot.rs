@@ -74,7 +74,16 @@ impl SnapshotConfig {
         source: DataConfig,
         experiment: &str,
     ) -> Self {
-        Self { format: FORMAT, network, diffusion, data, source, experiment: experiment.into(), step: 0, images_seen: 0 }
+        Self {
+            format: FORMAT,
+            network,
+            diffusion,
+            data,
+            source,
+            experiment: experiment.into(),
+            step: 0,
+            images_seen: 0,
+        }
     }
 }
 
@@ -136,9 +145,10 @@ impl Snapshot {
             .skip_enum_variants(true)
             .metadata("format", "pt")
             .metadata(CONFIG_KEY, json);
-        network
-            .save_into(&mut store)
-            .map_err(|error| SnapshotError::Io { path: file.clone(), source: std::io::Error::other(error.to_string()) })?;
+        network.save_into(&mut store).map_err(|error| SnapshotError::Io {
+            path: file.clone(),
+            source: std::io::Error::other(error.to_string()),
+        })?;
         File::open(&file).and_then(|file| file.sync_all()).map_err(io(&file))?;
         if dir.exists() {
             std::fs::remove_dir_all(dir).map_err(io(dir))?;
@@ -161,10 +171,9 @@ impl Snapshot {
             .skip_enum_variants(true)
             .validate(false)
             .allow_partial(true);
-        let result = network.load_from(&mut store).map_err(|error| SnapshotError::NotASnapshot {
-            path: file.clone(),
-            reason: error.to_string(),
-        })?;
+        let result = network
+            .load_from(&mut store)
+            .map_err(|error| SnapshotError::NotASnapshot { path: file.clone(), reason: error.to_string() })?;
         let mut faults: Vec<String> = Vec::new();
         faults.extend(result.missing.iter().map(|(key, _)| format!("{key} is missing")));
         faults.extend(result.unused.iter().map(|key| format!("{key} is not part of the network")));
@@ -215,7 +224,9 @@ fn read_config(path: &Path) -> Result<SnapshotConfig, SnapshotError> {
         .get("__metadata__")
         .and_then(|metadata| metadata.get(CONFIG_KEY))
         .and_then(|config| config.as_str())
-        .ok_or_else(|| not(format!("its header has no `{CONFIG_KEY}` entry, which ddpm-train writes with the weights")))?;
+        .ok_or_else(|| {
+            not(format!("its header has no `{CONFIG_KEY}` entry, which ddpm-train writes with the weights"))
+        })?;
     let config: SnapshotConfig =
         serde_json::from_str(config).map_err(|error| not(format!("its description is not understood: {error}")))?;
     if config.format != FORMAT {

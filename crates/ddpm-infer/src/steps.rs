@@ -79,9 +79,7 @@ impl Spacing {
             Self::Leading => (0..asked).map(|i| i * (available / asked)).collect(),
             // A single step has to start from noise.
             Self::Linspace if asked == 1 => vec![available - 1],
-            Self::Linspace => {
-                (0..asked).map(|i| (i as f64 * last / (n - 1.0)).round_ties_even() as usize).collect()
-            }
+            Self::Linspace => (0..asked).map(|i| (i as f64 * last / (n - 1.0)).round_ties_even() as usize).collect(),
             Self::Stride => spaced_steps(&format!("ddim{asked}"), available)?,
         };
         Ok(ascending.into_iter().rev().collect())

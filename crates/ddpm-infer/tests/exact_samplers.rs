@@ -1,6 +1,7 @@
 //! Samplers on data whose best denoiser is known in closed form.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData, activation::softmax};
 use ddpm_data::{DataInfo, Units};
 use ddpm_infer::job::{ClassChoice, Predictor, SamplingJob, TrainedModel};
@@ -10,9 +11,12 @@ use ddpm_infer::steps::{Spacing, levels};
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
+use ddpm_model::network::NetworkConfig;
 use ddpm_model::noise_level::NoiseLevel;
+use ddpm_model::point_mlp::PointMlpConfig;
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{Schedule, ScheduleConfig};
+use ddpm_model::unet::UNetConfig;
 use ddpm_model::variance::Variance;
 
 fn tensor<const D: usize>(values: &[f64], shape: [usize; D]) -> Tensor<D> {
@@ -78,9 +82,7 @@ impl Denoiser<2> for Mixture {
     fn denoise(&self, x_t: &Tensor<2>, NoiseLevel { alpha, sigma }: NoiseLevel) -> Denoised<2> {
         let total = alpha.powi(2) * self.variance + sigma.powi(2);
         let residuals = self.means.map(|mean| x_t.clone() - tensor(&mean, [1, 2]) * alpha);
-        let logits = [0, 1].map(|i| {
-            residuals[i].clone().square().sum_dim(1) * (-0.5 / total) + self.weights[i].ln()
-        });
+        let logits = [0, 1].map(|i| residuals[i].clone().square().sum_dim(1) * (-0.5 / total) + self.weights[i].ln());
         let shares = softmax(Tensor::cat(logits.to_vec(), 1), 1);
         let component = |i: usize| {
             let x_0 = residuals[i].clone() * (alpha * self.variance / total) + tensor(&self.means[i], [1, 2]);
@@ -110,9 +112,8 @@ fn all_levels(schedule: &Schedule) -> Vec<NoiseLevel> {
 fn moments(points: &[f64]) -> ([f64; 2], [f64; 4]) {
     let n = (points.len() / 2) as f64;
     let mean = [0, 1].map(|c| points.iter().skip(c).step_by(2).sum::<f64>() / n);
-    let covariance = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(a, b)| {
-        points.chunks_exact(2).map(|p| (p[a] - mean[a]) * (p[b] - mean[b])).sum::<f64>() / n
-    });
+    let covariance = [(0, 0), (0, 1), (1, 0), (1, 1)]
+        .map(|(a, b)| points.chunks_exact(2).map(|p| (p[a] - mean[a]) * (p[b] - mean[b])).sum::<f64>() / n);
     (mean, covariance)
 }
 
@@ -305,10 +306,45 @@ fn what_cannot_be_done_is_said_with_its_numbers() {
     refuse(SamplingJob { sampler: learned, ..plain }, None, &["FixedSmall"]);
 }
 
-/// Only to see that closures are sources of noise.
+/// Moves every weight, because the last layers start at zero and would hide everything before them.
+struct Shake;
+
+impl ModuleMapper for Shake {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|weight| {
+            let count = weight.shape().num_elements();
+            let noise: Vec<f32> = (0..count).map(|i| 0.03 * (i as f32 * 12.9898).sin()).collect();
+            weight.clone() + Tensor::from_data(TensorData::new(noise, weight.shape()), &weight.device())
+        })
+    }
+}
+
+/// The product of a batch with the weights must not depend on how many rows the batch has.
 #[test]
-fn closures_are_sources_of_noise() {
-    let mut source = |step: usize| tensor(&[step as f64, 0.0], [1, 2]);
-    let source: &mut dyn NoiseSource<2> = &mut source;
-    assert_eq!(values(source.step(4)), [4.0, 0.0]);
+fn networks_give_a_sample_the_same_values_in_any_batch() {
+    let unet = UNetConfig {
+        base_channels: 16,
+        multipliers: vec![1.0, 2.0],
+        blocks_per_level: 1,
+        attention_resolutions: vec![4],
+        norm_groups: 8,
+        ..UNetConfig::default()
+    };
+    for (config, shape) in
+        [(NetworkConfig::UNet(unet), vec![1, 8, 8]), (NetworkConfig::PointMlp(PointMlpConfig::default()), vec![2])]
+    {
+        let network = config.with_io(&shape, shape[0]).init(&Device::flex()).map(&mut Shake);
+        let diffusion = GaussianDiffusion::new(linear(50), Prediction::X0, Variance::FixedSmall);
+        let model = TrainedModel { network: &network, diffusion: &diffusion, data: &data(&shape), classes: None };
+        let run = |count, batch_size| {
+            let job = SamplingJob { clip: Clip::None, ..job(count, batch_size) };
+            job.run(&model, &Device::flex(), &mut |_| {}).unwrap().values
+        };
+        let all = run(9, 9);
+        let seen: std::collections::BTreeSet<u32> = all.iter().map(|value| value.to_bits()).collect();
+        assert!(seen.len() > all.len() / 4, "nearly all values are equal, which proves nothing");
+        for batch_size in [1, 2, 4, 5] {
+            assert_eq!(run(9, batch_size), all, "{shape:?} in batches of {batch_size}");
+        }
+    }
 }

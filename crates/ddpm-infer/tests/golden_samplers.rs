@@ -111,11 +111,9 @@ fn run<const D: usize>(
 fn schedule(json: &Value) -> Schedule {
     let steps = whole(json, "T");
     let config = match text(json, "kind") {
-        "linear" => ScheduleConfig::Linear {
-            steps,
-            beta_start: number(json, "beta_start"),
-            beta_end: number(json, "beta_end"),
-        },
+        "linear" => {
+            ScheduleConfig::Linear { steps, beta_start: number(json, "beta_start"), beta_end: number(json, "beta_end") }
+        }
         "linear_rescaled" => ScheduleConfig::LinearRescaled { steps },
         "cosine" => ScheduleConfig::Cosine { steps, s: 0.008, max_beta: 0.999 },
         other => panic!("unknown schedule {other}"),

@@ -86,11 +86,6 @@ impl SinusoidConfig {
     }
 }
 
-/// The number with all but the first 12 bits of its mantissa cut off.
-fn first_12_bits(value: f64) -> f64 {
-    f64::from_bits(value.to_bits() & !((1 << (f64::MANTISSA_DIGITS - 12)) - 1))
-}
-
 impl Default for SinusoidConfig {
     fn default() -> Self {
         Self::ho()
@@ -117,6 +112,11 @@ pub(crate) fn class_features(
     };
     debug_assert_eq!(classes.dims(), [batch], "one class a row");
     Some(table.weight.val().select(0, classes))
+}
+
+/// The number with all but the first 12 bits of its mantissa cut off.
+fn first_12_bits(value: f64) -> f64 {
+    f64::from_bits(value.to_bits() & !((1 << (f64::MANTISSA_DIGITS - 12)) - 1))
 }
 
 #[cfg(test)]

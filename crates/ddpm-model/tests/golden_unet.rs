@@ -215,7 +215,7 @@ fn config_of(json: &Value) -> UNetConfig {
         Some("scale_shift") => TimeShift::ScaleShift,
         Some(other) => panic!("resnet_time_scale_shift = {other} is not supported"),
     };
-    let flip = json.get("flip_sin_to_cos").map_or(true, |flip| flip.as_bool().unwrap());
+    let flip = json.get("flip_sin_to_cos").is_none_or(|flip| flip.as_bool().unwrap());
     UNetConfig {
         in_channels: whole(json, "in_channels"),
         out_channels: whole(json, "out_channels"),

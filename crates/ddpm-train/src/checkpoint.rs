@@ -11,7 +11,8 @@ use burn::module::Module;
 use burn::optim::OptimizerRecord;
 use burn::store::ModuleRecord;
 use burn_train::checkpoint::{
-    AsyncCheckpointer, Checkpoint as Record, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
+    AsyncCheckpointer, Checkpoint as Record, Checkpointer, CheckpointerError, CheckpointingAction,
+    CheckpointingStrategy,
 };
 use burn_train::metric::store::EventStoreClient;
 use burn_train::{Learner, LearnerModel, LearningCheckpointer};
@@ -143,9 +144,12 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> CheckpointError {
 pub fn prune(checkpoints: &Path, keep: usize) {
     let steps = steps_in(checkpoints);
     let old = steps.iter().rev().skip(keep).map(|(_, path)| path.clone());
-    let torn = std::fs::read_dir(checkpoints).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".step-"))
-    });
+    let torn = std::fs::read_dir(checkpoints)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".step-")));
     for path in old.chain(torn.collect::<Vec<_>>()) {
         // Old checkpoints only cost space: failing to remove one must not stop the training.
         let _ = std::fs::remove_dir_all(path);

@@ -11,7 +11,10 @@ use ddpm_train::train::{Finish, Options, UsageError, run};
 
 /// Train a diffusion model.
 #[derive(Parser, Debug)]
-#[command(version, after_help = "The last line on stdout is the run's folder. Ctrl-C finishes the step, saves and stops.")]
+#[command(
+    version,
+    after_help = "The last line on stdout is the run's folder. Ctrl-C finishes the step, saves and stops."
+)]
 struct Args {
     /// An experiment: a name from experiments/, or a TOML file.
     #[arg(long, value_name = "NAME|FILE.toml", conflicts_with = "resume", default_value = "digits")]

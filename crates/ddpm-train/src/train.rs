@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-
 use anyhow::Context;
 use burn::module::Module;
 use burn_train::renderer::MetricsRenderer;
@@ -221,14 +220,8 @@ impl Plan {
         };
         let loader = Arc::new(NoisyLoader::new(Arc::new(items), noising));
         let beside = if data.info.shape.len() == 1 { points_beside(&experiment.data) } else { None };
-        let preview = Preview::new(
-            &experiment.preview,
-            train.seed,
-            diffusion,
-            data.info.clone(),
-            beside,
-            device.device.clone(),
-        )?;
+        let preview =
+            Preview::new(&experiment.preview, train.seed, diffusion, data.info.clone(), beside, device.device.clone())?;
         let interrupter = Interrupter::new();
         stop_on_signals(&interrupter)?;
         let display = if options.tui { Display::Dashboard } else { Display::Plain };
@@ -422,12 +415,7 @@ fn stop_on_signals(interrupter: &Interrupter) -> anyhow::Result<()> {
     .context("cannot listen for Ctrl-C")
 }
 
-fn renderer(
-    display: Display,
-    interrupter: &Interrupter,
-    reporter: &Reporter,
-    total: u64,
-) -> Box<dyn MetricsRenderer> {
+fn renderer(display: Display, interrupter: &Interrupter, reporter: &Reporter, total: u64) -> Box<dyn MetricsRenderer> {
     #[cfg(feature = "tui")]
     if display == Display::Dashboard {
         return Box::new(burn_train::renderer::tui::TuiMetricsRendererWrapper::new(interrupter.clone(), None));

@@ -195,11 +195,8 @@ fn the_split_is_the_same_wherever_the_folder_lies() {
     let (train, test) = values(here.path());
     assert_eq!((train.clone(), test.clone()), values(&there.path().join("deeper")));
     assert_eq!(test.len(), 3);
-    let mut bytes: Vec<usize> = train
-        .into_iter()
-        .chain(test)
-        .map(|value| ((value + 1.0) * 127.5).round() as usize)
-        .collect();
+    let mut bytes: Vec<usize> =
+        train.into_iter().chain(test).map(|value| ((value + 1.0) * 127.5).round() as usize).collect();
     bytes.sort_unstable();
     assert!(bytes.into_iter().eq(0..30));
 }

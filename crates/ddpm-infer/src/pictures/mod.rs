@@ -116,9 +116,8 @@ fn write_images(folder: &Path, samples: &Samples) -> Result<(), PictureError> {
 
     let columns = frames.len().min(STRIP_COLUMNS);
     let at = |column: usize| &frames[column * (frames.len() - 1) / (columns - 1).max(1)];
-    let strip: Vec<RgbImage> = (0..animated.min(STRIP_ROWS))
-        .flat_map(|row| (0..columns).map(move |column| at(column)[row].clone()))
-        .collect();
+    let strip: Vec<RgbImage> =
+        (0..animated.min(STRIP_ROWS)).flat_map(|row| (0..columns).map(move |column| at(column)[row].clone())).collect();
     write_png(&folder.join("denoising.png"), &grid(&strip, columns), channels)
 }
 
@@ -130,12 +129,12 @@ fn write_points(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Resul
     if samples.frames.is_empty() {
         return Ok(());
     }
-    // Noise and data have to fit: the axes must not move while the points do.
+    // The axes must not move while the points do. They follow the end and most of the noise; its tails would
+    // make everything else small.
     let shadow = data.map(pairs).unwrap_or_default();
-    let first = pairs(&samples.frames[0].values);
-    let window = scatter::Window::around(&[&shadow[..], &first[..], &points[..]].concat());
-    let pictures =
-        samples.frames.iter().map(|frame| scatter::frame(&pairs(&frame.values), &shadow, window)).collect();
+    let bulk = scatter::without_tails(&pairs(&samples.frames[0].values));
+    let window = scatter::Window::around(&[&shadow[..], &points[..], &bulk[..]].concat());
+    let pictures = samples.frames.iter().map(|frame| scatter::frame(&pairs(&frame.values), &shadow, window)).collect();
     write_gif(&folder.join("denoising.gif"), pictures)
 }
 
@@ -212,4 +211,85 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PictureError> {
     std::fs::write(&partial, bytes)
         .and_then(|()| std::fs::rename(&partial, path))
         .map_err(|source| PictureError::Write { path: path.to_path_buf(), source })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::job::Frame;
+
+    fn images(labels: &[Option<usize>], shape: [usize; 3]) -> Samples {
+        let per_image: usize = shape.iter().product();
+        let values: Vec<f32> = (0..labels.len() * per_image).map(|i| (i as f32 * 0.1).sin()).collect();
+        let frames =
+            vec![Frame { steps_done: 0, values: values.clone() }, Frame { steps_done: 9, values: values.clone() }];
+        Samples { values, shape: shape.to_vec(), labels: labels.to_vec(), frames }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn images_become_these_files_and_keep_their_channels() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &images(&[None; 3], [1, 4, 6]), None).unwrap();
+        assert_eq!(
+            names(folder.path()),
+            ["0000.png", "0001.png", "0002.png", "denoising.gif", "denoising.png", "grid.png", "samples.npy"]
+        );
+        let picture = image::open(folder.path().join("0001.png")).unwrap();
+        assert_eq!((picture.width(), picture.height(), picture.color()), (6, 4, image::ColorType::L8));
+        let value = (24.0_f32 * 0.1).sin();
+        assert_eq!(picture.into_luma8().get_pixel(0, 0).0, [((value + 1.0) * 127.5).round() as u8]);
+
+        write(folder.path(), &images(&[None; 2], [3, 4, 4]), None).unwrap();
+        let picture = image::open(folder.path().join("0000.png")).unwrap();
+        assert_eq!(picture.color(), image::ColorType::Rgb8);
+    }
+
+    #[test]
+    fn points_become_these_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let samples = Samples {
+            values: vec![0.5, -1.25, 3.0, 4.0],
+            shape: vec![2],
+            labels: vec![Some(1), Some(0)],
+            frames: Vec::new(),
+        };
+        write(folder.path(), &samples, Some(&[0.0, 0.0, 1.0, 1.0])).unwrap();
+        assert_eq!(names(folder.path()), ["samples.csv", "samples.npy", "scatter.png"]);
+        let table = std::fs::read_to_string(folder.path().join("samples.csv")).unwrap();
+        assert_eq!(table, "x,y,class\n0.5,-1.25,1\n3,4,0\n");
+    }
+
+    #[test]
+    fn classes_that_take_turns_are_columns() {
+        let turns: Vec<Option<usize>> = (0..40).map(|k| Some(k % 10)).collect();
+        assert_eq!(columns(&images(&turns, [1, 1, 1])), 10);
+        assert_eq!(columns(&images(&[Some(3); 40], [1, 1, 1])), 7);
+        assert_eq!(columns(&images(&[None; 40], [1, 1, 1])), 7);
+        assert_eq!(columns(&images(&turns[..7], [1, 1, 1])), 3);
+    }
+
+    #[test]
+    fn what_has_no_picture_still_has_its_array() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = write(folder.path(), &images(&[None], [4, 2, 2]), None).unwrap_err().to_string();
+        assert!(message.contains("[4, 2, 2]"), "{message}");
+        assert_eq!(names(folder.path()), ["samples.npy"]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let message = write(&file.join("deep"), &images(&[None], [1, 2, 2]), None).unwrap_err().to_string();
+        assert!(message.contains("deep"), "{message}");
+    }
 }

@@ -12,7 +12,7 @@ const INK: Colour = [70, 74, 80];
 const FAINT_INK: Colour = [120, 124, 130];
 const DATA: Colour = [78, 105, 140];
 const SAMPLES: Colour = [192, 90, 62];
-const SHADOW: Colour = [200, 204, 208];
+const SHADOW: Colour = [186, 194, 204];
 
 const MARGIN: u32 = 72;
 const GAP: u32 = 84;
@@ -49,6 +49,23 @@ impl Window {
     fn contains(&self, point: &[f32; 2]) -> bool {
         (0..2).all(|axis| (self.low[axis]..=self.low[axis] + self.side).contains(&point[axis]))
     }
+}
+
+/// The points that are among the inner 96 % on both axes.
+pub(super) fn without_tails(points: &[[f32; 2]]) -> Vec<[f32; 2]> {
+    let bounds = [0, 1].map(|axis| {
+        let mut sorted: Vec<f32> = points.iter().map(|point| point[axis]).collect();
+        sorted.sort_by(f32::total_cmp);
+        let tail = sorted.len() / 50;
+        sorted.get(tail).copied().zip(sorted.iter().rev().nth(tail).copied())
+    });
+    let inside = |point: &&[f32; 2]| {
+        bounds
+            .iter()
+            .zip(**point)
+            .all(|(bounds, value)| bounds.is_some_and(|(low, high)| low <= value && value <= high))
+    };
+    points.iter().filter(inside).copied().collect()
 }
 
 /// The data and the samples beside each other in the same axes.
@@ -134,11 +151,11 @@ struct Tick {
     label: String,
 }
 
-/// Round numbers inside an interval, about five of them.
+/// Round numbers inside an interval, three to seven of them.
 fn ticks(low: f32, length: f32) -> Vec<Tick> {
     let (low, length) = (f64::from(low), f64::from(length));
     let decade = 10f64.powf((length / 5.0).log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * decade).into_iter().find(|step| length / step <= 6.0);
+    let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * decade).into_iter().find(|step| length / step <= 7.0);
     let step = step.unwrap_or(decade);
     let decimals = (-step.log10().floor()).max(0.0) as usize;
     // Ticks at the very rim would stick out of the panel.

@@ -109,7 +109,9 @@ impl Sampler {
     pub fn description(&self) -> &'static str {
         match self {
             Self::Ddpm { .. } => "ancestral sampling (Ho et al. 2020); best with all steps",
-            Self::Ddim { .. } => "implicit sampling (Song et al. 2021); deterministic at eta 0, good from 20 to 100 steps",
+            Self::Ddim { .. } => {
+                "implicit sampling (Song et al. 2021); deterministic at eta 0, good from 20 to 100 steps"
+            }
         }
     }
 

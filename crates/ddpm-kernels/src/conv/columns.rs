@@ -42,7 +42,6 @@ enum Kind {
 }
 
 /// Some pixels of `images`; all of them where there are several.
-#[derive(Clone)]
 pub(super) struct Tile {
     pub(super) images: Range<usize>,
     /// In each image.

@@ -54,7 +54,8 @@ pub fn find(name: &str) -> Result<PathBuf, ConfigError> {
     }
     let here = std::env::current_dir().unwrap_or_default();
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders: Vec<PathBuf> = here.ancestors().chain(sources.ancestors()).map(|dir| dir.join("experiments")).collect();
+    let folders: Vec<PathBuf> =
+        here.ancestors().chain(sources.ancestors()).map(|dir| dir.join("experiments")).collect();
     if let Some(found) = folders.iter().map(|dir| dir.join(format!("{name}.toml"))).find(|file| file.is_file()) {
         return Ok(found);
     }
@@ -63,7 +64,10 @@ pub fn find(name: &str) -> Result<PathBuf, ConfigError> {
         file: direct,
         problems: vec![Problem {
             key: String::new(),
-            message: format!("there is no experiment of that name; there are: {}; a file must end in .toml", known.join(", ")),
+            message: format!(
+                "there is no experiment of that name; there are: {}; a file must end in .toml",
+                known.join(", ")
+            ),
             from_set: false,
         }],
     })
@@ -185,7 +189,8 @@ fn blame(tree: &Table, message: &str) -> Option<String> {
     leaves(tree, "", &mut keys);
     // `kind` comes last: without it every other complaint of its section disappears too.
     keys.sort_by_key(|key| key.ends_with("kind"));
-    let changed: Vec<_> = keys.into_iter().map(|key| (without(&key), key)).filter(|(now, _)| now.as_deref() != Some(message)).collect();
+    let changed: Vec<_> =
+        keys.into_iter().map(|key| (without(&key), key)).filter(|(now, _)| now.as_deref() != Some(message)).collect();
     let missing = |now: &Option<String>| now.as_ref().is_some_and(|now| now.starts_with("missing field"));
     changed.iter().find(|(now, _)| !missing(now)).or(changed.first()).map(|(_, key)| key.clone())
 }
@@ -240,13 +245,23 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_with_its_key() {
-        let text = format!("{DIGITS}norm_groops = 8\n[train]\nsteps = \"many\"\nbatch_size = 7\naccumulate = 2\nsed = 1\n[colour]\nred = 1\n");
+        let text = format!(
+            "{DIGITS}norm_groops = 8\n[train]\nsteps = \"many\"\nbatch_size = 7\naccumulate = 2\nsed = 1\n[colour]\nred = 1\n"
+        );
         let problems = problems_of(&text, &["optimizer.learning_rate=fast", "ema.decoy=0.9"]);
         let mut keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
         keys.sort_unstable();
         assert_eq!(
             keys,
-            ["colour", "ema.decoy", "model.norm_groops", "optimizer.learning_rate", "train.accumulate", "train.sed", "train.steps"],
+            [
+                "colour",
+                "ema.decoy",
+                "model.norm_groops",
+                "optimizer.learning_rate",
+                "train.accumulate",
+                "train.sed",
+                "train.steps"
+            ],
             "{problems:#?}"
         );
         assert!(problems.iter().filter(|problem| problem.from_set).count() == 2);

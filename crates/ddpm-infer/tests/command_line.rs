@@ -1,0 +1,178 @@
+//! `ddpm-infer` as a person uses it: samples come out, mistakes are answered with one clear message.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use burn::tensor::Device;
+use ddpm_data::{DataConfig, Split};
+use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
+use ddpm_model::network::NetworkConfig;
+
+fn infer(dir: &Path, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ddpm-infer")).current_dir(dir).args(words).output().unwrap()
+}
+
+fn refusal(dir: &Path, words: &[&str]) -> String {
+    let output = infer(dir, words);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{words:?} should have failed: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(output.stdout.is_empty());
+    said
+}
+
+/// A snapshot of an untrained network.
+fn snapshot(dir: &Path, data: &str, network: &str) -> PathBuf {
+    let source: DataConfig = serde_json::from_str(data).unwrap();
+    let info = ddpm_data::open(&source, Split::Train, 0).unwrap().info;
+    let network: NetworkConfig = serde_json::from_str(network).unwrap();
+    let network = network.with_io(&info.shape, info.shape[0]);
+    network.validate(&info.shape).unwrap();
+    let diffusion: DiffusionConfig = serde_json::from_str(r#"{"schedule": {"kind": "linear", "steps": 12}}"#).unwrap();
+    let config = SnapshotConfig::new(network.clone(), diffusion, info, source, "test");
+    Snapshot::save(&network.init(&Device::default()), &config, dir).unwrap();
+    dir.to_path_buf()
+}
+
+fn digits(dir: &Path) -> PathBuf {
+    let network = r#"{"kind": "unet", "base_channels": 8, "multipliers": [1, 2], "blocks_per_level": 1, "norm_groups": 4,
+        "attention_resolutions": [4], "classes": 10, "null_class": true}"#;
+    snapshot(&dir.join("digits"), r#"{"kind": "digits"}"#, network)
+}
+
+fn points(dir: &Path) -> PathBuf {
+    snapshot(&dir.join("points"), r#"{"kind": "swiss-roll"}"#, r#"{"kind": "point-mlp", "hidden": [16]}"#)
+}
+
+/// Shape and values of an NPY file.
+fn npy(path: &Path) -> (String, Vec<f32>) {
+    let bytes = std::fs::read(path).unwrap();
+    assert_eq!(&bytes[..6], b"\x93NUMPY");
+    let end = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    assert_eq!(end % 64, 0, "the values are aligned");
+    let header = String::from_utf8(bytes[10..end].to_vec()).unwrap();
+    let shape = header.split("'shape': ").nth(1).unwrap().split(')').next().unwrap().to_string() + ")";
+    (shape, bytes[end..].chunks(4).map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect())
+}
+
+#[test]
+fn images_come_out_the_same_at_any_batch_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let sample = |out: &str, batch: &str, count: &str, sampler: &str| {
+        let words = [
+            "sample",
+            "--from",
+            from.to_str().unwrap(),
+            "--count",
+            count,
+            "--seed",
+            "3",
+            "--sampler",
+            sampler,
+            "--steps",
+            "4",
+        ];
+        let output = infer(dir.path(), &[&words[..], &["--batch-size", batch, "--out", out]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().last(), Some(out));
+        npy(&dir.path().join(out).join("samples.npy"))
+    };
+    for sampler in ["ddpm", "ddim"] {
+        let (shape, together) = sample("a", "7", "7", sampler);
+        assert_eq!(shape, "(7, 1, 8, 8)");
+        assert!(together.iter().all(|value| (-1.0..=1.0).contains(value)));
+        let (_, apart) = sample("b", "3", "7", sampler);
+        assert_eq!(together, apart);
+        let (_, fewer) = sample("c", "2", "2", sampler);
+        assert_eq!(together[..2 * 64], fewer);
+    }
+    for name in ["grid.png", "0000.png", "0006.png", "denoising.gif", "denoising.png"] {
+        assert!(dir.path().join("a").join(name).is_file(), "{name} is missing");
+    }
+}
+
+#[test]
+fn points_come_out_with_a_table_and_a_plot() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = points(dir.path());
+    let output = infer(dir.path(), &["sample", "--from", from.to_str().unwrap(), "--count", "9", "--out", "o"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (shape, values) = npy(&dir.path().join("o/samples.npy"));
+    assert_eq!((shape.as_str(), values.len()), ("(9, 2)", 18));
+    let table = std::fs::read_to_string(dir.path().join("o/samples.csv")).unwrap();
+    assert_eq!(table.lines().count(), 10);
+    assert!(dir.path().join("o/scatter.png").is_file());
+}
+
+#[test]
+fn classes_are_chosen_by_name_and_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let words = ["sample", "--from", from.to_str().unwrap(), "--count", "2", "--steps", "2"];
+    assert!(infer(dir.path(), &[&words[..], &["--class", "7", "--out", "o"]].concat()).status.success());
+    let said = refusal(dir.path(), &[&words[..], &["--class", "12"]].concat());
+    assert!(said.contains("12") && said.contains("0, 1, 2"), "{said}");
+    let unconditional = points(dir.path());
+    let said = refusal(dir.path(), &["sample", "--from", unconditional.to_str().unwrap(), "--class", "1"]);
+    assert!(said.contains("without classes"), "{said}");
+}
+
+#[test]
+fn mistakes_are_answered_with_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let from = from.to_str().unwrap();
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&["sample"], &["runs", "cargo run -p ddpm-train"]),
+        (&["sample", "--run", "yesterday"], &["yesterday"]),
+        (&["sample", "--from", "nowhere"], &["nowhere", "not a snapshot"]),
+        (&["sample", "--from", from, "--sampler", "magic"], &["magic", "ddpm", "ddim"]),
+        (&["sample", "--from", from, "--steps", "13"], &["13", "12"]),
+        (&["sample", "--from", from, "--device", "toaster"], &["toaster", "flex"]),
+    ];
+    for (words, parts) in cases {
+        let said = refusal(dir.path(), words);
+        for part in parts {
+            assert!(said.contains(part), "{words:?}: `{part}` is missing: {said}");
+        }
+    }
+}
+
+#[test]
+fn files_that_are_no_snapshots_are_refused_before_memory_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = std::fs::read(digits(dir.path()).join("model.safetensors")).unwrap();
+    let mut huge = good.clone();
+    huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    let mut torn = good.clone();
+    torn.truncate(good.len() / 2);
+    let header = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    let mut foreign = good.clone();
+    foreign[8..8 + header].copy_from_slice(&vec![b' '; header]);
+    foreign[8..10].copy_from_slice(b"{}");
+    for (name, bytes) in
+        [("empty", vec![]), ("huge", huge), ("torn", torn), ("foreign", foreign), ("text", b"hello".to_vec())]
+    {
+        let path = dir.path().join(name).with_extension("safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        let said = refusal(dir.path(), &["sample", "--from", path.to_str().unwrap()]);
+        assert!(said.contains(name), "{name}: {said}");
+    }
+    std::fs::create_dir(dir.path().join("bare")).unwrap();
+    let said = refusal(dir.path(), &["sample", "--from", "bare"]);
+    assert!(said.contains("bare") && said.contains("model.safetensors"), "{said}");
+}
+
+#[test]
+fn data_are_listed_and_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = String::from_utf8(infer(dir.path(), &["data"]).stdout).unwrap();
+    assert!(list.contains("digits") && list.contains("swiss-roll") && list.contains("cifar10"), "{list}");
+    let output = infer(dir.path(), &["data", "digits", "--out", "look"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("1437") && said.contains("360"), "{said}");
+    assert!(dir.path().join("look/data.png").is_file());
+    assert!(refusal(dir.path(), &["data", "nowhere"]).contains("nowhere"));
+}

@@ -1,0 +1,157 @@
+//! What a person meets who makes a mistake: one clear message, an exit code, and nothing lost.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::{Bench, TINY_DIGITS, stderr};
+
+#[test]
+fn every_problem_of_an_experiment_is_named_at_once() {
+    let bench = Bench::new();
+    std::fs::write(
+        bench.path("x.toml"),
+        "[data]\nkind = \"digits\"\n[model]\nkind = \"unet\"\nchanels = 3\n[train]\nsteps = \"ten\"\n",
+    )
+    .unwrap();
+    let (code, said) =
+        bench.refusal(&["--experiment", "x.toml", "--set", "train.sed=3", "--set", "optimizer.learning_rate=2"]);
+    assert_eq!(code, 2);
+    for part in ["x.toml", "model.chanels", "train.steps", "--set train.sed", "--set optimizer.learning_rate"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+    assert!(!bench.path("runs").exists(), "nothing was begun");
+}
+
+#[test]
+fn an_unknown_experiment_lists_those_there_are() {
+    let (code, said) = Bench::new().refusal(&["--experiment", "digitz"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("digitz") && said.contains("points-swiss-roll"), "{said}");
+}
+
+#[test]
+fn a_network_that_does_not_fit_the_data_names_sizes_and_keys() {
+    let (code, said) =
+        Bench::new().refusal(&["--set", "model.multipliers=[1, 2, 2, 2, 2]", "--set", "model.classes=7"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("model.multipliers") && said.contains("8x8"), "{said}");
+    assert!(said.contains("model.classes") && said.contains("10"), "{said}");
+}
+
+#[test]
+fn folders_that_hold_no_images_are_told_apart() {
+    let bench = Bench::new();
+    let images = |path: &str| {
+        let toml = format!("[data]\nkind = \"images\"\npath = \"{path}\"\n[model]\nkind = \"unet\"\n");
+        std::fs::write(bench.path("images.toml"), toml).unwrap();
+        let (code, said) = bench.refusal(&["--experiment", "images.toml"]);
+        assert_eq!(code, 1, "{said}");
+        said
+    };
+    let missing = images("nowhere");
+    assert!(missing.contains("nowhere") && missing.contains("not found"), "{missing}");
+
+    std::fs::create_dir(bench.path("empty")).unwrap();
+    let empty = images("empty");
+    assert!(empty.contains("empty"), "{empty}");
+
+    std::fs::create_dir(bench.path("text")).unwrap();
+    std::fs::write(bench.path("text/photo.png"), "I am no picture").unwrap();
+    let text = images("text");
+    assert!(text.contains("photo.png"), "{text}");
+}
+
+#[test]
+fn a_device_that_is_not_there_lists_those_that_are() {
+    let (code, said) = Bench::new().refusal(&["--device", "warp-drive"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("warp-drive") && said.contains("flex"), "{said}");
+}
+
+#[test]
+fn runs_that_are_not_there_or_cannot_be_written_are_named() {
+    let bench = Bench::new();
+    let (code, said) = bench.refusal(&["--resume", "yesterday"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("yesterday"), "{said}");
+
+    std::fs::write(bench.path("file"), "").unwrap();
+    let (code, said) = bench.refusal(&[&["--runs", "file/runs"], &TINY_DIGITS[..]].concat());
+    assert_eq!(code, 1);
+    assert!(said.contains("file/runs"), "{said}");
+}
+
+#[test]
+fn what_would_make_it_another_run_is_refused_on_resume() {
+    let bench = Bench::new();
+    let run = bench.train(&[&["--set", "train.steps=1"], &TINY_DIGITS[..]].concat());
+    let run = run.to_str().unwrap();
+    let (code, said) = bench.refusal(&["--resume", run, "--set", "model.base_channels=16"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("model.base_channels"), "{said}");
+    // A run that is finished says so and leaves everything as it is.
+    let output = bench.run(&["--resume", run]);
+    assert!(output.status.success());
+    assert!(stderr(&output).contains("train.steps"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_and_leaves_state() {
+    let bench = Bench::new();
+    let hot = [
+        "--set",
+        "train.steps=200",
+        "--set",
+        "optimizer.learning_rate=1.0",
+        "--set",
+        "optimizer.clip_norm=0.0",
+        "--set",
+        "optimizer.epsilon=0.0",
+        "--set",
+        "optimizer.beta_2=0.0",
+    ];
+    let (code, said) = bench.refusal(&[&TINY_DIGITS[..16], &["--set", "optimizer.warmup_steps=1"], &hot].concat());
+    assert_eq!(code, 1);
+    for part in ["step", "not finite", "learning rate", "last finite loss", "checkpoints/step-"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+    let run = std::fs::read_dir(bench.path("runs")).unwrap().next().unwrap().unwrap().path();
+    assert!(std::fs::read_dir(run.join("checkpoints")).unwrap().next().is_some());
+}
+
+#[test]
+fn a_dry_run_shows_everything_and_leaves_nothing() {
+    let bench = Bench::new();
+    let output = bench.run(&["--experiment", "digits", "--dry-run"]);
+    assert!(output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in ["[train]", "batch_size", "# parameters", "# memory", "in_channels = 1"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+    assert!(!bench.path("runs").exists());
+}
+
+#[test]
+fn a_run_folder_holds_what_is_promised() {
+    let bench = Bench::new();
+    let run = bench.train(&[&["--set", "train.steps=3", "--set", "preview.every=2"], &TINY_DIGITS[..]].concat());
+    for name in [
+        "config.toml",
+        "manifest.json",
+        "metrics.jsonl",
+        "previews/step-00000002.png",
+        "previews/step-00000003.png",
+        "checkpoints/step-00000003/optimizer.bpk",
+        "snapshots/step-00000003/model.safetensors",
+    ] {
+        assert!(run.join(name).is_file(), "{name} is missing");
+    }
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(run.join("manifest.json")).unwrap()).unwrap();
+    assert!(manifest["parameters"].as_u64().unwrap() > 1000);
+    assert_eq!(manifest["starts"][0]["device"], "flex");
+    let lines = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!(line["step"], 2);
+    assert_eq!(line["images_seen"], 16);
+}

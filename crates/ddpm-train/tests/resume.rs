@@ -1,0 +1,133 @@
+//! Stopping and going on is the same as never stopping: bit for bit on flex.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use support::{Bench, TINY_DIGITS, checkpoint_file, metrics, stderr};
+
+fn words<'a>(first: &[&'a str], sets: &[&'a str]) -> Vec<&'a str> {
+    [first, sets].concat()
+}
+
+/// Weights, average, counters and metrics after `step` are the same; and since the optimiser's file has no
+/// fixed order, so are the weights after one more step of each.
+fn assert_same_run(bench: &Bench, a: &Path, b: &Path, step: u64) {
+    for name in ["model.bpk", "ema.bpk", "state.json"] {
+        assert_eq!(checkpoint_file(a, step, name), checkpoint_file(b, step, name), "{name} after step {step}");
+    }
+    assert_eq!(metrics(a), metrics(b));
+    let further = format!("train.steps={}", step + 1);
+    for run in [a, b] {
+        bench.train(&["--resume", run.to_str().unwrap(), "--set", &further]);
+    }
+    for name in ["model.bpk", "ema.bpk"] {
+        assert_eq!(
+            checkpoint_file(a, step + 1, name),
+            checkpoint_file(b, step + 1, name),
+            "{name}: the optimiser differs"
+        );
+    }
+}
+
+#[test]
+fn twice_five_steps_of_a_dropout_unet_are_ten() {
+    let bench = Bench::new();
+    let whole = bench.train(&words(&["--runs", "a", "--set", "train.steps=10"], &TINY_DIGITS));
+    let half = bench.train(&words(&["--runs", "b", "--set", "train.steps=5"], &TINY_DIGITS));
+    let resumed = bench.train(&["--resume", half.to_str().unwrap(), "--set", "train.steps=10"]);
+    assert_eq!(half, resumed);
+    assert_same_run(&bench, &whole, &half, 10);
+}
+
+#[test]
+fn twice_twenty_steps_of_points_are_forty() {
+    let bench = Bench::new();
+    let sets = [
+        "--experiment",
+        "points-swiss-roll",
+        "--set",
+        "preview.count=8",
+        "--set",
+        "preview.steps=2",
+        "--set",
+        "train.log_every=7",
+    ];
+    let whole = bench.train(&words(&sets, &["--runs", "a", "--set", "train.steps=40"]));
+    let half = bench.train(&words(&sets, &["--runs", "b", "--set", "train.steps=20"]));
+    bench.train(&["--resume", half.file_name().unwrap().to_str().unwrap(), "--runs", "b", "--set", "train.steps=40"]);
+    assert_same_run(&bench, &whole, &half, 40);
+}
+
+#[test]
+fn threads_and_workers_change_nothing() {
+    let bench = Bench::new();
+    let sets = words(&["--set", "train.steps=4"], &TINY_DIGITS);
+    let many = bench.train(&words(&["--runs", "a", "--set", "train.workers=3"], &sets));
+    let output = bench
+        .command(&words(&["--runs", "b", "--set", "train.workers=1"], &sets))
+        .env("RAYON_NUM_THREADS", "1")
+        .output();
+    let one = bench.path(&support::last_line(&output.unwrap()));
+    assert_eq!(checkpoint_file(&many, 4, "model.bpk"), checkpoint_file(&one, 4, "model.bpk"));
+}
+
+#[test]
+fn parts_of_a_batch_average_to_the_batch() {
+    let bench = Bench::new();
+    let sets = words(
+        &["--set", "train.steps=4", "--set", "model.dropout=0"],
+        &TINY_DIGITS.map(|word| if word == "model.dropout=0.1" { "model.dropout=0.0" } else { word }),
+    );
+    let loss = |run: &Path| -> Vec<f64> {
+        metrics(run)
+            .iter()
+            .map(|line| line.split("\"loss\":").nth(1).unwrap().split(',').next().unwrap().parse().unwrap())
+            .collect()
+    };
+    let whole = loss(&bench.train(&words(&["--runs", "a"], &sets)));
+    let parts = loss(&bench.train(&words(&["--runs", "b", "--set", "train.accumulate=4"], &sets)));
+    for (a, b) in whole.iter().zip(&parts) {
+        assert!((a - b).abs() < 1e-5 * a.abs(), "{whole:?} {parts:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_saves_and_goes_on_as_if_nothing_had_been() {
+    let bench = Bench::new();
+    let sets = words(&["--set", "train.steps=60", "--set", "train.keep_checkpoints=100"], &TINY_DIGITS);
+    let whole = bench.train(&words(&["--runs", "a"], &sets));
+
+    let mut trainer =
+        bench.command(&words(&["--runs", "b"], &sets)).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    let run = loop {
+        assert!(started.elapsed() < Duration::from_secs(60), "training did not start");
+        std::thread::sleep(Duration::from_millis(20));
+        let run = std::fs::read_dir(bench.path("b")).ok().and_then(|mut runs| Some(runs.next()?.ok()?.path()));
+        if let Some(run) = run
+            && std::fs::read_to_string(run.join("metrics.jsonl")).is_ok_and(|text| text.lines().count() > 1)
+        {
+            break run;
+        }
+    };
+    let signal = std::process::Command::new("kill").args(["-INT", &trainer.id().to_string()]).status().unwrap();
+    assert!(signal.success());
+    let status = trainer.wait().unwrap();
+    let said = stderr(&std::process::Output { status, stdout: Vec::new(), stderr: read_all(&mut trainer) });
+    assert_eq!(status.code(), Some(130), "{said}");
+    assert!(said.contains("--resume"), "it says how to go on: {said}");
+
+    bench.train(&["--resume", run.to_str().unwrap()]);
+    assert_same_run(&bench, &whole, &run, 60);
+}
+
+#[cfg(unix)]
+fn read_all(trainer: &mut std::process::Child) -> Vec<u8> {
+    let mut said = Vec::new();
+    std::io::Read::read_to_end(&mut trainer.stderr.take().unwrap(), &mut said).unwrap();
+    said
+}

@@ -1,0 +1,95 @@
+//! Drives the real program as a person would, in a folder that goes away.
+#![allow(dead_code, unreachable_pub, reason = "every test target uses its own part")]
+
+pub mod judge;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A folder for runs, and the program in it.
+pub struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `ddpm-train` with these words, in the bench's folder.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-train"));
+        command.current_dir(self.dir.path()).args(words).env("NO_COLOR", "1");
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// Runs it, expects it to succeed, and gives the run folder it printed last.
+    pub fn train(&self, words: &[&str]) -> PathBuf {
+        let output = self.run(words);
+        assert!(output.status.success(), "{words:?}: {}", stderr(&output));
+        self.dir.path().join(last_line(&output))
+    }
+
+    /// Runs it, expects it to fail, and gives the exit code and what it said.
+    pub fn refusal(&self, words: &[&str]) -> (i32, String) {
+        let output = self.run(words);
+        let said = stderr(&output);
+        assert!(!output.status.success(), "{words:?} should have failed: {said}");
+        assert!(!said.contains("panicked"), "{words:?}: {said}");
+        assert!(output.stdout.is_empty(), "{words:?}: a failure prints no path");
+        (output.status.code().unwrap_or(-1), said)
+    }
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn last_line(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_string()
+}
+
+/// The `--set` words of a digits model that trains in a second.
+pub const TINY_DIGITS: [&str; 18] = [
+    "--set",
+    "model.base_channels=8",
+    "--set",
+    "model.norm_groups=4",
+    "--set",
+    "model.dropout=0.1",
+    "--set",
+    "model.blocks_per_level=1",
+    "--set",
+    "train.batch_size=8",
+    "--set",
+    "train.log_every=2",
+    "--set",
+    "preview.count=4",
+    "--set",
+    "preview.steps=2",
+    "--set",
+    "optimizer.warmup_steps=3",
+];
+
+/// The lines of `metrics.jsonl` without what depends on the clock.
+pub fn metrics(run: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines: Vec<String> =
+        text.lines().map(|line| line.split(",\"images_per_sec\"").next().unwrap().to_string()).collect();
+    assert!(!lines.is_empty());
+    lines
+}
+
+/// The bytes of one file of a checkpoint.
+pub fn checkpoint_file(run: &Path, step: u64, name: &str) -> Vec<u8> {
+    std::fs::read(run.join(format!("checkpoints/step-{step:08}")).join(name)).unwrap()
+}
