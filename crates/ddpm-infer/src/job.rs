@@ -16,7 +16,7 @@ use crate::samplers::{Clipped, Sampler, Step};
 use crate::steps::{Spacing, StepsError, levels};
 
 /// Images that take part in the animation; of points, up to [`ANIMATED_POINTS`] do.
-pub const ANIMATED_IMAGES: usize = 36;
+pub const ANIMATED_IMAGES: usize = 40;
 /// Points that take part in the animation.
 pub const ANIMATED_POINTS: usize = 2000;
 

@@ -3,9 +3,12 @@
 /// The bytes of a `.npy` file that holds `values` in row-major order.
 pub fn encode(shape: &[usize], values: &[f32]) -> Vec<u8> {
     debug_assert_eq!(shape.iter().product::<usize>(), values.len());
-    // A tuple of one needs its comma, and Python takes one after the last element of any.
-    let tuple: String = shape.iter().map(|size| format!("{size}, ")).collect();
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", tuple.trim_end());
+    let tuple = match shape {
+        // A tuple of one needs its comma.
+        [size] => format!("({size},)"),
+        sizes => format!("({})", sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {tuple}, }}");
     // Ten bytes stand before the header; NumPy wants the data to begin at a multiple of 64.
     let padding = 63 - (10 + header.len()) % 64;
     header.push_str(&" ".repeat(padding));
@@ -33,7 +36,10 @@ mod tests {
             assert_eq!(bytes[data - 1], b'\n');
             assert_eq!(&bytes[bytes.len() - 4..], (-5.5_f32).to_le_bytes());
         }
-        let text = String::from_utf8_lossy(&encode(&[6], &[0.0; 6])).into_owned();
-        assert!(text.contains("{'descr': '<f4', 'fortran_order': False, 'shape': (6,), }"), "{text}");
+        for (shape, tuple) in [(vec![6], "(6,)"), (vec![2, 3], "(2, 3)")] {
+            let text = String::from_utf8_lossy(&encode(&shape, &[0.0; 6])).into_owned();
+            let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {tuple}, }}");
+            assert!(text.contains(&header), "{text}");
+        }
     }
 }

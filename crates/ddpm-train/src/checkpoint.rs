@@ -57,7 +57,7 @@ pub struct TrainState {
     pub step: u64,
     /// Items seen.
     pub images_seen: u64,
-    /// Losses since the last line of metrics, added up.
+    /// Losses since the last regular line of metrics, added up.
     pub loss_sum: f64,
     /// How many of them.
     pub loss_count: u64,

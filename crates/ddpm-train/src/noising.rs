@@ -9,9 +9,8 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::ExampleBatch;
-use ddpm_data::random::{Stream, normals, rng};
+use ddpm_data::random::{RngExt, Stream, normals, rng};
 use ddpm_model::condition::Condition;
-use rand::RngExt;
 
 use crate::model::TrainBatch;
 

@@ -1,6 +1,6 @@
 //! From gradients to a step: learning rate, global-norm clipping, Adam, and the average of the weights.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
@@ -139,13 +139,16 @@ impl ModuleMapper for Average {
     }
 }
 
-/// Draws the lazy first values of all parameters, in the order of the fields.
-pub fn draw_parameters<M: Module>(module: &M) {
-    struct Touch;
-    impl ModuleVisitor for Touch {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let _ = param.val();
+/// Draws the lazy first values of all parameters, in the order of the fields, and numbers the parameters in
+/// that order: Burn's own ids are random, and records carry them, so two equal runs would differ in them.
+pub fn settle<M: Module>(module: M) -> M {
+    struct Number(u64);
+    impl ModuleMapper for Number {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (_, value, mapper) = param.consume();
+            self.0 += 1;
+            Param::from_mapped_value(ParamId::from(self.0), value, mapper)
         }
     }
-    module.visit(&mut Touch);
+    module.map(&mut Number(0))
 }

@@ -248,8 +248,12 @@ impl<const D: usize> Loop<'_, D> {
         report.images_seen = state.images_seen;
         let (since, items) = self.window;
         report.images_per_sec = (state.images_seen - items) as f64 / since.elapsed().as_secs_f64();
-        if state.step == config.steps || due(state.step, config.log_every) {
+        // The last step always has a line; one that falls between two regular ones is dropped on resumption.
+        let regular = due(state.step, config.log_every);
+        if regular || state.step == config.steps {
             report.mean_loss = Some(state.loss_sum / state.loss_count as f64);
+        }
+        if regular {
             (state.loss_sum, state.loss_count) = (0.0, 0);
             self.window = (Instant::now(), state.images_seen);
         }

@@ -27,7 +27,7 @@ use crate::manifest::{Manifest, Start};
 use crate::metrics::{FIELDS, JsonLines, STEP_LOSS, StepMetric, truncate_after};
 use crate::model::TrainModel;
 use crate::noising::{Noising, NoisyLoader};
-use crate::optim::{RateSchedule, draw_parameters};
+use crate::optim::{RateSchedule, settle};
 use crate::preview::Preview;
 use crate::progress::{Display, PlainRenderer, Reporter};
 use crate::strategy::{Outcome, StepStrategy};
@@ -167,8 +167,7 @@ impl Plan {
 
         // The network, freshly drawn or as it was left.
         autodiff.seed(mix(train.seed, Stream::Init, 0));
-        let mut net = experiment.model.init(&autodiff);
-        draw_parameters(&net);
+        let mut net = settle(experiment.model.init(&autodiff));
         let parameters = net.num_params();
         let checkpoint = resumed.as_ref().map(|(_, path)| Checkpoint::load(path)).transpose()?;
         let mut state = TrainState::default();
@@ -200,7 +199,7 @@ impl Plan {
             eprintln!("all {} steps are done; to go further: --set train.steps=N", train.steps);
             return Ok(Finish::Done(run.0));
         }
-        truncate_after(&run.metrics(), state.step)?;
+        truncate_after(&run.metrics(), state.step - state.loss_count)?;
 
         // The learner and its loop.
         let optimizer = match moments {

@@ -16,7 +16,7 @@ fn words<'a>(first: &[&'a str], sets: &[&'a str]) -> Vec<&'a str> {
 /// fixed order, so are the weights after one more step of each.
 fn assert_same_run(bench: &Bench, a: &Path, b: &Path, step: u64) {
     for name in ["model.bpk", "ema.bpk", "state.json"] {
-        assert_eq!(checkpoint_file(a, step, name), checkpoint_file(b, step, name), "{name} after step {step}");
+        assert!(checkpoint_file(a, step, name) == checkpoint_file(b, step, name), "{name} differs after step {step}");
     }
     assert_eq!(metrics(a), metrics(b));
     let further = format!("train.steps={}", step + 1);
@@ -24,11 +24,8 @@ fn assert_same_run(bench: &Bench, a: &Path, b: &Path, step: u64) {
         bench.train(&["--resume", run.to_str().unwrap(), "--set", &further]);
     }
     for name in ["model.bpk", "ema.bpk"] {
-        assert_eq!(
-            checkpoint_file(a, step + 1, name),
-            checkpoint_file(b, step + 1, name),
-            "{name}: the optimiser differs"
-        );
+        let equal = checkpoint_file(a, step + 1, name) == checkpoint_file(b, step + 1, name);
+        assert!(equal, "{name}: the optimiser differs");
     }
 }
 
@@ -71,7 +68,7 @@ fn threads_and_workers_change_nothing() {
         .env("RAYON_NUM_THREADS", "1")
         .output();
     let one = bench.path(&support::last_line(&output.unwrap()));
-    assert_eq!(checkpoint_file(&many, 4, "model.bpk"), checkpoint_file(&one, 4, "model.bpk"));
+    assert!(checkpoint_file(&many, 4, "model.bpk") == checkpoint_file(&one, 4, "model.bpk"));
 }
 
 #[test]

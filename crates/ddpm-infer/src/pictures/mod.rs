@@ -93,7 +93,7 @@ pub fn write_overview(path: &Path, samples: &Samples, data: Option<&[f32]>) -> R
         _ => {
             let images = tiles(&samples.values, &samples.shape)?;
             let shown = &images[..images.len().min(GRID_LIMIT)];
-            write_png(path, &grid(shown, columns(samples)), samples.shape[0])
+            write_png(path, &grid(shown, columns(&samples.labels)), samples.shape[0])
         }
     }
 }
@@ -111,7 +111,8 @@ fn write_images(folder: &Path, samples: &Samples) -> Result<(), PictureError> {
     let frames =
         samples.frames.iter().map(|frame| tiles(&frame.values, &samples.shape)).collect::<Result<Vec<_>, _>>()?;
     let animated = frames[0].len();
-    let pictures = frames.iter().map(|frame| grid(frame, columns(samples).min(square_columns(animated)))).collect();
+    let animated_columns = columns(&samples.labels[..animated]);
+    let pictures = frames.iter().map(|frame| grid(frame, animated_columns)).collect();
     write_gif(&folder.join("denoising.gif"), pictures)?;
 
     let columns = frames.len().min(STRIP_COLUMNS);
@@ -138,15 +139,15 @@ fn write_points(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Resul
     write_gif(&folder.join("denoising.gif"), pictures)
 }
 
-/// One column a class where the classes take turns, otherwise a square.
-fn columns(samples: &Samples) -> usize {
-    let labels = &samples.labels;
-    let square = square_columns(labels.len().min(GRID_LIMIT));
+/// Columns of a nearly square grid, in which every column is of one class where the classes take turns.
+fn columns(labels: &[Option<usize>]) -> usize {
+    let labels = &labels[..labels.len().min(GRID_LIMIT)];
+    let square = square_columns(labels.len());
     let Some(period) = labels.iter().skip(1).position(|label| *label == labels[0]).map(|k| k + 1) else {
         return square;
     };
     let take_turns = period > 1 && labels.iter().zip(&labels[period..]).all(|(a, b)| a == b);
-    if take_turns { period } else { square }
+    if take_turns { period * (square / period).max(1) } else { square }
 }
 
 /// Values in [-1, 1] as pictures.
@@ -270,10 +271,10 @@ mod tests {
     #[test]
     fn classes_that_take_turns_are_columns() {
         let turns: Vec<Option<usize>> = (0..40).map(|k| Some(k % 10)).collect();
-        assert_eq!(columns(&images(&turns, [1, 1, 1])), 10);
-        assert_eq!(columns(&images(&[Some(3); 40], [1, 1, 1])), 7);
-        assert_eq!(columns(&images(&[None; 40], [1, 1, 1])), 7);
-        assert_eq!(columns(&images(&turns[..7], [1, 1, 1])), 3);
+        assert_eq!(columns(&turns), 10);
+        assert_eq!(columns(&[Some(3); 40]), 7);
+        assert_eq!(columns(&[None; 40]), 7);
+        assert_eq!(columns(&turns[..7]), 3);
     }
 
     #[test]
