@@ -98,6 +98,11 @@ fn burn_pins(root: &Path) -> Vec<String> {
     if !workspace.contains("burn = { version = \"=0.22.1\"") {
         breaches.push("Cargo.toml: burn must be pinned to =0.22.1".into());
     }
+    // A run's manifest names the version, which Burn itself does not tell.
+    let manifest = root.join("crates/ddpm-train/src/manifest.rs");
+    if !std::fs::read_to_string(&manifest).unwrap_or_default().contains("burn 0.22.1") {
+        breaches.push(format!("{}: must name the version of Burn that is pinned", manifest.display()));
+    }
     breaches
 }
 

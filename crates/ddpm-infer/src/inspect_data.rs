@@ -1,5 +1,6 @@
 //! `ddpm-infer data`: what datasets there are, and what one holds, before a training is started on it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -43,6 +44,9 @@ pub struct DataArgs {
     /// Height and width for a folder of images.
     #[arg(long, default_value_t = 32)]
     size: usize,
+    /// A folder of images has its classes in sub-folders.
+    #[arg(long)]
+    classes: bool,
     /// Also writes the first items as a picture into this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -67,14 +71,12 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
     if !train.info.classes.is_empty() {
         println!("{} classes: {}", train.info.classes.len(), train.info.classes.join(", "));
     }
-    let skipped = train.skipped.len() + test.skipped.len();
-    if skipped > 0 {
-        println!(
-            "{skipped} files are not readable pictures and would have to be skipped (data.on_bad_file = \"skip\"):"
-        );
-        for file in train.skipped.iter().chain(&test.skipped) {
-            println!("  {file}");
-        }
+    // Both splits may have read the same folder.
+    let skipped: BTreeSet<String> = train.skipped.iter().chain(&test.skipped).map(ToString::to_string).collect();
+    if !skipped.is_empty() {
+        let count = skipped.len();
+        println!("{count} files are not readable pictures and would have to be skipped (data.on_bad_file = \"skip\"):");
+        skipped.iter().for_each(|file| println!("  {file}"));
     }
     if let Some(out) = &args.out {
         std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
@@ -100,6 +102,7 @@ fn config_of(what: &str, args: &DataArgs) -> anyhow::Result<DataConfig> {
         // A look must show every bad file, not stop at the first ones.
         config["size"] = args.size.into();
         config["on_bad_file"] = "skip".into();
+        config["labels"] = if args.classes { "folders" } else { "none" }.into();
     }
     serde_json::from_value(config).with_context(|| format!("--kind {kind}"))
 }

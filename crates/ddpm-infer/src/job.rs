@@ -11,9 +11,9 @@ use ddpm_model::network::Network;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::variance::Variance;
 
+use crate::levels::{Ladder, LevelsError};
 use crate::noise::SampleNoise;
 use crate::samplers::{Clipped, Sampler, Step};
-use crate::steps::{Spacing, StepsError, levels};
 
 /// Images that take part in the animation; of points, up to [`ANIMATED_POINTS`] do.
 pub const ANIMATED_IMAGES: usize = 40;
@@ -32,10 +32,10 @@ pub struct SamplingJob {
     pub batch_size: usize,
     /// The sampler.
     pub sampler: Sampler,
-    /// How many of the trained steps it visits; all of them if `None`.
+    /// How many steps it takes; as many as the network was trained on if `None`.
     pub steps: Option<usize>,
-    /// Which of them.
-    pub spacing: Spacing,
+    /// Which noise levels they visit.
+    pub levels: Ladder,
     /// Which classes, for a network that is conditioned on them.
     pub class: ClassChoice,
     /// What is done to the predicted x_0.
@@ -134,9 +134,9 @@ pub enum JobError {
         /// The setting that is 0.
         what: &'static str,
     },
-    /// Steps that cannot be chosen.
+    /// Levels that do not exist.
     #[error(transparent)]
-    Steps(#[from] StepsError),
+    Levels(#[from] LevelsError),
     /// A class that the data do not have.
     #[error("class {class} does not exist: the network knows the classes 0 to {}", classes - 1)]
     NoSuchClass {
@@ -187,8 +187,7 @@ impl SamplingJob {
     ) -> Result<Samples, JobError> {
         self.check(model)?;
         let available = model.diffusion.schedule.len();
-        let steps = self.spacing.choose(self.steps.unwrap_or(available), available)?;
-        let levels = levels(&model.diffusion.schedule, &steps);
+        let levels = self.levels.levels(self.steps.unwrap_or(available), &model.diffusion.schedule)?;
         // The rank of a batch is that of an item and one more.
         match model.data.shape.len() {
             1 => self.run_rank::<2, N>(model, &levels, device, on_progress),

@@ -5,6 +5,7 @@
 pub mod device;
 pub mod inspect_data;
 pub mod job;
+pub mod levels;
 pub mod noise;
 pub mod npy;
 pub mod pictures;

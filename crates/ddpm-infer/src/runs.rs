@@ -97,7 +97,7 @@ impl RunFolder {
             .ok_or_else(|| RunError::NoSnapshot { run: self.0.clone() })
     }
 
-    /// When the run began: its manifest is written once, at the start.
+    /// When the run was last started or resumed: that is when its manifest is written.
     fn started(&self) -> Option<SystemTime> {
         std::fs::metadata(self.manifest()).and_then(|metadata| metadata.modified()).ok()
     }

@@ -10,10 +10,10 @@ use ddpm_model::gaussian::Clip;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::job::{ClassChoice, Progress, SamplingJob, TrainedModel};
+use crate::levels::{Ends, Ladder};
 use crate::runs::{RUNS, RunFolder};
-use crate::samplers::{Sampler, SamplerOptions};
+use crate::samplers::{Churn, Sampler, SamplerOptions};
 use crate::snapshot::Snapshot;
-use crate::steps::Spacing;
 use crate::{device, pictures};
 
 /// Points that are drawn beside the samples.
@@ -45,15 +45,33 @@ pub struct SampleArgs {
     /// The sampler.
     #[arg(long, value_name = "NAME", default_value = Sampler::NAMES[0], help = sampler_help())]
     sampler: String,
-    /// Share of noise in ddim, from 0 (deterministic) to 1.
-    #[arg(long, value_name = "ETA", default_value_t = 0.0)]
-    eta: f64,
-    /// Steps of the sampler; without it, all that the network was trained on for ddpm, 50 for ddim.
+    /// Share of noise in ddim, from 0 (deterministic, without it) to 1.
+    #[arg(long, value_name = "ETA")]
+    eta: Option<f64>,
+    /// Churn of heun: noise on the way, 0 without it (S_churn of Karras et al. 2022).
+    #[arg(long, value_name = "AMOUNT")]
+    s_churn: Option<f64>,
+    /// No churn where sigma is less.
+    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.min)]
+    s_min: f64,
+    /// No churn where sigma is more.
+    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.max)]
+    s_max: f64,
+    /// Deviation of the noise of churn.
+    #[arg(long, value_name = "DEVIATION", requires = "s_churn", default_value_t = Churn::NONE.noise)]
+    s_noise: f64,
+    /// Steps of the sampler; without it, what is usual for the sampler, and all that were trained for ddpm.
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// Which of the trained steps few steps are: linspace, trailing, leading, stride.
-    #[arg(long, value_name = "NAME", default_value = "linspace")]
-    spacing: Spacing,
+    /// Noise levels that the steps visit.
+    #[arg(long, value_name = "NAME", default_value = Ladder::NAMES[0], help = levels_help())]
+    levels: Ladder,
+    /// Last sigma of karras and exponential levels; without it, that of the first trained step.
+    #[arg(long, value_name = "SIGMA")]
+    sigma_min: Option<f64>,
+    /// First sigma of karras and exponential levels; without it, that of the last trained step.
+    #[arg(long, value_name = "SIGMA")]
+    sigma_max: Option<f64>,
     /// Samples made at once; changes the speed, not the samples.
     #[arg(long, value_name = "B", default_value_t = 128)]
     batch_size: usize,
@@ -66,10 +84,15 @@ pub struct SampleArgs {
 }
 
 fn sampler_help() -> String {
-    let options = SamplerOptions { variance: Default::default(), eta: 0.0 };
-    let known = Sampler::NAMES.iter().filter_map(|name| Sampler::new(name, options).ok());
-    let lines: Vec<String> = known.map(|sampler| format!("{}: {}", sampler.name(), sampler.description())).collect();
-    format!("The sampler\n{}", lines.join("\n"))
+    let line = |sampler: &Sampler| format!("{}: {}", sampler.name(), sampler.description());
+    format!("The sampler\n{}", Sampler::ALL.iter().map(line).collect::<Vec<_>>().join("\n"))
+}
+
+fn levels_help() -> String {
+    format!(
+        "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03",
+        Ladder::NAMES.join(", ")
+    )
 }
 
 /// Does what the arguments say and gives the folder with the samples.
@@ -82,14 +105,18 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let classes = config.network.num_classes();
 
     let is_image = config.data.shape.len() == 3;
-    let sampler = Sampler::new(&args.sampler, SamplerOptions { variance: diffusion.variance, eta: args.eta })?;
+    let churn = |amount: f64| Churn { amount, min: args.s_min, max: args.s_max, noise: args.s_noise };
+    let options = SamplerOptions { variance: diffusion.variance, eta: args.eta, churn: args.s_churn.map(churn) };
+    let sampler = Sampler::new(&args.sampler, options)?;
+    let levels = args.levels.clone().with_ends(Ends { min: args.sigma_min, max: args.sigma_max })?;
+    let usual = || levels.own_steps().unwrap_or_else(|| sampler.default_steps(diffusion.schedule.len()));
     let job = SamplingJob {
         count: args.count.unwrap_or(if is_image { 100 } else { 2048 }),
         seed: args.seed,
         batch_size: args.batch_size,
         sampler,
-        steps: Some(args.steps.unwrap_or_else(|| sampler.default_steps(diffusion.schedule.len()))),
-        spacing: args.spacing,
+        steps: Some(args.steps.unwrap_or_else(usual)),
+        levels: levels.clone(),
         class: class_choice(args.class.as_deref(), classes, &config.data.classes)?,
         clip: clip_for(&config.data),
         frames: FRAMES,

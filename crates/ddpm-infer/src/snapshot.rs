@@ -156,11 +156,6 @@ impl Snapshot {
         std::fs::rename(&aside, dir).map_err(io(dir))
     }
 
-    /// Reads the description alone from a snapshot folder or its file.
-    pub fn describe(path: &Path) -> Result<SnapshotConfig, SnapshotError> {
-        read_config(&weights_file(path)?)
-    }
-
     /// Reads a snapshot folder, or the file in it, onto `device`.
     pub fn load(path: &Path, device: &Device) -> Result<Self, SnapshotError> {
         let file = weights_file(path)?;

@@ -1,6 +1,4 @@
-//! Which noise levels a sampler visits.
-
-use std::str::FromStr;
+//! Which of the trained steps a sampler visits.
 
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::schedule::{Schedule, ScheduleError, spaced_steps};
@@ -42,26 +40,6 @@ pub enum StepsError {
     /// No whole stride gives that count.
     #[error(transparent)]
     Stride(#[from] ScheduleError),
-    /// No spacing has this name.
-    #[error("there is no spacing `{name}`; there are: linspace, trailing, leading, stride")]
-    UnknownSpacing {
-        /// What was asked for.
-        name: String,
-    },
-}
-
-impl FromStr for Spacing {
-    type Err = StepsError;
-
-    fn from_str(name: &str) -> Result<Self, StepsError> {
-        match name {
-            "trailing" => Ok(Self::Trailing),
-            "leading" => Ok(Self::Leading),
-            "linspace" => Ok(Self::Linspace),
-            "stride" => Ok(Self::Stride),
-            _ => Err(StepsError::UnknownSpacing { name: name.to_string() }),
-        }
-    }
 }
 
 impl Spacing {

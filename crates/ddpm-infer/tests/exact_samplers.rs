@@ -5,6 +5,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData, activation::softmax};
 use ddpm_data::{DataInfo, Units};
 use ddpm_infer::job::{ClassChoice, Predictor, SamplingJob, TrainedModel};
+use ddpm_infer::levels::Ladder;
 use ddpm_infer::noise::SampleNoise;
 use ddpm_infer::samplers::{NoiseSource, Sampler};
 use ddpm_infer::steps::{Spacing, levels};
@@ -239,7 +240,7 @@ fn job(count: usize, batch_size: usize) -> SamplingJob {
         batch_size,
         sampler: ANCESTRAL,
         steps: Some(5),
-        spacing: Spacing::default(),
+        levels: Ladder::default(),
         class: ClassChoice::Any,
         clip: Clip::Unit,
         frames: 3,

@@ -70,23 +70,22 @@ impl Default for EmaConfig {
 }
 
 impl EmaConfig {
-    /// Says what is wrong, if anything is.
-    pub fn validate(&self) -> Result<(), EmaError> {
+    /// Everything that is wrong.
+    pub fn problems(&self) -> Vec<EmaError> {
         let share = "at least 0 and less than 1";
         let positive = "a positive number";
-        for (key, value, fine, expected) in [
+        [
             ("decay", self.decay, (0.0..1.0).contains(&self.decay), share),
             ("min_decay", self.min_decay, (0.0..=self.decay).contains(&self.min_decay), "at least 0 and at most decay"),
             ("inv_gamma", self.inv_gamma, is_positive(self.inv_gamma), positive),
             ("power", self.power, is_positive(self.power), positive),
             ("half_life_images", self.half_life_images, is_positive(self.half_life_images), positive),
             ("ramp_up", self.ramp_up, self.ramp_up == 0.0 || is_positive(self.ramp_up), "0 or a positive number"),
-        ] {
-            if !fine {
-                return Err(EmaError { key, value, expected });
-            }
-        }
-        Ok(())
+        ]
+        .into_iter()
+        .filter(|(_, _, fine, _)| !fine)
+        .map(|(key, value, _, expected)| EmaError { key, value, expected })
+        .collect()
     }
 
     /// The decay of one update.
@@ -163,12 +162,12 @@ mod tests {
         assert_eq!(ema.kind, EmaKind::HalfLife);
         assert_eq!(ema.decay, 0.9999);
         assert!(serde_json::from_str::<EmaConfig>(r#"{"halflife":1}"#).is_err());
-        assert_eq!(ema.validate(), Ok(()));
+        assert_eq!(ema.problems(), []);
     }
 
     #[test]
     fn bad_values_are_named() {
-        let fault = |ema: EmaConfig| ema.validate().unwrap_err().key;
+        let fault = |ema: EmaConfig| ema.problems()[0].key;
         assert_eq!(fault(EmaConfig { decay: 1.0, ..Default::default() }), "decay");
         assert_eq!(fault(EmaConfig { min_decay: -0.1, ..Default::default() }), "min_decay");
         assert_eq!(fault(EmaConfig { power: f64::NAN, ..Default::default() }), "power");

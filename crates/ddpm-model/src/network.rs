@@ -108,14 +108,6 @@ impl NetworkConfig {
         }
     }
 
-    /// Channels or coordinates that are predicted.
-    pub fn out_channels(&self) -> usize {
-        match self {
-            Self::UNet(config) => config.out_channels,
-            Self::PointMlp(config) => config.out_dims,
-        }
-    }
-
     /// Classes of the condition; 0: unconditional.
     pub fn num_classes(&self) -> usize {
         match self {

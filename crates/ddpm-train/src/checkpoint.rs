@@ -81,6 +81,10 @@ impl Checkpoint {
     /// Writes `checkpoints/step-N`.
     pub fn save(self, checkpoints: &Path) -> Result<PathBuf, CheckpointError> {
         let target = checkpoints.join(step_name(self.state.step));
+        // What is there is complete, and the same: a step has one state.
+        if target.exists() {
+            return Ok(target);
+        }
         let aside = checkpoints.join(format!(".{}.{}.tmp", step_name(self.state.step), std::process::id()));
         if aside.exists() {
             std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
@@ -97,10 +101,6 @@ impl Checkpoint {
         std::fs::write(&state, json).map_err(io(&state))?;
         for path in [&state, &aside] {
             File::open(path).and_then(|file| file.sync_all()).map_err(io(path))?;
-        }
-        // A rename cannot replace a folder that has files in it.
-        if target.exists() {
-            std::fs::remove_dir_all(&target).map_err(io(&target))?;
         }
         std::fs::rename(&aside, &target).map_err(io(&target))?;
         File::open(checkpoints).and_then(|dir| dir.sync_all()).map_err(io(checkpoints))?;

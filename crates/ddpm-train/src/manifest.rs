@@ -33,7 +33,7 @@ pub struct Start {
     pub command: Vec<String>,
     /// The commit of the sources, where they are known.
     pub commit: Option<String>,
-    /// The device, and how many threads the host has.
+    /// The device.
     pub device: String,
     /// Threads of the host.
     pub threads: usize,

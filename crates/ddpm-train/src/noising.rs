@@ -14,6 +14,22 @@ use ddpm_model::condition::Condition;
 
 use crate::model::TrainBatch;
 
+/// What a network is told of the labels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Labels {
+    /// Nothing.
+    Unused,
+    /// Every label.
+    Kept,
+    /// Every label but a share of them, in whose place it is told the null class.
+    Dropped {
+        /// The class that stands for no class.
+        null_class: usize,
+        /// How many of them, from 0 to 1.
+        share: f64,
+    },
+}
+
 /// How items become training pairs.
 #[derive(Clone, Debug)]
 pub struct Noising {
@@ -21,10 +37,8 @@ pub struct Noising {
     pub seed: u64,
     /// Steps of the schedule.
     pub steps: usize,
-    /// The class that stands for no class, where the network is conditional.
-    pub null_class: Option<usize>,
-    /// Share of labels replaced by the null class.
-    pub label_drop: f64,
+    /// What the network is told of the labels.
+    pub labels: Labels,
     /// Parts of a batch.
     pub accumulate: usize,
 }
@@ -40,19 +54,26 @@ impl Noising {
 
         let t = items.clone().map(|n| rng(self.seed, Stream::Time, n).random_range(0..self.steps)).collect();
         let eps: Vec<f32> = items.clone().flat_map(|n| normals(&mut rng(self.seed, Stream::Noise, n), width)).collect();
-        let condition = match (self.null_class, labels) {
-            (Some(null), Some(labels)) => {
-                let kept = labels.iter().zip(items).map(|(&label, n)| {
-                    let dropped = rng(self.seed, Stream::LabelDrop, n).random_bool(self.label_drop);
-                    if dropped { null as i64 } else { label as i64 }
-                });
-                let kept: Vec<i64> = kept.collect();
-                Condition::Class(Tensor::<1, Int>::from_data(TensorData::new(kept, [rows]), &device))
+        let condition = match labels.filter(|_| self.labels != Labels::Unused) {
+            Some(labels) => {
+                let told: Vec<i64> =
+                    labels.into_iter().zip(items).map(|(label, n)| self.told(label, n) as i64).collect();
+                Condition::Class(Tensor::<1, Int>::from_data(TensorData::new(told, [rows]), &device))
             }
-            _ => Condition::None,
+            None => Condition::None,
         };
         let eps = Tensor::from_data(TensorData::new(eps, dims), &device);
         TrainBatch { x_0, eps, t, condition, share: 1.0 / self.accumulate as f64 }
+    }
+
+    /// The class that the network is told of item `n`.
+    fn told(&self, label: usize, n: u64) -> usize {
+        match self.labels {
+            Labels::Dropped { null_class, share } if rng(self.seed, Stream::LabelDrop, n).random_bool(share) => {
+                null_class
+            }
+            _ => label,
+        }
     }
 }
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use ddpm_data::DataInfo;
 use ddpm_infer::job::{ClassChoice, JobError, SamplingJob, TrainedModel};
+use ddpm_infer::levels::Ladder;
 use ddpm_infer::pictures::{self, PictureError};
 use ddpm_infer::sample::clip_for;
 use ddpm_infer::samplers::{Sampler, SamplerError, SamplerOptions};
-use ddpm_infer::steps::Spacing;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::network::Network;
 
@@ -48,14 +48,14 @@ impl Preview {
         beside: Option<Vec<f32>>,
         device: Device,
     ) -> Result<Self, PreviewError> {
-        let options = SamplerOptions { variance: diffusion.variance, eta: 0.0 };
+        let options = SamplerOptions { variance: diffusion.variance, ..SamplerOptions::default() };
         let job = SamplingJob {
             count: config.count,
             seed,
             batch_size: config.count.min(256),
             sampler: Sampler::new(&config.sampler, options)?,
             steps: Some(config.steps),
-            spacing: Spacing::default(),
+            levels: Ladder::default(),
             class: ClassChoice::Any,
             clip: clip_for(&data),
             frames: 0,

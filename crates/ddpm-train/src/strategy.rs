@@ -208,7 +208,9 @@ impl<const D: usize> Loop<'_, D> {
                 saved_at = self.state.step;
             }
         }
+        // Stopped on request: nothing is lost, and there is something to sample from.
         if saved_at != self.state.step {
+            self.save_snapshot()?;
             self.save_checkpoint(parts, learner)?;
         }
         Ok(())

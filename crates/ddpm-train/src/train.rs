@@ -26,7 +26,7 @@ use crate::config::load::{ConfigError, Problem, find, load};
 use crate::manifest::{Manifest, Start};
 use crate::metrics::{FIELDS, JsonLines, STEP_LOSS, StepMetric, truncate_after};
 use crate::model::TrainModel;
-use crate::noising::{Noising, NoisyLoader};
+use crate::noising::{Labels, Noising, NoisyLoader};
 use crate::optim::{RateSchedule, settle};
 use crate::preview::Preview;
 use crate::progress::{Display, PlainRenderer, Reporter};
@@ -82,6 +82,9 @@ const RESUMABLE: [&str; 9] = [
 
 /// Trains.
 pub fn run(options: &Options) -> anyhow::Result<Finish> {
+    if options.tui && !cfg!(feature = "tui") {
+        return Err(UsageError("--tui: the dashboard is not compiled in; build with `--features tui`".into()).into());
+    }
     let plan = Plan::make(options)?;
     if options.dry_run {
         plan.describe()?;
@@ -192,13 +195,12 @@ impl Plan {
             None => new_run(&options.runs, &name)?,
         };
         let _lock = lock(&run)?;
-        write_records(&run, &name, &experiment, &data, &device, parameters, state.step)?;
-        let left = train.steps.saturating_sub(state.step);
-        announce(&run, &experiment, &data, &device, parameters, state.step);
-        if left == 0 {
-            eprintln!("all {} steps are done; to go further: --set train.steps=N", train.steps);
+        if state.step >= train.steps {
+            eprintln!("{}: {} steps are done; to go further: --set train.steps=N", run.0.display(), state.step);
             return Ok(Finish::Done(run.0));
         }
+        write_records(&run, &name, &experiment, &data, &device, parameters, state.step)?;
+        announce(&run, &experiment, &data, &device, parameters, state.step);
         truncate_after(&run.metrics(), state.step - state.loss_count)?;
 
         // The learner and its loop.
@@ -213,8 +215,11 @@ impl Plan {
         let noising = Noising {
             seed: train.seed,
             steps: diffusion.schedule.len(),
-            null_class: experiment.model.null_class(),
-            label_drop: train.label_drop,
+            labels: match experiment.model.null_class() {
+                _ if experiment.model.num_classes() == 0 => Labels::Unused,
+                None => Labels::Kept,
+                Some(null_class) => Labels::Dropped { null_class, share: train.label_drop },
+            },
             accumulate: train.accumulate,
         };
         let loader = Arc::new(NoisyLoader::new(Arc::new(items), noising));
@@ -294,7 +299,8 @@ fn resumable(runs: &Path, run: &str, sets: &[String]) -> anyhow::Result<(RunFold
 /// Fills in what the network takes from the data, and checks that they fit.
 fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Result<NetworkConfig, ConfigError> {
     let shape = &data.info.shape;
-    let network = experiment.model.clone().with_io(shape, shape[0]);
+    let predicted = experiment.diffusion.variance.output_channels(shape[0]);
+    let network = experiment.model.clone().with_io(shape, predicted);
     let mut problems = Vec::new();
     let mut report = |key: String, message| problems.push(Problem { key, message, from_set: false });
     if let Err(error) = network.validate(shape) {

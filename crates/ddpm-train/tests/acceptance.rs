@@ -10,11 +10,11 @@ use std::path::Path;
 use burn::tensor::Device;
 use ddpm_data::Split;
 use ddpm_infer::job::{ClassChoice, SamplingJob, TrainedModel};
+use ddpm_infer::levels::Ladder;
 use ddpm_infer::runs::RunFolder;
 use ddpm_infer::sample::{clip_for, points_beside};
 use ddpm_infer::samplers::{Sampler, SamplerOptions};
 use ddpm_infer::snapshot::Snapshot;
-use ddpm_infer::steps::Spacing;
 use support::Bench;
 use support::judge::{Digits, Judge};
 
@@ -23,14 +23,15 @@ fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
     let device = Device::default();
     let snapshot = Snapshot::load(&RunFolder(run.to_path_buf()).newest_snapshot().unwrap(), &device).unwrap();
     let diffusion = snapshot.config.diffusion.init().unwrap();
-    let sampler = Sampler::new(sampler, SamplerOptions { variance: diffusion.variance, eta: 0.0 }).unwrap();
+    let sampler =
+        Sampler::new(sampler, SamplerOptions { variance: diffusion.variance, ..SamplerOptions::default() }).unwrap();
     let job = SamplingJob {
         count,
         seed: 1,
         batch_size: 256,
         sampler,
         steps: Some(sampler.default_steps(diffusion.schedule.len())),
-        spacing: Spacing::default(),
+        levels: Ladder::default(),
         class: ClassChoice::Any,
         clip: clip_for(&snapshot.config.data),
         frames: 0,

@@ -4,7 +4,14 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::{NoiseSource, Posterior, Step};
+use super::{About, NoiseSource, Posterior, Step};
+
+pub(super) const ABOUT: About = About {
+    name: "ddim",
+    description: "implicit sampling (Song et al. 2021); deterministic at eta 0, good from 20 to 100 steps",
+    default_steps: Some(50),
+    order: Some(1),
+};
 
 /// Walks from `x`, at `levels[0]`, to the last of the levels; step i takes its noise from `noise.step(i)`,
 /// and none is asked for at eta 0.

@@ -5,12 +5,19 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::variance::Variance;
 
-use super::{NoiseSource, Posterior, Step};
+use super::{About, NoiseSource, Posterior, Step};
+
+pub(super) const ABOUT: About = About {
+    name: "ddpm",
+    description: "ancestral sampling (Ho et al. 2020); best with all steps",
+    default_steps: None,
+    order: None,
+};
 
 /// Walks from `x`, at `levels[0]`, to the last of the levels; step i draws x_s from q(x_s | x_t, x_0)
 /// with the denoiser's x_0, and takes its noise from `noise.step(i)`.
 ///
-/// With [`Variance::Learned`] and a denoiser that predicts no variance, the variance is the fixed small one.
+/// With [`Variance::Learned`] and a denoiser that predicts no variance, the variance is the fixed large one.
 pub fn ddpm<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],
@@ -30,9 +37,9 @@ pub fn ddpm<const D: usize>(
         } else {
             let eps = noise.step(index);
             mean + match (variance, denoised.variance_logit) {
-                (Variance::FixedLarge, _) => eps * q.beta.sqrt(),
                 (Variance::Learned, Some(v)) => eps * learned_deviation(v, &q),
-                (Variance::FixedSmall | Variance::Learned, _) => eps * q.variance.sqrt(),
+                (Variance::FixedLarge | Variance::Learned, _) => eps * q.beta.sqrt(),
+                (Variance::FixedSmall, _) => eps * q.variance.sqrt(),
             }
         };
         on_step(Step { index, level: s, x: &x, x_0: &denoised.x_0 });

@@ -1,21 +1,50 @@
 //! Samplers: each a function over noise levels that are given as data.
 //!
-//! To add one: its file, a variant of [`Sampler`], and that variant's arm in the methods below.
+//! To add one: its file, which ends in what there is to say [`About`] it, and a variant of [`Sampler`] with its
+//! arms in `about` and `run`, a place in [`Sampler::ALL`], and an arm in `with` if it has options.
 
+mod about;
 mod clipped;
 mod ddim;
 mod ddpm;
+mod deis;
+mod dpm2;
+mod dpmpp_2s;
+mod dpmpp_multistep;
+mod dpmpp_sde;
+mod euler;
+mod euler_ancestral;
+mod heun;
+mod lms;
+mod multistep;
+mod pndm;
 mod posterior;
+mod unipc;
+mod variance_exploding;
 
 use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::variance::Variance;
 
+pub use about::About;
 pub use clipped::Clipped;
 pub use ddim::ddim;
 pub use ddpm::ddpm;
+pub use deis::deis;
+pub use dpm2::{dpm2, dpm2_ancestral};
+pub use dpmpp_2s::dpmpp_2s;
+pub use dpmpp_multistep::{Expansion, dpmpp_multistep};
+pub use dpmpp_sde::dpmpp_sde;
+pub use euler::euler;
+pub use euler_ancestral::euler_ancestral;
+pub use heun::{Churn, heun};
+pub use lms::lms;
+pub use multistep::{FEW_STEPS, Multistep};
+pub use pndm::{PndmStart, half_way, pndm};
 pub use posterior::Posterior;
+pub use unipc::{Bh, unipc};
+pub use variance_exploding::{level_at, ratio};
 
 /// Where a sampler gets its noise: standard normal, of the shape of x, addressed by the step.
 pub trait NoiseSource<const D: usize> {
@@ -57,15 +86,34 @@ pub enum SamplerError {
         /// What was asked for.
         eta: f64,
     },
+    /// Churn that is negative or not a number.
+    #[error("{churn:?}: churn and its limits must be numbers from 0 up, and the lower limit below the upper one")]
+    Churn {
+        /// What was asked for.
+        churn: Churn,
+    },
+    /// An option that means nothing to the sampler.
+    #[error("{sampler} has no option {option}; {has}")]
+    NoOption {
+        /// The sampler.
+        sampler: &'static str,
+        /// The option.
+        option: &'static str,
+        /// Who has it.
+        has: &'static str,
+    },
 }
 
-/// What samplers can be told, each taking what concerns it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What samplers can be told. What is told to a sampler that it does not concern is refused; the variance,
+/// which comes with the network, is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SamplerOptions {
     /// Variance of a step of ancestral sampling; normally the one that the network was trained with.
     pub variance: Variance,
-    /// Share of noise in DDIM, from 0 to 1.
-    pub eta: f64,
+    /// Share of noise in DDIM, from 0, the default, to 1.
+    pub eta: Option<f64>,
+    /// Noise on the way of Heun's method, none by default.
+    pub churn: Option<Churn>,
 }
 
 /// A way from noise to data.
@@ -81,45 +129,108 @@ pub enum Sampler {
         /// Share of noise: 0 is deterministic, 1 is ancestral sampling.
         eta: f64,
     },
+    /// Euler's method.
+    Euler,
+    /// Euler's method with fresh noise in every step.
+    EulerAncestral,
+    /// Heun's method.
+    Heun {
+        /// Noise on the way.
+        churn: Churn,
+    },
+    /// The midpoint method.
+    Dpm2,
+    /// The midpoint method with fresh noise in every step.
+    Dpm2Ancestral,
+    /// A linear multistep method.
+    Lms,
+    /// DPM-Solver++ over pairs of levels.
+    Dpmpp2s {
+        /// With fewer steps than this, the last two are of order 1.
+        falls_below: usize,
+    },
+    /// DPM-Solver++ over past predictions.
+    DpmppMultistep {
+        /// How far it looks back.
+        multistep: Multistep,
+        /// How it weighs what it sees.
+        expansion: Expansion,
+    },
+    /// DPM-Solver++ over past predictions with fresh noise in every step.
+    DpmppSde {
+        /// How far it looks back, order 2 at most.
+        multistep: Multistep,
+    },
+    /// A predictor and a corrector of one form.
+    UniPc {
+        /// How far it looks back.
+        multistep: Multistep,
+        /// Scale of the weight that is free.
+        b: Bh,
+    },
+    /// An exponential integrator over past predictions of eps.
+    Deis {
+        /// How far it looks back.
+        multistep: Multistep,
+    },
+    /// A linear multistep method in steps of DDIM.
+    Pndm {
+        /// How it starts.
+        start: PndmStart,
+    },
 }
 
 impl Sampler {
-    /// The names, as the command line knows them; the first is the default.
-    pub const NAMES: [&str; 2] = ["ddpm", "ddim"];
+    /// One of every kind; the first is the default.
+    pub const ALL: &[Self] = &[
+        Self::Ddpm { variance: Variance::FixedSmall },
+        Self::Ddim { eta: 0.0 },
+        Self::Euler,
+        Self::EulerAncestral,
+        Self::Heun { churn: Churn::NONE },
+        Self::Dpm2,
+        Self::Dpm2Ancestral,
+        Self::Lms,
+        Self::Dpmpp2s { falls_below: FEW_STEPS },
+        Self::DpmppMultistep { multistep: Multistep::of_order(2), expansion: Expansion::Published },
+        Self::DpmppMultistep { multistep: Multistep::of_order(3), expansion: Expansion::Taylor },
+        Self::DpmppSde { multistep: Multistep::of_order(2) },
+        Self::UniPc { multistep: Multistep::of_order(2), b: Bh::Bh2 },
+        Self::Deis { multistep: Multistep::of_order(3) },
+        Self::Pndm { start: PndmStart::RungeKutta },
+        Self::Pndm { start: PndmStart::Multistep },
+    ];
 
-    /// The sampler called `name`.
-    pub fn new(name: &str, options: SamplerOptions) -> Result<Self, SamplerError> {
-        match name {
-            "ddpm" => Ok(Self::Ddpm { variance: options.variance }),
-            "ddim" if (0.0..=1.0).contains(&options.eta) => Ok(Self::Ddim { eta: options.eta }),
-            "ddim" => Err(SamplerError::Eta { eta: options.eta }),
-            _ => Err(SamplerError::Unknown { name: name.to_string() }),
+    /// The names, as the command line knows them, in the order of [`Sampler::ALL`].
+    pub const NAMES: [&'static str; Self::ALL.len()] = {
+        let mut names = [""; Self::ALL.len()];
+        let mut i = 0;
+        while i < names.len() {
+            names[i] = Self::ALL[i].about().name;
+            i += 1;
         }
-    }
+        names
+    };
 
-    /// Its name.
-    pub fn name(&self) -> &'static str {
+    /// What its file says about it.
+    pub const fn about(&self) -> About {
         match self {
-            Self::Ddpm { .. } => "ddpm",
-            Self::Ddim { .. } => "ddim",
-        }
-    }
-
-    /// What it is, in one line for people.
-    pub fn description(&self) -> &'static str {
-        match self {
-            Self::Ddpm { .. } => "ancestral sampling (Ho et al. 2020); best with all steps",
-            Self::Ddim { .. } => {
-                "implicit sampling (Song et al. 2021); deterministic at eta 0, good from 20 to 100 steps"
-            }
-        }
-    }
-
-    /// How many of `available` steps it takes unless told otherwise.
-    pub fn default_steps(&self, available: usize) -> usize {
-        match self {
-            Self::Ddpm { .. } => available,
-            Self::Ddim { .. } => available.min(50),
+            Self::Ddpm { .. } => ddpm::ABOUT,
+            Self::Ddim { .. } => ddim::ABOUT,
+            Self::Euler => euler::ABOUT,
+            Self::EulerAncestral => euler_ancestral::ABOUT,
+            Self::Heun { .. } => heun::ABOUT,
+            Self::Dpm2 => dpm2::ABOUT,
+            Self::Dpm2Ancestral => dpm2::ABOUT_ANCESTRAL,
+            Self::Lms => lms::ABOUT,
+            Self::Dpmpp2s { .. } => dpmpp_2s::ABOUT,
+            Self::DpmppMultistep { multistep: Multistep { order: 3, .. }, .. } => dpmpp_multistep::ABOUT_3M,
+            Self::DpmppMultistep { .. } => dpmpp_multistep::ABOUT_2M,
+            Self::DpmppSde { .. } => dpmpp_sde::ABOUT,
+            Self::UniPc { .. } => unipc::ABOUT,
+            Self::Deis { .. } => deis::ABOUT,
+            Self::Pndm { start: PndmStart::RungeKutta } => pndm::ABOUT,
+            Self::Pndm { start: PndmStart::Multistep } => pndm::ABOUT_PLMS,
         }
     }
 
@@ -135,6 +246,75 @@ impl Sampler {
         match *self {
             Self::Ddpm { variance } => ddpm(denoiser, levels, x, variance, noise, on_step),
             Self::Ddim { eta } => ddim(denoiser, levels, x, eta, noise, on_step),
+            Self::Euler => euler(denoiser, levels, x, on_step),
+            Self::EulerAncestral => euler_ancestral(denoiser, levels, x, noise, on_step),
+            Self::Heun { churn } => heun(denoiser, levels, x, churn, noise, on_step),
+            Self::Dpm2 => dpm2(denoiser, levels, x, on_step),
+            Self::Dpm2Ancestral => dpm2_ancestral(denoiser, levels, x, noise, on_step),
+            Self::Lms => lms(denoiser, levels, x, on_step),
+            Self::Dpmpp2s { falls_below } => dpmpp_2s(denoiser, levels, x, falls_below, on_step),
+            Self::DpmppMultistep { multistep, expansion } => {
+                dpmpp_multistep(denoiser, levels, x, multistep, expansion, on_step)
+            }
+            Self::DpmppSde { multistep } => dpmpp_sde(denoiser, levels, x, multistep, noise, on_step),
+            Self::UniPc { multistep, b } => unipc(denoiser, levels, x, multistep, b, on_step),
+            Self::Deis { multistep } => deis(denoiser, levels, x, multistep, on_step),
+            Self::Pndm { start } => pndm(denoiser, levels, x, start, &half_way, on_step),
+        }
+    }
+
+    /// The sampler called `name`.
+    pub fn new(name: &str, options: SamplerOptions) -> Result<Self, SamplerError> {
+        let named = Self::ALL.iter().find(|sampler| sampler.name() == name);
+        named.ok_or_else(|| SamplerError::Unknown { name: name.to_string() })?.with(options)
+    }
+
+    /// The same sampler with these options.
+    fn with(self, options: SamplerOptions) -> Result<Self, SamplerError> {
+        let refuse = |option, has| SamplerError::NoOption { sampler: self.name(), option, has };
+        if options.eta.is_some() && !matches!(self, Self::Ddim { .. }) {
+            return Err(refuse("eta", "only ddim has"));
+        }
+        if options.churn.is_some() && !matches!(self, Self::Heun { .. }) {
+            return Err(refuse("churn", "only heun has"));
+        }
+        match self {
+            Self::Ddpm { .. } => Ok(Self::Ddpm { variance: options.variance }),
+            Self::Ddim { eta } => match options.eta.unwrap_or(eta) {
+                eta if (0.0..=1.0).contains(&eta) => Ok(Self::Ddim { eta }),
+                eta => Err(SamplerError::Eta { eta }),
+            },
+            Self::Heun { churn } => match options.churn.unwrap_or(churn) {
+                churn if churn.is_sound() => Ok(Self::Heun { churn }),
+                churn => Err(SamplerError::Churn { churn }),
+            },
+            without_options => Ok(without_options),
+        }
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &'static str {
+        self.about().name
+    }
+
+    /// What it is, in one line for people.
+    pub const fn description(&self) -> &'static str {
+        self.about().description
+    }
+
+    /// How many of `available` steps it takes unless told otherwise.
+    pub fn default_steps(&self, available: usize) -> usize {
+        self.about().default_steps.map_or(available, |steps| steps.min(available))
+    }
+
+    /// The order with which it claims to converge to the solution of the probability-flow ODE; none if it draws
+    /// noise on the way.
+    pub fn order(&self) -> Option<u32> {
+        match *self {
+            Self::Ddim { eta } if eta > 0.0 => None,
+            Self::Heun { churn } if churn.amount > 0.0 => None,
+            Self::DpmppMultistep { multistep, .. } | Self::Deis { multistep } if multistep.order < 2 => Some(1),
+            _ => self.about().order,
         }
     }
 }
@@ -146,20 +326,35 @@ mod tests {
 
     #[test]
     fn every_name_makes_the_sampler_of_that_name() {
-        let options = SamplerOptions { variance: Variance::FixedSmall, eta: 0.0 };
         for name in Sampler::NAMES {
-            let sampler = Sampler::new(name, options).unwrap();
+            let sampler = Sampler::new(name, SamplerOptions::default()).unwrap();
             assert_eq!(sampler.name(), name);
             assert!(!sampler.description().contains('\n'));
+            assert_eq!(Sampler::NAMES.iter().filter(|other| **other == name).count(), 1, "{name} twice");
         }
     }
 
     #[test]
     fn what_is_refused_says_what_there_is() {
-        let options = SamplerOptions { variance: Variance::FixedSmall, eta: 1.5 };
-        let message = Sampler::new("euler", options).unwrap_err().to_string();
-        assert!(message.contains("euler") && message.contains("ddpm, ddim"), "{message}");
-        let message = Sampler::new("ddim", options).unwrap_err().to_string();
-        assert!(message.contains("1.5"), "{message}");
+        let refuse = |name, options, parts: &[&str]| {
+            let message = Sampler::new(name, options).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        };
+        let eta = |eta| SamplerOptions { eta: Some(eta), ..Default::default() };
+        refuse("magic", eta(1.5), &["magic", "ddpm, ddim"]);
+        refuse("ddim", eta(1.5), &["1.5"]);
+        refuse("euler", eta(0.5), &["euler", "eta", "ddim"]);
+        let churn = |amount| SamplerOptions { churn: Some(Churn { amount, ..Churn::NONE }), ..Default::default() };
+        refuse("heun", churn(-1.0), &["-1"]);
+        refuse("heun", churn(f64::NAN), &["NaN"]);
+        refuse("lms", churn(1.0), &["lms", "churn", "heun"]);
+    }
+
+    #[test]
+    fn noise_on_the_way_ends_the_claim_of_an_order() {
+        assert_eq!(Sampler::Ddim { eta: 0.0 }.order(), Some(1));
+        assert_eq!(Sampler::Ddim { eta: 0.1 }.order(), None);
+        assert_eq!(Sampler::Heun { churn: Churn { amount: 1.0, ..Churn::NONE } }.order(), None);
+        assert_eq!(Sampler::EulerAncestral.order(), None);
     }
 }

@@ -104,15 +104,17 @@ pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
             Err(message) => problems.push(Problem { key: set.clone(), message, from_set: true }),
         }
     }
+    // A part of what is at fault may have been set: diffusion.schedule.beta_end, say.
+    let given = |key: &str| set_keys.iter().any(|set| set == key || set.starts_with(&format!("{key}.")));
     let (experiment, found) = peel(tree);
     problems.extend(found.into_iter().map(|(key, message)| {
-        let from_set = set_keys.iter().any(|set| *set == key);
+        let from_set = given(&key);
         Problem { key, message, from_set }
     }));
     match experiment {
         Some(experiment) => {
             problems.extend(experiment.problems().into_iter().map(|(key, message)| {
-                let from_set = set_keys.iter().any(|set| *set == key);
+                let from_set = given(&key);
                 Problem { key, message, from_set }
             }));
             if problems.is_empty() { Ok(experiment) } else { Err(fail(problems)) }

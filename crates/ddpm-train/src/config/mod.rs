@@ -220,8 +220,11 @@ impl Experiment {
         if let Err(error) = self.diffusion.schedule.validate() {
             require(false, "diffusion.schedule", error.to_string());
         }
-        if let Err(error) = self.ema.validate() {
-            require(false, "ema", error.to_string());
+        for error in self.ema.problems() {
+            require(false, &format!("ema.{}", error.key), format!("is {}, expected {}", error.value, error.expected));
+        }
+        for problem in self.data.problems() {
+            require(false, &format!("data.{}", problem.key), problem.reason);
         }
         problems
     }

@@ -1,0 +1,367 @@
+//! Which noise levels a sampler visits.
+//!
+//! Levels are data: a sampler takes any list that descends and ends in the clean level. "sigma" is what it is in
+//! variance-exploding coordinates, `sigma / alpha` of a level.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use ddpm_model::noise_level::NoiseLevel;
+use ddpm_model::schedule::Schedule;
+use serde::{Deserialize, Serialize};
+
+use crate::samplers::{level_at, ratio};
+use crate::steps::{Spacing, StepsError, levels};
+
+/// A recipe for noise levels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ladder {
+    /// Those of trained steps.
+    Steps(Spacing),
+    /// Even in time from the last step to the first, of which the first is left out ("simple" without rounding).
+    SgmUniform,
+    /// Times at the quantiles of a Beta distribution: dense at both ends for parameters below 1 (Lee et al. 2024).
+    Beta {
+        /// Parameter that governs the clean end.
+        alpha: f64,
+        /// Parameter that governs the noisy end.
+        beta: f64,
+    },
+    /// Even in the rho-th root of sigma (Karras et al. 2022 (5)): denser at the clean end, the more so the larger
+    /// rho.
+    Karras {
+        /// The root.
+        rho: f64,
+        /// First and last sigma.
+        ends: Ends,
+    },
+    /// Even in the logarithm of sigma, and so in the log-SNR.
+    Exponential {
+        /// First and last sigma.
+        ends: Ends,
+    },
+    /// These sigmas, as many as there are; asked for another number, even in their place along the logarithms of
+    /// these (Sabour et al. 2024, "align your steps").
+    Sigmas(Vec<f64>),
+}
+
+/// The sigmas at the ends of a ladder; those of the schedule where it says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ends {
+    /// The last one before clean data.
+    pub min: Option<f64>,
+    /// The first one.
+    pub max: Option<f64>,
+}
+
+/// Why there are no such levels.
+#[derive(Debug, thiserror::Error)]
+pub enum LevelsError {
+    /// Steps that cannot be chosen.
+    #[error(transparent)]
+    Steps(#[from] StepsError),
+    /// No ladder has this name.
+    #[error("there are no levels `{name}`; there are: {}, or sigmas with commas between", Ladder::NAMES.join(", "))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+    /// Not a single level.
+    #[error("cannot sample in 0 steps")]
+    Empty,
+    /// Sigmas that do not fall, or leave what the network was trained on.
+    #[error("sigmas {sigmas}: expected falling numbers within what was trained, from {max:.6} down to {min:.6}")]
+    Sigmas {
+        /// What was asked for.
+        sigmas: String,
+        /// Sigma of the first step of the schedule.
+        min: f64,
+        /// Sigma of its last step.
+        max: f64,
+    },
+    /// Ends for a ladder that has its own.
+    #[error("sigma-min and sigma-max are the ends of karras and exponential levels, not of {name}")]
+    NoEnds {
+        /// The ladder.
+        name: String,
+    },
+}
+
+impl Default for Ladder {
+    fn default() -> Self {
+        Self::Steps(Spacing::default())
+    }
+}
+
+impl FromStr for Ladder {
+    type Err = LevelsError;
+
+    fn from_str(name: &str) -> Result<Self, LevelsError> {
+        let ends = Ends::default();
+        match name {
+            "linspace" => Ok(Self::Steps(Spacing::Linspace)),
+            "trailing" => Ok(Self::Steps(Spacing::Trailing)),
+            "leading" => Ok(Self::Steps(Spacing::Leading)),
+            "stride" => Ok(Self::Steps(Spacing::Stride)),
+            "sgm-uniform" => Ok(Self::SgmUniform),
+            "beta" => Ok(Self::Beta { alpha: 0.6, beta: 0.6 }),
+            "karras" => Ok(Self::Karras { rho: 7.0, ends }),
+            "exponential" | "log-linear" => Ok(Self::Exponential { ends }),
+            list => list
+                .split(',')
+                .map(|sigma| sigma.trim().parse())
+                .collect::<Result<_, _>>()
+                .map(Self::Sigmas)
+                .map_err(|_| LevelsError::Unknown { name: name.to_string() }),
+        }
+    }
+}
+
+impl Ladder {
+    /// The names that the command line knows; "log-linear" is "exponential" by its other name.
+    pub const NAMES: [&str; 9] =
+        ["linspace", "trailing", "leading", "stride", "sgm-uniform", "beta", "karras", "exponential", "log-linear"];
+
+    /// The same with other ends, `None` being the schedule's.
+    pub fn with_ends(self, ends: Ends) -> Result<Self, LevelsError> {
+        match self {
+            Self::Karras { rho, .. } => Ok(Self::Karras { rho, ends }),
+            Self::Exponential { .. } => Ok(Self::Exponential { ends }),
+            other if ends == Ends::default() => Ok(other),
+            other => Err(LevelsError::NoEnds { name: format!("{other:?}") }),
+        }
+    }
+
+    /// How many steps it takes if nobody says, where it knows.
+    pub fn own_steps(&self) -> Option<usize> {
+        match self {
+            Self::Sigmas(sigmas) => Some(sigmas.len()),
+            _ => None,
+        }
+    }
+
+    /// `count` levels of the process that `schedule` is made of, the noisiest first, and the clean one.
+    pub fn levels(&self, count: usize, schedule: &Schedule) -> Result<Vec<NoiseLevel>, LevelsError> {
+        if count == 0 {
+            return Err(LevelsError::Empty);
+        }
+        let ends = |ends: Ends| {
+            let (min, max) = trained(schedule);
+            (ends.max.unwrap_or(max), ends.min.unwrap_or(min))
+        };
+        match self {
+            Self::Steps(spacing) => Ok(levels(schedule, &spacing.choose(count, schedule.len())?)),
+            Self::SgmUniform => Ok(at_times(even(1.0, 0.0, count + 1)[..count].iter().copied(), schedule)),
+            Self::Beta { alpha, beta } => {
+                let quantiles = even(1.0, 0.0, count).into_iter().map(|p| beta_quantile(p, *alpha, *beta));
+                Ok(at_times(quantiles, schedule))
+            }
+            Self::Karras { rho, ends: asked } => {
+                let (max, min) = ends(*asked);
+                of_sigmas(&karras(count, max, min, *rho), schedule)
+            }
+            Self::Exponential { ends: asked } => {
+                let (max, min) = ends(*asked);
+                of_sigmas(&exponential(count, max, min), schedule)
+            }
+            Self::Sigmas(sigmas) if sigmas.len() == count => of_sigmas(sigmas, schedule),
+            Self::Sigmas(sigmas) => of_sigmas(&resampled(sigmas, count), schedule),
+        }
+    }
+}
+
+/// Karras et al. 2022 (5).
+pub fn karras(count: usize, max: f64, min: f64, rho: f64) -> Vec<f64> {
+    even(max.powf(1.0 / rho), min.powf(1.0 / rho), count).into_iter().map(|root| root.powf(rho)).collect()
+}
+
+/// `count` sigmas, each the same share of the one before.
+pub fn exponential(count: usize, max: f64, min: f64) -> Vec<f64> {
+    even(max.ln(), min.ln(), count).into_iter().map(f64::exp).collect()
+}
+
+/// The logarithms of sigmas as a polyline, at `count` even places.
+fn resampled(sigmas: &[f64], count: usize) -> Vec<f64> {
+    let last = sigmas.len() - 1;
+    let at = |place: f64| {
+        let low = (place as usize).min(last);
+        let (a, b) = (sigmas[low].ln(), sigmas[(low + 1).min(last)].ln());
+        (a + (b - a) * (place - low as f64)).exp()
+    };
+    even(0.0, last as f64, count).into_iter().map(at).collect()
+}
+
+/// `count` even numbers with both ends; a single one is the first end, because samples have to start from noise.
+fn even(first: f64, last: f64, count: usize) -> Vec<f64> {
+    let gaps = count.max(2) - 1;
+    (0..count).map(|i| first + (last - first) * (i as f64 / gaps as f64)).collect()
+}
+
+/// The smallest and the largest sigma of a schedule.
+fn trained(schedule: &Schedule) -> (f64, f64) {
+    (ratio(schedule.level(0)), ratio(schedule.level(schedule.len() - 1)))
+}
+
+fn of_sigmas(sigmas: &[f64], schedule: &Schedule) -> Result<Vec<NoiseLevel>, LevelsError> {
+    let (min, max) = trained(schedule);
+    // The ends come back from their logarithms or roots with another last digit.
+    let slack = 1e-9;
+    let within = |sigma: &f64| (min * (1.0 - slack)..=max * (1.0 + slack)).contains(sigma);
+    if !(sigmas.iter().all(within) && sigmas.is_sorted_by(|a, b| a > b)) {
+        return Err(LevelsError::Sigmas { sigmas: listed(sigmas), min, max });
+    }
+    Ok(sigmas.iter().copied().chain([0.0]).map(level_at).collect())
+}
+
+fn listed(numbers: &[impl Display]) -> String {
+    numbers.iter().map(|number| number.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Levels at shares of the way from the first step to the last; between steps the log-SNR is interpolated, as
+/// [`Schedule::time_of`] does backwards.
+fn at_times(shares: impl Iterator<Item = f64>, schedule: &Schedule) -> Vec<NoiseLevel> {
+    let last = schedule.len() - 1;
+    let at = |share: f64| {
+        let time = share * last as f64;
+        let low = time as usize;
+        if time == low as f64 {
+            return schedule.level(low);
+        }
+        let (a, b) = (schedule.level(low).log_snr(), schedule.level(low + 1).log_snr());
+        level_at((-0.5 * (a + (b - a) * (time - low as f64))).exp())
+    };
+    shares.map(at).chain([level_at(0.0)]).collect()
+}
+
+/// The x below which a share `p` of the Beta distribution lies.
+fn beta_quantile(p: f64, alpha: f64, beta: f64) -> f64 {
+    // Halved until the interval is one of neighbouring numbers.
+    let (mut low, mut high) = (0.0, 1.0);
+    if p <= low || p >= high {
+        return p;
+    }
+    loop {
+        let middle = (low + high) / 2.0;
+        if middle <= low || middle >= high {
+            return middle;
+        }
+        match beta_below(middle, alpha, beta) < p {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+}
+
+/// The share of the Beta distribution below x.
+fn beta_below(x: f64, alpha: f64, beta: f64) -> f64 {
+    let whole = beta_integral(0.5, alpha, beta) + beta_integral(0.5, beta, alpha);
+    match x <= 0.5 {
+        true => beta_integral(x, alpha, beta) / whole,
+        false => 1.0 - beta_integral(1.0 - x, beta, alpha) / whole,
+    }
+}
+
+/// The integral of `u^(a-1) (1-u)^(b-1)` from 0 to x, for x up to a half, where its series (DLMF 8.17.8)
+/// converges at least as fast as powers of a half.
+fn beta_integral(x: f64, a: f64, b: f64) -> f64 {
+    let (mut term, mut sum, mut n) = (1.0, 1.0, 0.0);
+    while term > sum * f64::EPSILON / 2.0 {
+        term *= (a + b + n) / (a + 1.0 + n) * x;
+        sum += term;
+        n += 1.0;
+    }
+    x.powf(a) * (1.0 - x).powf(b) / a * sum
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use ddpm_model::schedule::ScheduleConfig;
+
+    fn schedule() -> Schedule {
+        ScheduleConfig::default().init().unwrap()
+    }
+
+    fn all() -> Vec<Ladder> {
+        Ladder::NAMES.iter().map(|name| name.parse().unwrap()).chain([Ladder::Sigmas(vec![100.0, 3.0, 0.1])]).collect()
+    }
+
+    #[test]
+    fn every_ladder_falls_from_noise_to_clean_data() {
+        for ladder in all() {
+            for count in [1, 2, 3, 10] {
+                let levels = match ladder.levels(count, &schedule()) {
+                    Err(LevelsError::Steps(StepsError::Stride(_))) => continue,
+                    levels => levels.unwrap(),
+                };
+                assert_eq!(levels.len(), count + 1);
+                assert!(levels.is_sorted_by(|a, b| ratio(*a) > ratio(*b)), "{ladder:?} {levels:?}");
+                assert!(levels.iter().all(|l| (l.alpha.powi(2) + l.sigma.powi(2) - 1.0).abs() < 1e-12));
+                assert_eq!(levels[count], NoiseLevel { alpha: 1.0, sigma: 0.0 });
+                assert!(ratio(levels[0]) > 90.0 || ladder == Ladder::Steps(Spacing::Leading), "{ladder:?} {levels:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_schedule_are_visited() {
+        let schedule = schedule();
+        for name in ["beta", "karras", "exponential"] {
+            let levels = name.parse::<Ladder>().unwrap().levels(5, &schedule).unwrap();
+            assert!((schedule.time_of(levels[0]) - 999.0).abs() < 1e-9);
+            assert!(schedule.time_of(levels[4]) < 1e-9);
+        }
+        let even = Ladder::SgmUniform.levels(4, &schedule).unwrap();
+        for (level, time) in even.iter().zip([999.0, 749.25, 499.5, 249.75]) {
+            assert!((schedule.time_of(*level) - time).abs() < 1e-9, "{time}");
+        }
+    }
+
+    #[test]
+    fn quantiles_of_beta_distributions_that_are_known() {
+        for i in 0..=20 {
+            let p = f64::from(i) / 20.0;
+            let close = |found: f64, wanted: f64| assert!((found - wanted).abs() < 1e-13, "{p}: {found} {wanted}");
+            close(beta_quantile(p, 1.0, 1.0), p);
+            close(beta_quantile(p, 0.5, 0.5), (p * std::f64::consts::FRAC_PI_2).sin().powi(2));
+            close(beta_quantile(p, 3.0, 1.0), p.cbrt());
+            close(beta_quantile(p, 1.0, 2.0), 1.0 - (1.0 - p).sqrt());
+            close(beta_quantile(p, 0.6, 0.6) + beta_quantile(1.0 - p, 0.6, 0.6), 1.0);
+        }
+    }
+
+    #[test]
+    fn a_list_is_taken_as_it_is_or_resampled() {
+        let ladder: Ladder = "100, 10,0.1".parse().unwrap();
+        assert_eq!(ladder.own_steps(), Some(3));
+        let sigmas = |count| ladder.levels(count, &schedule()).unwrap().into_iter().map(ratio).collect::<Vec<_>>();
+        let close = |found: Vec<f64>, wanted: &[f64]| {
+            assert_eq!(found.len(), wanted.len());
+            assert!(found.iter().zip(wanted).all(|(f, w)| (f - w).abs() <= 1e-12 * w), "{found:?}");
+        };
+        close(sigmas(3), &[100.0, 10.0, 0.1, 0.0]);
+        close(sigmas(5), &[100.0, 1000f64.sqrt(), 10.0, 1.0, 0.1, 0.0]);
+    }
+
+    #[test]
+    fn what_is_impossible_says_why() {
+        let refuse = |ladder: &str, ends: Ends, parts: &[&str]| {
+            let ladder = ladder.parse::<Ladder>().and_then(|ladder| ladder.with_ends(ends));
+            let message = ladder.and_then(|ladder| ladder.levels(3, &schedule())).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        };
+        let none = Ends::default();
+        refuse("bogus", none, &["bogus", "karras", "sgm-uniform"]);
+        refuse("1,2,3", none, &["1, 2, 3", "falling"]);
+        refuse("900,2,1", none, &["900", "157.4"]);
+        refuse("NaN", none, &["NaN"]);
+        refuse("trailing", Ends { min: Some(1.0), max: None }, &["Trailing", "karras"]);
+        refuse("karras", Ends { min: None, max: Some(1e4) }, &["10000", "157.4"]);
+        refuse("karras", Ends { min: Some(0.0), max: None }, &["0.01"]);
+        refuse("exponential", Ends { min: Some(5.0), max: Some(2.0) }, &["falling"]);
+        assert!(Ladder::default().levels(0, &schedule()).is_err());
+        assert!("karras".parse::<Ladder>().unwrap().levels(0, &schedule()).is_err());
+    }
+}

@@ -1,0 +1,15 @@
+//! What there is to say about a sampler.
+
+/// What a sampler's file says about it, whatever its options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it is and what it is good for, in one line for people.
+    pub description: &'static str,
+    /// Steps that it takes unless told otherwise; all that there are if `None`.
+    pub default_steps: Option<usize>,
+    /// The order with which it claims to converge to the solution of the probability-flow ODE, as long as it
+    /// draws no noise on the way; `None` if it always draws some.
+    pub order: Option<u32>,
+}

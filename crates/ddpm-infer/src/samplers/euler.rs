@@ -1,0 +1,32 @@
+//! Euler's method for the probability-flow ODE (Karras et al. 2022, algorithm 1 without its second half).
+
+use burn::tensor::Tensor;
+use ddpm_model::denoiser::Denoiser;
+use ddpm_model::noise_level::NoiseLevel;
+
+use super::variance_exploding::walk;
+use super::{About, Step};
+
+pub(super) const ABOUT: About = About {
+    name: "euler",
+    description: "Euler's method; the same as ddim at eta 0",
+    default_steps: Some(50),
+    order: Some(1),
+};
+
+/// Walks from `x`, at `levels[0]`, to the last of the levels, along eps at the start of every step.
+pub fn euler<const D: usize>(
+    denoiser: &dyn Denoiser<D>,
+    levels: &[NoiseLevel],
+    mut x: Tensor<D>,
+    on_step: &mut dyn FnMut(Step<'_, D>),
+) -> Tensor<D> {
+    for (index, pair) in levels.windows(2).enumerate() {
+        let (t, s) = (pair[0], pair[1]);
+        let denoised = denoiser.denoise(&x, t);
+        let eps = denoised.eps(&x, t);
+        x = walk(x, eps, t, s);
+        on_step(Step { index, level: s, x: &x, x_0: &denoised.x_0 });
+    }
+    x
+}

@@ -1,0 +1,79 @@
+//! Heun's method with optional churn (Karras et al. 2022, algorithms 1 and 2).
+
+use burn::tensor::Tensor;
+use ddpm_model::denoiser::Denoiser;
+use ddpm_model::noise_level::NoiseLevel;
+
+use super::variance_exploding::{diffuse, level_at, ratio, walk};
+use super::{About, NoiseSource, Step};
+
+pub(super) const ABOUT: About = About {
+    name: "heun",
+    description: "Heun's method, two evaluations a step (Karras et al. 2022); made for karras levels, good from 18 steps",
+    default_steps: Some(18),
+    order: Some(2),
+};
+
+/// Noise on the way, which lets later steps repair what earlier ones got wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Churn {
+    /// S_churn: how much of it over the whole walk; 0 is deterministic.
+    pub amount: f64,
+    /// S_tmin: no churn where sigma / alpha is less.
+    pub min: f64,
+    /// S_tmax: no churn where sigma / alpha is more.
+    pub max: f64,
+    /// S_noise: deviation of the noise, a little more than 1 where a network removes too much.
+    pub noise: f64,
+}
+
+impl Churn {
+    /// No churn; what there would be has no limits.
+    pub const NONE: Self = Self { amount: 0.0, min: 0.0, max: f64::INFINITY, noise: 1.0 };
+
+    pub(super) fn is_sound(&self) -> bool {
+        // Written so that NaN is not.
+        self.amount >= 0.0 && self.min >= 0.0 && self.max >= self.min && self.noise >= 0.0
+    }
+
+    /// The level that a step from `t` really starts from, one of `steps`.
+    fn raise(&self, t: NoiseLevel, steps: usize) -> NoiseLevel {
+        let sigma = ratio(t);
+        let gamma = match (self.min..=self.max).contains(&sigma) {
+            true => (self.amount / steps as f64).min(2f64.sqrt() - 1.0),
+            false => 0.0,
+        };
+        if gamma > 0.0 { level_at(sigma * (1.0 + gamma)) } else { t }
+    }
+}
+
+/// Walks from `x`, at `levels[0]`, to the last of the levels, along the mean of eps at the start of a step and at
+/// its end. Step i takes its noise from `noise.step(i)` where there is churn.
+pub fn heun<const D: usize>(
+    denoiser: &dyn Denoiser<D>,
+    levels: &[NoiseLevel],
+    mut x: Tensor<D>,
+    churn: Churn,
+    noise: &mut dyn NoiseSource<D>,
+    on_step: &mut dyn FnMut(Step<'_, D>),
+) -> Tensor<D> {
+    for (index, pair) in levels.windows(2).enumerate() {
+        // Algorithm 2; its t with a hat is our t.
+        let (t, s) = (churn.raise(pair[0], levels.len() - 1), pair[1]);
+        if t != pair[0] {
+            x = diffuse(x, noise.step(index) * churn.noise, pair[0], t);
+        }
+        let denoised = denoiser.denoise(&x, t);
+        let eps = denoised.eps(&x, t);
+        let ahead = walk(x.clone(), eps.clone(), t, s);
+        // eps means nothing at a clean level, where Euler's step is the best there is.
+        x = if s.sigma == 0.0 {
+            ahead
+        } else {
+            let eps_ahead = denoiser.denoise(&ahead, s).eps(&ahead, s);
+            walk(x, (eps + eps_ahead) / 2.0, t, s)
+        };
+        on_step(Step { index, level: s, x: &x, x_0: &denoised.x_0 });
+    }
+    x
+}
