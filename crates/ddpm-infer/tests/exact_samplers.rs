@@ -1,16 +1,19 @@
 //! Samplers on data whose best denoiser is known in closed form.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/known.rs"]
+mod known;
+
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{DType, Device, Tensor, TensorData, activation::softmax};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use ddpm_data::{DataInfo, Units};
 use ddpm_infer::job::{ClassChoice, Predictor, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
 use ddpm_infer::noise::SampleNoise;
-use ddpm_infer::samplers::{NoiseSource, Sampler};
+use ddpm_infer::samplers::{Churn, NoiseSource, Sampler};
 use ddpm_infer::steps::{Spacing, levels};
 use ddpm_model::condition::Condition;
-use ddpm_model::denoiser::{Denoised, Denoiser};
+use ddpm_model::denoiser::Denoiser;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::noise_level::NoiseLevel;
@@ -19,78 +22,11 @@ use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{Schedule, ScheduleConfig};
 use ddpm_model::unet::UNetConfig;
 use ddpm_model::variance::Variance;
-
-fn tensor<const D: usize>(values: &[f64], shape: [usize; D]) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), (&Device::flex(), DType::F64))
-}
-
-fn values<const D: usize>(x: Tensor<D>) -> Vec<f64> {
-    x.into_data().iter::<f64>().collect()
-}
+use known::{GAUSSIAN, MIXTURE, tensor, values};
 
 fn linear(steps: usize) -> Schedule {
     let scale = 1000.0 / steps as f64;
     ScheduleConfig::Linear { steps, beta_start: 1e-4 * scale, beta_end: 0.02 * scale }.init().unwrap()
-}
-
-/// Data from N(mean, covariance) in the plane; the covariance by its axes.
-struct Gaussian {
-    mean: [f64; 2],
-    /// Angle of the first axis.
-    angle: f64,
-    /// Variance along both axes.
-    spread: [f64; 2],
-}
-
-const GAUSSIAN: Gaussian = Gaussian { mean: [0.7, -0.4], angle: 0.5, spread: [0.8, 0.05] };
-
-impl Gaussian {
-    /// The symmetric matrix with the axes of the covariance and these values along them.
-    fn along_axes(&self, [a, b]: [f64; 2]) -> [f64; 4] {
-        let (sin, cos) = self.angle.sin_cos();
-        let off = (a - b) * sin * cos;
-        [a * cos * cos + b * sin * sin, off, off, a * sin * sin + b * cos * cos]
-    }
-
-    /// Where the probability-flow ODE takes x, at the level `from`, when it ends in clean data.
-    fn flow_to_clean(&self, x: &Tensor<2>, from: NoiseLevel) -> Tensor<2> {
-        let shrink = self.spread.map(|s| (s / (from.alpha.powi(2) * s + from.sigma.powi(2))).sqrt());
-        let mean = tensor(&self.mean, [1, 2]);
-        (x.clone() - mean.clone() * from.alpha).matmul(tensor(&self.along_axes(shrink), [2, 2])) + mean
-    }
-}
-
-impl Denoiser<2> for Gaussian {
-    fn denoise(&self, x_t: &Tensor<2>, level: NoiseLevel) -> Denoised<2> {
-        let NoiseLevel { alpha, sigma } = level;
-        let gain = self.spread.map(|s| alpha * s / (alpha.powi(2) * s + sigma.powi(2)));
-        let mean = tensor(&self.mean, [1, 2]);
-        let x_0 = (x_t.clone() - mean.clone() * alpha).matmul(tensor(&self.along_axes(gain), [2, 2])) + mean;
-        Denoised { x_0, variance_logit: None }
-    }
-}
-
-/// Data from two round Gaussians in the plane.
-struct Mixture {
-    weights: [f64; 2],
-    means: [[f64; 2]; 2],
-    variance: f64,
-}
-
-const MIXTURE: Mixture = Mixture { weights: [0.8, 0.2], means: [[1.0, 0.5], [-1.0, -0.5]], variance: 0.01 };
-
-impl Denoiser<2> for Mixture {
-    fn denoise(&self, x_t: &Tensor<2>, NoiseLevel { alpha, sigma }: NoiseLevel) -> Denoised<2> {
-        let total = alpha.powi(2) * self.variance + sigma.powi(2);
-        let residuals = self.means.map(|mean| x_t.clone() - tensor(&mean, [1, 2]) * alpha);
-        let logits = [0, 1].map(|i| residuals[i].clone().square().sum_dim(1) * (-0.5 / total) + self.weights[i].ln());
-        let shares = softmax(Tensor::cat(logits.to_vec(), 1), 1);
-        let component = |i: usize| {
-            let x_0 = residuals[i].clone() * (alpha * self.variance / total) + tensor(&self.means[i], [1, 2]);
-            x_0 * shares.clone().narrow(1, i, 1)
-        };
-        Denoised { x_0: component(0) + component(1), variance_logit: None }
-    }
 }
 
 /// Noise for `count` points in f64.
@@ -118,23 +54,40 @@ fn moments(points: &[f64]) -> ([f64; 2], [f64; 4]) {
     (mean, covariance)
 }
 
-const ANCESTRAL: Sampler = Sampler::Ddpm { variance: Variance::FixedSmall };
+/// Every sampler, and what else some of them can be told.
+fn all_samplers() -> Vec<Sampler> {
+    let churn = Churn { amount: 80.0, ..Churn::NONE };
+    let others =
+        [Sampler::Ddpm { variance: Variance::FixedLarge }, Sampler::Ddim { eta: 0.5 }, Sampler::Heun { churn }];
+    Sampler::ALL.iter().copied().chain(others).collect()
+}
+
+/// Enough of the levels that are usual for a sampler: its noise takes many steps to be right, its flow few.
+fn enough_levels(sampler: Sampler, schedule: &Schedule) -> Vec<NoiseLevel> {
+    match sampler.order() {
+        None => levels(schedule, &Spacing::Linspace.choose(250, schedule.len()).unwrap()),
+        Some(1) => levels(schedule, &Spacing::Linspace.choose(50, schedule.len()).unwrap()),
+        Some(_) => "karras".parse::<Ladder>().unwrap().levels(40, schedule).unwrap(),
+    }
+}
 
 #[test]
-fn ancestral_sampling_has_the_mean_and_covariance_of_the_data() {
+fn noise_on_the_way_leads_to_the_mean_and_covariance_of_the_data() {
     let count = 20_000;
+    let schedule = linear(500);
     let wanted = GAUSSIAN.along_axes(GAUSSIAN.spread);
-    for variance in [Variance::FixedSmall, Variance::FixedLarge] {
-        let points = sample(Sampler::Ddpm { variance }, &GAUSSIAN, &all_levels(&linear(500)), count);
+    for sampler in all_samplers().into_iter().filter(|sampler| sampler.order().is_none()) {
+        let points = sample(sampler, &GAUSSIAN, &all_levels(&schedule), count);
         let (mean, covariance) = moments(&points);
         for axis in 0..2 {
             // Four standard errors.
             let error = 4.0 * (wanted[3 * axis] / count as f64).sqrt();
-            assert!((mean[axis] - GAUSSIAN.mean[axis]).abs() < error, "{variance:?} {mean:?}");
+            assert!((mean[axis] - GAUSSIAN.mean[axis]).abs() < error, "{sampler:?} {mean:?}");
         }
         for (found, wanted) in covariance.iter().zip(wanted) {
             // The error of a variance of 0.8, and that of 500 steps, which have a length.
-            assert!((found - wanted).abs() < 4.0 * 0.8 * (2.0 / count as f64).sqrt() + 0.01, "{covariance:?}");
+            let error = 4.0 * 0.8 * (2.0 / count as f64).sqrt() + 0.01;
+            assert!((found - wanted).abs() < error, "{sampler:?} {covariance:?}");
         }
     }
 }
@@ -143,13 +96,8 @@ fn ancestral_sampling_has_the_mean_and_covariance_of_the_data() {
 fn every_sampler_keeps_the_weights_of_the_modes() {
     let count = 5_000;
     let schedule = linear(1000);
-    let fifty = levels(&schedule, &Spacing::default().choose(50, 1000).unwrap());
-    for (sampler, levels) in [
-        (ANCESTRAL, levels(&schedule, &Spacing::default().choose(250, 1000).unwrap())),
-        (Sampler::Ddim { eta: 0.0 }, fifty.clone()),
-        (Sampler::Ddim { eta: 0.5 }, fifty),
-    ] {
-        let points = sample(sampler, &MIXTURE, &levels, count);
+    for sampler in all_samplers() {
+        let points = sample(sampler, &MIXTURE, &enough_levels(sampler, &schedule), count);
         let near_first = points.chunks_exact(2).filter(|p| p[0] + p[1] > 0.0).count() as f64 / count as f64;
         let error = 4.0 * (0.8f64 * 0.2 / count as f64).sqrt() + 0.005;
         assert!((near_first - 0.8).abs() < error, "{sampler:?}: {near_first}");
@@ -167,7 +115,7 @@ fn ddim_converges_to_the_flow_with_order_one_or_more() {
     for steps in [250, 500, 1000, 2000] {
         // The levels of a finer and finer walk through the same continuous process.
         let levels = all_levels(&linear(steps));
-        let wanted = values(GAUSSIAN.flow_to_clean(&x, levels[0]));
+        let wanted = values(GAUSSIAN.flow(&x, levels[0], levels[steps]));
         let found = sample_from(Sampler::Ddim { eta: 0.0 }, &levels, x.clone());
         let square = |(a, b): (&f64, &f64)| (a - b).powi(2);
         errors.push((found.iter().zip(&wanted).map(square).sum::<f64>() / 128.0).sqrt());
@@ -198,19 +146,26 @@ fn ddim_encodes_what_it_decodes() {
 }
 
 #[test]
-fn ddim_with_eta_one_is_ancestral_sampling_step_by_step() {
+fn samplers_that_are_the_same_agree_step_by_step() {
     let schedule = linear(100);
     let levels = levels(&schedule, &Spacing::Leading.choose(20, 100).unwrap());
-    let mut trails = [ANCESTRAL, Sampler::Ddim { eta: 1.0 }].map(|sampler| {
+    let trail = |sampler: Sampler| {
         let (x, mut noise) = noise(5, 8);
         let mut trail = Vec::new();
         sampler.run(&MIXTURE, &levels, x, &mut noise, &mut |step| trail.extend(values(step.x.clone())));
         trail
-    });
-    assert_eq!(trails[0].len(), 20 * 8 * 2);
-    let last = trails.each_mut();
-    for (a, b) in last[0].iter().zip(last[1].iter()) {
-        assert!((a - b).abs() < 1e-10, "{a} {b}");
+    };
+    let ancestral = Sampler::Ddpm { variance: Variance::FixedSmall };
+    for (one, other) in [
+        (Sampler::Ddim { eta: 1.0 }, ancestral),
+        (Sampler::EulerAncestral, ancestral),
+        (Sampler::Euler, Sampler::Ddim { eta: 0.0 }),
+    ] {
+        let (found, wanted) = (trail(one), trail(other));
+        assert_eq!(found.len(), 20 * 8 * 2);
+        for (a, b) in found.iter().zip(wanted) {
+            assert!((a - b).abs() < 1e-10, "{one:?}, {other:?}: {a} {b}");
+        }
     }
 }
 
@@ -238,7 +193,7 @@ fn job(count: usize, batch_size: usize) -> SamplingJob {
         count,
         seed: 9,
         batch_size,
-        sampler: ANCESTRAL,
+        sampler: Sampler::ALL[0],
         steps: Some(5),
         levels: Ladder::default(),
         class: ClassChoice::Any,

@@ -40,15 +40,16 @@ const RUNGE_KUTTA_STEPS: usize = 3;
 
 /// Walks from `x`, at `levels[0]`, which must not be pure noise, to the last of the levels.
 ///
-/// `middle` gives the level half-way between two, where Runge-Kutta asks; the paper's is half-way in time,
-/// [`half_way`] needs no time.
+/// `middle` gives the levels half-way between two, where Runge-Kutta asks for the second and for the third time.
+/// They are the same, unless an odd number of whole steps has to be halved. The paper's are half-way in time;
+/// [`half_way`] knows no time.
 ///
 pub fn pndm<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],
     mut x: Tensor<D>,
     start: PndmStart,
-    middle: &dyn Fn(NoiseLevel, NoiseLevel) -> NoiseLevel,
+    middle: &dyn Fn(NoiseLevel, NoiseLevel) -> [NoiseLevel; 2],
     on_step: &mut dyn FnMut(Step<'_, D>),
 ) -> Tensor<D> {
     // Predictions of eps, the latest first.
@@ -62,7 +63,7 @@ pub fn pndm<const D: usize>(
             // Clean data have no eps to ask for.
             _ if t.sigma == 0.0 => linear_multistep(&past),
             PndmStart::RungeKutta if index < RUNGE_KUTTA_STEPS => {
-                runge_kutta(denoiser, &x, past[0].clone(), [s, middle(s, t), t])
+                runge_kutta(denoiser, &x, past[0].clone(), [s, t], middle(s, t))
             }
             PndmStart::Multistep if index == 0 => improved_euler(denoiser, &x, past[0].clone(), [s, t]),
             _ => linear_multistep(&past),
@@ -74,9 +75,9 @@ pub fn pndm<const D: usize>(
     x
 }
 
-/// The level half-way in log(sigma / alpha).
-pub fn half_way(s: NoiseLevel, t: NoiseLevel) -> NoiseLevel {
-    level_at((ratio(s) * ratio(t)).sqrt())
+/// The level half-way in log(sigma / alpha), twice.
+pub fn half_way(s: NoiseLevel, t: NoiseLevel) -> [NoiseLevel; 2] {
+    [level_at((ratio(s) * ratio(t)).sqrt()); 2]
 }
 
 /// (12), the weights of Adams and Bashforth, with fewer predictions in the first steps.
@@ -99,14 +100,15 @@ fn runge_kutta<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     x: &Tensor<D>,
     e_1: Tensor<D>,
-    [s, middle, t]: [NoiseLevel; 3],
+    [s, t]: [NoiseLevel; 2],
+    middle: [NoiseLevel; 2],
 ) -> Tensor<D> {
     let ask = |eps: &Tensor<D>, level: NoiseLevel| {
         let x = walk(x.clone(), eps.clone(), s, level);
         denoiser.denoise(&x, level).eps(&x, level)
     };
-    let e_2 = ask(&e_1, middle);
-    let e_3 = ask(&e_2, middle);
+    let e_2 = ask(&e_1, middle[0]);
+    let e_3 = ask(&e_2, middle[1]);
     let e_4 = ask(&e_3, t);
     (e_1 + e_2 * 2.0 + e_3 * 2.0 + e_4) / 6.0
 }

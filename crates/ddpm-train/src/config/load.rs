@@ -107,19 +107,15 @@ pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
     // A part of what is at fault may have been set: diffusion.schedule.beta_end, say.
     let given = |key: &str| set_keys.iter().any(|set| set == key || set.starts_with(&format!("{key}.")));
     let (experiment, found) = peel(tree);
-    problems.extend(found.into_iter().map(|(key, message)| {
-        let from_set = given(&key);
-        Problem { key, message, from_set }
-    }));
+    problems.extend(found.into_iter().map(|(key, message)| Problem { from_set: given(&key), key, message }));
+    if let Some(experiment) = &experiment {
+        let known: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
+        let new = experiment.problems().into_iter().filter(|(key, _)| !known.contains(key));
+        problems.extend(new.map(|(key, message)| Problem { from_set: given(&key), key, message }));
+    }
     match experiment {
-        Some(experiment) => {
-            problems.extend(experiment.problems().into_iter().map(|(key, message)| {
-                let from_set = given(&key);
-                Problem { key, message, from_set }
-            }));
-            if problems.is_empty() { Ok(experiment) } else { Err(fail(problems)) }
-        }
-        None => Err(fail(problems)),
+        Some(experiment) if problems.is_empty() => Ok(experiment),
+        _ => Err(fail(problems)),
     }
 }
 
@@ -151,46 +147,69 @@ fn insert(tree: &mut Table, key: &str, value: Value) {
     }
 }
 
-/// Reads the tree; each time serde complains, finds the key to blame, notes it, takes it out and reads again.
-fn peel(mut tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
+/// Reads the tree and gives everything that is wrong with it; what is read then lacks the keys at fault.
+///
+/// serde stops at the first fault. So each section is read by itself, among sections known to be good, and
+/// each time serde complains the key to blame is found, noted and taken out, and the section is read again.
+fn peel(tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
     let mut problems = Vec::new();
-    loop {
-        match read(&tree) {
-            Ok(experiment) => return (Some(experiment), problems),
-            Err(message) => match blame(&tree, &message) {
-                Some(key) => {
-                    remove(&mut tree, &key);
-                    problems.push((key, message));
+    let mut sound = good();
+    for name in tree.keys() {
+        let mut sections = good();
+        sections.insert(name.clone(), tree[name].clone());
+        let mut removed: Vec<String> = Vec::new();
+        while let Err(message) = read(&sections) {
+            let Some(key) = blame(&sections, name, &message) else { break };
+            if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+                // Missing may be only what was just taken out; and without it nothing more can be read here.
+                if !removed.iter().any(|key| key.rsplit('.').next() == Some(field)) {
+                    let table = key.rsplit_once('.').map_or(key.as_str(), |(table, _)| table);
+                    problems.push((table.to_string(), message));
                 }
-                None => {
-                    // What is left is a key that is missing; only worth saying if it was not just taken out.
-                    if problems.is_empty() || !message.starts_with("missing field") {
-                        problems.push((String::new(), message));
-                    }
-                    return (None, problems);
-                }
-            },
+                break;
+            }
+            remove(&mut sections, &key);
+            problems.push((key.clone(), message));
+            removed.push(key);
+        }
+        if read(&sections).is_ok()
+            && let Some(section) = sections.remove(name)
+        {
+            sound.insert(name.clone(), section);
         }
     }
+    for name in good().keys().filter(|name| !tree.contains_key(*name)) {
+        problems.push((name.clone(), "this section is missing".into()));
+    }
+    // What is left can still be checked for values that are of the right type and yet impossible.
+    (read(&sound).ok(), problems)
+}
+
+/// The sections that must be there, as short as they can be.
+fn good() -> Table {
+    let section = |kind: &str| Value::Table(Table::from_iter([("kind".to_string(), Value::String(kind.into()))]));
+    Table::from_iter([("data".into(), section("digits")), ("model".into(), section("unet"))])
 }
 
 fn read(tree: &Table) -> Result<Experiment, String> {
     Experiment::deserialize(Value::Table(tree.clone())).map_err(|error| error.message().to_string())
 }
 
-/// The key without which serde would not say `message`.
+/// The key of a section without which serde would not say `message`.
 ///
 /// serde cannot name the key inside a section whose meaning depends on its `kind`; leaving keys out can.
-fn blame(tree: &Table, message: &str) -> Option<String> {
+fn blame(tree: &Table, section: &str, message: &str) -> Option<String> {
     let without = |key: &String| {
         let mut tree = tree.clone();
         remove(&mut tree, key);
         read(&tree).err()
     };
-    let mut keys = Vec::new();
-    leaves(tree, "", &mut keys);
-    // `kind` comes last: without it every other complaint of its section disappears too.
-    keys.sort_by_key(|key| key.ends_with("kind"));
+    let mut keys = vec![section.to_string()];
+    if let Some(Value::Table(table)) = tree.get(section) {
+        leaves(table, section, &mut keys);
+    }
+    // The inner before the outer; `kind` and the whole last, without which every complaint disappears.
+    keys.sort_by_key(|key| (key == section, key.ends_with("kind"), std::cmp::Reverse(key.matches('.').count())));
     let changed: Vec<_> =
         keys.into_iter().map(|key| (without(&key), key)).filter(|(now, _)| now.as_deref() != Some(message)).collect();
     let missing = |now: &Option<String>| now.as_ref().is_some_and(|now| now.starts_with("missing field"));
@@ -275,6 +294,17 @@ mod tests {
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].key, "data.kind");
         assert!(problems[0].message.contains("digits"), "{}", problems[0].message);
+    }
+
+    #[test]
+    fn faults_of_one_section_do_not_hide_those_of_another() {
+        let problems =
+            problems_of("[data]\nkind = \"images\"\nsise = 3\n[model]\nkind = \"unat\"\n[train]\nseed = -1\n", &[]);
+        let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
+        assert_eq!(keys, ["data.sise", "data", "model.kind", "train.seed"], "{problems:#?}");
+        assert!(problems[1].message.contains("path"));
+        let problems = problems_of("[train]\nsteps = 3\n", &[]);
+        assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), ["data", "model"]);
     }
 
     #[test]
