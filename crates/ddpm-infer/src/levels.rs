@@ -3,7 +3,6 @@
 //! Levels are data: a sampler takes any list that descends and ends in the clean level. "sigma" is what it is in
 //! variance-exploding coordinates, `sigma / alpha` of a level.
 
-use std::fmt::Display;
 use std::str::FromStr;
 
 use ddpm_model::noise_level::NoiseLevel;
@@ -70,21 +69,29 @@ pub enum LevelsError {
     /// Not a single level.
     #[error("cannot sample in 0 steps")]
     Empty,
-    /// Sigmas that do not fall, or leave what the network was trained on.
-    #[error("sigmas {sigmas}: expected falling numbers within what was trained, from {max:.6} down to {min:.6}")]
-    Sigmas {
+    /// A sigma that the network never saw.
+    #[error("sigma {sigma} is outside of what was trained, from {max:.6} down to {min:.6}")]
+    Untrained {
         /// What was asked for.
-        sigmas: String,
+        sigma: f64,
         /// Sigma of the first step of the schedule.
         min: f64,
         /// Sigma of its last step.
         max: f64,
     },
+    /// Sigmas that do not fall.
+    #[error("sigma {after} comes after {before}: expected falling sigmas")]
+    NotFalling {
+        /// A sigma.
+        before: f64,
+        /// The one after it.
+        after: f64,
+    },
     /// Ends for a ladder that has its own.
     #[error("sigma-min and sigma-max are the ends of karras and exponential levels, not of {name}")]
     NoEnds {
         /// The ladder.
-        name: String,
+        name: &'static str,
     },
 }
 
@@ -129,7 +136,22 @@ impl Ladder {
             Self::Karras { rho, .. } => Ok(Self::Karras { rho, ends }),
             Self::Exponential { .. } => Ok(Self::Exponential { ends }),
             other if ends == Ends::default() => Ok(other),
-            other => Err(LevelsError::NoEnds { name: format!("{other:?}") }),
+            other => Err(LevelsError::NoEnds { name: other.name() }),
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Steps(Spacing::Linspace) => "linspace",
+            Self::Steps(Spacing::Trailing) => "trailing",
+            Self::Steps(Spacing::Leading) => "leading",
+            Self::Steps(Spacing::Stride) => "stride",
+            Self::SgmUniform => "sgm-uniform",
+            Self::Beta { .. } => "beta",
+            Self::Karras { .. } => "karras",
+            Self::Exponential { .. } => "exponential",
+            Self::Sigmas(_) => "a list of sigmas",
         }
     }
 
@@ -148,7 +170,8 @@ impl Ladder {
         }
         let ends = |ends: Ends| {
             let (min, max) = trained(schedule);
-            (ends.max.unwrap_or(max), ends.min.unwrap_or(min))
+            let (max, min) = (ends.max.unwrap_or(max), ends.min.unwrap_or(min));
+            check(&[max, min], schedule).map(|()| (max, min))
         };
         match self {
             Self::Steps(spacing) => Ok(levels(schedule, &spacing.choose(count, schedule.len())?)),
@@ -158,15 +181,17 @@ impl Ladder {
                 Ok(at_times(quantiles, schedule))
             }
             Self::Karras { rho, ends: asked } => {
-                let (max, min) = ends(*asked);
-                of_sigmas(&karras(count, max, min, *rho), schedule)
+                let (max, min) = ends(*asked)?;
+                Ok(of_sigmas(&karras(count, max, min, *rho)))
             }
             Self::Exponential { ends: asked } => {
-                let (max, min) = ends(*asked);
-                of_sigmas(&exponential(count, max, min), schedule)
+                let (max, min) = ends(*asked)?;
+                Ok(of_sigmas(&exponential(count, max, min)))
             }
-            Self::Sigmas(sigmas) if sigmas.len() == count => of_sigmas(sigmas, schedule),
-            Self::Sigmas(sigmas) => of_sigmas(&resampled(sigmas, count), schedule),
+            Self::Sigmas(sigmas) => {
+                check(sigmas, schedule)?;
+                Ok(of_sigmas(&if sigmas.len() == count { sigmas.clone() } else { resampled(sigmas, count) }))
+            }
         }
     }
 }
@@ -203,19 +228,19 @@ fn trained(schedule: &Schedule) -> (f64, f64) {
     (ratio(schedule.level(0)), ratio(schedule.level(schedule.len() - 1)))
 }
 
-fn of_sigmas(sigmas: &[f64], schedule: &Schedule) -> Result<Vec<NoiseLevel>, LevelsError> {
+fn check(sigmas: &[f64], schedule: &Schedule) -> Result<(), LevelsError> {
     let (min, max) = trained(schedule);
-    // The ends come back from their logarithms or roots with another last digit.
-    let slack = 1e-9;
-    let within = |sigma: &f64| (min * (1.0 - slack)..=max * (1.0 + slack)).contains(sigma);
-    if !(sigmas.iter().all(within) && sigmas.is_sorted_by(|a, b| a > b)) {
-        return Err(LevelsError::Sigmas { sigmas: listed(sigmas), min, max });
+    if let Some(sigma) = sigmas.iter().copied().find(|sigma| !(min..=max).contains(sigma)) {
+        return Err(LevelsError::Untrained { sigma, min, max });
     }
-    Ok(sigmas.iter().copied().chain([0.0]).map(level_at).collect())
+    match sigmas.windows(2).find(|pair| pair[0] <= pair[1]) {
+        Some(pair) => Err(LevelsError::NotFalling { before: pair[0], after: pair[1] }),
+        None => Ok(()),
+    }
 }
 
-fn listed(numbers: &[impl Display]) -> String {
-    numbers.iter().map(|number| number.to_string()).collect::<Vec<_>>().join(", ")
+fn of_sigmas(sigmas: &[f64]) -> Vec<NoiseLevel> {
+    sigmas.iter().copied().chain([0.0]).map(level_at).collect()
 }
 
 /// Levels at shares of the way from the first step to the last; between steps the log-SNR is interpolated, as
@@ -289,6 +314,15 @@ mod tests {
     }
 
     #[test]
+    fn every_name_makes_the_ladder_of_that_name() {
+        for name in Ladder::NAMES.into_iter().filter(|name| *name != "log-linear") {
+            assert_eq!(name.parse::<Ladder>().unwrap().name(), name);
+        }
+        assert_eq!("log-linear".parse::<Ladder>().unwrap().name(), "exponential");
+        assert_eq!(Ladder::default().name(), Ladder::NAMES[0]);
+    }
+
+    #[test]
     fn every_ladder_falls_from_noise_to_clean_data() {
         for ladder in all() {
             for count in [1, 2, 3, 10] {
@@ -300,7 +334,9 @@ mod tests {
                 assert!(levels.is_sorted_by(|a, b| ratio(*a) > ratio(*b)), "{ladder:?} {levels:?}");
                 assert!(levels.iter().all(|l| (l.alpha.powi(2) + l.sigma.powi(2) - 1.0).abs() < 1e-12));
                 assert_eq!(levels[count], NoiseLevel { alpha: 1.0, sigma: 0.0 });
-                assert!(ratio(levels[0]) > 90.0 || ladder == Ladder::Steps(Spacing::Leading), "{ladder:?} {levels:?}");
+                // Those two start where their stride leads.
+                let anywhere = [Ladder::Steps(Spacing::Leading), Ladder::Steps(Spacing::Stride)].contains(&ladder);
+                assert!(ratio(levels[0]) > 99.0 || anywhere, "{ladder:?} {levels:?}");
             }
         }
     }
@@ -354,10 +390,10 @@ mod tests {
         };
         let none = Ends::default();
         refuse("bogus", none, &["bogus", "karras", "sgm-uniform"]);
-        refuse("1,2,3", none, &["1, 2, 3", "falling"]);
+        refuse("1,3,2", none, &["3 comes after 1", "falling"]);
         refuse("900,2,1", none, &["900", "157.4"]);
         refuse("NaN", none, &["NaN"]);
-        refuse("trailing", Ends { min: Some(1.0), max: None }, &["Trailing", "karras"]);
+        refuse("trailing", Ends { min: Some(1.0), max: None }, &["trailing", "karras"]);
         refuse("karras", Ends { min: None, max: Some(1e4) }, &["10000", "157.4"]);
         refuse("karras", Ends { min: Some(0.0), max: None }, &["0.01"]);
         refuse("exponential", Ends { min: Some(5.0), max: Some(2.0) }, &["falling"]);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, DataInfo};
+use ddpm_model::bound::Loss;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::network::{Network, NetworkConfig};
 use ddpm_model::prediction::Prediction;
@@ -25,7 +26,7 @@ const FORMAT: u32 = 1;
 /// No header of a real file comes near this; a larger claim is refused before memory is taken.
 const LARGEST_HEADER: u64 = 64 << 20;
 
-/// `[diffusion]`: the forward process and what the network predicts of it.
+/// `[diffusion]`: the forward process, what the network predicts of it, and how that is learned.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiffusionConfig {
@@ -35,6 +36,8 @@ pub struct DiffusionConfig {
     pub prediction: Prediction,
     /// The variance of the reverse process.
     pub variance: Variance,
+    /// What training minimises.
+    pub loss: Loss,
 }
 
 impl DiffusionConfig {

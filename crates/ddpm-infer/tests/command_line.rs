@@ -6,6 +6,8 @@ use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, Split};
+use ddpm_infer::levels::Ladder;
+use ddpm_infer::samplers::Sampler;
 use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use ddpm_model::network::NetworkConfig;
 
@@ -107,6 +109,23 @@ fn points_come_out_with_a_table_and_a_plot() {
 }
 
 #[test]
+fn every_sampler_and_all_kinds_of_levels_can_be_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = points(dir.path());
+    let help = String::from_utf8(infer(dir.path(), &["sample", "--help"]).stdout).unwrap();
+    // In turn, because every pair would take long; samplers do not know where their levels come from.
+    let levels = ["trailing", "karras", "beta", "0.3,0.2,0.1,0.05"].into_iter().cycle();
+    for (sampler, levels) in Sampler::ALL.iter().zip(levels) {
+        assert!(help.contains(sampler.name()) && help.contains(sampler.description()), "{help}");
+        let from = from.to_str().unwrap();
+        let words = ["sample", "--from", from, "--count", "3", "--out", "o", "--levels", levels, "--steps", "4"];
+        let output = infer(dir.path(), &[&words[..], &["--sampler", sampler.name()]].concat());
+        assert!(output.status.success(), "{sampler:?} {levels}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(Ladder::NAMES.iter().all(|name| help.contains(name)), "{help}");
+}
+
+#[test]
 fn classes_are_chosen_by_name_and_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let from = digits(dir.path());
@@ -124,13 +143,21 @@ fn mistakes_are_answered_with_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
     let from = digits(dir.path());
     let from = from.to_str().unwrap();
-    let cases: [(&[&str], &[&str]); 6] = [
+    let cases: [(&[&str], &[&str]); 14] = [
         (&["sample"], &["runs", "cargo run -p ddpm-train"]),
         (&["sample", "--run", "yesterday"], &["yesterday"]),
         (&["sample", "--from", "nowhere"], &["nowhere", "not a snapshot"]),
         (&["sample", "--from", from, "--sampler", "magic"], &["magic", "ddpm", "ddim"]),
         (&["sample", "--from", from, "--steps", "13"], &["13", "12"]),
         (&["sample", "--from", from, "--device", "toaster"], &["toaster", "flex"]),
+        (&["sample", "--from", from, "--levels", "magic"], &["magic", "karras", "linspace"]),
+        (&["sample", "--from", from, "--levels", "0.1,0.2"], &["0.2 comes after 0.1", "falling"]),
+        (&["sample", "--from", from, "--levels", "karras", "--sigma-max", "1e6"], &["1000000", "trained"]),
+        (&["sample", "--from", from, "--sigma-min", "1"], &["linspace", "karras"]),
+        (&["sample", "--from", from, "--sampler", "euler", "--eta", "1"], &["euler", "eta", "ddim"]),
+        (&["sample", "--from", from, "--sampler", "lms", "--s-churn", "1"], &["lms", "churn", "heun"]),
+        (&["sample", "--from", from, "--sampler", "heun", "--s-churn=-1"], &["-1"]),
+        (&["sample", "--from", from, "--sampler", "heun", "--s-noise", "1"], &["--s-churn"]),
     ];
     for (words, parts) in cases {
         let said = refusal(dir.path(), words);

@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor};
-use ddpm_infer::samplers::Posterior;
+use ddpm_infer::samplers::{Posterior, Sampler, pndm};
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Denoised, Denoiser, time_tensor};
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::unet::UNet;
+use schedulers::multistep::halved;
 use schedulers::{Clipping, Coordinates, Plan, plan};
 use serde_json::Value;
 use support::diffusers::{load_unet, unet_config};
@@ -28,11 +29,15 @@ use support::{Safetensors, assert_close, cases, fixtures_dir, number, read_json,
 const TOLERANCE_F64: f64 = 1e-9;
 
 const DENOISING: [&str; 2] = ["DDPMScheduler", "DDIMScheduler"];
-const EXPLODING: [&str; 4] = [
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "LMSDiscreteScheduler",
+const EXPLODING: [&str; 4] =
+    ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler"];
+
+const LOOKING_BACK: [&str; 5] = [
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "PNDMScheduler",
 ];
 
 #[test]
@@ -45,10 +50,15 @@ fn solvers_over_sigmas() {
     compare(&EXPLODING);
 }
 
+#[test]
+fn solvers_over_past_predictions() {
+    compare(&LOOKING_BACK);
+}
+
 /// A class that no test above names would be compared by nobody.
 #[test]
 fn no_class_of_schedulers_is_left_out() {
-    let known = [&DENOISING[..], &EXPLODING].concat();
+    let known = [&DENOISING[..], &EXPLODING, &LOOKING_BACK].concat();
     for pipeline in pipelines() {
         for case in cases(&pipeline.index, "cases") {
             assert!(known.contains(&text(case, "scheduler")), "{} {}", pipeline.id, text(case, "id"));
@@ -142,7 +152,14 @@ impl Pipeline {
         let mut steps_done = 0;
         for levels in &plan.walks {
             let mut noise = |step: usize| step_noise.clone().narrow(0, steps_done + step, 1).squeeze_dim::<4>(0);
-            x = plan.sampler.run(&denoiser, levels, x, &mut noise, &mut |_| {});
+            x = match plan.sampler {
+                // Our own half-way level is none of the peer's steps.
+                Sampler::Pndm { start } => {
+                    let middle = |s, t| halved(&plan.diffusion.schedule, s, t);
+                    pndm(&denoiser, levels, x, start, &middle, &mut |_| {})
+                }
+                sampler => sampler.run(&denoiser, levels, x, &mut noise, &mut |_| {}),
+            };
             steps_done += levels.len() - 1;
         }
         let (times, asked) = denoiser.seen.into_inner().into_iter().unzip();

@@ -38,17 +38,20 @@ pub const STEP_LOSS: Field = ("step_loss", |report| report.loss);
 pub struct StepMetric {
     name: MetricName,
     read: fn(&StepReport) -> f64,
+    /// NaN where this step has no value.
     newest: f64,
+    /// The last one that was there, for people.
+    shown: f64,
 }
 
 impl StepMetric {
     /// The metric of a field.
     pub fn new((name, read): Field) -> Self {
-        Self { name: Arc::new(name.into()), read, newest: f64::NAN }
+        Self { name: Arc::new(name.into()), read, newest: f64::NAN, shown: f64::NAN }
     }
 
     fn entry(&self) -> SerializedEntry {
-        SerializedEntry::new(format!("{:.4}", self.newest), number(self.newest))
+        SerializedEntry::new(format!("{:.4}", self.shown), number(self.newest))
     }
 }
 
@@ -65,6 +68,9 @@ impl Metric for StepMetric {
 
     fn update(&mut self, report: &StepReport, _: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
         self.newest = (self.read)(report);
+        if !self.newest.is_nan() {
+            self.shown = self.newest;
+        }
         Ok(self.entry())
     }
 

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+use ddpm_model::bound::Loss;
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::time_tensor;
 use ddpm_model::gaussian::GaussianDiffusion;
@@ -66,22 +67,23 @@ pub struct TrainModel<const D: usize> {
     pub net: Network,
     #[module(skip)]
     diffusion: Arc<GaussianDiffusion>,
+    #[module(skip)]
+    objective: Loss,
 }
 
 impl<const D: usize> TrainModel<D> {
     /// A network to be trained under `diffusion`.
-    pub fn new(net: Network, diffusion: Arc<GaussianDiffusion>) -> Self {
-        Self { net, diffusion }
+    pub fn new(net: Network, diffusion: Arc<GaussianDiffusion>, objective: Loss) -> Self {
+        Self { net, diffusion, objective }
     }
 
-    /// `L_simple` (eq. 14 of Ho et al. 2020) of the batch, or its analogue for what the network predicts.
+    /// The loss of the batch: by default `L_simple`, eq. 14 of Ho et al. 2020.
     pub fn loss(&self, batch: &TrainBatch<D>) -> Tensor<1> {
         let TrainBatch { x_0, eps, t, condition, .. } = batch;
         let x_t = self.diffusion.q_sample(x_0.clone(), t, eps.clone());
         let times: Vec<f64> = t.iter().map(|&t| t as f64).collect();
         let output = self.net.forward(x_t.clone(), time_tensor(&times, &x_t), condition);
-        let target = self.diffusion.target(x_0, &x_t, eps, t);
-        self.diffusion.l_simple(output, target).mean()
+        self.diffusion.loss(self.objective, output, x_0, &x_t, eps, t).loss.mean()
     }
 }
 

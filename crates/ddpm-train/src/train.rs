@@ -15,8 +15,10 @@ use ddpm_infer::device::{self, OpenDevice};
 use ddpm_infer::runs::RunFolder;
 use ddpm_infer::sample::points_beside;
 use ddpm_infer::snapshot::SnapshotConfig;
+use ddpm_model::bound::Loss;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::network::{NetworkConfig, NetworkError};
+use ddpm_model::variance::Variance;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -183,10 +185,10 @@ impl Plan {
             state = checkpoint.state;
         }
         let process = Arc::new(diffusion.clone());
-        let model = TrainModel::<D>::new(net, process.clone());
+        let model = TrainModel::<D>::new(net, process.clone(), experiment.diffusion.loss);
         let mut ema = model.clone().valid();
         if let (Some(record), Some((_, path))) = (average, &resumed) {
-            ema = TrainModel::new(restore(ema.net, record, path)?, process);
+            ema = TrainModel::new(restore(ema.net, record, path)?, process, experiment.diffusion.loss);
         }
 
         // The run folder.
@@ -310,6 +312,12 @@ fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Res
             }
             other => report("model".into(), other.to_string()),
         }
+    }
+    let bound = experiment.diffusion.variance == Variance::Learned
+        || matches!(experiment.diffusion.loss, Loss::Kl | Loss::RescaledKl);
+    if bound && shape.len() != 3 {
+        let message = format!("the variational bound needs images of 8 bits, and {} are points", data.info.name);
+        report("diffusion".into(), message);
     }
     let (asked, known) = (network.num_classes(), data.info.classes.len());
     if asked > 0 && asked != known {

@@ -120,6 +120,18 @@ fn a_loss_that_is_not_finite_stops_the_run_and_leaves_state() {
 }
 
 #[test]
+fn a_learned_variance_is_trained_on_images_and_refused_for_points() {
+    let bench = Bench::new();
+    let learned =
+        ["--set", "diffusion.variance=learned", "--set", "diffusion.loss=rescaled-mse", "--set", "train.steps=2"];
+    let run = bench.train(&[&learned[..], &TINY_DIGITS[..]].concat());
+    assert!(std::fs::read_to_string(run.join("config.toml")).unwrap().contains("out_channels = 2"));
+    let (code, said) = bench.refusal(&[&["--experiment", "points-swiss-roll"], &learned[..]].concat());
+    assert_eq!(code, 2);
+    assert!(said.contains("variational bound"), "{said}");
+}
+
+#[test]
 fn a_dry_run_shows_everything_and_leaves_nothing() {
     let bench = Bench::new();
     let output = bench.run(&["--experiment", "digits", "--dry-run"]);

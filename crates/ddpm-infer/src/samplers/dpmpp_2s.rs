@@ -31,7 +31,7 @@ pub fn dpmpp_2s<const D: usize>(
     while index < steps {
         let (t_before, s) = (levels[index], levels[index + 1]);
         let x_0 = denoiser.denoise(&x, t_before).x_0;
-        // Line 5.
+        // u_i, on the way to x.
         let u = exponential_step(x.clone(), x_0.clone(), t_before, s);
         on_step(Step { index, level: s, x: &u, x_0: &x_0 });
         index += 1;
@@ -46,7 +46,7 @@ pub fn dpmpp_2s<const D: usize>(
         };
         let x_0_s = denoiser.denoise(&u, s).x_0;
         let r = (lambda(s) - lambda(t_before)) / (lambda(t) - lambda(t_before));
-        // Lines 6 and 7.
+        // D_i, and x from where the pair began.
         let d = x_0 * (1.0 - 0.5 / r) + x_0_s.clone() * (0.5 / r);
         x = exponential_step(x, d, t_before, t);
         on_step(Step { index, level: t, x: &x, x_0: &x_0_s });

@@ -77,3 +77,20 @@ pub fn heun<const D: usize>(
     }
     x
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn churn_raises_sigma_within_its_limits_only() {
+        let churn = Churn { amount: 5.0, min: 0.5, max: 2.0, noise: 1.0 };
+        let raised = |churn: Churn, sigma: f64| ratio(churn.raise(level_at(sigma), 50)) / sigma;
+        for (sigma, wanted) in [(0.4, 1.0), (0.5, 1.1), (1.0, 1.1), (2.0, 1.1), (2.1, 1.0)] {
+            assert!((raised(churn, sigma) - wanted).abs() < 1e-12, "{sigma}");
+        }
+        // Algorithm 2: never more new noise than there was.
+        assert!((raised(Churn { amount: 1e3, ..churn }, 1.0) - 2f64.sqrt()).abs() < 1e-12);
+        assert_eq!(Churn::NONE.raise(level_at(1.0), 50), level_at(1.0));
+    }
+}

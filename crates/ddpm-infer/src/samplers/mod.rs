@@ -1,6 +1,6 @@
 //! Samplers: each a function over noise levels that are given as data.
 //!
-//! To add one: its file, which ends in what there is to say [`About`] it, and a variant of [`Sampler`] with its
+//! To add one: its file, with what there is to say [`About`] it, and a variant of [`Sampler`] with its
 //! arms in `about` and `run`, a place in [`Sampler::ALL`], and an arm in `with` if it has options.
 
 mod about;

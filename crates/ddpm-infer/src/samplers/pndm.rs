@@ -22,8 +22,8 @@ pub(super) const ABOUT_PLMS: About = About {
     order: ORDER,
 };
 
-/// Over levels that are a smooth function of their number. Not that of the weights: (11) gives a mean of eps
-/// over the numbers of a step the whole way in sigma / alpha, as if the one grew in proportion to the other.
+/// Over levels that are a smooth function of their number. Not 4, as that of the weights: (11) takes the mean of
+/// eps over a step as if sigma / alpha changed evenly in it.
 const ORDER: Option<u32> = Some(2);
 
 /// How the first steps are made, which have no past.
@@ -43,7 +43,6 @@ const RUNGE_KUTTA_STEPS: usize = 3;
 /// `middle` gives the levels half-way between two, where Runge-Kutta asks for the second and for the third time.
 /// They are the same, unless an odd number of whole steps has to be halved. The paper's are half-way in time;
 /// [`half_way`] knows no time.
-///
 pub fn pndm<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],
@@ -80,7 +79,7 @@ pub fn half_way(s: NoiseLevel, t: NoiseLevel) -> [NoiseLevel; 2] {
     [level_at((ratio(s) * ratio(t)).sqrt()); 2]
 }
 
-/// (12), the weights of Adams and Bashforth, with fewer predictions in the first steps.
+/// The weights of Adams and Bashforth, with fewer predictions in the first steps.
 fn linear_multistep<const D: usize>(past: &[Tensor<D>]) -> Tensor<D> {
     let weights: &[f64] = match past.len() {
         1 => &[1.0],
@@ -95,7 +94,7 @@ fn linear_multistep<const D: usize>(past: &[Tensor<D>]) -> Tensor<D> {
     sum
 }
 
-/// (13), with the first of its four predictions given.
+/// Runge and Kutta's mean of four predictions, with the first given.
 fn runge_kutta<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     x: &Tensor<D>,

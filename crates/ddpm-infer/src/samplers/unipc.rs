@@ -43,7 +43,7 @@ pub fn unipc<const D: usize>(
         let (s, t) = (pair[0], pair[1]);
         let x_0 = denoiser.denoise(&x, s).x_0;
         let here = (lambda(s), x_0.clone());
-        // UniC, algorithm 1: the step that led here again, now with the prediction at its end.
+        // UniC: the step that led here again, now with the prediction at its end.
         if let Some((x_before, [from, to], order)) = before {
             let others: Vec<_> = past[1..order].iter().chain([&here]).collect();
             x = unified_step(x_before, from, to, &past[0].1, &others, b);
@@ -51,7 +51,7 @@ pub fn unipc<const D: usize>(
         past.insert(0, here);
         past.truncate(3);
 
-        // UniP, algorithm 2.
+        // UniP.
         let order = multistep.order_at(index, levels);
         let others: Vec<_> = past[1..order].iter().collect();
         let predicted = unified_step(x.clone(), s, t, &past[0].1, &others, b);
@@ -63,8 +63,8 @@ pub fn unipc<const D: usize>(
     x
 }
 
-/// The step from `s` to `t` with `x_0` predicted at `s` and the `others` predicted at their lambdas: (3) and
-/// (8), for the data prediction.
+/// The step from `s` to `t` with `x_0` predicted at `s` and the `others` predicted at their lambdas, which is
+/// UniC if one of them is that of `t`, and UniP if none is.
 fn unified_step<const D: usize>(
     x: Tensor<D>,
     s: NoiseLevel,
@@ -82,11 +82,11 @@ fn unified_step<const D: usize>(
     x * (t.sigma / s.sigma) + sum * t.alpha
 }
 
-/// B(h) a of (5): with these weights of `(x_0 at r_m h) / r_m`, Taylor's terms up to the number of weights
-/// get the weights of their integrals.
+/// B(h) a_m, the weights of the differences D_m / r_m: with them Taylor's terms, as many as there are weights,
+/// get the weights of their integrals (theorem 3.1).
 fn weights(r: &[f64], h: f64, b: Bh) -> Vec<f64> {
     let [i_0, i_1, i_2, i_3] = growing_integrals(h);
-    // The paper's choice where it is free: exact up to the order of the step, and better in practice.
+    // a = 1/2 solves the condition up to a power of h that the order of the step leaves free.
     if r.len() == 1 {
         return match b {
             Bh::Bh1 => vec![h / 2.0],

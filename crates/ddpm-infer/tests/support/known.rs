@@ -77,7 +77,8 @@ impl Mixture {
             let share = |i: usize| self.weights[i] * normal_below((p - level.alpha * along[i]) / deviation(level));
             share(0) + share(1)
         };
-        let moved = values(x.clone()).chunks_exact(2).flat_map(|point| {
+        let points = values(x.clone());
+        let moved = points.chunks_exact(2).flat_map(|point| {
             let (p, q) = (u * point[0] + v * point[1], u * point[1] - v * point[0]);
             let share = below(p, from);
             let p = where_rising_reaches(share, |p| below(p, to));

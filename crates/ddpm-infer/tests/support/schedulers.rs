@@ -3,6 +3,9 @@
 //! To add a class of scheduler: its function, and an arm in [`plan`]. What a peer does differently from our
 //! samplers is said here, as data, and not in the samplers.
 
+#[path = "multistep_schedulers.rs"]
+pub mod multistep;
+
 use ddpm_infer::levels::{exponential, karras};
 use ddpm_infer::samplers::{Churn, Sampler, level_at, ratio};
 use ddpm_infer::steps::Spacing;
@@ -79,6 +82,11 @@ pub fn plan(class: &str, config: &Value, case: &Value) -> Plan {
         "EulerAncestralDiscreteScheduler" => exploding(config, steps, Sampler::EulerAncestral),
         "HeunDiscreteScheduler" => exploding(config, steps, Sampler::Heun { churn: Churn::NONE }),
         "LMSDiscreteScheduler" => exploding(config, steps, Sampler::Lms),
+        "DPMSolverMultistepScheduler" => multistep::dpm_multistep(config, steps),
+        "DPMSolverSinglestepScheduler" => multistep::dpm_singlestep(config, steps),
+        "DEISMultistepScheduler" => multistep::deis(config, steps),
+        "UniPCMultistepScheduler" => multistep::unipc(config, steps),
+        "PNDMScheduler" => multistep::pndm(config, steps),
         other => panic!("no plan for a {other}"),
     }
 }

@@ -9,7 +9,6 @@ use ddpm_infer::samplers::Sampler;
 use ddpm_infer::snapshot::DiffusionConfig;
 use ddpm_model::ema::EmaConfig;
 use ddpm_model::network::NetworkConfig;
-use ddpm_model::variance::Variance;
 use serde::{Deserialize, Serialize};
 
 /// A whole experiment.
@@ -206,11 +205,6 @@ impl Experiment {
             Sampler::NAMES.contains(&self.preview.sampler.as_str()),
             "preview.sampler",
             format!("there is no sampler `{}`; there are: {}", self.preview.sampler, Sampler::NAMES.join(", ")),
-        );
-        require(
-            self.diffusion.variance != Variance::Learned,
-            "diffusion.variance",
-            "L_simple alone cannot train a learned variance: use fixed-small or fixed-large".into(),
         );
         require(
             self.preview.steps <= self.diffusion.schedule.steps(),
