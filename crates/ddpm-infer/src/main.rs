@@ -18,7 +18,7 @@ struct Args {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Draws samples from a snapshot.
-    Sample(sample::SampleArgs),
+    Sample(Box<sample::SampleArgs>),
     /// Lists the datasets there are, or reads one and says what it holds.
     Data(inspect_data::DataArgs),
 }

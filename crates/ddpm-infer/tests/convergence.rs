@@ -16,8 +16,10 @@ use known::{GAUSSIAN, Mixture, values};
 const STEPS: [usize; 4] = [40, 80, 160, 320];
 /// A measured order is not a whole number.
 const SLACK: f64 = 0.1;
+/// So many falling sigmas.
+type Sigmas = fn(usize) -> Vec<f64>;
 /// Levels that get denser in different ways.
-const LADDERS: [(&str, fn(usize) -> Vec<f64>); 2] =
+const LADDERS: [(&str, Sigmas); 2] =
     [("karras", |count| karras(count, 10.0, 0.1, 7.0)), ("exponential", |count| exponential(count, 10.0, 0.1))];
 /// Modes that are wide enough for the shortest of those walks to see the flow part.
 const MIXTURE: Mixture = Mixture { weights: [0.8, 0.2], means: [[1.0, 0.5], [-1.0, -0.5]], variance: 0.2 };

@@ -1,5 +1,5 @@
-//! The midpoint method, the midpoint taken in ln sigma: DPM-Solver-2 of Karras et al. 2022, appendix C, with and
-//! without fresh noise in every step ("KDPM2" elsewhere).
+//! The midpoint method, the midpoint taken in ln sigma: DPM-Solver-2 (Lu et al. 2022, algorithm 1) in
+//! variance-exploding coordinates, with and without fresh noise in every step ("KDPM2" elsewhere).
 
 use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;

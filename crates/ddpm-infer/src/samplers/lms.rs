@@ -1,5 +1,5 @@
-//! A linear multistep method: eps as a polynomial through the last four steps (Adams-Bashforth for uneven
-//! levels; Zhang & Chen 2023 (14) in variance-exploding coordinates).
+//! A linear multistep method: eps as a polynomial in sigma through the last four steps, integrated exactly. That
+//! is the method of Adams and Bashforth for levels at uneven distances.
 
 use std::collections::VecDeque;
 
