@@ -38,6 +38,14 @@ pub enum Stream {
     Split = 12,
     /// Generated points of the test split; index: the point.
     TestPoints = 13,
+    /// Training noise that a whole channel shares; index: the item's place in the endless stream.
+    OffsetNoise = 14,
+    /// Where in its bin a value of an 8-bit image is taken to be; index: the item.
+    Dequantise = 15,
+    /// Probes of a divergence; index: the item times 2^32, plus the probe.
+    Probe = 16,
+    /// Noise of the variational bound; index: the item times 2^32, plus the step.
+    Bound = 17,
 }
 
 /// One 64-bit number for an address. For one seed and stream, different indexes give different numbers.
@@ -109,6 +117,10 @@ mod tests {
             Stream::Points,
             Stream::Split,
             Stream::TestPoints,
+            Stream::OffsetNoise,
+            Stream::Dequantise,
+            Stream::Probe,
+            Stream::Bound,
         ];
         for (k, stream) in streams.into_iter().enumerate() {
             // 10 is free.

@@ -5,12 +5,15 @@ use std::ops::Range;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::DataInfo;
 use ddpm_model::condition::Condition;
-use ddpm_model::denoiser::DiscreteDenoiser;
+use ddpm_model::denoiser::{Denoiser, DiscreteDenoiser};
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::network::Network;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::variance::Variance;
 
+use crate::guidance::{
+    Answers, AutoGuidance, ClassifierFree, Guidable, Guidance, GuidanceError, Guide, Rescaled, Thresholded, Within,
+};
 use crate::levels::{Ladder, LevelsError};
 use crate::noise::SampleNoise;
 use crate::samplers::{Clipped, Sampler, Step};
@@ -40,6 +43,8 @@ pub struct SamplingJob {
     pub class: ClassChoice,
     /// What is done to the predicted x_0.
     pub clip: Clip,
+    /// What it is pushed towards.
+    pub guidance: Guidance,
     /// Frames of the denoising to keep, at most; 0 for none.
     pub frames: usize,
 }
@@ -77,6 +82,24 @@ pub struct TrainedModel<'a, N> {
     pub data: &'a DataInfo,
     /// How many classes it is conditioned on, if it is.
     pub classes: Option<usize>,
+    /// The class that stands for none, if it was trained with one.
+    pub null_class: Option<usize>,
+    /// A weaker model of the same data that guides in place of the null class.
+    pub guide: Option<&'a TrainedModel<'a, N>>,
+}
+
+impl<N> TrainedModel<'_, N> {
+    fn guidable(&self) -> Guidable<'_> {
+        Guidable { shape: &self.data.shape, classes: self.classes, null_class: self.null_class }
+    }
+}
+
+impl<N: Predictor> TrainedModel<'_, N> {
+    /// What it says under this condition.
+    fn under<const D: usize>(&self, condition: Condition) -> impl Denoiser<D> {
+        let network = move |x_t: Tensor<D>, t: Tensor<1>| self.network.predict(x_t, t, &condition);
+        DiscreteDenoiser::new(network, self.diffusion)
+    }
 }
 
 /// How far a job is.
@@ -151,6 +174,18 @@ pub enum JobError {
         /// What was asked for.
         class: usize,
     },
+    /// Guidance that the network cannot have.
+    #[error(transparent)]
+    Guidance(#[from] GuidanceError),
+    /// A sampler that divides by the signal, on a schedule that ends without one.
+    #[error(
+        "{sampler} cannot start from a level without any signal, where this schedule (zero_terminal_snr) ends; use ddpm \
+         or ddim"
+    )]
+    NoSignal {
+        /// Its name.
+        sampler: &'static str,
+    },
     /// A learned variance asked of a network that has none.
     #[error("a learned variance was asked for, but the network was trained with {trained:?}")]
     NoLearnedVariance {
@@ -210,6 +245,12 @@ impl SamplingJob {
             }
             _ => {}
         }
+        self.guidance.check(model.guidable(), model.guide.map(|guide| guide.guidable()), self.clip)?;
+        let schedule = &model.diffusion.schedule;
+        let ends_without_signal = schedule.level(schedule.len() - 1).alpha == 0.0;
+        if ends_without_signal && !matches!(self.sampler, Sampler::Ddpm { .. } | Sampler::Ddim { .. }) {
+            return Err(JobError::NoSignal { sampler: self.sampler.name() });
+        }
         match (self.sampler, model.diffusion.variance) {
             (_, Variance::Learned) => Ok(()),
             (Sampler::Ddpm { variance: Variance::Learned }, trained) => Err(JobError::NoLearnedVariance { trained }),
@@ -248,10 +289,7 @@ impl SamplingJob {
                 steps_done,
                 steps,
             };
-            let condition = condition(&samples.labels[batch.clone()], &device);
-            let network = |x_t: Tensor<D>, t: Tensor<1>| model.network.predict(x_t, t, &condition);
-            let denoiser = DiscreteDenoiser::new(network, model.diffusion);
-            let denoiser = Clipped { inner: &denoiser, clip: self.clip };
+            let labels = &samples.labels[batch.clone()];
             let mut noise = SampleNoise::<D>::new(self.seed, batch.clone(), batch_shape(&model.data.shape), &device);
 
             let animated = animated(&batch, &samples.shape);
@@ -268,7 +306,9 @@ impl SamplingJob {
                 keep(steps_done, step.x);
                 on_progress(progress(batch.start, steps_done));
             };
-            let x_0 = self.sampler.run(&denoiser, levels, x, &mut noise, &mut on_step);
+            let x_0 = self.with_denoiser(model, labels, &device, |denoiser| {
+                self.sampler.run(denoiser, levels, x, &mut noise, &mut on_step)
+            });
 
             samples.values.extend(in_units(x_0, model.data)?);
             for (frame, x) in samples.frames.iter_mut().zip(kept) {
@@ -283,6 +323,35 @@ impl SamplingJob {
         }
     }
 
+    /// What the sampler asks, for a batch with these labels: the network, what guides it, what holds its x_0.
+    fn with_denoiser<const D: usize, N: Predictor, T>(
+        &self,
+        model: &TrainedModel<'_, N>,
+        labels: &[Option<usize>],
+        device: &Device,
+        ask: impl FnOnce(&dyn Denoiser<D>) -> T,
+    ) -> T {
+        let Guidance { scale, interval, rescale: phi, threshold } = self.guidance;
+        let plain = model.under(condition(labels, device));
+        let nulls = std::iter::repeat_n(model.null_class, labels.len());
+        let twice: Vec<Option<usize>> = labels.iter().copied().chain(nulls).collect();
+        let twice = model.under(condition(&twice, device));
+        let free = ClassifierFree { answers: Answers::Together { conditional: &plain, twice: &twice }, scale };
+        let guide = model.guide.unwrap_or(model);
+        let known: Vec<Option<usize>> = labels.iter().map(|label| guide.classes.and(*label)).collect();
+        let weaker = guide.under(condition(&known, device));
+        let auto = AutoGuidance { network: &plain, guide: &weaker, scale };
+
+        let guide: &dyn Guide<D> = if model.guide.is_some() { &auto } else { &free };
+        let rescaled = Rescaled { inner: guide, phi };
+        let within = Within { inner: &rescaled, interval };
+        let inner: &dyn Denoiser<D> = if self.guidance.is_active() { &within } else { &plain };
+        match threshold {
+            Some(threshold) => ask(&Thresholded { inner, threshold }),
+            None => ask(&Clipped { inner, clip: self.clip }),
+        }
+    }
+
     fn label(&self, k: usize, classes: Option<usize>) -> Option<usize> {
         match self.class {
             ClassChoice::Any => classes.map(|classes| k % classes),
@@ -291,7 +360,8 @@ impl SamplingJob {
     }
 }
 
-fn condition(labels: &[Option<usize>], device: &Device) -> Condition {
+/// The condition of rows with these labels; none unless all have one.
+pub(crate) fn condition(labels: &[Option<usize>], device: &Device) -> Condition {
     let classes: Option<Vec<i64>> = labels.iter().map(|label| label.map(|class| class as i64)).collect();
     classes.map_or(Condition::None, |classes| {
         let size = classes.len();

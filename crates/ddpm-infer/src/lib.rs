@@ -3,9 +3,12 @@
 //! Nothing here knows the trainer.
 
 pub mod device;
+pub mod guidance;
 pub mod inspect_data;
 pub mod job;
 pub mod levels;
+pub mod likelihood;
+pub mod measure_likelihood;
 pub mod noise;
 pub mod npy;
 pub mod pictures;
@@ -14,3 +17,4 @@ pub mod sample;
 pub mod samplers;
 pub mod snapshot;
 pub mod steps;
+pub mod tasks;

@@ -1,15 +1,18 @@
-//! `ddpm-infer`: samples from what was trained, and shows what data hold.
+//! `ddpm-infer`: samples from what was trained, measures it, and shows what data hold.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong command line.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ddpm_infer::{inspect_data, sample};
+use ddpm_infer::{inspect_data, measure_likelihood, sample};
 
 /// Sample from diffusion models.
 #[derive(Parser, Debug)]
-#[command(version, after_help = "The last line on stdout is the path of what was made.")]
+#[command(
+    version,
+    after_help = "The last line on stdout is the path of what was made, or the number that was measured."
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -19,6 +22,8 @@ struct Args {
 enum Command {
     /// Draws samples from a snapshot.
     Sample(Box<sample::SampleArgs>),
+    /// Says how likely a snapshot finds its data: bits per dimension of images, nats of points.
+    Likelihood(measure_likelihood::LikelihoodArgs),
     /// Lists the datasets there are, or reads one and says what it holds.
     Data(inspect_data::DataArgs),
 }
@@ -26,6 +31,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Sample(args) => sample::run(&args).map(|out| println!("{}", out.display())),
+        Command::Likelihood(args) => measure_likelihood::run(&args).map(|found| println!("{found}")),
         Command::Data(args) => inspect_data::run(&args),
     };
     match result {

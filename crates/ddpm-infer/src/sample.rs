@@ -4,15 +4,18 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use burn::tensor::Device;
 use clap::Args;
 use ddpm_data::{DataConfig, DataInfo, Split};
-use ddpm_model::gaussian::Clip;
+use ddpm_model::gaussian::{Clip, GaussianDiffusion};
+use ddpm_model::network::Network;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::guidance::{Guidance, Interval, Threshold};
 use crate::job::{ClassChoice, Progress, SamplingJob, TrainedModel};
 use crate::levels::{Ends, Ladder};
 use crate::runs::{RUNS, RunFolder};
-use crate::samplers::{Churn, Sampler, SamplerOptions};
+use crate::samplers::{Churn, Langevin, Sampler, SamplerOptions, Tolerance};
 use crate::snapshot::Snapshot;
 use crate::{device, pictures};
 
@@ -60,6 +63,21 @@ pub struct SampleArgs {
     /// Deviation of the noise of churn.
     #[arg(long, value_name = "DEVIATION", requires = "s_churn", default_value_t = Churn::NONE.noise)]
     s_noise: f64,
+    /// What a step of rk45 may be off by, relative to the values.
+    #[arg(long, value_name = "R")]
+    rtol: Option<f64>,
+    /// What a step of rk45 may be off by beside that.
+    #[arg(long, value_name = "A")]
+    atol: Option<f64>,
+    /// Signal-to-noise ratio of the corrector of predictor-corrector; 0 for none.
+    #[arg(long, value_name = "R")]
+    snr: Option<f64>,
+    /// Steps of langevin at every level.
+    #[arg(long, value_name = "N")]
+    langevin_steps: Option<usize>,
+    /// Length of those steps, in units of the variance of the level's noise.
+    #[arg(long, value_name = "E")]
+    langevin_epsilon: Option<f64>,
     /// Steps of the sampler; without it, what is usual for the sampler, and all that were trained for ddpm.
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
@@ -72,6 +90,21 @@ pub struct SampleArgs {
     /// First sigma of karras and exponential levels; without it, that of the last trained step.
     #[arg(long, value_name = "SIGMA")]
     sigma_max: Option<f64>,
+    /// Scale of classifier-free guidance: 0 forgets the class, 1 is none, more pushes harder towards the class.
+    #[arg(long, value_name = "SCALE")]
+    guidance: Option<f64>,
+    /// Guide only where sigma lies above LO and up to HI; sigma as for --levels.
+    #[arg(long, value_name = "LO,HI", requires = "guidance")]
+    guidance_interval: Option<Interval>,
+    /// Share of the guided x_0 that gets its deviation from before back, from 0 to 1.
+    #[arg(long, value_name = "PHI", requires = "guidance", default_value_t = 0.0)]
+    guidance_rescale: f64,
+    /// A weaker snapshot to guide away from, in place of the null class (autoguidance).
+    #[arg(long, value_name = "PATH", requires = "guidance")]
+    guide: Option<PathBuf>,
+    /// Hold x_0 by scaling it down to this share of its values (such as 0.995) instead of clipping it.
+    #[arg(long, value_name = "P")]
+    dynamic_threshold: Option<f64>,
     /// Samples made at once; changes the speed, not the samples.
     #[arg(long, value_name = "B", default_value_t = 128)]
     batch_size: usize,
@@ -99,14 +132,26 @@ fn levels_help() -> String {
 pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let (path, run) = choose_snapshot(args)?;
     let open = device::open(args.device.as_deref())?;
-    let snapshot = Snapshot::load(&path, &open.device)?;
+    let (snapshot, diffusion) = load(&path, &open.device)?;
     let config = &snapshot.config;
-    let diffusion = config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
     let classes = config.network.num_classes();
 
     let is_image = config.data.shape.len() == 3;
     let churn = |amount: f64| Churn { amount, min: args.s_min, max: args.s_max, noise: args.s_noise };
-    let options = SamplerOptions { variance: diffusion.variance, eta: args.eta, churn: args.s_churn.map(churn) };
+    let options = SamplerOptions {
+        variance: diffusion.variance,
+        eta: args.eta,
+        churn: args.s_churn.map(churn),
+        tolerance: (args.rtol.is_some() || args.atol.is_some()).then(|| Tolerance {
+            absolute: args.atol.unwrap_or(Tolerance::USUAL.absolute),
+            relative: args.rtol.unwrap_or(Tolerance::USUAL.relative),
+        }),
+        langevin: (args.langevin_steps.is_some() || args.langevin_epsilon.is_some()).then(|| Langevin {
+            steps: args.langevin_steps.unwrap_or(Langevin::USUAL.steps),
+            epsilon: args.langevin_epsilon.unwrap_or(Langevin::USUAL.epsilon),
+        }),
+        snr: args.snr,
+    };
     let sampler = Sampler::new(&args.sampler, options)?;
     let levels = args.levels.clone().with_ends(Ends { min: args.sigma_min, max: args.sigma_max })?;
     let usual = || levels.own_steps().unwrap_or_else(|| sampler.default_steps(diffusion.schedule.len()));
@@ -119,8 +164,16 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         levels: levels.clone(),
         class: class_choice(args.class.as_deref(), classes, &config.data.classes)?,
         clip: clip_for(&config.data),
+        guidance: Guidance {
+            scale: args.guidance.unwrap_or(1.0),
+            interval: args.guidance_interval.unwrap_or_default(),
+            rescale: args.guidance_rescale,
+            threshold: args.dynamic_threshold.map(Threshold::at),
+        },
         frames: FRAMES,
     };
+    let weaker = args.guide.as_deref().map(|path| load(path, &open.device)).transpose()?;
+    let guide = weaker.as_ref().map(|(snapshot, diffusion)| trained(snapshot, diffusion));
     let out = match (&args.out, run) {
         (Some(out), _) => out.clone(),
         (None, Some(run)) => fresh_folder(&run.samples(), &path, &job),
@@ -139,18 +192,32 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         job.steps.unwrap_or(diffusion.schedule.len()),
         open.name
     );
-    let model = TrainedModel {
-        network: &snapshot.network,
-        diffusion: &diffusion,
-        data: &config.data,
-        classes: (classes > 0).then_some(classes),
-    };
+    let model = TrainedModel { guide: guide.as_ref(), ..trained(&snapshot, &diffusion) };
     let bar = progress_bar();
     let samples = job.run(&model, &open.device, &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
     let beside = if is_image { None } else { points_beside(&config.source) };
     pictures::write(&out, &samples, beside.as_deref())?;
     Ok(out)
+}
+
+/// A snapshot and the process that it was trained for.
+fn load(path: &Path, device: &Device) -> anyhow::Result<(Snapshot, GaussianDiffusion)> {
+    let snapshot = Snapshot::load(path, device)?;
+    let diffusion = snapshot.config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
+    Ok((snapshot, diffusion))
+}
+
+fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a GaussianDiffusion) -> TrainedModel<'a, Network> {
+    let classes = snapshot.config.network.num_classes();
+    TrainedModel {
+        network: &snapshot.network,
+        diffusion,
+        data: &snapshot.config.data,
+        classes: (classes > 0).then_some(classes),
+        null_class: snapshot.config.network.null_class(),
+        guide: None,
+    }
 }
 
 fn choose_snapshot(args: &SampleArgs) -> anyhow::Result<(PathBuf, Option<RunFolder>)> {
@@ -184,7 +251,8 @@ fn fresh_folder(parent: &Path, snapshot: &Path, job: &SamplingJob) -> PathBuf {
         ClassChoice::Any => String::new(),
         ClassChoice::One(class) => format!("-class{class}"),
     };
-    let name = format!("{snapshot}-{}{steps}-seed{}{class}", job.sampler.name(), job.seed);
+    let guided = if job.guidance.is_active() { format!("-guided{}", job.guidance.scale) } else { String::new() };
+    let name = format!("{snapshot}-{}{steps}-seed{}{class}{guided}", job.sampler.name(), job.seed);
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     let mut folders = std::iter::once(name.clone()).chain(numbered).map(|name| parent.join(name));
     folders.find(|folder| !folder.exists()).unwrap_or_else(|| parent.join(name))

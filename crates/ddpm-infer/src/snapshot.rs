@@ -15,6 +15,7 @@ use ddpm_model::network::{Network, NetworkConfig};
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{ScheduleConfig, ScheduleError};
 use ddpm_model::variance::Variance;
+use ddpm_model::weighting::Weighting;
 use serde::{Deserialize, Serialize};
 
 /// The one file of a snapshot folder.
@@ -38,12 +39,45 @@ pub struct DiffusionConfig {
     pub variance: Variance,
     /// What training minimises.
     pub loss: Loss,
+    /// How much the squared error counts at each noise level.
+    pub weighting: Weighting,
+    /// Stretches the schedule until nothing of the data is left at its last step.
+    pub zero_terminal_snr: bool,
+    /// Standard deviation of noise that is the same all over a channel, added to that of training.
+    pub offset_noise: f64,
 }
 
 impl DiffusionConfig {
     /// The process with its tables.
     pub fn init(&self) -> Result<GaussianDiffusion, ScheduleError> {
-        Ok(GaussianDiffusion::new(self.schedule.init()?, self.prediction, self.variance))
+        let schedule = match (self.schedule.init()?, self.zero_terminal_snr) {
+            (schedule, false) => schedule,
+            (schedule, true) => schedule.with_zero_terminal_snr()?,
+        };
+        Ok(GaussianDiffusion::new(schedule, self.prediction, self.variance))
+    }
+
+    /// What is wrong with values that are of the right type, key by key.
+    pub fn problems(&self) -> Vec<(String, String)> {
+        let mut problems: Vec<(String, String)> =
+            self.weighting.problems().into_iter().map(|(key, message)| (format!("weighting.{key}"), message)).collect();
+        let mut report = |key: &str, message: &str| problems.push((key.into(), message.into()));
+        if let Err(error) = self.init() {
+            report("schedule", &error.to_string());
+        }
+        if self.zero_terminal_snr && self.prediction == Prediction::Eps {
+            report(
+                "zero_terminal_snr",
+                "needs prediction = \"v\" or \"x0\": where there is no signal, the noise says nothing about the data",
+            );
+        }
+        if self.weighting != Weighting::default() && matches!(self.loss, Loss::Kl | Loss::RescaledKl) {
+            report("weighting", "weighs the squared error, which the loss \"kl\" does not have");
+        }
+        if !(self.offset_noise >= 0.0 && self.offset_noise.is_finite()) {
+            report("offset_noise", &format!("must not be negative, but is {}", self.offset_noise));
+        }
+        problems
     }
 }
 

@@ -143,7 +143,9 @@ fn mistakes_are_answered_with_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
     let from = digits(dir.path());
     let from = from.to_str().unwrap();
-    let cases: [(&[&str], &[&str]); 14] = [
+    let points = points(dir.path());
+    let points = points.to_str().unwrap();
+    let cases: [(&[&str], &[&str]); 22] = [
         (&["sample"], &["runs", "cargo run -p ddpm-train"]),
         (&["sample", "--run", "yesterday"], &["yesterday"]),
         (&["sample", "--from", "nowhere"], &["nowhere", "not a snapshot"]),
@@ -158,12 +160,33 @@ fn mistakes_are_answered_with_what_there_is() {
         (&["sample", "--from", from, "--sampler", "lms", "--s-churn", "1"], &["lms", "churn", "heun"]),
         (&["sample", "--from", from, "--sampler", "heun", "--s-churn=-1"], &["-1"]),
         (&["sample", "--from", from, "--sampler", "heun", "--s-noise", "1"], &["--s-churn"]),
+        (&["sample", "--from", from, "--guidance=-1"], &["-1", "from 0 up"]),
+        (&["sample", "--from", from, "--guidance", "2", "--guidance-interval", "3,1"], &["from sigma 3 to 1"]),
+        (&["sample", "--from", from, "--guidance", "2", "--guidance-interval", "3"], &["`3`", "LO,HI"]),
+        (&["sample", "--from", from, "--guidance-rescale", "0.5"], &["--guidance"]),
+        (&["sample", "--from", from, "--dynamic-threshold", "2"], &["percentile: 2", "at most 1"]),
+        (&["sample", "--from", points, "--guidance", "2"], &["classes", "without"]),
+        (&["sample", "--from", points, "--dynamic-threshold", "0.9"], &["no bounds"]),
+        (&["sample", "--from", from, "--guidance", "2", "--guide", points], &["[2]", "[1, 8, 8]"]),
     ];
     for (words, parts) in cases {
         let said = refusal(dir.path(), words);
         for part in parts {
             assert!(said.contains(part), "{words:?}: `{part}` is missing: {said}");
         }
+    }
+}
+
+#[test]
+fn samples_are_guided_by_the_null_class_or_by_another_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let from = from.to_str().unwrap();
+    let words = ["sample", "--from", from, "--count", "2", "--steps", "3", "--guidance", "3", "--out", "o"];
+    let held: &[&str] = &["--guidance-interval", "0.05,1", "--guidance-rescale", "0.7", "--dynamic-threshold", "0.99"];
+    for more in [held, &["--guide", from]] {
+        let output = infer(dir.path(), &[&words[..], more].concat());
+        assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
@@ -190,6 +213,42 @@ fn files_that_are_no_snapshots_are_refused_before_memory_is_taken() {
     std::fs::create_dir(dir.path().join("bare")).unwrap();
     let said = refusal(dir.path(), &["sample", "--from", "bare"]);
     assert!(said.contains("bare") && said.contains("model.safetensors"), "{said}");
+}
+
+#[test]
+fn likelihoods_are_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, points) = (digits(dir.path()), points(dir.path()));
+    let measure = |from: &Path, words: &[&str]| {
+        let start = ["likelihood", "--from", from.to_str().unwrap(), "--count", "3"];
+        let output = infer(dir.path(), &[&start[..], words].concat());
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_string()
+    };
+    let number = |line: &str| line.split(' ').next().unwrap().parse::<f64>().unwrap();
+
+    let bound = measure(&images, &[]);
+    assert!(bound.contains("bits/dim = L_T ") && bound.contains("L_0 "), "{bound}");
+    let numbers: Vec<f64> = bound.split(' ').filter_map(|word| word.parse().ok()).collect();
+    assert!((numbers[0] - numbers[1..].iter().sum::<f64>()).abs() < 2e-4, "{bound}");
+    let apart = measure(&images, &["--batch-size", "2"]);
+    assert!((number(&apart) - number(&bound)).abs() < 1e-3, "{apart} {bound}");
+    assert_ne!(measure(&images, &["--split", "train"]), bound);
+
+    let loose = ["--method", "ode", "--rtol", "1e-2", "--atol", "1e-2"];
+    for probe in [&["--probe", "gaussian"][..], &["--probes", "2"]] {
+        let ode = measure(&images, &[&loose[..], probe].concat());
+        assert!(ode.ends_with(" bits/dim") && number(&ode).is_finite(), "{ode}");
+    }
+    let ode = measure(&points, &[]);
+    assert!(ode.ends_with(" nats/dim") && number(&ode).is_finite(), "{ode}");
+
+    let refused = |words: &[&str]| refusal(dir.path(), &[&["likelihood", "--from"], words].concat());
+    let said = refused(&[points.to_str().unwrap(), "--method", "bound"]);
+    assert!(said.contains("8-bit") && said.contains("ode"), "{said}");
+    assert!(refused(&[points.to_str().unwrap(), "--atol", "0"]).contains("--atol"));
+    assert!(refused(&[points.to_str().unwrap(), "--count", "0"]).contains("--count"));
+    assert!(refused(&["nowhere"]).contains("nowhere"));
 }
 
 #[test]

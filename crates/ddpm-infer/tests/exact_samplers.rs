@@ -7,10 +7,11 @@ mod known;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use ddpm_data::{DataInfo, Units};
+use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, Predictor, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
 use ddpm_infer::noise::SampleNoise;
-use ddpm_infer::samplers::{Churn, NoiseSource, Sampler};
+use ddpm_infer::samplers::{Churn, Langevin, NoiseSource, Sampler, Step, Tolerance, level_at, rk45};
 use ddpm_infer::steps::{Spacing, levels};
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::Denoiser;
@@ -45,6 +46,11 @@ fn all_levels(schedule: &Schedule) -> Vec<NoiseLevel> {
     levels(schedule, &Spacing::Trailing.choose(schedule.len(), schedule.len()).unwrap())
 }
 
+/// Langevin dynamics settle at every level, and the last of them decide about the widths of the data.
+fn annealing(schedule: &Schedule) -> Vec<NoiseLevel> {
+    "exponential".parse::<Ladder>().unwrap().levels(120, schedule).unwrap()
+}
+
 /// Mean and covariance of points.
 fn moments(points: &[f64]) -> ([f64; 2], [f64; 4]) {
     let n = (points.len() / 2) as f64;
@@ -65,6 +71,7 @@ fn all_samplers() -> Vec<Sampler> {
 /// Enough of the levels that are usual for a sampler: its noise takes many steps to be right, its flow few.
 fn enough_levels(sampler: Sampler, schedule: &Schedule) -> Vec<NoiseLevel> {
     match sampler.order() {
+        _ if matches!(sampler, Sampler::Langevin { .. }) => annealing(schedule),
         None => levels(schedule, &Spacing::Linspace.choose(250, schedule.len()).unwrap()),
         Some(1) => levels(schedule, &Spacing::Linspace.choose(50, schedule.len()).unwrap()),
         Some(_) => "karras".parse::<Ladder>().unwrap().levels(40, schedule).unwrap(),
@@ -77,7 +84,11 @@ fn noise_on_the_way_leads_to_the_mean_and_covariance_of_the_data() {
     let schedule = linear(500);
     let wanted = GAUSSIAN.along_axes(GAUSSIAN.spread);
     for sampler in all_samplers().into_iter().filter(|sampler| sampler.order().is_none()) {
-        let points = sample(sampler, &GAUSSIAN, &all_levels(&schedule), count);
+        let levels = match sampler {
+            Sampler::Langevin { .. } => annealing(&schedule),
+            _ => all_levels(&schedule),
+        };
+        let points = sample(sampler, &GAUSSIAN, &levels, count);
         let (mean, covariance) = moments(&points);
         for axis in 0..2 {
             // Four standard errors.
@@ -98,7 +109,7 @@ fn every_sampler_keeps_the_weights_of_the_modes() {
     let schedule = linear(1000);
     for sampler in all_samplers() {
         let points = sample(sampler, &MIXTURE, &enough_levels(sampler, &schedule), count);
-        let near_first = points.chunks_exact(2).filter(|p| p[0] + p[1] > 0.0).count() as f64 / count as f64;
+        let near_first = share_of_first_mode(&points);
         let error = 4.0 * (0.8f64 * 0.2 / count as f64).sqrt() + 0.005;
         assert!((near_first - 0.8).abs() < error, "{sampler:?}: {near_first}");
         // A deterministic sampler is continuous, so a few points have to end between the modes.
@@ -106,6 +117,63 @@ fn every_sampler_keeps_the_weights_of_the_modes() {
         let strays = points.chunks_exact(2).filter(stray).count();
         assert!(strays <= count / 200, "{sampler:?}: {strays} points belong to no mode");
     }
+}
+
+fn share_of_first_mode(points: &[f64]) -> f64 {
+    let near_first = points.chunks_exact(2).filter(|p| p[0] + p[1] > 0.0).count();
+    near_first as f64 / (points.len() / 2) as f64
+}
+
+/// What annealing is for: a score at a single level that tells the modes apart says nothing about their weights.
+#[test]
+fn langevin_dynamics_at_a_single_level_miss_the_weights_of_the_modes() {
+    let count = 2_000;
+    let langevin = Langevin { steps: 1_000, ..Langevin::USUAL };
+    let levels = [level_at(0.1), level_at(0.0)];
+    let (wide, mut noise) = noise(11, count);
+    let points = values(Sampler::Langevin { langevin }.run(&MIXTURE, &levels, wide * 3.0, &mut noise, &mut |_| {}));
+    // Every point is in a mode, though in the wrong one: it is not that the dynamics did not settle.
+    let near = |p: &[f64]| MIXTURE.means.iter().any(|m| (p[0] - m[0]).hypot(p[1] - m[1]) < 0.6);
+    assert!(points.chunks_exact(2).all(near));
+    let share = share_of_first_mode(&points);
+    assert!((share - 0.5).abs() < 0.05, "{share}");
+    let annealed = sample(Sampler::Langevin { langevin: Langevin::USUAL }, &MIXTURE, &annealing(&linear(1000)), count);
+    let share = share_of_first_mode(&annealed);
+    assert!((share - 0.8).abs() < 0.04, "{share}");
+}
+
+#[test]
+fn the_adaptive_solver_ends_where_the_flow_ends() {
+    let (x, _) = noise(3, 64);
+    let levels: Vec<NoiseLevel> = [50.0, 7.0, 1.0, 0.1, 0.02].map(level_at).to_vec();
+    let mut calls = 0;
+    for tolerance in [1e-3, 1e-5, 1e-7] {
+        let tolerance = Tolerance { absolute: tolerance, relative: tolerance };
+        let problems: [(&dyn Denoiser<2>, Tensor<2>); 2] =
+            [(&GAUSSIAN, GAUSSIAN.flow(&x, levels[0], levels[4])), (&MIXTURE, MIXTURE.flow(&x, levels[0], levels[4]))];
+        for (denoiser, wanted) in problems {
+            let mut seen = Vec::new();
+            let mut watch = |step: Step<'_, 2>| seen.push((step.index, step.level, values(step.x.clone())));
+            let (found, effort) = rk45(denoiser, &levels, x.clone(), tolerance, &mut watch);
+            let off = worst(&values(found), &values(wanted));
+            // An error per step, which the flow of the mixture stretches between its modes.
+            assert!(off < 300.0 * tolerance.absolute, "{tolerance:?}: {off}");
+            assert!(effort.calls > calls / 2, "{effort:?}");
+            calls = effort.calls;
+            assert_eq!(seen.iter().map(|(index, ..)| *index).collect::<Vec<_>>(), [0, 1, 2, 3]);
+            assert!(seen.iter().zip(&levels[1..]).all(|((_, level, _), wanted)| level == wanted));
+        }
+        // On its way it passes where it should.
+        let mut watch = |step: Step<'_, 2>| {
+            let off = worst(&values(step.x.clone()), &values(GAUSSIAN.flow(&x, levels[0], step.level)));
+            assert!(off < 0.02, "{:?}: {off}", step.level);
+        };
+        rk45(&GAUSSIAN, &levels, x.clone(), tolerance, &mut watch);
+    }
+}
+
+fn worst(found: &[f64], wanted: &[f64]) -> f64 {
+    found.iter().zip(wanted).map(|(f, w)| (f - w).abs()).fold(0.0, f64::max)
 }
 
 #[test]
@@ -198,13 +266,21 @@ fn job(count: usize, batch_size: usize) -> SamplingJob {
         levels: Ladder::default(),
         class: ClassChoice::Any,
         clip: Clip::Unit,
+        guidance: Guidance::default(),
         frames: 3,
     }
 }
 
 fn toy_model<T>(run: impl FnOnce(&TrainedModel<'_, Toy>) -> T, shape: &[usize], classes: Option<usize>) -> T {
     let diffusion = GaussianDiffusion::new(linear(50), Prediction::Eps, Variance::FixedSmall);
-    run(&TrainedModel { network: &Toy, diffusion: &diffusion, data: &data(shape), classes })
+    run(&TrainedModel {
+        network: &Toy,
+        diffusion: &diffusion,
+        data: &data(shape),
+        classes,
+        null_class: None,
+        guide: None,
+    })
 }
 
 #[test]
@@ -291,7 +367,14 @@ fn networks_give_a_sample_the_same_values_in_any_batch() {
     {
         let network = config.with_io(&shape, shape[0]).init(&Device::flex()).map(&mut Shake);
         let diffusion = GaussianDiffusion::new(linear(50), Prediction::X0, Variance::FixedSmall);
-        let model = TrainedModel { network: &network, diffusion: &diffusion, data: &data(&shape), classes: None };
+        let model = TrainedModel {
+            network: &network,
+            diffusion: &diffusion,
+            data: &data(&shape),
+            classes: None,
+            null_class: None,
+            guide: None,
+        };
         let run = |count, batch_size| {
             let job = SamplingJob { clip: Clip::None, ..job(count, batch_size) };
             job.run(&model, &Device::flex(), &mut |_| {}).unwrap().values

@@ -30,6 +30,8 @@ pub enum EmaKind {
     Ratio,
     /// A half-life in images, see [`half_life_decay`].
     HalfLife,
+    /// A width that is a share of the training so far, see [`power_decay`].
+    Power,
 }
 
 /// The moving average of the weights. Each kind reads the keys that it needs.
@@ -52,6 +54,8 @@ pub struct EmaConfig {
     pub half_life_images: f64,
     /// The half-life is at most this share of the images seen; 0 lifts that limit (half-life).
     pub ramp_up: f64,
+    /// Standard deviation of the profile as a share of the images seen (power).
+    pub sigma_rel: f64,
 }
 
 impl Default for EmaConfig {
@@ -65,6 +69,7 @@ impl Default for EmaConfig {
             power: 2.0 / 3.0,
             half_life_images: 500_000.0,
             ramp_up: 0.05,
+            sigma_rel: 0.1,
         }
     }
 }
@@ -81,6 +86,12 @@ impl EmaConfig {
             ("power", self.power, is_positive(self.power), positive),
             ("half_life_images", self.half_life_images, is_positive(self.half_life_images), positive),
             ("ramp_up", self.ramp_up, self.ramp_up == 0.0 || is_positive(self.ramp_up), "0 or a positive number"),
+            (
+                "sigma_rel",
+                self.sigma_rel,
+                self.sigma_rel > 0.0 && self.sigma_rel <= 0.28,
+                "more than 0 and at most 0.28",
+            ),
         ]
         .into_iter()
         .filter(|(_, _, fine, _)| !fine)
@@ -108,6 +119,7 @@ impl EmaConfig {
                 let ramp_up = (self.ramp_up > 0.0).then_some(self.ramp_up);
                 half_life_decay(batch, images_seen, self.half_life_images, ramp_up)
             }
+            EmaKind::Power => power_decay(batch, images_seen, gamma_of(self.sigma_rel)),
         }
     }
 }
@@ -133,6 +145,39 @@ pub fn half_life_decay(batch: usize, images_seen: u64, half_life_images: f64, ra
     0.5f64.powf(batch as f64 / half_life_images.min(limit).max(1e-8))
 }
 
+/// `(1 - batch / images)^(gamma + 1)` with `images` seen after this step (Karras et al. 2024, EDM2).
+///
+/// The average then weighs the weights of time `s` by a power law, `s^gamma`. The first update copies them.
+pub fn power_decay(batch: usize, images_seen: u64, gamma: f64) -> f64 {
+    let images = images_seen as f64 + batch as f64;
+    (images_seen as f64 / images).powf(gamma + 1.0)
+}
+
+/// The standard deviation of the power law `s^gamma` on the interval from 0 to 1 (Karras et al. 2024).
+pub fn sigma_rel_of(gamma: f64) -> f64 {
+    ((gamma + 1.0) / ((gamma + 2.0).powi(2) * (gamma + 3.0))).sqrt()
+}
+
+/// The exponent of the power law with this standard deviation, [`sigma_rel_of`] backwards.
+///
+/// Widths go up to 0.288, that of the even average; [`EmaConfig::problems`] keeps a little below.
+pub fn gamma_of(sigma_rel: f64) -> f64 {
+    let q = sigma_rel.powi(-2);
+    // The largest root of g^3 + 7 g^2 + (16 - q) g + 12 - q by Newton's method. It lies below sqrt(q), where
+    // the cubic is positive and bends upwards, so the steps lead down to it and never past it.
+    let mut gamma = 1.0 / sigma_rel;
+    loop {
+        let value = ((gamma + 7.0) * gamma + 16.0 - q) * gamma + 12.0 - q;
+        let slope = (3.0 * gamma + 14.0) * gamma + 16.0 - q;
+        let next = gamma - value / slope;
+        // No way further down: the root to the last digit (or a width that is none, and NaN).
+        if next.is_nan() || next >= gamma {
+            return gamma;
+        }
+        gamma = next;
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -156,6 +201,21 @@ mod tests {
     }
 
     #[test]
+    fn the_power_rule_weighs_by_a_power_law() {
+        assert!((sigma_rel_of(gamma_of(0.1)) - 0.1).abs() < 1e-14);
+        let ema = EmaConfig { kind: EmaKind::Power, ..Default::default() };
+        assert_eq!(ema.decay_at(1, 0, 8), 0.0);
+        // The average of the time itself, over a power law from 0 to 1: (gamma + 1) / (gamma + 2).
+        let (mut average, steps) = (0.0, 20_000);
+        for step in 0..steps {
+            let decay = ema.decay_at(step + 1, 8 * step as u64, 8);
+            average = decay * average + (1.0 - decay) * (step + 1) as f64 / steps as f64;
+        }
+        let gamma = gamma_of(0.1);
+        assert!((average - (gamma + 1.0) / (gamma + 2.0)).abs() < 1e-4, "{average}");
+    }
+
+    #[test]
     fn config_is_one_flat_section() {
         let json = r#"{"kind":"half-life","half_life_images":2e6,"ramp_up":0.09}"#;
         let ema: EmaConfig = serde_json::from_str(json).unwrap();
@@ -171,6 +231,7 @@ mod tests {
         assert_eq!(fault(EmaConfig { decay: 1.0, ..Default::default() }), "decay");
         assert_eq!(fault(EmaConfig { min_decay: -0.1, ..Default::default() }), "min_decay");
         assert_eq!(fault(EmaConfig { power: f64::NAN, ..Default::default() }), "power");
+        assert_eq!(fault(EmaConfig { sigma_rel: 0.5, ..Default::default() }), "sigma_rel");
         assert_eq!(fault(EmaConfig { inv_gamma: 0.0, ..Default::default() }), "inv_gamma");
     }
 }

@@ -247,6 +247,10 @@ pub struct Schedule {
 impl Schedule {
     /// Computes the tables from the betas.
     pub fn from_betas(betas: Vec<f64>) -> Result<Self, ScheduleError> {
+        // A step may remove all signal only by `with_zero_terminal_snr`, never by a slip.
+        if let Some(step) = betas.iter().position(|&beta| beta >= 1.0) {
+            return Err(ScheduleError::Beta { step, beta: betas[step] });
+        }
         let mut product = 1.0;
         let alphas_bar = betas
             .iter()
@@ -272,11 +276,12 @@ impl Schedule {
         };
         for t in 0..schedule.len() {
             let beta = schedule.betas[t];
-            if !(beta > 0.0 && beta < 1.0) {
+            let pure_noise = t + 1 == schedule.len() && beta == 1.0 && schedule.alphas_bar[t] == 0.0;
+            if !(beta > 0.0 && (beta < 1.0 || pure_noise)) {
                 return Err(ScheduleError::Beta { step: t, beta });
             }
             let (alpha_bar, previous) = (schedule.alphas_bar[t], schedule.alpha_bar_before(t));
-            if !(alpha_bar > 0.0 && alpha_bar < previous) {
+            if !((alpha_bar > 0.0 || pure_noise) && alpha_bar < previous) {
                 return Err(ScheduleError::AlphaBar { step: t, alpha_bar, previous });
             }
             // Eq. 7.
@@ -356,6 +361,23 @@ impl Schedule {
                 100.0 * last.sqrt(),
             )
         })
+    }
+
+    /// The same schedule stretched so that nothing of the data is left at the last step: algorithm 1 of
+    /// Lin et al. 2023. The first step keeps its noise level.
+    ///
+    /// An eps network cannot be used with it: at the last step its output says nothing about the data.
+    pub fn with_zero_terminal_snr(&self) -> Result<Self, ScheduleError> {
+        let roots: Vec<f64> = self.alphas_bar.iter().map(|alpha_bar| alpha_bar.sqrt()).collect();
+        let (first, last) = (roots[0], roots[roots.len() - 1]);
+        if self.len() < 2 {
+            return Err(ScheduleError::Beta { step: 0, beta: 1.0 });
+        }
+        let alphas_bar: Vec<f64> =
+            roots.into_iter().map(|root| ((root - last) * first / (first - last)).powi(2)).collect();
+        let before = std::iter::once(1.0).chain(alphas_bar.iter().copied());
+        let betas = alphas_bar.iter().zip(before).map(|(alpha_bar, before)| 1.0 - alpha_bar / before).collect();
+        Self::from_tables(betas, alphas_bar)
     }
 
     /// The schedule of the kept steps alone, with `beta' = 1 - alpha_bar / alpha_bar of the kept step before`.
@@ -493,6 +515,25 @@ mod tests {
         assert!((schedule.time_of(level) - 10.75).abs() < 1e-9);
         assert_eq!(schedule.time_of(NoiseLevel { alpha: 1.0, sigma: 0.0 }), 0.0);
         assert_eq!(schedule.time_of(NoiseLevel { alpha: 0.0, sigma: 1.0 }), 999.0);
+    }
+
+    #[test]
+    fn zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_step() {
+        let before = ScheduleConfig::default().init().unwrap();
+        let schedule = before.with_zero_terminal_snr().unwrap();
+        assert_eq!(schedule.level(999), NoiseLevel { alpha: 0.0, sigma: 1.0 });
+        assert_eq!(schedule.betas[999], 1.0);
+        assert!((schedule.alphas_bar[0] - before.alphas_bar[0]).abs() < 1e-15);
+        // The last step forgets x_T: q(x_{T-1} | x_T, x_0) is q(x_{T-1} | x_0).
+        assert_eq!(schedule.posterior_mean_coef2[999], 0.0);
+        assert_eq!(schedule.posterior_variance[999], 1.0 - schedule.alphas_bar[998]);
+        assert!(schedule.posterior_log_variance_clipped.iter().all(|value| value.is_finite()));
+        for (t, level) in schedule.levels().into_iter().enumerate() {
+            assert_eq!(schedule.time_of(level), t as f64);
+        }
+        let respaced = schedule.respaced(&[0, 500, 999]).unwrap();
+        assert_eq!(respaced.alphas_bar[2], 0.0);
+        assert!(ScheduleConfig::Constant { steps: 1, beta: 0.5 }.init().unwrap().with_zero_terminal_snr().is_err());
     }
 
     #[test]

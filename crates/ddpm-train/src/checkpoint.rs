@@ -18,6 +18,7 @@ use burn_train::metric::store::EventStoreClient;
 use burn_train::{Learner, LearnerModel, LearningCheckpointer};
 use ddpm_infer::runs::{step_name, steps_in};
 use ddpm_model::network::Network;
+use ddpm_model::resample::LossHistory;
 use serde::{Deserialize, Serialize};
 
 /// Why a checkpoint could not be written or read.
@@ -58,11 +59,31 @@ pub struct TrainState {
     /// Items seen.
     pub images_seen: u64,
     /// Losses since the last regular line of metrics, added up.
+    #[serde(with = "exact")]
     pub loss_sum: f64,
     /// How many of them.
     pub loss_count: u64,
     /// The last loss that was finite.
+    #[serde(with = "exact")]
     pub last_finite_loss: f64,
+    /// The losses that the steps of the next items are drawn by; only where they are drawn by importance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_history: Option<LossHistory>,
+}
+
+/// Numbers as text: `serde_json` reads a JSON number to the last bit only with a feature that would have all
+/// of Burn compiled once more.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&value.to_string())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|_| D::Error::custom(format!("`{text}` is not a number")))
+    }
 }
 
 /// A checkpoint in memory.

@@ -11,6 +11,8 @@ use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::time_tensor;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::network::Network;
+use ddpm_model::noise_level::per_row;
+use ddpm_model::weighting::Weighting;
 
 /// One batch, with everything random about it already drawn.
 #[derive(Clone, Debug)]
@@ -25,10 +27,14 @@ pub struct TrainBatch<const D: usize> {
     pub condition: Condition,
     /// Share of this batch in the optimiser step: 1 over the number of parts.
     pub share: f64,
+    /// Place of the first row in the endless stream of items.
+    pub first_item: u64,
+    /// The weight that undoes the choice of each row's step, where steps are drawn by importance.
+    pub importance: Option<Vec<f64>>,
 }
 
 /// What is known about one optimiser step, on the host.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct StepReport {
     /// The step just taken, counted from 1.
     pub step: u64,
@@ -46,6 +52,9 @@ pub struct StepReport {
     pub ema_decay: f64,
     /// Speed since the last line of metrics.
     pub images_per_sec: f64,
+    /// Loss of each row without its importance, until the history takes it; only where steps are drawn by
+    /// importance.
+    pub row_losses: Vec<f64>,
 }
 
 impl ItemLazy for StepReport {
@@ -56,7 +65,7 @@ impl ItemLazy for StepReport {
 
 impl Adaptor<StepReport> for StepReport {
     fn adapt(&self) -> StepReport {
-        *self
+        self.clone()
     }
 }
 
@@ -69,21 +78,36 @@ pub struct TrainModel<const D: usize> {
     diffusion: Arc<GaussianDiffusion>,
     #[module(skip)]
     objective: Loss,
+    #[module(skip)]
+    weighting: Weighting,
 }
 
 impl<const D: usize> TrainModel<D> {
     /// A network to be trained under `diffusion`.
-    pub fn new(net: Network, diffusion: Arc<GaussianDiffusion>, objective: Loss) -> Self {
-        Self { net, diffusion, objective }
+    pub fn new(net: Network, diffusion: Arc<GaussianDiffusion>, objective: Loss, weighting: Weighting) -> Self {
+        Self { net, diffusion, objective, weighting }
     }
 
-    /// The loss of the batch: by default `L_simple`, eq. 14 of Ho et al. 2020.
-    pub fn loss(&self, batch: &TrainBatch<D>) -> Tensor<1> {
+    /// The loss of each row: by default `L_simple`, eq. 14 of Ho et al. 2020.
+    pub fn row_losses(&self, batch: &TrainBatch<D>) -> Tensor<1> {
         let TrainBatch { x_0, eps, t, condition, .. } = batch;
         let x_t = self.diffusion.q_sample(x_0.clone(), t, eps.clone());
         let times: Vec<f64> = t.iter().map(|&t| t as f64).collect();
         let output = self.net.forward(x_t.clone(), time_tensor(&times, &x_t), condition);
-        self.diffusion.loss(self.objective, output, x_0, &x_t, eps, t).loss.mean()
+        let terms = self.diffusion.loss(self.objective, output, x_0, &x_t, eps, t);
+        self.diffusion.weighted_loss(self.weighting, terms, t)
+    }
+
+    /// The loss of the batch, and that of its rows where steps are drawn by importance.
+    fn loss(&self, batch: &TrainBatch<D>) -> (Tensor<1>, Vec<f64>) {
+        let rows = self.row_losses(batch);
+        match &batch.importance {
+            None => (rows.mean(), Vec::new()),
+            Some(importance) => {
+                let seen = rows.clone().detach().into_data().iter::<f64>().collect();
+                ((per_row(importance, &rows) * rows).mean(), seen)
+            }
+        }
     }
 }
 
@@ -92,9 +116,10 @@ impl<const D: usize> TrainStep for TrainModel<D> {
     type Output = StepReport;
 
     fn step(&self, batch: TrainBatch<D>) -> TrainOutput<StepReport> {
-        let loss = self.loss(&batch).mul_scalar(batch.share);
+        let (loss, row_losses) = self.loss(&batch);
+        let loss = loss.mul_scalar(batch.share);
         let gradients = loss.backward();
-        let report = StepReport { loss: host(loss), ..StepReport::default() };
+        let report = StepReport { loss: host(loss), row_losses, ..StepReport::default() };
         TrainOutput::new(self, gradients, report)
     }
 }
@@ -104,7 +129,7 @@ impl<const D: usize> InferenceStep for TrainModel<D> {
     type Output = StepReport;
 
     fn step(&self, batch: TrainBatch<D>) -> StepReport {
-        StepReport { loss: host(self.loss(&batch)), ..StepReport::default() }
+        StepReport { loss: host(self.loss(&batch).0), ..StepReport::default() }
     }
 }
 

@@ -11,6 +11,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::ExampleBatch;
 use ddpm_data::random::{RngExt, Stream, normals, rng};
 use ddpm_model::condition::Condition;
+use ddpm_model::resample::{importance_weight, step_at};
 
 use crate::model::TrainBatch;
 
@@ -41,10 +42,12 @@ pub struct Noising {
     pub labels: Labels,
     /// Parts of a batch.
     pub accumulate: usize,
+    /// Standard deviation of the noise that a whole channel shares.
+    pub offset_noise: f64,
 }
 
 impl Noising {
-    /// Draws `t` uniformly and `eps` from N(0, I) for every row.
+    /// Draws `t` uniformly and `eps` from N(0, I) for every row, plus what a channel shares.
     fn apply<const D: usize>(&self, batch: ExampleBatch<D>) -> TrainBatch<D> {
         let ExampleBatch { x_0, labels, first_item } = batch;
         let device = x_0.device();
@@ -53,7 +56,7 @@ impl Noising {
         let items = (0..rows as u64).map(|row| first_item + row);
 
         let t = items.clone().map(|n| rng(self.seed, Stream::Time, n).random_range(0..self.steps)).collect();
-        let eps: Vec<f32> = items.clone().flat_map(|n| normals(&mut rng(self.seed, Stream::Noise, n), width)).collect();
+        let eps: Vec<f32> = items.clone().flat_map(|n| self.eps(n, dims[1], width)).collect();
         let condition = match labels.filter(|_| self.labels != Labels::Unused) {
             Some(labels) => {
                 let told: Vec<i64> =
@@ -63,7 +66,19 @@ impl Noising {
             None => Condition::None,
         };
         let eps = Tensor::from_data(TensorData::new(eps, dims), &device);
-        TrainBatch { x_0, eps, t, condition, share: 1.0 / self.accumulate as f64 }
+        TrainBatch { x_0, eps, t, condition, share: 1.0 / self.accumulate as f64, first_item, importance: None }
+    }
+
+    /// The noise of item `n`, `width` numbers in `channels` equal stretches.
+    fn eps(&self, n: u64, channels: usize, width: usize) -> Vec<f32> {
+        let mut eps = normals(&mut rng(self.seed, Stream::Noise, n), width);
+        if self.offset_noise > 0.0 {
+            let shared = normals(&mut rng(self.seed, Stream::OffsetNoise, n), channels);
+            for (channel, shared) in eps.chunks_mut(width / channels).zip(shared) {
+                channel.iter_mut().for_each(|eps| *eps += self.offset_noise as f32 * shared);
+            }
+        }
+        eps
     }
 
     /// The class that the network is told of item `n`.
@@ -75,6 +90,14 @@ impl Noising {
             _ => label,
         }
     }
+}
+
+/// Draws the steps of a batch anew, with these probabilities: still a function of seed and item, and of the
+/// history of losses that the probabilities come from.
+pub fn draw_by_importance<const D: usize>(batch: &mut TrainBatch<D>, seed: u64, probabilities: &[f64]) {
+    let items = (0..batch.t.len() as u64).map(|row| batch.first_item + row);
+    batch.t = items.map(|n| step_at(probabilities, rng(seed, Stream::Time, n).random())).collect();
+    batch.importance = Some(batch.t.iter().map(|&t| importance_weight(probabilities, t)).collect());
 }
 
 /// A loader of items as a loader of training pairs.
@@ -125,5 +148,43 @@ impl<const D: usize> Iterator for NoisyIterator<'_, D> {
 impl<const D: usize> DataLoaderIterator<TrainBatch<D>> for NoisyIterator<'_, D> {
     fn progress(&self) -> Progress {
         self.items.progress()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noising(offset_noise: f64) -> Noising {
+        Noising { seed: 3, steps: 10, labels: Labels::Unused, accumulate: 1, offset_noise }
+    }
+
+    fn mean(x: impl ExactSizeIterator<Item = f64>) -> f64 {
+        let count = x.len() as f64;
+        x.sum::<f64>() / count
+    }
+
+    #[test]
+    fn offset_noise_is_shared_by_a_channel_and_by_nothing_else() {
+        let (items, offset) = (5_000, 0.5);
+        // Two channels of two pixels each.
+        let eps: Vec<Vec<f32>> = (0..items).map(|n| noising(offset).eps(n, 2, 4)).collect();
+        let product = |i: usize, j: usize| mean(eps.iter().map(|eps| f64::from(eps[i]) * f64::from(eps[j])));
+        for i in 0..4 {
+            assert!(mean(eps.iter().map(|eps| f64::from(eps[i]))).abs() < 0.07);
+            for j in 0..=i {
+                let wanted = match (i == j, i / 2 == j / 2) {
+                    (true, _) => 1.0 + offset * offset,
+                    (false, true) => offset * offset,
+                    (false, false) => 0.0,
+                };
+                assert!((product(i, j) - wanted).abs() < 0.1, "{i} {j}: {}", product(i, j));
+            }
+        }
+    }
+
+    #[test]
+    fn without_offset_the_noise_is_what_it_was() {
+        assert_eq!(noising(0.0).eps(7, 2, 4), normals(&mut rng(3, Stream::Noise, 7), 4));
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use ddpm_data::DataInfo;
+use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, JobError, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
 use ddpm_infer::pictures::{self, PictureError};
@@ -58,6 +59,7 @@ impl Preview {
             levels: Ladder::default(),
             class: ClassChoice::Any,
             clip: clip_for(&data),
+            guidance: Guidance::default(),
             frames: 0,
         };
         Ok(Self { job, diffusion, data, beside, device })
@@ -71,6 +73,8 @@ impl Preview {
             diffusion: &self.diffusion,
             data: &self.data,
             classes: (classes > 0).then_some(classes),
+            null_class: network.null_class(),
+            guide: None,
         };
         let samples = self.job.run(&model, &self.device, &mut |_| {})?;
         let path = folder.join(name).with_extension("png");

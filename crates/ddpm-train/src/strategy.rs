@@ -15,10 +15,12 @@ use burn_train::{
 use ddpm_data::random::{Stream, mix};
 use ddpm_infer::runs::{RunFolder, step_name};
 use ddpm_infer::snapshot::{Snapshot, SnapshotConfig};
+use ddpm_model::resample::LossSecondMoment;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, prune};
 use crate::config::Experiment;
 use crate::model::{StepReport, TrainModel};
+use crate::noising::draw_by_importance;
 use crate::optim::{clip_global_norm, ema_update};
 use crate::preview::Preview;
 use crate::progress::Reporter;
@@ -158,20 +160,29 @@ impl<const D: usize> Loop<'_, D> {
         let train = train.slice(self.state.images_seen as usize, end as usize);
         let mut batches = train.iter();
         let mut saved_at = self.state.step;
+        let by_loss = LossSecondMoment::default();
 
         while self.state.step < config.steps && !parts.interrupter.should_stop() {
             // 1. Gradients of the whole batch, in parts.
             self.strategy.device.seed(mix(config.seed, Stream::Dropout, self.state.step));
             let mut accumulator = GradientsAccumulator::new();
             let mut report = StepReport::default();
+            // All parts draw by the history before the step, so that their number changes nothing.
+            let probabilities = self.state.loss_history.as_ref().map(|history| by_loss.probabilities(history));
+            let mut drawn = Vec::new();
             for _ in 0..config.accumulate {
                 let step = self.state.step + 1;
-                let batch = batches
+                let mut batch = batches
                     .next()
                     .ok_or_else(|| TrainError::Data { step, reason: "the data came to an end".into() })?
                     .map_err(|error| TrainError::Data { step, reason: error.to_string() })?;
+                if let Some(probabilities) = &probabilities {
+                    draw_by_importance(&mut batch, config.seed, probabilities);
+                    drawn.extend_from_slice(&batch.t);
+                }
                 let output = learner.train_step(batch);
                 report.loss += output.item.loss;
+                report.row_losses.extend(output.item.row_losses);
                 accumulator.accumulate(&learner.model(), output.grads);
             }
 
@@ -183,6 +194,9 @@ impl<const D: usize> Loop<'_, D> {
             self.check_finite(&report, parts, learner)?;
             learner.lr_step();
             learner.optimizer_step(grads);
+            if let Some(history) = &mut self.state.loss_history {
+                by_loss.record(history, &drawn, &std::mem::take(&mut report.row_losses));
+            }
 
             // 3. The average of the weights.
             self.state.step += 1;
@@ -260,7 +274,8 @@ impl<const D: usize> Loop<'_, D> {
             self.window = (Instant::now(), state.images_seen);
         }
         let progress = Progress::new(report.step as usize, config.steps as usize, Some("steps".into()));
-        let item = TrainingItem::new(report, progress, Some(report.step as usize), Some(report.learning_rate.into()));
+        let (step, rate) = (report.step as usize, report.learning_rate);
+        let item = TrainingItem::new(report, progress, Some(step), Some(rate.into()));
         parts.interrupter.fail_on_error(parts.event_processor.process_train(LearnerEvent::ProcessedItem(item)));
     }
 

@@ -18,13 +18,14 @@ use ddpm_infer::snapshot::SnapshotConfig;
 use ddpm_model::bound::Loss;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::network::{NetworkConfig, NetworkError};
+use ddpm_model::resample::LossHistory;
 use ddpm_model::variance::Variance;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::checkpoint::{Checkpoint, TrainState, prune, restore};
-use crate::config::Experiment;
 use crate::config::load::{ConfigError, Problem, find, load};
+use crate::config::{Experiment, TimeSampling};
 use crate::manifest::{Manifest, Start};
 use crate::metrics::{FIELDS, JsonLines, STEP_LOSS, StepMetric, truncate_after};
 use crate::model::TrainModel;
@@ -185,10 +186,14 @@ impl Plan {
             state = checkpoint.state;
         }
         let process = Arc::new(diffusion.clone());
-        let model = TrainModel::<D>::new(net, process.clone(), experiment.diffusion.loss);
+        if experiment.train.time_sampling == TimeSampling::LossSecondMoment && state.loss_history.is_none() {
+            state.loss_history = Some(LossHistory::new(diffusion.schedule.len()));
+        }
+        let (loss, weighting) = (experiment.diffusion.loss, experiment.diffusion.weighting);
+        let model = TrainModel::<D>::new(net, process.clone(), loss, weighting);
         let mut ema = model.clone().valid();
         if let (Some(record), Some((_, path))) = (average, &resumed) {
-            ema = TrainModel::new(restore(ema.net, record, path)?, process, experiment.diffusion.loss);
+            ema = TrainModel::new(restore(ema.net, record, path)?, process, loss, weighting);
         }
 
         // The run folder.
@@ -223,6 +228,7 @@ impl Plan {
                 Some(null_class) => Labels::Dropped { null_class, share: train.label_drop },
             },
             accumulate: train.accumulate,
+            offset_noise: experiment.diffusion.offset_noise,
         };
         let loader = Arc::new(NoisyLoader::new(Arc::new(items), noising));
         let beside = if data.info.shape.len() == 1 { points_beside(&experiment.data) } else { None };

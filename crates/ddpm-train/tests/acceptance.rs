@@ -9,6 +9,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use ddpm_data::Split;
+use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
 use ddpm_infer::runs::RunFolder;
@@ -34,6 +35,7 @@ fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
         levels: Ladder::default(),
         class: ClassChoice::Any,
         clip: clip_for(&snapshot.config.data),
+        guidance: Guidance::default(),
         frames: 0,
     };
     let classes = snapshot.config.network.num_classes();
@@ -42,6 +44,8 @@ fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
         diffusion: &diffusion,
         data: &snapshot.config.data,
         classes: (classes > 0).then_some(classes),
+        null_class: snapshot.network.null_class(),
+        guide: None,
     };
     job.run(&model, &device, &mut |_| {}).unwrap().values
 }

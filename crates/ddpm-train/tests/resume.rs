@@ -59,6 +59,33 @@ fn twice_twenty_steps_of_points_are_forty() {
 }
 
 #[test]
+fn steps_drawn_by_their_losses_go_on_where_they_were() {
+    let bench = Bench::new();
+    // So few steps that their histories are full before the stop, and count.
+    let sets = words(
+        &[
+            "--set",
+            "diffusion.schedule={ kind = \"linear\", steps = 4, beta_start = 0.2, beta_end = 0.9 }",
+            "--set",
+            "diffusion.variance=learned",
+            "--set",
+            "diffusion.loss=rescaled-kl",
+            "--set",
+            "train.time_sampling=loss-second-moment",
+        ],
+        &TINY_DIGITS,
+    );
+    let train = |more: &[&str]| bench.train(&words(more, &sets));
+    let whole = train(&["--runs", "a", "--set", "train.steps=24"]);
+    let half = train(&["--runs", "b", "--set", "train.steps=14"]);
+    let state = String::from_utf8(checkpoint_file(&half, 14, "state.json")).unwrap();
+    let histories = state.split("loss_history").nth(1).unwrap();
+    assert_eq!(histories.matches('.').count(), 4 * 10, "ten losses of each step: {histories}");
+    bench.train(&["--resume", half.to_str().unwrap(), "--set", "train.steps=24"]);
+    assert_same_run(&bench, &whole, &half, 24);
+}
+
+#[test]
 fn threads_and_workers_change_nothing() {
     let bench = Bench::new();
     let sets = words(&["--set", "train.steps=4"], &TINY_DIGITS);

@@ -10,6 +10,6 @@ pub struct About {
     /// Steps that it takes unless told otherwise; all that there are if `None`.
     pub default_steps: Option<usize>,
     /// The order with which it claims to converge to the solution of the probability-flow ODE, as long as it
-    /// draws no noise on the way; `None` if it always draws some.
+    /// draws no noise on the way; `None` if it always draws some, or chooses its own steps.
     pub order: Option<u32>,
 }

@@ -8,17 +8,23 @@ mod clipped;
 mod ddim;
 mod ddpm;
 mod deis;
+mod dormand_prince;
 mod dpm2;
 mod dpmpp_2s;
 mod dpmpp_multistep;
 mod dpmpp_sde;
 mod euler;
 mod euler_ancestral;
+mod euler_maruyama;
 mod heun;
+mod langevin;
 mod lms;
 mod multistep;
 mod pndm;
 mod posterior;
+mod predictor_corrector;
+pub(crate) mod probability_flow;
+mod rk45;
 mod unipc;
 mod variance_exploding;
 
@@ -32,17 +38,22 @@ pub use clipped::Clipped;
 pub use ddim::ddim;
 pub use ddpm::ddpm;
 pub use deis::deis;
+pub use dormand_prince::{Effort, Taken, Tolerance, solve};
 pub use dpm2::{dpm2, dpm2_ancestral};
 pub use dpmpp_2s::dpmpp_2s;
 pub use dpmpp_multistep::{Expansion, dpmpp_multistep};
 pub use dpmpp_sde::dpmpp_sde;
 pub use euler::euler;
 pub use euler_ancestral::euler_ancestral;
+pub use euler_maruyama::euler_maruyama;
 pub use heun::{Churn, heun};
+pub use langevin::{Langevin, langevin};
 pub use lms::lms;
 pub use multistep::{FEW_STEPS, Multistep};
 pub use pndm::{PndmStart, half_way, pndm};
 pub use posterior::Posterior;
+pub use predictor_corrector::{USUAL_SNR, predictor_corrector};
+pub use rk45::rk45;
 pub use unipc::{Bh, unipc};
 pub use variance_exploding::{level_at, ratio};
 
@@ -92,6 +103,24 @@ pub enum SamplerError {
         /// What was asked for.
         churn: Churn,
     },
+    /// A tolerance that no step can keep.
+    #[error("{tolerance:?}: atol must be more than 0, and rtol not less")]
+    Tolerance {
+        /// What was asked for.
+        tolerance: Tolerance,
+    },
+    /// Langevin steps that lead nowhere.
+    #[error("{langevin:?}: expected at least one step a level, and an epsilon between 0 and 4")]
+    Langevin {
+        /// What was asked for.
+        langevin: Langevin,
+    },
+    /// A corrector that does nothing sensible.
+    #[error("snr is {snr}, but must lie between 0 (no corrector) and 1")]
+    Snr {
+        /// What was asked for.
+        snr: f64,
+    },
     /// An option that means nothing to the sampler.
     #[error("{sampler} has no option {option}; {has}")]
     NoOption {
@@ -114,6 +143,12 @@ pub struct SamplerOptions {
     pub eta: Option<f64>,
     /// Noise on the way of Heun's method, none by default.
     pub churn: Option<Churn>,
+    /// What the adaptive solver may be off by.
+    pub tolerance: Option<Tolerance>,
+    /// The steps of Langevin dynamics.
+    pub langevin: Option<Langevin>,
+    /// Signal-to-noise ratio of the corrector.
+    pub snr: Option<f64>,
 }
 
 /// A way from noise to data.
@@ -178,6 +213,23 @@ pub enum Sampler {
         /// How it starts.
         start: PndmStart,
     },
+    /// An adaptive solver.
+    Rk45 {
+        /// What its steps may be off by.
+        tolerance: Tolerance,
+    },
+    /// Euler's method for the reverse SDE.
+    EulerMaruyama,
+    /// Reverse diffusion with a Langevin corrector.
+    PredictorCorrector {
+        /// Signal-to-noise ratio of the corrector.
+        snr: f64,
+    },
+    /// Annealed Langevin dynamics.
+    Langevin {
+        /// The steps at every level.
+        langevin: Langevin,
+    },
 }
 
 impl Sampler {
@@ -199,6 +251,10 @@ impl Sampler {
         Self::Deis { multistep: Multistep::of_order(3) },
         Self::Pndm { start: PndmStart::RungeKutta },
         Self::Pndm { start: PndmStart::Multistep },
+        Self::Rk45 { tolerance: Tolerance::USUAL },
+        Self::EulerMaruyama,
+        Self::PredictorCorrector { snr: USUAL_SNR },
+        Self::Langevin { langevin: Langevin::USUAL },
     ];
 
     /// The names, as the command line knows them, in the order of [`Sampler::ALL`].
@@ -231,6 +287,10 @@ impl Sampler {
             Self::Deis { .. } => deis::ABOUT,
             Self::Pndm { start: PndmStart::RungeKutta } => pndm::ABOUT,
             Self::Pndm { start: PndmStart::Multistep } => pndm::ABOUT_PLMS,
+            Self::Rk45 { .. } => rk45::ABOUT,
+            Self::EulerMaruyama => euler_maruyama::ABOUT,
+            Self::PredictorCorrector { .. } => predictor_corrector::ABOUT,
+            Self::Langevin { .. } => langevin::ABOUT,
         }
     }
 
@@ -260,6 +320,10 @@ impl Sampler {
             Self::UniPc { multistep, b } => unipc(denoiser, levels, x, multistep, b, on_step),
             Self::Deis { multistep } => deis(denoiser, levels, x, multistep, on_step),
             Self::Pndm { start } => pndm(denoiser, levels, x, start, &half_way, on_step),
+            Self::Rk45 { tolerance } => rk45(denoiser, levels, x, tolerance, on_step).0,
+            Self::EulerMaruyama => euler_maruyama(denoiser, levels, x, noise, on_step),
+            Self::PredictorCorrector { snr } => predictor_corrector(denoiser, levels, x, snr, noise, on_step),
+            Self::Langevin { langevin: steps } => langevin(denoiser, levels, x, steps, noise, on_step),
         }
     }
 
@@ -278,6 +342,15 @@ impl Sampler {
         if options.churn.is_some() && !matches!(self, Self::Heun { .. }) {
             return Err(refuse("churn", "only heun has"));
         }
+        if options.tolerance.is_some() && !matches!(self, Self::Rk45 { .. }) {
+            return Err(refuse("tolerance", "only rk45 has"));
+        }
+        if options.langevin.is_some() && !matches!(self, Self::Langevin { .. }) {
+            return Err(refuse("langevin", "only langevin has"));
+        }
+        if options.snr.is_some() && !matches!(self, Self::PredictorCorrector { .. }) {
+            return Err(refuse("snr", "only predictor-corrector has"));
+        }
         match self {
             Self::Ddpm { .. } => Ok(Self::Ddpm { variance: options.variance }),
             Self::Ddim { eta } => match options.eta.unwrap_or(eta) {
@@ -287,6 +360,18 @@ impl Sampler {
             Self::Heun { churn } => match options.churn.unwrap_or(churn) {
                 churn if churn.is_sound() => Ok(Self::Heun { churn }),
                 churn => Err(SamplerError::Churn { churn }),
+            },
+            Self::Rk45 { tolerance } => match options.tolerance.unwrap_or(tolerance) {
+                tolerance if tolerance.is_sound() => Ok(Self::Rk45 { tolerance }),
+                tolerance => Err(SamplerError::Tolerance { tolerance }),
+            },
+            Self::Langevin { langevin } => match options.langevin.unwrap_or(langevin) {
+                langevin if langevin.is_sound() => Ok(Self::Langevin { langevin }),
+                langevin => Err(SamplerError::Langevin { langevin }),
+            },
+            Self::PredictorCorrector { snr } => match options.snr.unwrap_or(snr) {
+                snr if (0.0..=1.0).contains(&snr) => Ok(Self::PredictorCorrector { snr }),
+                snr => Err(SamplerError::Snr { snr }),
             },
             without_options => Ok(without_options),
         }
@@ -308,7 +393,7 @@ impl Sampler {
     }
 
     /// The order with which it claims to converge to the solution of the probability-flow ODE; none if it draws
-    /// noise on the way.
+    /// noise on the way, or chooses its own steps.
     pub fn order(&self) -> Option<u32> {
         match *self {
             Self::Ddim { eta } if eta > 0.0 => None,
@@ -348,6 +433,12 @@ mod tests {
         refuse("heun", churn(-1.0), &["-1"]);
         refuse("heun", churn(f64::NAN), &["NaN"]);
         refuse("lms", churn(1.0), &["lms", "churn", "heun"]);
+        let tolerance = Some(Tolerance { absolute: 0.0, relative: 1e-3 });
+        refuse("rk45", SamplerOptions { tolerance, ..Default::default() }, &["atol", "0.0"]);
+        refuse("euler", SamplerOptions { tolerance, ..Default::default() }, &["euler", "tolerance", "rk45"]);
+        let langevin = Some(Langevin { steps: 0, ..Langevin::USUAL });
+        refuse("langevin", SamplerOptions { langevin, ..Default::default() }, &["steps: 0"]);
+        refuse("predictor-corrector", SamplerOptions { snr: Some(-1.0), ..Default::default() }, &["-1"]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Data whose best denoiser, and whose probability flow, are known in closed form.
 #![allow(dead_code, unreachable_pub)]
 
+use std::f64::consts::TAU;
+
 use burn::tensor::{DType, Device, Tensor, TensorData, activation::softmax};
 use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::noise_level::NoiseLevel;
@@ -8,6 +10,11 @@ use ddpm_model::noise_level::NoiseLevel;
 /// A tensor in `f64`.
 pub fn tensor<const D: usize>(values: &[f64], shape: [usize; D]) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values.to_vec(), shape), (&Device::flex(), DType::F64))
+}
+
+/// A tensor in `f64` where another one is, with autodiff if that has it.
+fn beside<const D: usize>(other: &Tensor<D>, values: &[f64], shape: [usize; D]) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), (&other.device(), DType::F64))
 }
 
 /// The values of a tensor.
@@ -34,6 +41,15 @@ impl Gaussian {
         [a * cos * cos + b * sin * sin, off, off, a * sin * sin + b * cos * cos]
     }
 
+    /// The logarithm of the density of the data.
+    pub fn log_density(&self, [x, y]: [f64; 2]) -> f64 {
+        let (sin, cos) = self.angle.sin_cos();
+        let (x, y) = (x - self.mean[0], y - self.mean[1]);
+        let along = [x * cos + y * sin, y * cos - x * sin];
+        let axis = |i: usize| -0.5 * (along[i].powi(2) / self.spread[i] + (TAU * self.spread[i]).ln());
+        axis(0) + axis(1)
+    }
+
     /// Where the probability-flow ODE takes x: every axis keeps its distance from the mean in deviations.
     pub fn flow(&self, x: &Tensor<2>, from: NoiseLevel, to: NoiseLevel) -> Tensor<2> {
         let variance = |level: NoiseLevel, s: f64| level.alpha.powi(2) * s + level.sigma.powi(2);
@@ -48,8 +64,8 @@ impl Denoiser<2> for Gaussian {
     fn denoise(&self, x_t: &Tensor<2>, level: NoiseLevel) -> Denoised<2> {
         let NoiseLevel { alpha, sigma } = level;
         let gain = self.spread.map(|s| alpha * s / (alpha.powi(2) * s + sigma.powi(2)));
-        let mean = tensor(&self.mean, [1, 2]);
-        let x_0 = (x_t.clone() - mean.clone() * alpha).matmul(tensor(&self.along_axes(gain), [2, 2])) + mean;
+        let mean = beside(x_t, &self.mean, [1, 2]);
+        let x_0 = (x_t.clone() - mean.clone() * alpha).matmul(beside(x_t, &self.along_axes(gain), [2, 2])) + mean;
         Denoised { x_0, variance_logit: None }
     }
 }
@@ -64,6 +80,15 @@ pub struct Mixture {
 pub const MIXTURE: Mixture = Mixture { weights: [0.8, 0.2], means: [[1.0, 0.5], [-1.0, -0.5]], variance: 0.01 };
 
 impl Mixture {
+    /// The logarithm of the density of the data.
+    pub fn log_density(&self, [x, y]: [f64; 2]) -> f64 {
+        let part = |i: usize| {
+            let square = (x - self.means[i][0]).powi(2) + (y - self.means[i][1]).powi(2);
+            self.weights[i] / (TAU * self.variance) * (-0.5 * square / self.variance).exp()
+        };
+        (part(0) + part(1)).ln()
+    }
+
     /// Where the probability-flow ODE takes x. Across the line through the means the data are one Gaussian, and
     /// along it points keep their order, so that the share of the data below a point stays what it is.
     pub fn flow(&self, x: &Tensor<2>, from: NoiseLevel, to: NoiseLevel) -> Tensor<2> {
@@ -92,11 +117,11 @@ impl Mixture {
 impl Denoiser<2> for Mixture {
     fn denoise(&self, x_t: &Tensor<2>, NoiseLevel { alpha, sigma }: NoiseLevel) -> Denoised<2> {
         let total = alpha.powi(2) * self.variance + sigma.powi(2);
-        let residuals = self.means.map(|mean| x_t.clone() - tensor(&mean, [1, 2]) * alpha);
+        let residuals = self.means.map(|mean| x_t.clone() - beside(x_t, &mean, [1, 2]) * alpha);
         let logits = [0, 1].map(|i| residuals[i].clone().square().sum_dim(1) * (-0.5 / total) + self.weights[i].ln());
         let shares = softmax(Tensor::cat(logits.to_vec(), 1), 1);
         let component = |i: usize| {
-            let x_0 = residuals[i].clone() * (alpha * self.variance / total) + tensor(&self.means[i], [1, 2]);
+            let x_0 = residuals[i].clone() * (alpha * self.variance / total) + beside(x_t, &self.means[i], [1, 2]);
             x_0 * shares.clone().narrow(1, i, 1)
         };
         Denoised { x_0: component(0) + component(1), variance_logit: None }
@@ -114,7 +139,7 @@ fn normal_below(x: f64) -> f64 {
         term *= x * x / odd;
         sum += term;
     }
-    0.5 + sum * (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt()
+    0.5 + sum * (-x * x / 2.0).exp() / TAU.sqrt()
 }
 
 /// Where a rising function has this value, between -20 and 20.

@@ -84,6 +84,17 @@ impl Default for OptimizerConfig {
     }
 }
 
+/// How the step of a training item is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeSampling {
+    /// All steps alike.
+    #[default]
+    Uniform,
+    /// Steps with large losses more often, the loss divided by how much more often (Nichol & Dhariwal 2021).
+    LossSecondMoment,
+}
+
 /// `[train]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -96,6 +107,8 @@ pub struct TrainConfig {
     pub accumulate: usize,
     /// Every random number of the run follows from it.
     pub seed: u64,
+    /// How the step of an item is drawn.
+    pub time_sampling: TimeSampling,
     /// Share of labels replaced by the null class, so that the network also learns the unconditional model.
     pub label_drop: f64,
     /// Steps between two lines of metrics.
@@ -117,6 +130,7 @@ impl Default for TrainConfig {
             batch_size: 128,
             accumulate: 1,
             seed: 0,
+            time_sampling: TimeSampling::Uniform,
             label_drop: 0.1,
             log_every: 50,
             checkpoint_every: 5_000,
@@ -211,8 +225,8 @@ impl Experiment {
             "preview.steps",
             format!("the schedule has only {} steps, not {}", self.diffusion.schedule.steps(), self.preview.steps),
         );
-        if let Err(error) = self.diffusion.schedule.validate() {
-            require(false, "diffusion.schedule", error.to_string());
+        for (key, message) in self.diffusion.problems() {
+            require(false, &format!("diffusion.{key}"), message);
         }
         for error in self.ema.problems() {
             require(false, &format!("ema.{}", error.key), format!("is {}, expected {}", error.value, error.expected));
