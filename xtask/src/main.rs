@@ -9,12 +9,12 @@ use std::time::Instant;
 const HELP: &str = "\
 cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
 
-  train    trains a model                      (ddpm-train; ARGUMENTS as there, see `cargo xtask train --help`)
-  sample   draws samples from the newest run   (ddpm-infer sample)
-  likelihood   measures how likely the newest run finds its data   (ddpm-infer likelihood)
-  data     shows what datasets there are, or what a dataset holds   (ddpm-infer data)
-  test     format, lints, all tests, docs and the architecture's invariants: what a change must pass
-  ci       test, and then the slow acceptance suite: trains the digits and the swiss roll and judges the samples
+  train        trains a model (ddpm-train; ARGUMENTS as there, see `cargo xtask train --help`)
+  sample       draws samples from the newest run (ddpm-infer sample)
+  likelihood   measures how likely the newest run finds its data (ddpm-infer likelihood)
+  data         shows what datasets there are, or what a dataset holds (ddpm-infer data)
+  test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
+  ci           test, and then the slow acceptance suite, which trains the digits and the swiss roll and judges them
 
 Programs are built with --release; --dev builds them with the dev profile, which is nearly as fast and shares
 its build with `cargo run` and the tests.

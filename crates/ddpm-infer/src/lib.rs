@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows the trainer.
 
+pub mod choose;
 pub mod device;
 pub mod guidance;
 pub mod inspect_data;

@@ -16,10 +16,10 @@ use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::network::Network;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::choose::SnapshotArgs;
 use crate::device;
 use crate::job::condition;
 use crate::likelihood::{ProbeKind, Trace, bits_per_dimension, dequantise, log_likelihood};
-use crate::runs::{RUNS, RunFolder};
 use crate::sample::clip_for;
 use crate::samplers::Tolerance;
 use crate::snapshot::Snapshot;
@@ -27,15 +27,8 @@ use crate::snapshot::Snapshot;
 /// Says how likely a snapshot finds its data.
 #[derive(Args, Debug)]
 pub struct LikelihoodArgs {
-    /// A run: its folder, or its name in the runs folder; without it, the newest run that has a snapshot.
-    #[arg(long, value_name = "RUN", conflicts_with = "from")]
-    run: Option<String>,
-    /// A snapshot folder, or the safetensors file in it.
-    #[arg(long, value_name = "PATH")]
-    from: Option<PathBuf>,
-    /// The folder of all runs.
-    #[arg(long, value_name = "DIR", default_value = RUNS)]
-    runs: PathBuf,
+    #[command(flatten)]
+    snapshot: SnapshotArgs,
     /// How many items, the first ones of the split.
     #[arg(long, value_name = "N", default_value_t = 128)]
     count: usize,
@@ -64,9 +57,6 @@ pub struct LikelihoodArgs {
     /// Items at once.
     #[arg(long, value_name = "B", default_value_t = 64)]
     batch_size: usize,
-    /// Where to compute, e.g. flex, wgpu, cuda:1; without it, the device of the compiled-in feature.
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
 }
 
 /// What is measured.
@@ -112,12 +102,8 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
     if !(args.atol > 0.0 && args.rtol >= 0.0) {
         bail!("--atol must be more than 0, and --rtol not less");
     }
-    let path = match (&args.from, &args.run) {
-        (Some(from), _) => from.clone(),
-        (None, Some(run)) => RunFolder::find(&args.runs, run)?.newest_snapshot()?,
-        (None, None) => RunFolder::newest_with_snapshot(&args.runs)?.newest_snapshot()?,
-    };
-    let open = device::open(args.device.as_deref())?;
+    let (path, _) = args.snapshot.choose()?;
+    let open = device::open(args.snapshot.device.as_deref())?;
     let is_image = |data: &DataInfo| data.shape.len() == 3;
     // The shape decides, and the snapshot is where it stands.
     let plain = open.device.clone().without_autodiff();

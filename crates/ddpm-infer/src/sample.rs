@@ -11,10 +11,10 @@ use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::network::Network;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::choose::SnapshotArgs;
 use crate::guidance::{Guidance, Interval, Threshold};
 use crate::job::{ClassChoice, Progress, SamplingJob, TrainedModel};
 use crate::levels::{Ends, Ladder};
-use crate::runs::{RUNS, RunFolder};
 use crate::samplers::{Churn, Langevin, Sampler, SamplerOptions, Tolerance};
 use crate::snapshot::Snapshot;
 use crate::{device, pictures};
@@ -27,15 +27,8 @@ const FRAMES: usize = 36;
 /// Draws samples from a snapshot.
 #[derive(Args, Debug)]
 pub struct SampleArgs {
-    /// A run: its folder, or its name in the runs folder; without it, the newest run that has a snapshot.
-    #[arg(long, value_name = "RUN", conflicts_with = "from")]
-    run: Option<String>,
-    /// A snapshot folder, or the safetensors file in it.
-    #[arg(long, value_name = "PATH")]
-    from: Option<PathBuf>,
-    /// The folder of all runs.
-    #[arg(long, value_name = "DIR", default_value = RUNS)]
-    runs: PathBuf,
+    #[command(flatten)]
+    snapshot: SnapshotArgs,
     /// How many samples; without it, 100 images or 2048 points.
     #[arg(long, value_name = "N")]
     count: Option<usize>,
@@ -108,9 +101,6 @@ pub struct SampleArgs {
     /// Samples made at once; changes the speed, not the samples.
     #[arg(long, value_name = "B", default_value_t = 128)]
     batch_size: usize,
-    /// Where to compute, e.g. flex, wgpu, cuda:1; without it, the device of the compiled-in feature.
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
     /// The folder that the samples go to; without it, a new one in the run's folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -130,8 +120,8 @@ fn levels_help() -> String {
 
 /// Does what the arguments say and gives the folder with the samples.
 pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
-    let (path, run) = choose_snapshot(args)?;
-    let open = device::open(args.device.as_deref())?;
+    let (path, run) = args.snapshot.choose()?;
+    let open = device::open(args.snapshot.device.as_deref())?;
     let (snapshot, diffusion) = load(&path, &open.device)?;
     let config = &snapshot.config;
     let classes = config.network.num_classes();
@@ -218,17 +208,6 @@ fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a GaussianDiffusion) -> Trai
         null_class: snapshot.config.network.null_class(),
         guide: None,
     }
-}
-
-fn choose_snapshot(args: &SampleArgs) -> anyhow::Result<(PathBuf, Option<RunFolder>)> {
-    if let Some(from) = &args.from {
-        return Ok((from.clone(), None));
-    }
-    let run = match &args.run {
-        Some(run) => RunFolder::find(&args.runs, run)?,
-        None => RunFolder::newest_with_snapshot(&args.runs)?,
-    };
-    Ok((run.newest_snapshot()?, Some(run)))
 }
 
 /// A class by its name, or by its number where no name fits.
