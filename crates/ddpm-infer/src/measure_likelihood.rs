@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 use std::ops::Range;
-use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use burn::module::Module;

@@ -1,7 +1,7 @@
 //! How much the squared error counts at each noise level.
 //!
 //! A weight of the literature belongs to the error of one prediction. Here every kind is written down for the
-//! error of `x_0`, and [`Weighting::of_prediction_error`] converts it, so that one denoiser has one loss
+//! error of `x_0`, and `Weighting::of_prediction_error` converts it, so that one denoiser has one loss
 //! whatever its network predicts. Noise levels are drawn as the schedule has them: no kind divides by their
 //! density.
 
