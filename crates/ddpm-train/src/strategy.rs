@@ -46,12 +46,14 @@ pub enum TrainError {
         saved: PathBuf,
     },
     /// The data gave out.
-    #[error("step {step}: {reason}")]
+    #[error("step {step}: {reason}; everything before this step is saved in {saved}")]
     Data {
         /// The step that was being taken.
         step: u64,
         /// What the data said.
         reason: String,
+        /// The checkpoint to go on from.
+        saved: PathBuf,
     },
     /// A checkpoint could not be written.
     #[error("the checkpoint of step {step} could not be written: {source}")]
@@ -68,14 +70,6 @@ pub enum TrainError {
         step: u64,
         /// Why.
         source: ddpm_infer::snapshot::SnapshotError,
-    },
-    /// A preview could not be made.
-    #[error("the preview of step {step} could not be made: {reason}")]
-    Preview {
-        /// The step.
-        step: u64,
-        /// Why.
-        reason: String,
     },
 }
 
@@ -171,11 +165,15 @@ impl<const D: usize> Loop<'_, D> {
             let probabilities = self.state.loss_history.as_ref().map(|history| by_loss.probabilities(history));
             let mut drawn = Vec::new();
             for _ in 0..config.accumulate {
-                let step = self.state.step + 1;
-                let mut batch = batches
-                    .next()
-                    .ok_or_else(|| TrainError::Data { step, reason: "the data came to an end".into() })?
-                    .map_err(|error| TrainError::Data { step, reason: error.to_string() })?;
+                let mut batch = match batches.next() {
+                    Some(Ok(batch)) => batch,
+                    fault => {
+                        let ended = || "the data came to an end".to_string();
+                        let reason = fault.and_then(Result::err).map_or_else(ended, |error| error.to_string());
+                        let saved = self.save_checkpoint(parts, learner)?;
+                        return Err(TrainError::Data { step: self.state.step + 1, reason, saved });
+                    }
+                };
                 if let Some(probabilities) = &probabilities {
                     draw_by_importance(&mut batch, config.seed, probabilities);
                     drawn.extend_from_slice(&batch.t);
@@ -212,7 +210,7 @@ impl<const D: usize> Loop<'_, D> {
             self.log(report, parts);
             let last = self.state.step == config.steps;
             if last || due(self.state.step, self.strategy.experiment.preview.every) {
-                self.preview()?;
+                self.preview();
             }
             if last || due(self.state.step, config.snapshot_every) {
                 self.save_snapshot()?;
@@ -315,18 +313,17 @@ impl<const D: usize> Loop<'_, D> {
         Ok(())
     }
 
-    fn preview(&mut self) -> Result<(), TrainError> {
+    /// A picture that cannot be made is no reason to stop training.
+    fn preview(&mut self) {
         let step = self.state.step;
         let start = Instant::now();
-        let picture = self
-            .strategy
-            .preview
-            .draw(&self.ema.net, &self.strategy.run.previews(), &step_name(step))
-            .map_err(|error| TrainError::Preview { step, reason: error.to_string() })?;
-        self.strategy.reporter.say(&format!("step {step}: preview {}", picture.display()));
+        let drawn = self.strategy.preview.draw(&self.ema.net, &self.strategy.run.previews(), &step_name(step));
+        self.strategy.reporter.say(&match drawn {
+            Ok(picture) => format!("step {step}: preview {}", picture.display()),
+            Err(error) => format!("warning: step {step}: no preview: {error}"),
+        });
         // Pictures are not training: they stay out of images/s.
         self.window.0 += start.elapsed();
-        Ok(())
     }
 }
 

@@ -81,7 +81,8 @@ fn the_judge_tells_good_from_bad() {
     let judge = Judge::train(1);
     let test = Digits::open(Split::Test);
     let real = judge.judge(&test.pixels);
-    assert!(real.distance.abs() < 1e-6 && (real.novelty - 1.0).abs() < 1e-9, "{real:?}");
+    // Of a rank-deficient covariance the root has the root of the rounding.
+    assert!(real.distance.abs() < 1e-3 && (real.novelty - 1.0).abs() < 1e-9, "{real:?}");
     let copies = judge.judge(judge.train_split());
     assert!(copies.novelty < 1e-6, "copies are found out");
     let noisy = |sigma: f32| {

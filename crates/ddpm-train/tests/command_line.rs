@@ -132,6 +132,33 @@ fn a_learned_variance_is_trained_on_images_and_refused_for_points() {
 }
 
 #[test]
+fn a_picture_that_turns_out_torn_stops_the_run_after_saving_it() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("pictures")).unwrap();
+    let config = serde_json::json!({"kind": "digits"});
+    let digits = ddpm_data::open(&serde_json::from_value(config).unwrap(), ddpm_data::Split::Train, 0).unwrap();
+    for k in 0..40 {
+        let pixels: Vec<u8> = digits.items.get(k).unwrap().values.iter().map(|v| ((v + 1.0) * 127.5) as u8).collect();
+        let path = bench.path(&format!("pictures/{k:02}.png"));
+        image::GrayImage::from_raw(8, 8, pixels).unwrap().save(&path).unwrap();
+    }
+    // Its header is whole, so that nothing is noticed before it is decoded.
+    let torn = bench.path("pictures/07.png");
+    let bytes = std::fs::read(&torn).unwrap();
+    std::fs::write(&torn, &bytes[..bytes.len() - 30]).unwrap();
+    std::fs::write(
+        bench.path("torn.toml"),
+        "[data]\nkind = \"images\"\npath = \"pictures\"\nsize = 8\nchannels = \"grayscale\"\n\
+         [model]\nkind = \"unet\"\nmultipliers = [1, 2]\nattention_resolutions = []\n",
+    )
+    .unwrap();
+    let sets = [&["--experiment", "torn.toml", "--set", "train.steps=30"], &TINY_DIGITS[..]].concat();
+    let (code, said) = bench.refusal(&sets);
+    assert_eq!(code, 1);
+    assert!(said.contains("07.png") && said.contains("checkpoints/step-"), "{said}");
+}
+
+#[test]
 fn a_dry_run_shows_everything_and_leaves_nothing() {
     let bench = Bench::new();
     let output = bench.run(&["--experiment", "digits", "--dry-run"]);
