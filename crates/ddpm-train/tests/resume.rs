@@ -138,7 +138,9 @@ fn an_interrupted_run_saves_and_goes_on_as_if_nothing_had_been() {
             break run;
         }
     };
-    let signal = std::process::Command::new("kill").args(["-INT", &trainer.id().to_string()]).status().unwrap();
+    // The shell has a `kill` of its own; a machine may have no other.
+    let kill = format!("kill -INT {}", trainer.id());
+    let signal = std::process::Command::new("sh").args(["-c", &kill]).status().unwrap();
     assert!(signal.success());
     let status = trainer.wait().unwrap();
     let said = stderr(&std::process::Output { status, stdout: Vec::new(), stderr: read_all(&mut trainer) });
