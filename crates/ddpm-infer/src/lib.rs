@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows the trainer.
 
+mod bar;
 pub mod choose;
 pub mod device;
 pub mod guidance;

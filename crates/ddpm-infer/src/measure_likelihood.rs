@@ -1,9 +1,8 @@
 //! `ddpm-infer likelihood`: how likely a snapshot finds data that it was trained on, or that were held out.
 
-use std::io::IsTerminal;
 use std::ops::Range;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
@@ -13,15 +12,14 @@ use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{DiscreteDenoiser, time_tensor};
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::network::Network;
-use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::bar::progress_bar;
 use crate::choose::SnapshotArgs;
 use crate::device;
 use crate::job::condition;
 use crate::likelihood::{ProbeKind, Trace, bits_per_dimension, dequantise, log_likelihood};
-use crate::sample::clip_for;
+use crate::sample::{clip_for, load};
 use crate::samplers::Tolerance;
-use crate::snapshot::Snapshot;
 
 /// Says how likely a snapshot finds its data.
 #[derive(Args, Debug)]
@@ -104,9 +102,7 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
     let (path, _) = args.snapshot.choose()?;
     let open = device::open(args.snapshot.device.as_deref())?;
     let is_image = |data: &DataInfo| data.shape.len() == 3;
-    // The shape decides, and the snapshot is where it stands.
-    let plain = open.device.clone().without_autodiff();
-    let mut snapshot = Snapshot::load(&path, &plain)?;
+    let (mut snapshot, diffusion) = load(&path, &open.device)?;
     let method = args.method.unwrap_or(if is_image(&snapshot.config.data) { Method::Bound } else { Method::Ode });
     if method == Method::Bound && !is_image(&snapshot.config.data) {
         bail!(
@@ -115,16 +111,14 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
         );
     }
     let device = match method {
-        Method::Bound => plain,
+        Method::Bound => open.device,
         Method::Ode => open.device.autodiff(),
     };
     if method == Method::Ode {
         // The gradients wanted are those of x alone.
-        snapshot = Snapshot::load(&path, &device)?;
-        snapshot.network = snapshot.network.no_grad();
+        snapshot.network = snapshot.network.fork(&device).no_grad();
     }
     let config = &snapshot.config;
-    let diffusion = config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
     let split = match args.split {
         Part::Train => Split::Train,
         Part::Test => Split::Test,
@@ -161,7 +155,7 @@ impl Measured<'_> {
     fn bound(&self) -> anyhow::Result<String> {
         let steps = self.diffusion.schedule.len();
         let batches = self.items.len().div_ceil(self.args.batch_size);
-        let bar = bar("{bar:28} {pos}/{len} steps  {elapsed} < {eta}", (steps * batches) as u64);
+        let bar = progress_bar("{bar:28} {pos}/{len} steps  {elapsed} < {eta}", (steps * batches) as u64);
         let (mut whole, mut prior, mut middle, mut first) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for rows in self.batches() {
             let x_0 = self.batch::<4>(rows.clone(), |_, _| {})?;
@@ -203,7 +197,7 @@ impl Measured<'_> {
             Kind::Rademacher => ProbeKind::Rademacher,
             Kind::Gaussian => ProbeKind::Gaussian,
         };
-        let bar = bar("{bar:28} {pos}/{len} items  {msg}  {elapsed}", self.items.len() as u64);
+        let bar = progress_bar("{bar:28} {pos}/{len} items  {msg}  {elapsed}", self.items.len() as u64);
         let mut found = Vec::new();
         let mut asked = 0;
         for rows in self.batches() {
@@ -301,15 +295,4 @@ fn finite(value: f64) -> anyhow::Result<()> {
         bail!("the likelihood is not finite: the weights may be broken, or the training has diverged");
     }
     Ok(())
-}
-
-fn bar(template: &str, length: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(length);
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("━╸─"));
-    }
-    bar
 }

@@ -1,6 +1,5 @@
 //! `ddpm-infer sample`: from the words of a person to a folder of samples.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -9,8 +8,9 @@ use clap::Args;
 use ddpm_data::{DataConfig, DataInfo, Split};
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::network::Network;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
+use crate::bar::progress_bar;
 use crate::choose::SnapshotArgs;
 use crate::guidance::{Guidance, Interval, Threshold};
 use crate::job::{ClassChoice, Progress, SamplingJob, TrainedModel};
@@ -183,7 +183,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         open.name
     );
     let model = TrainedModel { guide: guide.as_ref(), ..trained(&snapshot, &diffusion) };
-    let bar = progress_bar();
+    let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
     let samples = job.run(&model, &open.device, &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
     let beside = if is_image { None } else { points_beside(&config.source) };
@@ -192,13 +192,14 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
 }
 
 /// A snapshot and the process that it was trained for.
-fn load(path: &Path, device: &Device) -> anyhow::Result<(Snapshot, GaussianDiffusion)> {
+pub(crate) fn load(path: &Path, device: &Device) -> anyhow::Result<(Snapshot, GaussianDiffusion)> {
     let snapshot = Snapshot::load(path, device)?;
     let diffusion = snapshot.config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
     Ok((snapshot, diffusion))
 }
 
-fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a GaussianDiffusion) -> TrainedModel<'a, Network> {
+/// A snapshot as a sampling job takes it.
+pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a GaussianDiffusion) -> TrainedModel<'a, Network> {
     let classes = snapshot.config.network.num_classes();
     TrainedModel {
         network: &snapshot.network,
@@ -251,17 +252,6 @@ pub fn points_beside(source: &DataConfig) -> Option<Vec<f32>> {
     let items = (0..data.items.len().min(POINTS_BESIDE)).filter_map(|index| data.items.get(index).ok());
     let unit = |(coordinate, value): (usize, f32)| data.info.units.data_unit(coordinate, f64::from(value)) as f32;
     Some(items.flat_map(|item| item.values.into_iter().enumerate().map(unit).collect::<Vec<_>>()).collect())
-}
-
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}") {
-        bar.set_style(style.progress_chars("━╸─"));
-    }
-    bar
 }
 
 /// Counts the steps of all batches together, so that the bar moves from the first step on.

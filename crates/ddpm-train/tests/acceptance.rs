@@ -10,10 +10,10 @@ use std::path::Path;
 use burn::tensor::Device;
 use ddpm_data::Split;
 use ddpm_infer::guidance::Guidance;
-use ddpm_infer::job::{ClassChoice, SamplingJob, TrainedModel};
+use ddpm_infer::job::{ClassChoice, SamplingJob};
 use ddpm_infer::levels::Ladder;
 use ddpm_infer::runs::RunFolder;
-use ddpm_infer::sample::{clip_for, points_beside};
+use ddpm_infer::sample::{clip_for, points_beside, trained};
 use ddpm_infer::samplers::{Sampler, SamplerOptions};
 use ddpm_infer::snapshot::Snapshot;
 use support::Bench;
@@ -38,16 +38,7 @@ fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
         guidance: Guidance::default(),
         frames: 0,
     };
-    let classes = snapshot.config.network.num_classes();
-    let model = TrainedModel {
-        network: &snapshot.network,
-        diffusion: &diffusion,
-        data: &snapshot.config.data,
-        classes: (classes > 0).then_some(classes),
-        null_class: snapshot.network.null_class(),
-        guide: None,
-    };
-    job.run(&model, &device, &mut |_| {}).unwrap().values
+    job.run(&trained(&snapshot, &diffusion), &device, &mut |_| {}).unwrap().values
 }
 
 #[test]
