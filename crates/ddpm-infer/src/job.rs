@@ -1,14 +1,16 @@
 //! A sampling job: how many samples, from which seed, by which sampler.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::DataInfo;
 use ddpm_model::condition::Condition;
-use ddpm_model::denoiser::{Denoiser, DiscreteDenoiser};
-use ddpm_model::gaussian::{Clip, GaussianDiffusion};
+use ddpm_model::denoiser::{Denoiser, Estimate, NetworkDenoiser};
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::gaussian::Clip;
 use ddpm_model::network::Network;
-use ddpm_model::noise_level::NoiseLevel;
+use ddpm_model::noise_level::{NoiseLevel, NoiseRange};
 use ddpm_model::variance::Variance;
 
 use crate::guidance::{
@@ -35,7 +37,7 @@ pub struct SamplingJob {
     pub batch_size: usize,
     /// The sampler.
     pub sampler: Sampler,
-    /// How many steps it takes; as many as the network was trained on if `None`.
+    /// How many steps it takes; what is usual for the sampler if `None`.
     pub steps: Option<usize>,
     /// Which noise levels they visit.
     pub levels: Ladder,
@@ -77,13 +79,15 @@ pub struct TrainedModel<'a, N> {
     /// The network, without autodiff.
     pub network: &'a N,
     /// The diffusion it was trained for.
-    pub diffusion: &'a GaussianDiffusion,
+    pub diffusion: &'a Diffusion,
     /// The data it was trained on.
     pub data: &'a DataInfo,
     /// How many classes it is conditioned on, if it is.
     pub classes: Option<usize>,
     /// The class that stands for none, if it was trained with one.
     pub null_class: Option<usize>,
+    /// Whether it is told its own last estimate.
+    pub self_conditioned: bool,
     /// A weaker model of the same data that guides in place of the null class.
     pub guide: Option<&'a TrainedModel<'a, N>>,
 }
@@ -98,7 +102,8 @@ impl<N: Predictor> TrainedModel<'_, N> {
     /// What it says under this condition.
     fn under<const D: usize>(&self, condition: Condition) -> impl Denoiser<D> {
         let network = move |x_t: Tensor<D>, t: Tensor<1>| self.network.predict(x_t, t, &condition);
-        DiscreteDenoiser::new(network, self.diffusion)
+        let estimate = if self.self_conditioned { Estimate::Last(RefCell::default()) } else { Estimate::Unused };
+        NetworkDenoiser::new(network, self.diffusion, estimate)
     }
 }
 
@@ -221,8 +226,7 @@ impl SamplingJob {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Samples, JobError> {
         self.check(model)?;
-        let available = model.diffusion.schedule.len();
-        let levels = self.levels.levels(self.steps.unwrap_or(available), &model.diffusion.schedule)?;
+        let levels = self.levels.levels(self.steps_for(model.diffusion), model.diffusion)?;
         // The rank of a batch is that of an item and one more.
         match model.data.shape.len() {
             1 => self.run_rank::<2, N>(model, &levels, device, on_progress),
@@ -230,6 +234,12 @@ impl SamplingJob {
             3 => self.run_rank::<4, N>(model, &levels, device, on_progress),
             _ => Err(JobError::Rank { shape: model.data.shape.clone() }),
         }
+    }
+
+    /// How many steps it takes of a model.
+    pub fn steps_for(&self, diffusion: &Diffusion) -> usize {
+        let usual = || self.levels.own_steps().unwrap_or_else(|| self.sampler.usual_steps(diffusion));
+        self.steps.unwrap_or_else(usual)
     }
 
     fn check<N>(&self, model: &TrainedModel<'_, N>) -> Result<(), JobError> {
@@ -246,12 +256,11 @@ impl SamplingJob {
             _ => {}
         }
         self.guidance.check(model.guidable(), model.guide.map(|guide| guide.guidable()), self.clip)?;
-        let schedule = &model.diffusion.schedule;
-        let ends_without_signal = schedule.level(schedule.len() - 1).alpha == 0.0;
+        let ends_without_signal = model.diffusion.level_at(1.0).alpha == 0.0;
         if ends_without_signal && !matches!(self.sampler, Sampler::Ddpm { .. } | Sampler::Ddim { .. }) {
             return Err(JobError::NoSignal { sampler: self.sampler.name() });
         }
-        match (self.sampler, model.diffusion.variance) {
+        match (self.sampler, model.diffusion.variance()) {
             (_, Variance::Learned) => Ok(()),
             (Sampler::Ddpm { variance: Variance::Learned }, trained) => Err(JobError::NoLearnedVariance { trained }),
             _ => Ok(()),

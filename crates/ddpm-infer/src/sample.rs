@@ -6,7 +6,8 @@ use anyhow::{Context, bail};
 use burn::tensor::Device;
 use clap::Args;
 use ddpm_data::{DataConfig, DataInfo, Split};
-use ddpm_model::gaussian::{Clip, GaussianDiffusion};
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::gaussian::Clip;
 use ddpm_model::network::Network;
 use indicatif::ProgressBar;
 
@@ -75,8 +76,8 @@ pub struct SampleArgs {
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Noise levels that the steps visit.
-    #[arg(long, value_name = "NAME", default_value = Ladder::NAMES[0], help = levels_help())]
-    levels: Ladder,
+    #[arg(long, value_name = "NAME", help = levels_help())]
+    levels: Option<Ladder>,
     /// Last sigma of karras and exponential levels; without it, that of the first trained step.
     #[arg(long, value_name = "SIGMA")]
     sigma_min: Option<f64>,
@@ -113,7 +114,8 @@ fn sampler_help() -> String {
 
 fn levels_help() -> String {
     format!(
-        "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03",
+        "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03; without it, \
+         linspace for trained steps, and in continuous time karras where noise explodes and sgm-uniform elsewhere",
         Ladder::NAMES.join(", ")
     )
 }
@@ -129,7 +131,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let is_image = config.data.shape.len() == 3;
     let churn = |amount: f64| Churn { amount, min: args.s_min, max: args.s_max, noise: args.s_noise };
     let options = SamplerOptions {
-        variance: diffusion.variance,
+        variance: diffusion.variance(),
         eta: args.eta,
         churn: args.s_churn.map(churn),
         tolerance: (args.rtol.is_some() || args.atol.is_some()).then(|| Tolerance {
@@ -143,15 +145,15 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         snr: args.snr,
     };
     let sampler = Sampler::new(&args.sampler, options)?;
-    let levels = args.levels.clone().with_ends(Ends { min: args.sigma_min, max: args.sigma_max })?;
-    let usual = || levels.own_steps().unwrap_or_else(|| sampler.default_steps(diffusion.schedule.len()));
+    let levels = args.levels.clone().unwrap_or_else(|| Ladder::usual_for(&diffusion));
+    let levels = levels.with_ends(Ends { min: args.sigma_min, max: args.sigma_max })?;
     let job = SamplingJob {
         count: args.count.unwrap_or(if is_image { 100 } else { 2048 }),
         seed: args.seed,
         batch_size: args.batch_size,
         sampler,
-        steps: Some(args.steps.unwrap_or_else(usual)),
-        levels: levels.clone(),
+        steps: args.steps,
+        levels,
         class: class_choice(args.class.as_deref(), classes, &config.data.classes)?,
         clip: clip_for(&config.data),
         guidance: Guidance {
@@ -166,8 +168,8 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let guide = weaker.as_ref().map(|(snapshot, diffusion)| trained(snapshot, diffusion));
     let out = match (&args.out, run) {
         (Some(out), _) => out.clone(),
-        (None, Some(run)) => fresh_folder(&run.samples(), &path, &job),
-        (None, None) => fresh_folder(Path::new("samples"), &path, &job),
+        (None, Some(run)) => fresh_folder(&run.samples(), &path, &job, &diffusion),
+        (None, None) => fresh_folder(Path::new("samples"), &path, &job, &diffusion),
     };
     // Before minutes of work, not after.
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
@@ -179,7 +181,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         config.experiment,
         config.step,
         sampler.name(),
-        job.steps.unwrap_or(diffusion.schedule.len()),
+        job.steps_for(&diffusion),
         open.name
     );
     let model = TrainedModel { guide: guide.as_ref(), ..trained(&snapshot, &diffusion) };
@@ -192,14 +194,14 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
 }
 
 /// A snapshot and the process that it was trained for.
-pub(crate) fn load(path: &Path, device: &Device) -> anyhow::Result<(Snapshot, GaussianDiffusion)> {
+pub(crate) fn load(path: &Path, device: &Device) -> anyhow::Result<(Snapshot, Diffusion)> {
     let snapshot = Snapshot::load(path, device)?;
     let diffusion = snapshot.config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
     Ok((snapshot, diffusion))
 }
 
 /// A snapshot as a sampling job takes it.
-pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a GaussianDiffusion) -> TrainedModel<'a, Network> {
+pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a, Network> {
     let classes = snapshot.config.network.num_classes();
     TrainedModel {
         network: &snapshot.network,
@@ -207,6 +209,7 @@ pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a GaussianDiffusion) -> 
         data: &snapshot.config.data,
         classes: (classes > 0).then_some(classes),
         null_class: snapshot.config.network.null_class(),
+        self_conditioned: snapshot.config.diffusion.self_conditioning,
         guide: None,
     }
 }
@@ -224,15 +227,15 @@ fn class_choice(asked: Option<&str>, classes: usize, names: &[String]) -> anyhow
 }
 
 /// A folder that says what is in it, and that no other job has.
-fn fresh_folder(parent: &Path, snapshot: &Path, job: &SamplingJob) -> PathBuf {
+fn fresh_folder(parent: &Path, snapshot: &Path, job: &SamplingJob, diffusion: &Diffusion) -> PathBuf {
     let snapshot = snapshot.file_stem().unwrap_or_default().to_string_lossy();
-    let steps = job.steps.map(|steps| format!("-{steps}")).unwrap_or_default();
+    let steps = job.steps_for(diffusion);
     let class = match job.class {
         ClassChoice::Any => String::new(),
         ClassChoice::One(class) => format!("-class{class}"),
     };
     let guided = if job.guidance.is_active() { format!("-guided{}", job.guidance.scale) } else { String::new() };
-    let name = format!("{snapshot}-{}{steps}-seed{}{class}{guided}", job.sampler.name(), job.seed);
+    let name = format!("{snapshot}-{}-{steps}-seed{}{class}{guided}", job.sampler.name(), job.seed);
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     let mut folders = std::iter::once(name.clone()).chain(numbered).map(|name| parent.join(name));
     folders.find(|folder| !folder.exists()).unwrap_or_else(|| parent.join(name))

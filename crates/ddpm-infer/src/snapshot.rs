@@ -10,6 +10,8 @@ use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, Sa
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, DataInfo};
 use ddpm_model::bound::Loss;
+use ddpm_model::continuous::{ContinuousDiffusion, Target};
+use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::network::{Network, NetworkConfig};
 use ddpm_model::prediction::Prediction;
@@ -45,16 +47,38 @@ pub struct DiffusionConfig {
     pub zero_terminal_snr: bool,
     /// Standard deviation of noise that is the same all over a channel, added to that of training.
     pub offset_noise: f64,
+    /// Whether the network is told its step as if there were a thousand of them.
+    #[serde(skip_serializing_if = "is_false")]
+    pub rescaled_times: bool,
+    /// Whether the network is told its own last estimate of the data, in half of training and all of sampling.
+    #[serde(skip_serializing_if = "is_false")]
+    pub self_conditioning: bool,
+    /// A path in continuous time in place of the schedule of steps and what belongs to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continuous: Option<ContinuousDiffusion>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl DiffusionConfig {
     /// The process with its tables.
-    pub fn init(&self) -> Result<GaussianDiffusion, ScheduleError> {
+    pub fn init(&self) -> Result<Diffusion, ScheduleError> {
+        match self.continuous {
+            Some(continuous) => Ok(Diffusion::Continuous(continuous)),
+            None => self.chain().map(Diffusion::Discrete),
+        }
+    }
+
+    /// The process of counted steps.
+    fn chain(&self) -> Result<GaussianDiffusion, ScheduleError> {
         let schedule = match (self.schedule.init()?, self.zero_terminal_snr) {
             (schedule, false) => schedule,
             (schedule, true) => schedule.with_zero_terminal_snr()?,
         };
-        Ok(GaussianDiffusion::new(schedule, self.prediction, self.variance))
+        let rescaled_times = self.rescaled_times;
+        Ok(GaussianDiffusion { rescaled_times, ..GaussianDiffusion::new(schedule, self.prediction, self.variance) })
     }
 
     /// What is wrong with values that are of the right type, key by key.
@@ -62,7 +86,22 @@ impl DiffusionConfig {
         let mut problems: Vec<(String, String)> =
             self.weighting.problems().into_iter().map(|(key, message)| (format!("weighting.{key}"), message)).collect();
         let mut report = |key: &str, message: &str| problems.push((key.into(), message.into()));
-        if let Err(error) = self.init() {
+        if let Some(continuous) = &self.continuous {
+            for (key, message) in continuous.problems() {
+                report(&format!("continuous.{key}"), &message);
+            }
+            self.step_problems(&mut report);
+        } else if self.weighting == (Weighting::Likelihood {}) {
+            report("weighting", "\"likelihood\" needs a path in continuous time; over steps, use loss = \"kl\"");
+        }
+        if self.self_conditioning && !self.has_bounded_estimate() {
+            report(
+                "self_conditioning",
+                "needs a prediction whose x_0 stays bounded where noise is all there is: \"x0\" or \"v\", or \"flow\" or \
+                 \"edm\" in continuous time",
+            );
+        }
+        if let Err(error) = self.chain() {
             report("schedule", &error.to_string());
         }
         if self.zero_terminal_snr && self.prediction == Prediction::Eps {
@@ -74,10 +113,40 @@ impl DiffusionConfig {
         if self.weighting != Weighting::default() && matches!(self.loss, Loss::Kl | Loss::RescaledKl) {
             report("weighting", "weighs the squared error, which the loss \"kl\" does not have");
         }
+        if self.offset_noise > 0.0 && (self.loss != Loss::Mse || self.variance == Variance::Learned) {
+            report(
+                "offset_noise",
+                "is not the noise that the bound is about: it needs loss = \"mse\" and a fixed variance",
+            );
+        }
         if !(self.offset_noise >= 0.0 && self.offset_noise.is_finite()) {
             report("offset_noise", &format!("must not be negative, but is {}", self.offset_noise));
         }
         problems
+    }
+
+    /// What is said about steps where there are none.
+    fn step_problems(&self, report: &mut impl FnMut(&str, &str)) {
+        let usual = Self::default();
+        for (key, differs) in [
+            ("schedule", self.schedule != usual.schedule),
+            ("prediction", self.prediction != usual.prediction),
+            ("variance", self.variance != usual.variance),
+            ("loss", self.loss != usual.loss),
+            ("zero_terminal_snr", self.zero_terminal_snr),
+            ("rescaled_times", self.rescaled_times),
+        ] {
+            if differs {
+                report(key, "is about counted steps and has no meaning beside [diffusion.continuous]");
+            }
+        }
+    }
+
+    fn has_bounded_estimate(&self) -> bool {
+        match &self.continuous {
+            Some(continuous) => !matches!(continuous.prediction, Target::Eps | Target::Score),
+            None => matches!(self.prediction, Prediction::X0 | Prediction::V),
+        }
     }
 }
 

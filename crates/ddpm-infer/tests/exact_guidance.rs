@@ -18,6 +18,7 @@ use ddpm_infer::noise::SampleNoise;
 use ddpm_infer::samplers::{NoiseSource, Sampler, level_at};
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Denoised, Denoiser};
+use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::prediction::Prediction;
@@ -252,8 +253,11 @@ impl Predictor for Toy {
 }
 
 fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Result<Samples, String> {
-    let diffusion =
-        GaussianDiffusion::new(ScheduleConfig::default().init().unwrap(), Prediction::X0, Variance::default());
+    let diffusion = Diffusion::Discrete(GaussianDiffusion::new(
+        ScheduleConfig::default().init().unwrap(),
+        Prediction::X0,
+        Variance::default(),
+    ));
     let data = DataInfo { name: "toy".into(), shape: vec![1, 2, 2], classes: Vec::new(), units: Units::identity(1) };
     let guide = guide.map(|network| TrainedModel {
         network,
@@ -261,6 +265,7 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         data: &data,
         classes: Some(3),
         null_class: None,
+        self_conditioned: false,
         guide: None,
     });
     let model = TrainedModel {
@@ -269,6 +274,7 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         data: &data,
         classes: Some(3),
         null_class: Some(3),
+        self_conditioned: false,
         guide: guide.as_ref(),
     };
     let job = SamplingJob {

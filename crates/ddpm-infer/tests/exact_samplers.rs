@@ -15,6 +15,7 @@ use ddpm_infer::samplers::{Churn, Langevin, NoiseSource, Sampler, Step, Toleranc
 use ddpm_infer::steps::{Spacing, levels};
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::Denoiser;
+use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::noise_level::NoiseLevel;
@@ -272,13 +273,14 @@ fn job(count: usize, batch_size: usize) -> SamplingJob {
 }
 
 fn toy_model<T>(run: impl FnOnce(&TrainedModel<'_, Toy>) -> T, shape: &[usize], classes: Option<usize>) -> T {
-    let diffusion = GaussianDiffusion::new(linear(50), Prediction::Eps, Variance::FixedSmall);
+    let diffusion = Diffusion::Discrete(GaussianDiffusion::new(linear(50), Prediction::Eps, Variance::FixedSmall));
     run(&TrainedModel {
         network: &Toy,
         diffusion: &diffusion,
         data: &data(shape),
         classes,
         null_class: None,
+        self_conditioned: false,
         guide: None,
     })
 }
@@ -366,13 +368,14 @@ fn networks_give_a_sample_the_same_values_in_any_batch() {
         [(NetworkConfig::UNet(unet), vec![1, 8, 8]), (NetworkConfig::PointMlp(PointMlpConfig::default()), vec![2])]
     {
         let network = config.with_io(&shape, shape[0]).init(&Device::flex()).map(&mut Shake);
-        let diffusion = GaussianDiffusion::new(linear(50), Prediction::X0, Variance::FixedSmall);
+        let diffusion = Diffusion::Discrete(GaussianDiffusion::new(linear(50), Prediction::X0, Variance::FixedSmall));
         let model = TrainedModel {
             network: &network,
             diffusion: &diffusion,
             data: &data(&shape),
             classes: None,
             null_class: None,
+            self_conditioned: false,
             guide: None,
         };
         let run = |count, batch_size| {

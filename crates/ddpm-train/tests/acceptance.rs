@@ -31,7 +31,7 @@ fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
         seed: 1,
         batch_size: 256,
         sampler,
-        steps: Some(sampler.default_steps(diffusion.schedule.len())),
+        steps: None,
         levels: Ladder::default(),
         class: ClassChoice::Any,
         clip: clip_for(&snapshot.config.data),
