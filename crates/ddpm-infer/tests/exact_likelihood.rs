@@ -4,10 +4,22 @@
 #[path = "support/known.rs"]
 mod known;
 
-use burn::tensor::Tensor;
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use ddpm_infer::likelihood::{ProbeKind, Trace, log_likelihood};
 use ddpm_infer::samplers::{Tolerance, level_at};
-use ddpm_model::denoiser::Denoiser;
+use ddpm_model::condition::Condition;
+use ddpm_model::continuous::{ContinuousDiffusion, Target};
+use ddpm_model::denoiser::{Denoiser, Estimate, NetworkDenoiser};
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::gaussian::GaussianDiffusion;
+use ddpm_model::noise_level::NoiseRange;
+use ddpm_model::path::Path;
+use ddpm_model::point_mlp::PointMlpConfig;
+use ddpm_model::prediction::Prediction;
+use ddpm_model::schedule::ScheduleConfig;
+use ddpm_model::time_density::TimeDensity;
+use ddpm_model::variance::Variance;
 use known::{GAUSSIAN, MIXTURE, tensor};
 
 /// Where data of both kinds are dense, and where they are not.
@@ -63,5 +75,49 @@ fn a_row_has_its_likelihood_in_any_batch() {
     for (point, together) in POINTS[3..].iter().zip(together) {
         let alone = found(&MIXTURE, &[*point], &Trace::Exact, 1e-6)[0];
         assert!((alone - together).abs() < 1e-3, "{point:?}: {alone} {together}");
+    }
+}
+
+/// A network that was never trained is the model of some data too (with these predictions, of data of about unit
+/// size), whose density nobody knows; but everywhere together it must be 1.
+#[test]
+fn the_density_of_a_network_integrates_to_one() {
+    let device = Device::flex().autodiff();
+    device.seed(4);
+    let config = PointMlpConfig { hidden: vec![16, 16], in_dims: 1, out_dims: 1, ..PointMlpConfig::default() };
+    let network = config.init(&device).map(&mut Shaken).no_grad();
+    let continuous = |path, prediction| {
+        Diffusion::Continuous(ContinuousDiffusion { path, prediction, times: TimeDensity::default(), sigma_data: None })
+    };
+    let schedule = ScheduleConfig::default().init().unwrap();
+    for diffusion in [
+        Diffusion::Discrete(GaussianDiffusion::new(schedule, Prediction::V, Variance::default())),
+        continuous(Path::SubVp { beta_min: 0.1, beta_max: 20.0 }, Target::Edm),
+        continuous(Path::Ve { sigma_min: 0.01, sigma_max: 50.0 }, Target::Edm),
+        continuous(Path::Linear {}, Target::Edm),
+    ] {
+        let ask = |x: Tensor<2>, t: Tensor<1>| network.forward(x, t, &Condition::None);
+        let denoiser = NetworkDenoiser::new(ask, &diffusion, Estimate::Unused);
+        let (count, width) = (401, 12.0f32);
+        let grid: Vec<f32> = (0..count).map(|i| width * (2.0 * i as f32 / (count - 1) as f32 - 1.0)).collect();
+        let x_0 = Tensor::from_data(TensorData::new(grid, [count, 1]), &Device::flex());
+        let levels = [diffusion.level_at(0.0), diffusion.level_at(1.0)];
+        let tolerance = Tolerance { absolute: 1e-4, relative: 1e-4 };
+        let (log_p, _) = log_likelihood(&denoiser, x_0, &Trace::Exact, levels, tolerance, &mut |_| {});
+        let step = f64::from(2.0 * width) / (count - 1) as f64;
+        let whole: f64 = log_p.iter().map(|log_p| log_p.exp() * step).sum();
+        assert!((whole - 1.0).abs() < 5e-3, "{:?}: {whole}", diffusion.level_at(1.0));
+        // Not the density of a network that says nothing.
+        let largest = log_p.iter().copied().fold(f64::MIN, f64::max);
+        assert!(log_p[0] < largest - 5.0 && log_p[count - 1] < largest - 5.0);
+    }
+}
+
+/// Weights that say something, where training would have begun with zeros.
+struct Shaken;
+
+impl ModuleMapper for Shaken {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|values| values.random_like(Distribution::Normal(0.0, 0.15)))
     }
 }

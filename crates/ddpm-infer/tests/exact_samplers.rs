@@ -229,6 +229,7 @@ fn samplers_that_are_the_same_agree_step_by_step() {
         (Sampler::Ddim { eta: 1.0 }, ancestral),
         (Sampler::EulerAncestral, ancestral),
         (Sampler::Euler, Sampler::Ddim { eta: 0.0 }),
+        (Sampler::FlowEuler, Sampler::Ddim { eta: 0.0 }),
     ] {
         let (found, wanted) = (trail(one), trail(other));
         assert_eq!(found.len(), 20 * 8 * 2);

@@ -5,41 +5,10 @@
 
 mod support;
 
-use std::path::Path;
-
-use burn::tensor::Device;
 use ddpm_data::Split;
-use ddpm_infer::guidance::Guidance;
-use ddpm_infer::job::{ClassChoice, SamplingJob};
-use ddpm_infer::levels::Ladder;
-use ddpm_infer::runs::RunFolder;
-use ddpm_infer::sample::{clip_for, points_beside, trained};
-use ddpm_infer::samplers::{Sampler, SamplerOptions};
-use ddpm_infer::snapshot::Snapshot;
-use support::Bench;
+use ddpm_infer::sample::points_beside;
 use support::judge::{Digits, Judge};
-
-/// Samples of a run's newest snapshot, as `cargo xtask sample --sampler NAME` draws them.
-fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
-    let device = Device::default();
-    let snapshot = Snapshot::load(&RunFolder(run.to_path_buf()).newest_snapshot().unwrap(), &device).unwrap();
-    let diffusion = snapshot.config.diffusion.init().unwrap();
-    let sampler =
-        Sampler::new(sampler, SamplerOptions { variance: diffusion.variance, ..SamplerOptions::default() }).unwrap();
-    let job = SamplingJob {
-        count,
-        seed: 1,
-        batch_size: 256,
-        sampler,
-        steps: None,
-        levels: Ladder::default(),
-        class: ClassChoice::Any,
-        clip: clip_for(&snapshot.config.data),
-        guidance: Guidance::default(),
-        frames: 0,
-    };
-    job.run(&trained(&snapshot, &diffusion), &device, &mut |_| {}).unwrap().values
-}
+use support::{Bench, sample};
 
 #[test]
 fn digits() {

@@ -59,6 +59,25 @@ fn twice_twenty_steps_of_points_are_forty() {
 }
 
 #[test]
+fn continuous_time_and_self_conditioning_go_on_where_they_were() {
+    let bench = Bench::new();
+    let sets = [
+        "--experiment",
+        "points-flow",
+        "--set",
+        "preview.every=0",
+        "--set",
+        "preview.count=8",
+        "--set",
+        "diffusion.self_conditioning=true",
+    ];
+    let whole = bench.train(&words(&sets, &["--runs", "a", "--set", "train.steps=20"]));
+    let half = bench.train(&words(&sets, &["--runs", "b", "--set", "train.steps=9"]));
+    bench.train(&["--resume", half.to_str().unwrap(), "--set", "train.steps=20"]);
+    assert_same_run(&bench, &whole, &half, 20);
+}
+
+#[test]
 fn steps_drawn_by_their_losses_go_on_where_they_were() {
     let bench = Bench::new();
     // So few steps that their histories are full before the stop, and count.

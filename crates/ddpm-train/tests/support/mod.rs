@@ -6,6 +6,15 @@ pub mod judge;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use burn::tensor::Device;
+use ddpm_infer::guidance::Guidance;
+use ddpm_infer::job::{ClassChoice, SamplingJob};
+use ddpm_infer::levels::Ladder;
+use ddpm_infer::runs::RunFolder;
+use ddpm_infer::sample::{clip_for, trained};
+use ddpm_infer::samplers::{Sampler, SamplerOptions};
+use ddpm_infer::snapshot::Snapshot;
+
 /// A folder for runs, and the program in it.
 pub struct Bench {
     dir: tempfile::TempDir,
@@ -87,6 +96,27 @@ pub fn metrics(run: &Path) -> Vec<String> {
         text.lines().map(|line| line.split(",\"images_per_sec\"").next().unwrap().to_string()).collect();
     assert!(!lines.is_empty());
     lines
+}
+
+/// Samples of a run's newest snapshot, as `cargo xtask sample --sampler NAME` draws them.
+pub fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
+    let device = Device::default();
+    let snapshot = Snapshot::load(&RunFolder(run.to_path_buf()).newest_snapshot().unwrap(), &device).unwrap();
+    let diffusion = snapshot.config.diffusion.init().unwrap();
+    let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
+    let job = SamplingJob {
+        count,
+        seed: 1,
+        batch_size: 256,
+        sampler: Sampler::new(sampler, options).unwrap(),
+        steps: None,
+        levels: Ladder::usual_for(&diffusion),
+        class: ClassChoice::Any,
+        clip: clip_for(&snapshot.config.data),
+        guidance: Guidance::default(),
+        frames: 0,
+    };
+    job.run(&trained(&snapshot, &diffusion), &device, &mut |_| {}).unwrap().values
 }
 
 /// The bytes of one file of a checkpoint.
