@@ -166,15 +166,14 @@ impl Ladder {
         }
     }
 
-    /// What is usual for a model: all of its steps where they are counted, Karras et al.'s levels where noise
-    /// explodes, and otherwise even times.
+    /// What is usual for a model: Karras et al.'s levels where noise explodes, and otherwise even steps or times with
+    /// both ends.
     pub fn usual_for(diffusion: &Diffusion) -> Self {
         match diffusion {
-            Diffusion::Discrete(_) => Self::default(),
             Diffusion::Continuous(ContinuousDiffusion { path: Path::Ve { .. }, .. }) => {
                 Self::Karras { rho: 7.0, ends: Ends::default() }
             }
-            Diffusion::Continuous(_) => Self::SgmUniform,
+            _ => Self::default(),
         }
     }
 

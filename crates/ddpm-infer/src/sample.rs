@@ -115,7 +115,7 @@ fn sampler_help() -> String {
 fn levels_help() -> String {
     format!(
         "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03; without it, \
-         linspace for trained steps, and in continuous time karras where noise explodes and sgm-uniform elsewhere",
+         linspace, and karras where noise explodes",
         Ladder::NAMES.join(", ")
     )
 }

@@ -64,7 +64,7 @@ fn list(problems: &[Problem]) -> String {
 }
 
 impl NetworkConfig {
-    /// Fills in what was left to the data: channels or coordinates in, size, and predicted channels. What the
+    /// Fills in what was left to the data: channels or coordinates that come in, size, and predicted channels. What the
     /// config states stays, and [`validate`](Self::validate) tells whether it fits.
     pub fn with_io(mut self, data_shape: &[usize], out_channels: usize) -> Self {
         let fill = |value: &mut usize, with: usize| {
@@ -96,6 +96,14 @@ impl NetworkConfig {
             Self::PointMlp(config) => config.problems(data_shape),
         };
         if problems.is_empty() { Ok(()) } else { Err(NetworkError::Config { problems }) }
+    }
+
+    /// Channels or coordinates in and out.
+    pub fn io(&self) -> [usize; 2] {
+        match self {
+            Self::UNet(config) => [config.in_channels, config.out_channels],
+            Self::PointMlp(config) => [config.in_dims, config.out_dims],
+        }
     }
 
     /// Builds the network. The config must be [valid](Self::validate).

@@ -51,8 +51,10 @@ impl PointMlpConfig {
             report("kind", message);
             return problems;
         };
-        if self.in_dims != dims {
-            report("in_dims", format!("{} coordinates in, but the data have {dims}", self.in_dims));
+        if ![dims, 2 * dims].contains(&self.in_dims) {
+            let message =
+                format!("{} numbers in: {dims}, or twice that where it is shown its own estimate", self.in_dims);
+            report("in_dims", message);
         }
         if ![dims, 2 * dims].contains(&self.out_dims) {
             let message = format!("{} numbers out: {dims}, or twice that where the variance is learned", self.out_dims);

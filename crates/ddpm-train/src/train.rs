@@ -324,7 +324,7 @@ fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Res
     let network = experiment.model.clone().with_io(&input, predicted);
     let mut problems = Vec::new();
     let mut report = |key: String, message| problems.push(Problem { key, message, from_set: false });
-    if let Err(error) = network.validate(&input) {
+    if let Err(error) = network.validate(shape) {
         match error {
             NetworkError::Config { problems } => {
                 problems.into_iter().for_each(|problem| report(format!("model.{}", problem.key), problem.message));
@@ -332,6 +332,13 @@ fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Res
             other => report("model".into(), other.to_string()),
         }
     }
+    if network.io() != [input[0], predicted] && problems.is_empty() {
+        let [takes, gives] = network.io();
+        let message =
+            format!("takes {takes} channels and gives {gives}, but {} come in and {predicted} are predicted", input[0]);
+        problems.push(Problem { key: "model".into(), message, from_set: false });
+    }
+    let mut report = |key: String, message| problems.push(Problem { key, message, from_set: false });
     let bound = experiment.diffusion.variance == Variance::Learned
         || matches!(experiment.diffusion.loss, Loss::Kl | Loss::RescaledKl);
     if bound && shape.len() != 3 {

@@ -11,7 +11,7 @@ use super::{About, Step};
 
 pub(super) const ABOUT: About = About {
     name: "flow-euler",
-    description: "Euler's method along the velocity of a flow, made for sgm-uniform levels; the same as ddim at eta 0",
+    description: "Euler's method along the velocity of a flow; the same as ddim at eta 0",
     default_steps: Some(50),
     order: Some(1),
 };

@@ -10,7 +10,7 @@ use super::{About, Step};
 
 pub(super) const ABOUT: About = About {
     name: "flow-heun",
-    description: "Heun's method along the velocity of a flow, two evaluations a step; made for sgm-uniform levels",
+    description: "Heun's method along the velocity of a flow, two evaluations a step; made for straight paths",
     default_steps: Some(25),
     order: Some(2),
 };

@@ -164,8 +164,11 @@ impl UNetConfig {
             problems.push(Problem::new("kind", message));
             return problems;
         };
-        if self.in_channels != channels {
-            let message = format!("{} channels in, but the data have {channels}", self.in_channels);
+        if ![channels, 2 * channels].contains(&self.in_channels) {
+            let message = format!(
+                "{} channels in: {channels}, or twice that where it is shown its own estimate",
+                self.in_channels
+            );
             problems.push(Problem::new("in_channels", message));
         }
         if ![channels, 2 * channels].contains(&self.out_channels) {
