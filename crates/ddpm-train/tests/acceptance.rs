@@ -16,6 +16,7 @@ use ddpm_infer::runs::RunFolder;
 use ddpm_infer::sample::{clip_for, points_beside, trained};
 use ddpm_infer::samplers::{Sampler, SamplerOptions};
 use ddpm_infer::snapshot::Snapshot;
+use ddpm_infer::tasks::Task;
 use support::Bench;
 use support::judge::{Digits, Judge};
 
@@ -27,6 +28,7 @@ fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
     let sampler =
         Sampler::new(sampler, SamplerOptions { variance: diffusion.variance, ..SamplerOptions::default() }).unwrap();
     let job = SamplingJob {
+        task: Task::Sample,
         count,
         seed: 1,
         batch_size: 256,
