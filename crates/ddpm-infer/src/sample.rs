@@ -103,11 +103,12 @@ pub struct SampleArgs {
     /// Samples made at once; changes the speed, not the samples.
     #[arg(long, value_name = "B", default_value_t = 128)]
     batch_size: usize,
-    #[command(flatten)]
-    task: TaskArgs,
     /// The folder that the samples go to; without it, a new one in the run's folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    // At the end, because its heading would also stand above what comes after.
+    #[command(flatten)]
+    task: TaskArgs,
 }
 
 fn sampler_help() -> String {
@@ -154,12 +155,10 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let sampler = Sampler::new(args.sampler.as_deref().unwrap_or(task.usual_sampler()), options)?;
     let levels = args.levels.clone().unwrap_or_else(|| Ladder::usual_for(&diffusion));
     let levels = levels.with_ends(Ends { min: args.sigma_min, max: args.sigma_max })?;
+    let usual_count = task.usual_count(classes, config.data.values_per_item());
+    let usual_count = usual_count.unwrap_or(if is_image { 100 } else { 2048 });
     let job = SamplingJob {
-        count: args.count.or(task.usual_count(classes, config.data.values_per_item())).unwrap_or(if is_image {
-            100
-        } else {
-            2048
-        }),
+        count: args.count.unwrap_or(usual_count),
         task,
         seed: args.seed,
         batch_size: args.batch_size,
@@ -202,8 +201,10 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let samples = job.run(&model, &open.device, &mut |progress| {
         evaluations = progress.evaluations;
         show(&bar, progress);
-    })?;
+    });
     bar.finish_and_clear();
+    // An empty folder would only be in the way; one with something in it is not removed.
+    let samples = samples.inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
     let batches = job.count.div_ceil(job.batch_size);
     eprintln!(
         "the network was asked {evaluations} times, in {batches} {}",

@@ -17,8 +17,7 @@ pub fn invert<const D: usize>(denoiser: &dyn Denoiser<D>, levels: &[NoiseLevel],
     // Clean data have no eps, so the first step takes the one that the denoiser sees a level higher.
     let x = x_0.clone() * first.alpha;
     let eps = eps_from_x_0(x.clone(), denoiser.denoise(&x, first).x_0, &[first]);
-    let like = x_0;
     // Never asked for: DDIM draws nothing at eta 0.
-    let noise: &mut dyn NoiseSource<D> = &mut |_: usize| like.zeros_like();
+    let noise: &mut dyn NoiseSource<D> = &mut |_: usize| x_0.zeros_like();
     ddim(denoiser, &ascending[1..], x + eps * first.sigma, 0.0, noise, &mut |_| {})
 }

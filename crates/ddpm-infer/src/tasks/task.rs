@@ -147,7 +147,8 @@ impl Task {
     pub fn usual_count(&self, classes: usize, per_item: usize) -> Option<usize> {
         match self {
             Self::Sample => None,
-            Self::ClassGrid { per_class } => Some(per_class * classes),
+            // At least one, so that it is the check that says what is wrong.
+            Self::ClassGrid { per_class } => Some((per_class * classes).max(1)),
             Self::Interpolate { row } => Some(USUAL_ROWS * row),
             _ => Some(self.given().len() / per_item),
         }
