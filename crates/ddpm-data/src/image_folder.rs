@@ -101,7 +101,10 @@ impl Dataset<Example> for ImageFiles {
             let reason = format!("{reason} (data.on_bad_file = \"skip\" leaves such files out)");
             DatasetError::new(DataError::format(path, reason))
         })?;
-        Ok(Example { values: values(&image, &self.config), label: self.labels[index] })
+        // At most 4096, as the config was checked.
+        let side = self.config.size as u32;
+        let ImageResize::CoverAndCentreCrop = self.config.resize;
+        Ok(Example { values: values(&image, self.config.channels, [side; 2]), label: self.labels[index] })
     }
 
     fn len(&self) -> usize {
@@ -110,8 +113,8 @@ impl Dataset<Example> for ImageFiles {
 }
 
 /// A file below the root.
-struct FoundFile {
-    path: PathBuf,
+pub(crate) struct FoundFile {
+    pub(crate) path: PathBuf,
     /// From the root: its parts are what the class and the split depend on, wherever the root lies.
     relative: PathBuf,
 }
@@ -149,7 +152,7 @@ fn classes<'a>(labels: ImageLabels, files: impl Iterator<Item = &'a FoundFile>) 
 }
 
 /// All files below a folder, sorted by path; hidden ones (`.DS_Store`, `.thumbnails`) are not looked at.
-fn find_files(root: &Path) -> Result<Vec<FoundFile>, DataError> {
+pub(crate) fn find_files(root: &Path) -> Result<Vec<FoundFile>, DataError> {
     let on_io = |path: &Path| {
         let path = path.to_path_buf();
         move |source| DataError::io(&path, EXPECTED, source)
@@ -226,7 +229,7 @@ fn decoder(path: &Path) -> Result<impl ImageDecoder + use<>, String> {
     Ok(decoder)
 }
 
-fn decode(path: &Path) -> Result<DynamicImage, String> {
+pub(crate) fn decode(path: &Path) -> Result<DynamicImage, String> {
     let mut decoder = decoder(path)?;
     // Cameras save pictures lying on their side with a note which way is up.
     let orientation = decoder.orientation().map_err(|error| error.to_string())?;
@@ -235,17 +238,14 @@ fn decode(path: &Path) -> Result<DynamicImage, String> {
     Ok(image)
 }
 
-/// A picture as values in [-1, 1], channel by channel.
-fn values(image: &DynamicImage, config: &ImagesConfig) -> Vec<f32> {
-    let ImageResize::CoverAndCentreCrop = config.resize;
-    // At most 4096, as the config was checked.
-    let side = config.size as u32;
+/// A picture as values in [-1, 1], channel by channel, scaled until it covers this width and height and cut to them.
+pub(crate) fn values(image: &DynamicImage, channels: ImageChannels, [width, height]: [u32; 2]) -> Vec<f32> {
     let image = DynamicImage::from(over_white(image));
     let image = match (image.width(), image.height()) {
-        (width, height) if width == side && height == side => image,
-        _ => image.resize_to_fill(side, side, FilterType::Lanczos3),
+        size if size == (width, height) => image,
+        _ => image.resize_to_fill(width, height, FilterType::Lanczos3),
     };
-    match config.channels {
+    match channels {
         ImageChannels::Grayscale => image.to_luma8().iter().map(|&byte| value_of_byte(byte)).collect(),
         ImageChannels::Rgb => {
             let rgb = image.to_rgb8();
@@ -255,7 +255,7 @@ fn values(image: &DynamicImage, config: &ImagesConfig) -> Vec<f32> {
 }
 
 /// Transparent parts become white: what lies hidden under them is arbitrary.
-fn over_white(image: &DynamicImage) -> image::RgbImage {
+pub(crate) fn over_white(image: &DynamicImage) -> image::RgbImage {
     if !image.color().has_alpha() {
         return image.to_rgb8();
     }

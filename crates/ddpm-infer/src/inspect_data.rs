@@ -129,6 +129,6 @@ fn first_items(data: &OpenData) -> anyhow::Result<Samples> {
         labels: vec![None; items.len()],
         values: items.into_iter().flat_map(|item| item.values).collect(),
         shape: data.info.shape.clone(),
-        frames: Vec::new(),
+        ..Samples::default()
     })
 }

@@ -1,6 +1,7 @@
 //! A sampling job: how many samples, from which seed, by which sampler.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -19,6 +20,7 @@ use crate::guidance::{
 use crate::levels::{Ladder, LevelsError};
 use crate::noise::SampleNoise;
 use crate::samplers::{Clipped, Sampler, Step};
+use crate::tasks::{Batch, Task, TaskError};
 
 /// Images that take part in the animation; of points, up to [`ANIMATED_POINTS`] do.
 pub const ANIMATED_IMAGES: usize = 40;
@@ -29,6 +31,8 @@ pub const ANIMATED_POINTS: usize = 2000;
 /// `batch_size`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingJob {
+    /// What is done: samples out of noise, or out of what is given.
+    pub task: Task,
     /// How many samples.
     pub count: usize,
     /// Seed of all their noise.
@@ -54,7 +58,7 @@ pub struct SamplingJob {
 /// Classes of the samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClassChoice {
-    /// Sample k has the class k mod the number of classes, where the network knows classes.
+    /// What the task says, where the network knows classes: out of noise, sample k has the class k mod their number.
     #[default]
     Any,
     /// All have this one.
@@ -99,9 +103,12 @@ impl<N> TrainedModel<'_, N> {
 }
 
 impl<N: Predictor> TrainedModel<'_, N> {
-    /// What it says under this condition.
-    fn under<const D: usize>(&self, condition: Condition) -> impl Denoiser<D> {
-        let network = move |x_t: Tensor<D>, t: Tensor<1>| self.network.predict(x_t, t, &condition);
+    /// What it says under this condition; how often it is asked is added to `asked`.
+    fn under<const D: usize>(&self, condition: Condition, asked: &Cell<usize>) -> impl Denoiser<D> {
+        let network = move |x_t: Tensor<D>, t: Tensor<1>| {
+            asked.set(asked.get() + 1);
+            self.network.predict(x_t, t, &condition)
+        };
         let estimate = if self.self_conditioned { Estimate::Last(RefCell::default()) } else { Estimate::Unused };
         NetworkDenoiser::new(network, self.diffusion, estimate)
     }
@@ -122,10 +129,12 @@ pub struct Progress {
     pub steps_done: usize,
     /// Steps of a batch.
     pub steps: usize,
+    /// How often a network was asked about a batch, in all batches so far.
+    pub evaluations: usize,
 }
 
 /// What a job made: images in [-1, 1], anything else in the units of its data.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples {
     /// All values, row-major, sample after sample.
     pub values: Vec<f32>,
@@ -135,6 +144,10 @@ pub struct Samples {
     pub labels: Vec<Option<usize>>,
     /// The first samples on their way, from pure noise to the end.
     pub frames: Vec<Frame>,
+    /// How many of them belong in one row of a picture, where that matters.
+    pub row: Option<usize>,
+    /// The noise that an inversion found, as the network sees it, in the layout of `values`.
+    pub noise: Vec<f32>,
 }
 
 impl Samples {
@@ -179,6 +192,12 @@ pub enum JobError {
         /// What was asked for.
         class: usize,
     },
+    /// A task that cannot be done like this.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// Guidance towards the class of what has none.
+    #[error("guidance pushes towards a class, and what is given has none: choose one")]
+    NoClass,
     /// Guidance that the network cannot have.
     #[error(transparent)]
     Guidance(#[from] GuidanceError),
@@ -227,11 +246,12 @@ impl SamplingJob {
     ) -> Result<Samples, JobError> {
         self.check(model)?;
         let levels = self.levels.levels(self.steps_for(model.diffusion), model.diffusion)?;
+        let levels = self.task.walked(&levels)?;
         // The rank of a batch is that of an item and one more.
         match model.data.shape.len() {
-            1 => self.run_rank::<2, N>(model, &levels, device, on_progress),
-            2 => self.run_rank::<3, N>(model, &levels, device, on_progress),
-            3 => self.run_rank::<4, N>(model, &levels, device, on_progress),
+            1 => self.run_rank::<2, N>(model, levels, device, on_progress),
+            2 => self.run_rank::<3, N>(model, levels, device, on_progress),
+            3 => self.run_rank::<4, N>(model, levels, device, on_progress),
             _ => Err(JobError::Rank { shape: model.data.shape.clone() }),
         }
     }
@@ -254,6 +274,21 @@ impl SamplingJob {
                 return Err(JobError::NoSuchClass { class, classes });
             }
             _ => {}
+        }
+        let class = match self.class {
+            ClassChoice::Any => None,
+            ClassChoice::One(class) => Some(class),
+        };
+        let per_item = model.data.values_per_item();
+        self.task.check(self.sampler, per_item, model.classes, class)?;
+        if class.is_none() && !self.task.given().is_empty() {
+            let mut networks = [Some(model), model.guide].into_iter().flatten();
+            if networks.any(|network| network.classes.is_some() && network.null_class.is_none()) {
+                return Err(TaskError::NoNullClass.into());
+            }
+            if self.guidance.is_active() && model.guide.is_none() {
+                return Err(JobError::NoClass);
+            }
         }
         self.guidance.check(model.guidable(), model.guide.map(|guide| guide.guidable()), self.clip)?;
         let ends_without_signal = model.diffusion.level_at(1.0).alpha == 0.0;
@@ -285,7 +320,10 @@ impl SamplingJob {
                 .into_iter()
                 .map(|steps_done| Frame { steps_done, values: Vec::new() })
                 .collect(),
+            row: self.task.row(),
+            noise: Vec::new(),
         };
+        let asked = Cell::new(0);
         let batches = self.count.div_ceil(self.batch_size);
         for batch_index in 0..batches {
             let start = batch_index * self.batch_size;
@@ -296,34 +334,44 @@ impl SamplingJob {
                 batch: batch_index,
                 batches,
                 steps_done,
-                steps,
+                steps: steps * self.task.walks(),
+                evaluations: asked.get(),
             };
             let labels = &samples.labels[batch.clone()];
-            let mut noise = SampleNoise::<D>::new(self.seed, batch.clone(), batch_shape(&model.data.shape), &device);
+            let shape = batch_shape(&model.data.shape);
+            let numbers = batch.clone().map(|k| self.task.noise_number(k));
+            let mut noise = SampleNoise::<D>::new(self.seed, numbers, shape, &device);
+            let place = Batch { samples: batch.clone(), shape, seed: self.seed, device: &device };
 
             let animated = animated(&batch, &samples.shape);
-            let mut kept = Vec::new();
+            // By the step, because a task may take one several times, the last time for good.
+            let mut kept = BTreeMap::new();
             let mut keep = |steps_done: usize, x: &Tensor<D>| {
                 if animated > 0 && samples.frames.iter().any(|frame| frame.steps_done == steps_done) {
-                    kept.push(x.clone().narrow(0, 0, animated));
+                    kept.insert(steps_done, x.clone().narrow(0, 0, animated));
                 }
             };
-            let x = noise.start();
-            keep(0, &x);
-            let mut on_step = |step: Step<'_, D>| {
-                let steps_done = step.index + 1;
-                keep(steps_done, step.x);
-                on_progress(progress(batch.start, steps_done));
-            };
-            let x_0 = self.with_denoiser(model, labels, &device, |denoiser| {
-                self.sampler.run(denoiser, levels, x, &mut noise, &mut on_step)
+            let mut steps_done = 0;
+            let (start, x_0) = self.with_denoiser(model, labels, &asked, &device, |denoiser| {
+                let x = self.task.start(denoiser, levels, noise.start(), &place);
+                keep(0, &x);
+                let mut on_step = |step: Step<'_, D>| {
+                    steps_done += 1;
+                    keep(step.index + 1, step.x);
+                    on_progress(progress(batch.start, steps_done));
+                };
+                let start = x.clone();
+                (start, self.task.run(self.sampler, denoiser, levels, x, &mut noise, &mut on_step, &place))
             });
 
+            if matches!(self.task, Task::Invert { .. }) {
+                samples.noise.extend(on_host(start)?);
+            }
             samples.values.extend(in_units(x_0, model.data)?);
-            for (frame, x) in samples.frames.iter_mut().zip(kept) {
+            for (frame, x) in samples.frames.iter_mut().zip(kept.into_values()) {
                 frame.values.extend(in_units(x, model.data)?);
             }
-            on_progress(progress(batch.end, steps));
+            on_progress(progress(batch.end, steps * self.task.walks()));
         }
         let per_sample: usize = samples.shape.iter().product();
         match samples.values.iter().position(|value| !value.is_finite()) {
@@ -337,18 +385,19 @@ impl SamplingJob {
         &self,
         model: &TrainedModel<'_, N>,
         labels: &[Option<usize>],
+        asked: &Cell<usize>,
         device: &Device,
         ask: impl FnOnce(&dyn Denoiser<D>) -> T,
     ) -> T {
         let Guidance { scale, interval, rescale: phi, threshold } = self.guidance;
-        let plain = model.under(condition(labels, device));
+        let plain = model.under(condition(labels, device), asked);
         let nulls = std::iter::repeat_n(model.null_class, labels.len());
         let twice: Vec<Option<usize>> = labels.iter().copied().chain(nulls).collect();
-        let twice = model.under(condition(&twice, device));
+        let twice = model.under(condition(&twice, device), asked);
         let free = ClassifierFree { answers: Answers::Together { conditional: &plain, twice: &twice }, scale };
         let guide = model.guide.unwrap_or(model);
         let known: Vec<Option<usize>> = labels.iter().map(|label| guide.classes.and(*label)).collect();
-        let weaker = guide.under(condition(&known, device));
+        let weaker = guide.under(condition(&known, device), asked);
         let auto = AutoGuidance { network: &plain, guide: &weaker, scale };
 
         let guide: &dyn Guide<D> = if model.guide.is_some() { &auto } else { &free };
@@ -363,7 +412,7 @@ impl SamplingJob {
 
     fn label(&self, k: usize, classes: Option<usize>) -> Option<usize> {
         match self.class {
-            ClassChoice::Any => classes.map(|classes| k % classes),
+            ClassChoice::Any => self.task.class(k, classes?),
             ClassChoice::One(class) => Some(class),
         }
     }
@@ -404,9 +453,13 @@ fn is_image(item: &[usize]) -> bool {
     item.len() == 3
 }
 
+fn on_host<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, JobError> {
+    x.try_into_vec_as().map_err(|error| JobError::Device { reason: error.to_string() })
+}
+
 /// Values on the host, images clamped to [-1, 1], everything in the units of the data.
 fn in_units<const D: usize>(x: Tensor<D>, data: &DataInfo) -> Result<Vec<f32>, JobError> {
-    let mut values: Vec<f32> = x.try_into_vec_as().map_err(|error| JobError::Device { reason: error.to_string() })?;
+    let mut values = on_host(x)?;
     let per_channel: usize = data.shape[1..].iter().product();
     for (i, value) in values.iter_mut().enumerate() {
         if is_image(&data.shape) {

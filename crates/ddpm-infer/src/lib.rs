@@ -2,8 +2,10 @@
 //!
 //! Nothing here knows the trainer.
 
+pub mod average_weights;
 mod bar;
 pub mod choose;
+pub mod choose_task;
 pub mod device;
 pub mod guidance;
 pub mod inspect_data;
@@ -19,4 +21,5 @@ pub mod sample;
 pub mod samplers;
 pub mod snapshot;
 pub mod steps;
+pub mod task_files;
 pub mod tasks;

@@ -1,7 +1,5 @@
 //! Noise of a sampling job: a function of (seed, image, step) alone.
 
-use std::ops::Range;
-
 use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_data::random::{Stream, normals, rng};
 
@@ -12,14 +10,15 @@ use crate::samplers::NoiseSource;
 #[derive(Clone, Debug)]
 pub struct SampleNoise<const D: usize> {
     seed: u64,
-    samples: Range<usize>,
+    samples: Vec<usize>,
     shape: [usize; D],
     device: Device,
 }
 
 impl<const D: usize> SampleNoise<D> {
-    /// Noise for samples number `samples.start` to `samples.end` - 1, each of shape `shape[1..]`.
-    pub fn new(seed: u64, samples: Range<usize>, mut shape: [usize; D], device: &Device) -> Self {
+    /// Noise for the samples of these numbers, each of shape `shape[1..]`.
+    pub fn new(seed: u64, samples: impl IntoIterator<Item = usize>, mut shape: [usize; D], device: &Device) -> Self {
+        let samples: Vec<usize> = samples.into_iter().collect();
         shape[0] = samples.len();
         Self { seed, samples, shape, device: device.clone() }
     }
@@ -33,8 +32,8 @@ impl<const D: usize> SampleNoise<D> {
         let per_sample: usize = self.shape[1..].iter().product();
         let values: Vec<f32> = self
             .samples
-            .clone()
-            .flat_map(|sample| normals(&mut rng(self.seed, stream, address(sample)), per_sample))
+            .iter()
+            .flat_map(|&sample| normals(&mut rng(self.seed, stream, address(sample)), per_sample))
             .collect();
         Tensor::from_data(TensorData::new(values, self.shape), &self.device)
     }

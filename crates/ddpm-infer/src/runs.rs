@@ -60,6 +60,11 @@ impl RunFolder {
     pub fn snapshots(&self) -> PathBuf {
         self.0.join("snapshots")
     }
+    /// Averages of several widths, from which one of any width can be made: a folder for each width, and in it one
+    /// a step.
+    pub fn averages(&self) -> PathBuf {
+        self.0.join("averages")
+    }
     /// Pictures made while training.
     pub fn previews(&self) -> PathBuf {
         self.0.join("previews")
@@ -108,6 +113,23 @@ fn list(runs: &Path) -> Vec<RunFolder> {
     let mut found: Vec<RunFolder> = entries(runs).map(RunFolder).filter(|run| run.config().is_file()).collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found
+}
+
+/// The name of what belongs to an average of this width.
+pub fn width_name(width: f64) -> String {
+    format!("width-{width}")
+}
+
+/// The `width-*` folders in a folder, by rising width.
+pub fn widths_in(dir: &Path) -> Vec<(f64, PathBuf)> {
+    let mut widths: Vec<(f64, PathBuf)> = entries(dir)
+        .filter_map(|path| {
+            let width = path.file_name()?.to_str()?.strip_prefix("width-")?.parse().ok()?;
+            Some((width, path))
+        })
+        .collect();
+    widths.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    widths
 }
 
 /// The name of what belongs to a step, in the order of steps.

@@ -13,12 +13,14 @@ use indicatif::ProgressBar;
 
 use crate::bar::progress_bar;
 use crate::choose::SnapshotArgs;
+use crate::choose_task::TaskArgs;
 use crate::guidance::{Guidance, Interval, Threshold};
 use crate::job::{ClassChoice, Progress, SamplingJob, TrainedModel};
 use crate::levels::{Ends, Ladder};
 use crate::samplers::{Churn, Langevin, Sampler, SamplerOptions, Tolerance};
 use crate::snapshot::Snapshot;
-use crate::{device, pictures};
+use crate::tasks::Task;
+use crate::{device, pictures, task_files};
 
 /// Points that are drawn beside the samples.
 const POINTS_BESIDE: usize = 2048;
@@ -30,7 +32,7 @@ const FRAMES: usize = 36;
 pub struct SampleArgs {
     #[command(flatten)]
     snapshot: SnapshotArgs,
-    /// How many samples; without it, 100 images or 2048 points.
+    /// How many samples; without it, 100 images or 2048 points, and for given pictures one for each.
     #[arg(long, value_name = "N")]
     count: Option<usize>,
     /// Sample k depends on the seed and on k alone.
@@ -39,9 +41,8 @@ pub struct SampleArgs {
     /// Only this class, by name or number; without it, classes take turns.
     #[arg(long, value_name = "C")]
     class: Option<String>,
-    /// The sampler.
-    #[arg(long, value_name = "NAME", default_value = Sampler::NAMES[0], help = sampler_help())]
-    sampler: String,
+    #[arg(long, value_name = "NAME", help = sampler_help())]
+    sampler: Option<String>,
     /// Share of noise in ddim, from 0 (deterministic, without it) to 1.
     #[arg(long, value_name = "ETA")]
     eta: Option<f64>,
@@ -105,11 +106,17 @@ pub struct SampleArgs {
     /// The folder that the samples go to; without it, a new one in the run's folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    // At the end, because its heading would also stand above what comes after.
+    #[command(flatten)]
+    task: TaskArgs,
 }
 
 fn sampler_help() -> String {
     let line = |sampler: &Sampler| format!("{}: {}", sampler.name(), sampler.description());
-    format!("The sampler\n{}", Sampler::ALL.iter().map(line).collect::<Vec<_>>().join("\n"))
+    format!(
+        "The sampler; without it, ddpm, and ddim for --interpolate and --invert\n{}",
+        Sampler::ALL.iter().map(line).collect::<Vec<_>>().join("\n")
+    )
 }
 
 fn levels_help() -> String {
@@ -144,11 +151,15 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         }),
         snr: args.snr,
     };
-    let sampler = Sampler::new(&args.sampler, options)?;
+    let task = args.task.choose(config)?;
+    let sampler = Sampler::new(args.sampler.as_deref().unwrap_or(task.usual_sampler()), options)?;
     let levels = args.levels.clone().unwrap_or_else(|| Ladder::usual_for(&diffusion));
     let levels = levels.with_ends(Ends { min: args.sigma_min, max: args.sigma_max })?;
+    let usual_count = task.usual_count(classes, config.data.values_per_item());
+    let usual_count = usual_count.unwrap_or(if is_image { 100 } else { 2048 });
     let job = SamplingJob {
-        count: args.count.unwrap_or(if is_image { 100 } else { 2048 }),
+        count: args.count.unwrap_or(usual_count),
+        task,
         seed: args.seed,
         batch_size: args.batch_size,
         sampler,
@@ -186,10 +197,24 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     );
     let model = TrainedModel { guide: guide.as_ref(), ..trained(&snapshot, &diffusion) };
     let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
-    let samples = job.run(&model, &open.device, &mut |progress| show(&bar, progress))?;
+    let mut evaluations = 0;
+    let samples = job.run(&model, &open.device, &mut |progress| {
+        evaluations = progress.evaluations;
+        show(&bar, progress);
+    });
     bar.finish_and_clear();
+    // An empty folder would only be in the way; one with something in it is not removed.
+    let samples = samples.inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
+    let batches = job.count.div_ceil(job.batch_size);
+    eprintln!(
+        "the network was asked {evaluations} times, in {batches} {}",
+        if batches == 1 { "batch" } else { "batches" }
+    );
     let beside = if is_image { None } else { points_beside(&config.source) };
     pictures::write(&out, &samples, beside.as_deref())?;
+    if let Some(summary) = task_files::write(&out, &job.task, &samples)? {
+        eprintln!("{summary}");
+    }
     Ok(out)
 }
 
@@ -235,7 +260,8 @@ fn fresh_folder(parent: &Path, snapshot: &Path, job: &SamplingJob, diffusion: &D
         ClassChoice::One(class) => format!("-class{class}"),
     };
     let guided = if job.guidance.is_active() { format!("-guided{}", job.guidance.scale) } else { String::new() };
-    let name = format!("{snapshot}-{}-{steps}-seed{}{class}{guided}", job.sampler.name(), job.seed);
+    let task = if job.task == Task::Sample { String::new() } else { format!("-{}", job.task.name()) };
+    let name = format!("{snapshot}-{}-{steps}-seed{}{class}{guided}{task}", job.sampler.name(), job.seed);
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     let mut folders = std::iter::once(name.clone()).chain(numbered).map(|name| parent.join(name));
     folders.find(|folder| !folder.exists()).unwrap_or_else(|| parent.join(name))

@@ -191,6 +191,100 @@ fn samples_are_guided_by_the_null_class_or_by_another_snapshot() {
 }
 
 #[test]
+fn tasks_start_from_pictures_and_leave_a_comparison() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let sample = |words: &[&str]| {
+        let start = ["sample", "--from", from.to_str().unwrap(), "--steps", "6", "--out", "o"];
+        let _ = std::fs::remove_dir_all(dir.path().join("o"));
+        let output = infer(dir.path(), &[&start[..], words].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{words:?}: {said}");
+        (npy(&dir.path().join("o/samples.npy")), said)
+    };
+    let size = |name: &str| image::image_dimensions(dir.path().join("o").join(name)).unwrap();
+    // Tiles of 64 pixels with 2 between and around.
+    let tiles = |columns: u32, rows: u32| (66 * columns + 2, 66 * rows + 2);
+
+    for (words, shape, columns, rows) in [
+        (&["--class-grid", "3"][..], "(30, 1, 8, 8)", 3, 10),
+        (&["--interpolate", "4"], "(32, 1, 8, 8)", 4, 8),
+        (&["--interpolate", "4", "--count", "10", "--sampler", "dpmpp-2m"], "(10, 1, 8, 8)", 4, 3),
+    ] {
+        assert_eq!(sample(words).0.0, shape, "{words:?}");
+        assert_eq!(size("grid.png"), tiles(columns, rows), "{words:?}");
+    }
+    for (words, count, columns, asked) in [
+        (&["--from-image", "data:0..3", "--strength", "0.5"][..], 3, 2, 3),
+        (&["--from-image", "data:7", "--count", "5", "--batch-size", "2", "--sampler", "heun"], 5, 4, 21),
+        (&["--inpaint", "data:0..2", "--mask", "center", "--class", "4", "--guidance", "2"], 2, 3, 6),
+        (&["--inpaint", "data:0..2", "--mask", "top", "--repaint", "--jump", "2", "--resamples", "3"], 2, 3, 18),
+        (&["--invert", "data:0..3"], 3, 2, 12),
+    ] {
+        let ((shape, _), said) = sample(words);
+        assert_eq!(shape, format!("({count}, 1, 8, 8)"), "{words:?}");
+        assert_eq!(size("comparison.png").0, tiles(columns, 1).0, "{words:?}");
+        assert!(said.contains(&format!("was asked {asked} times")), "{words:?}: {said}");
+    }
+    assert_eq!(npy(&dir.path().join("o/noise.npy")).0, "(3, 1, 8, 8)");
+    assert_eq!(std::fs::read_to_string(dir.path().join("o/errors.csv")).unwrap().lines().count(), 4);
+
+    // A picture of one's own, white on the left, which is made anew; the right half is kept to the byte.
+    let picture = image::GrayImage::from_fn(8, 8, |x, y| image::Luma([if x < 4 { 255 } else { (y * 30) as u8 }]));
+    picture.save(dir.path().join("mine.png")).unwrap();
+    for mask in ["left", "mine.png"] {
+        let ((_, values), _) = sample(&["--inpaint", "mine.png", "--mask", mask, "--count", "3", "--batch-size", "2"]);
+        let byte = |value: f32| ((value + 1.0) * 127.5).round() as u32;
+        for (i, value) in values.iter().enumerate().filter(|(i, _)| i % 8 >= 4) {
+            let kept = mask == "left" || i / 8 % 8 * 30 < 128;
+            assert!(!kept || byte(*value) == (i / 8 % 8 * 30) as u32, "{mask} {i}: {value}");
+        }
+    }
+}
+
+#[test]
+fn impossible_tasks_are_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let from = from.to_str().unwrap();
+    let points = points(dir.path());
+    let points = points.to_str().unwrap();
+    image::RgbImage::from_pixel(8, 8, image::Rgb([9, 0, 0])).save(dir.path().join("red.png")).unwrap();
+    image::GrayImage::new(5, 9).save(dir.path().join("odd.png")).unwrap();
+    let cases: [(&[&str], &[&str]); 17] = [
+        (&[points, "--from-image", "red.png"], &["swiss-roll", "[2]", "not on pictures"]),
+        (&[points, "--class-grid", "2"], &["without classes"]),
+        (&[from, "--from-image", "none.png"], &["none.png", "not found"]),
+        (&[from, "--from-image", "odd.png"], &["odd.png", "5x9", "8x8"]),
+        (&[from, "--from-image", "red.png"], &["red.png", "colours"]),
+        (&[from, "--from-image", "data:400"], &["360", "digits"]),
+        (&[from, "--from-image", "data:0", "--strength", "2"], &["strength is 2"]),
+        (&[from, "--from-image", "data:0", "--sampler", "langevin"], &["langevin", "random"]),
+        (&[from, "--inpaint", "data:0"], &["--mask"]),
+        (&[from, "--repaint"], &["--inpaint"]),
+        (&[from, "--inpaint", "data:0", "--mask", "middle"], &["middle", "center"]),
+        (&[from, "--inpaint", "data:0", "--mask", "odd.png"], &["odd.png", "5x9"]),
+        (&[from, "--inpaint", "data:0", "--mask", "odd.png", "--fit"], &["keeps 64 of 64"]),
+        (&[from, "--invert", "data:0", "--sampler", "euler"], &["only ddim", "euler"]),
+        (&[from, "--interpolate", "3", "--sampler", "ddpm"], &["no noise on the way", "ddpm"]),
+        (&[from, "--interpolate", "3", "--invert", "data:0"], &["--interpolate", "--invert"]),
+        (&[from, "--fit"], &["--fit", "--from-image"]),
+    ];
+    for (words, parts) in cases {
+        let said = refusal(dir.path(), &[&["sample", "--steps", "4", "--out", "o", "--from"], words].concat());
+        for part in parts {
+            assert!(said.contains(part), "{words:?}: `{part}` is missing: {said}");
+        }
+        assert!(!dir.path().join("o").exists(), "{words:?} leaves nothing");
+    }
+    for (pictures, words) in [("odd.png", &["--fit"][..]), ("red.png", &["--fit"])] {
+        let words =
+            [&["sample", "--steps", "4", "--out", "o", "--from", from, "--from-image", pictures], words].concat();
+        assert!(infer(dir.path(), &words).status.success());
+    }
+}
+
+#[test]
 fn files_that_are_no_snapshots_are_refused_before_memory_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let good = std::fs::read(digits(dir.path()).join("model.safetensors")).unwrap();

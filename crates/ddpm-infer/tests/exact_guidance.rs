@@ -16,6 +16,7 @@ use ddpm_infer::job::{ClassChoice, Predictor, Samples, SamplingJob, TrainedModel
 use ddpm_infer::levels::Ladder;
 use ddpm_infer::noise::SampleNoise;
 use ddpm_infer::samplers::{NoiseSource, Sampler, level_at};
+use ddpm_infer::tasks::Task;
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::diffusion::Diffusion;
@@ -278,6 +279,7 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         guide: guide.as_ref(),
     };
     let job = SamplingJob {
+        task: Task::Sample,
         count: 3,
         seed: 1,
         batch_size: 2,

@@ -13,6 +13,7 @@ use ddpm_infer::levels::Ladder;
 use ddpm_infer::noise::SampleNoise;
 use ddpm_infer::samplers::{Churn, Langevin, NoiseSource, Sampler, Step, Tolerance, level_at, rk45};
 use ddpm_infer::steps::{Spacing, levels};
+use ddpm_infer::tasks::Task;
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::diffusion::Diffusion;
@@ -260,6 +261,7 @@ fn data(shape: &[usize]) -> DataInfo {
 
 fn job(count: usize, batch_size: usize) -> SamplingJob {
     SamplingJob {
+        task: Task::Sample,
         count,
         seed: 9,
         batch_size,

@@ -56,6 +56,57 @@ pub struct EmaConfig {
     pub ramp_up: f64,
     /// Standard deviation of the profile as a share of the images seen (power).
     pub sigma_rel: f64,
+    /// Averages that are kept besides, whatever the kind, so that one of any width can be made after training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub post_hoc: Option<PostHocConfig>,
+}
+
+/// `[ema.post_hoc]`: averages by the power rule beside the one that samples are drawn from, stored now and then. See
+/// [`crate::posthoc`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PostHocConfig {
+    /// Their widths: standard deviations as a share of the images seen.
+    pub widths: Vec<f64>,
+    /// Steps between two times at which all of them are stored; once more at the end.
+    pub every: u64,
+}
+
+impl Default for PostHocConfig {
+    /// The widths of the paper.
+    fn default() -> Self {
+        Self { widths: vec![0.05, 0.1], every: 1000 }
+    }
+}
+
+impl PostHocConfig {
+    fn problems(&self) -> Vec<EmaError> {
+        let (widths, every) = ("post_hoc.widths", "post_hoc.every");
+        let fault = |key, value, expected| EmaError { key, value, expected };
+        let mut faults = Vec::new();
+        if self.widths.is_empty() {
+            faults.push(fault(widths, 0.0, "at least one width"));
+        }
+        for (i, &width) in self.widths.iter().enumerate() {
+            if !is_width(width) {
+                faults.push(fault(widths, width, WIDTH));
+            } else if self.widths[..i].contains(&width) {
+                faults.push(fault(widths, width, "each width once"));
+            }
+        }
+        if self.every == 0 {
+            faults.push(fault(every, 0.0, "at least 1 step"));
+        }
+        faults
+    }
+}
+
+/// What a width has to be. The even average has 0.2887, and beyond it there is none.
+const WIDTH: &str = "more than 0 and at most 0.28";
+
+/// Whether there is a profile of this width.
+pub fn is_width(sigma_rel: f64) -> bool {
+    sigma_rel > 0.0 && sigma_rel <= 0.28
 }
 
 impl Default for EmaConfig {
@@ -70,6 +121,7 @@ impl Default for EmaConfig {
             half_life_images: 500_000.0,
             ramp_up: 0.05,
             sigma_rel: 0.1,
+            post_hoc: None,
         }
     }
 }
@@ -86,16 +138,12 @@ impl EmaConfig {
             ("power", self.power, is_positive(self.power), positive),
             ("half_life_images", self.half_life_images, is_positive(self.half_life_images), positive),
             ("ramp_up", self.ramp_up, self.ramp_up == 0.0 || is_positive(self.ramp_up), "0 or a positive number"),
-            (
-                "sigma_rel",
-                self.sigma_rel,
-                self.sigma_rel > 0.0 && self.sigma_rel <= 0.28,
-                "more than 0 and at most 0.28",
-            ),
+            ("sigma_rel", self.sigma_rel, is_width(self.sigma_rel), WIDTH),
         ]
         .into_iter()
         .filter(|(_, _, fine, _)| !fine)
         .map(|(key, value, _, expected)| EmaError { key, value, expected })
+        .chain(self.post_hoc.iter().flat_map(PostHocConfig::problems))
         .collect()
     }
 
@@ -233,5 +281,14 @@ mod tests {
         assert_eq!(fault(EmaConfig { power: f64::NAN, ..Default::default() }), "power");
         assert_eq!(fault(EmaConfig { sigma_rel: 0.5, ..Default::default() }), "sigma_rel");
         assert_eq!(fault(EmaConfig { inv_gamma: 0.0, ..Default::default() }), "inv_gamma");
+        let post_hoc = |widths: &[f64], every| EmaConfig {
+            post_hoc: Some(PostHocConfig { widths: widths.to_vec(), every }),
+            ..Default::default()
+        };
+        assert_eq!(post_hoc(&[0.05, 0.1], 1).problems(), []);
+        for widths in [&[][..], &[0.0], &[0.3], &[f64::NAN], &[0.1, 0.1]] {
+            assert_eq!(fault(post_hoc(widths, 1)), "post_hoc.widths");
+        }
+        assert_eq!(fault(post_hoc(&[0.1], 0)), "post_hoc.every");
     }
 }

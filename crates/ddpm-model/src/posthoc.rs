@@ -69,6 +69,16 @@ pub fn coefficients(stored: &[Profile], wanted: Profile) -> Result<Vec<f64>, Pos
     Ok(x.into_iter().map(|x| x / sum).collect())
 }
 
+/// How far a combination of stored averages is from the wanted one: the distance of its profile, in the mean square,
+/// as a share of the wanted profile's own size.
+pub fn distance(stored: &[Profile], coefficients: &[f64], wanted: Profile) -> f64 {
+    let terms = || stored.iter().zip(coefficients);
+    let across: f64 = terms().map(|(a, x)| x * a.inner_product(wanted)).sum();
+    let within: f64 = terms().flat_map(|(a, x)| terms().map(move |(b, y)| x * y * a.inner_product(*b))).sum();
+    // Rounding can make the square of a distance that is none negative.
+    ((within - 2.0 * across) / wanted.inner_product(wanted) + 1.0).max(0.0).sqrt()
+}
+
 /// Solves `A x = b` for a symmetric positive definite `A` by its Cholesky factor `L`, `A = L L^T`.
 fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Result<Vec<f64>, PosthocError> {
     let n = b.len();
@@ -123,6 +133,23 @@ mod tests {
         for (i, x) in found.into_iter().enumerate() {
             assert!((x - f64::from(u8::from(i == 2))).abs() < 1e-10);
         }
+    }
+
+    #[test]
+    fn the_distance_is_that_of_the_profiles_and_falls_with_what_is_stored() {
+        // Profiles of one time: their difference squared, integrated, by the powers that they are.
+        let (one, wanted) = (profile(1.0, 1.0), profile(1.0, 3.0));
+        let square: f64 = 16.0 / 7.0 - 2.0 * 8.0 / 5.0 + 4.0 / 3.0;
+        assert!((distance(&[one], &[1.0], wanted) - (square / (16.0 / 7.0)).sqrt()).abs() < 1e-12);
+
+        let wanted = profile(64.0, 11.0);
+        let off = |count: u32| {
+            let times = (1..=count).map(|k| 64.0 * f64::from(k) / f64::from(count));
+            let stored: Vec<Profile> = times.flat_map(|time| [profile(time, 6.0), profile(time, 17.0)]).collect();
+            distance(&stored, &coefficients(&stored, wanted).unwrap(), wanted)
+        };
+        let found = [1, 2, 4, 8, 16].map(off);
+        assert!(found.is_sorted_by(|a, b| a > b) && found[4] < 0.1 * found[0], "{found:?}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use burn_train::checkpoint::{
 };
 use burn_train::metric::store::EventStoreClient;
 use burn_train::{Learner, LearnerModel, LearningCheckpointer};
-use ddpm_infer::runs::{step_name, steps_in};
+use ddpm_infer::runs::{step_name, steps_in, width_name};
 use ddpm_model::network::Network;
 use ddpm_model::resample::LossHistory;
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,8 @@ pub struct Checkpoint {
     pub model: ModuleRecord,
     /// Averaged weights.
     pub ema: ModuleRecord,
+    /// Averages for later, with their widths.
+    pub post_hoc: Vec<(f64, ModuleRecord)>,
     /// Moments.
     pub optimizer: OptimizerRecord,
 }
@@ -118,6 +120,10 @@ impl Checkpoint {
         record(&model, self.model.save(&model))?;
         record(&ema, self.ema.save(&ema))?;
         record(&optimizer, self.optimizer.save(&optimizer))?;
+        for (width, average) in self.post_hoc {
+            let path = average_file(&aside, width);
+            record(&path, average.save(&path))?;
+        }
         let json = serde_json::to_vec_pretty(&self.state).map_err(|error| io(&state)(error.into()))?;
         std::fs::write(&state, json).map_err(io(&state))?;
         for path in [&state, &aside] {
@@ -128,8 +134,8 @@ impl Checkpoint {
         Ok(target)
     }
 
-    /// Reads a checkpoint folder.
-    pub fn load(dir: &Path) -> Result<Self, CheckpointError> {
+    /// Reads a checkpoint folder, with the averages of these widths besides.
+    pub fn load(dir: &Path, widths: &[f64]) -> Result<Self, CheckpointError> {
         let [model, ema, optimizer, state] = files(dir);
         let text = std::fs::read(&state).map_err(io(&state))?;
         let read = |path: &Path| {
@@ -141,6 +147,10 @@ impl Checkpoint {
                 .map_err(|error| CheckpointError::State { path: state.clone(), reason: error.to_string() })?,
             model: read(&model)?,
             ema: read(&ema)?,
+            post_hoc: widths
+                .iter()
+                .map(|&width| Ok((width, read(&average_file(dir, width))?)))
+                .collect::<Result<_, _>>()?,
             optimizer: OptimizerRecord::load(&optimizer)
                 .map_err(|error| CheckpointError::Record { path: optimizer.clone(), reason: error.to_string() })?,
         })
@@ -154,6 +164,10 @@ impl Checkpoint {
 
 fn files(dir: &Path) -> [PathBuf; 4] {
     ["model.bpk", "ema.bpk", "optimizer.bpk", "state.json"].map(|name| dir.join(name))
+}
+
+fn average_file(dir: &Path, width: f64) -> PathBuf {
+    dir.join(format!("{}.bpk", width_name(width)))
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> CheckpointError {

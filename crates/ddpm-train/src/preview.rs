@@ -10,6 +10,7 @@ use ddpm_infer::levels::Ladder;
 use ddpm_infer::pictures::{self, PictureError};
 use ddpm_infer::sample::clip_for;
 use ddpm_infer::samplers::{Sampler, SamplerError, SamplerOptions};
+use ddpm_infer::tasks::Task;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::Network;
 
@@ -53,6 +54,7 @@ impl Preview {
     ) -> Result<Self, PreviewError> {
         let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
         let job = SamplingJob {
+            task: Task::Sample,
             count: config.count,
             seed,
             batch_size: config.count.min(256),

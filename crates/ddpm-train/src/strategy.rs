@@ -1,6 +1,6 @@
 //! The training loop: burn-train's `Learner` driven step by step, read from top to bottom.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -13,8 +13,9 @@ use burn_train::{
     TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use ddpm_data::random::{Stream, mix};
-use ddpm_infer::runs::{RunFolder, step_name};
+use ddpm_infer::runs::{RunFolder, step_name, width_name};
 use ddpm_infer::snapshot::{Snapshot, SnapshotConfig};
+use ddpm_model::ema::{gamma_of, power_decay};
 use ddpm_model::resample::LossSecondMoment;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, prune};
@@ -96,6 +97,8 @@ pub struct StepStrategy<const D: usize> {
     pub state: TrainState,
     /// The averaged weights to begin from; with the parameter ids of the trained ones.
     pub ema: TrainModel<D>,
+    /// The averages that are kept besides, with their widths; likewise.
+    pub post_hoc: Vec<(f64, TrainModel<D>)>,
     /// Makes pictures.
     pub preview: Preview,
     /// Says what happens.
@@ -121,6 +124,7 @@ impl<const D: usize> SupervisedLearningStrategy<TrainModel<D>> for StepStrategy<
             strategy: self,
             state: self.state.clone(),
             ema: self.ema.clone(),
+            post_hoc: self.post_hoc.clone(),
             tap: OptimizerTap::default(),
             window: (Instant::now(), self.state.images_seen),
         };
@@ -136,6 +140,7 @@ struct Loop<'a, const D: usize> {
     strategy: &'a StepStrategy<D>,
     state: TrainState,
     ema: TrainModel<D>,
+    post_hoc: Vec<(f64, TrainModel<D>)>,
     tap: OptimizerTap<TrainModel<D>>,
     /// When the present stretch of steps began, and after how many items: for images/s.
     window: (Instant, u64),
@@ -195,13 +200,17 @@ impl<const D: usize> Loop<'_, D> {
                 by_loss.record(history, &drawn, &std::mem::take(&mut report.row_losses));
             }
 
-            // 3. The average of the weights.
+            // 3. The averages of the weights.
             self.state.step += 1;
             report.ema_decay = self.strategy.experiment.ema.decay_at(
                 self.state.step as usize,
                 self.state.images_seen,
                 config.batch_size,
             );
+            for (width, average) in &mut self.post_hoc {
+                let decay = power_decay(config.batch_size, self.state.images_seen, gamma_of(*width));
+                *average = ema_update(average.clone(), &learner.model(), decay);
+            }
             self.state.images_seen += config.batch_size as u64;
             self.ema = ema_update(self.ema.clone(), &learner.model(), report.ema_decay);
 
@@ -213,6 +222,10 @@ impl<const D: usize> Loop<'_, D> {
             }
             if last || due(self.state.step, config.snapshot_every) {
                 self.save_snapshot()?;
+            }
+            let post_hoc = &self.strategy.experiment.ema.post_hoc;
+            if post_hoc.as_ref().is_some_and(|post_hoc| last || due(self.state.step, post_hoc.every)) {
+                self.save_averages()?;
             }
             if last || due(self.state.step, config.checkpoint_every) {
                 self.save_checkpoint(parts, learner)?;
@@ -296,6 +309,11 @@ impl<const D: usize> Loop<'_, D> {
             state: self.state.clone(),
             model: learner.model().net.into_record(),
             ema: self.ema.net.clone().into_record(),
+            post_hoc: self
+                .post_hoc
+                .iter()
+                .map(|(width, average)| (*width, average.net.clone().into_record()))
+                .collect(),
             optimizer,
         };
         let saved = checkpoint.save(&checkpoints).map_err(failed)?;
@@ -304,12 +322,25 @@ impl<const D: usize> Loop<'_, D> {
     }
 
     fn save_snapshot(&self) -> Result<(), TrainError> {
+        let dir = self.strategy.run.snapshots().join(step_name(self.state.step));
+        self.save_weights(&self.ema, &dir)?;
+        self.strategy.reporter.say(&format!("step {}: snapshot {}", self.state.step, dir.display()));
+        Ok(())
+    }
+
+    /// Stores the averages that one of another width can be made of after training.
+    fn save_averages(&self) -> Result<(), TrainError> {
+        for (width, average) in &self.post_hoc {
+            let dir = self.strategy.run.averages().join(width_name(*width)).join(step_name(self.state.step));
+            self.save_weights(average, &dir)?;
+        }
+        Ok(())
+    }
+
+    fn save_weights(&self, model: &TrainModel<D>, dir: &Path) -> Result<(), TrainError> {
         let step = self.state.step;
         let config = SnapshotConfig { step, images_seen: self.state.images_seen, ..self.strategy.snapshot.clone() };
-        let dir = self.strategy.run.snapshots().join(step_name(step));
-        Snapshot::save(&self.ema.net, &config, &dir).map_err(|source| TrainError::Snapshot { step, source })?;
-        self.strategy.reporter.say(&format!("step {step}: snapshot {}", dir.display()));
-        Ok(())
+        Snapshot::save(&model.net, &config, dir).map_err(|source| TrainError::Snapshot { step, source })
     }
 
     /// A picture that cannot be made is no reason to stop training.

@@ -155,14 +155,15 @@ impl Plan {
         println!("# data         {} items of shape {:?}", self.data.items.len(), self.data.info.shape);
         println!("# device       {}", self.device.name);
         println!("# parameters   {parameters}");
+        let kept = self.experiment.ema.post_hoc.as_ref().map_or(0, |post_hoc| post_hoc.widths.len() as u64);
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         println!(
-            "# memory       about {:.0} MiB: {:.0} parameters, {:.0} gradients, {:.0} optimiser, {:.0} average, {:.0} activations",
-            mib(memory.total()),
+            "# memory       about {:.0} MiB: {:.0} parameters, {:.0} gradients, {:.0} optimiser, {:.0} averages, {:.0} activations",
+            mib(memory.total() + kept * memory.ema),
             mib(memory.parameters),
             mib(memory.gradients),
             mib(memory.optimizer),
-            mib(memory.ema),
+            mib((1 + kept) * memory.ema),
             mib(memory.activations),
         );
         Ok(())
@@ -177,13 +178,16 @@ impl Plan {
         autodiff.seed(mix(train.seed, Stream::Init, 0));
         let mut net = settle(experiment.model.init(&autodiff));
         let parameters = net.num_params();
-        let checkpoint = resumed.as_ref().map(|(_, path)| Checkpoint::load(path)).transpose()?;
+        let widths = experiment.ema.post_hoc.as_ref().map(|post_hoc| &post_hoc.widths[..]).unwrap_or_default();
+        let checkpoint = resumed.as_ref().map(|(_, path)| Checkpoint::load(path, widths)).transpose()?;
         let mut state = TrainState::default();
         let mut average = None;
+        let mut kept = Vec::new();
         let mut moments = None;
         if let (Some(checkpoint), Some((_, path))) = (checkpoint, &resumed) {
             net = restore(net, checkpoint.model, path)?;
             average = Some(checkpoint.ema);
+            kept = checkpoint.post_hoc;
             moments = Some(checkpoint.optimizer);
             state = checkpoint.state;
         }
@@ -194,8 +198,12 @@ impl Plan {
         let (loss, weighting) = (experiment.diffusion.loss, experiment.diffusion.weighting);
         let model = TrainModel::<D>::new(net, process.clone(), loss, weighting);
         let mut ema = model.clone().valid();
+        let mut post_hoc: Vec<_> = widths.iter().map(|&width| (width, ema.clone())).collect();
         if let (Some(record), Some((_, path))) = (average, &resumed) {
             ema = TrainModel::new(restore(ema.net, record, path)?, process.clone(), loss, weighting);
+            for ((_, record), (_, average)) in kept.into_iter().zip(&mut post_hoc) {
+                average.net = restore(average.net.clone(), record, path)?;
+            }
         }
 
         // The run folder.
@@ -262,6 +270,7 @@ impl Plan {
             device: autodiff,
             state,
             ema,
+            post_hoc,
             preview,
             reporter: reporter.clone(),
             outcome: outcome.clone(),

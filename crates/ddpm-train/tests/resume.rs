@@ -105,6 +105,29 @@ fn steps_drawn_by_their_losses_go_on_where_they_were() {
 }
 
 #[test]
+fn averages_for_later_go_on_where_they_were() {
+    let bench = Bench::new();
+    let sets = words(&["--set", "ema.post_hoc={ widths = [0.05, 0.1], every = 2 }"], &TINY_DIGITS);
+    let whole = bench.train(&words(&["--runs", "a", "--set", "train.steps=8"], &sets));
+    let half = bench.train(&words(&["--runs", "b", "--set", "train.steps=4"], &sets));
+    bench.train(&["--resume", half.to_str().unwrap(), "--set", "train.steps=8"]);
+    for width in ["width-0.05", "width-0.1"] {
+        let kept = |run: &Path| checkpoint_file(run, 8, &format!("{width}.bpk"));
+        assert!(kept(&whole) == kept(&half), "{width} differs");
+        for step in [2, 4, 6, 8] {
+            let name = format!("averages/{width}/step-{step:08}/model.safetensors");
+            // Behind the header, in which the entries have no fixed order.
+            let stored = |run: &Path| {
+                let bytes = std::fs::read(run.join(&name)).unwrap();
+                bytes[8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize..].to_vec()
+            };
+            assert!(stored(&whole) == stored(&half), "{name} differs");
+        }
+    }
+    assert_same_run(&bench, &whole, &half, 8);
+}
+
+#[test]
 fn threads_and_workers_change_nothing() {
     let bench = Bench::new();
     let sets = words(&["--set", "train.steps=4"], &TINY_DIGITS);

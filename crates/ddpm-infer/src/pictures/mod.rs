@@ -93,9 +93,19 @@ pub fn write_overview(path: &Path, samples: &Samples, data: Option<&[f32]>) -> R
         _ => {
             let images = tiles(&samples.values, &samples.shape)?;
             let shown = &images[..images.len().min(GRID_LIMIT)];
-            write_png(path, &grid(shown, columns(&samples.labels)), samples.shape[0])
+            write_png(path, &grid(shown, columns(samples, shown.len())), samples.shape[0])
         }
     }
+}
+
+/// Writes a picture with sets of as many images each, such that the first images of all sets lie side by side, then
+/// the second ones, and so on.
+pub fn write_comparison(path: &Path, sets: &[&[f32]], shape: &[usize]) -> Result<(), PictureError> {
+    let sets = sets.iter().map(|set| tiles(set, shape)).collect::<Result<Vec<_>, _>>()?;
+    let images = sets.first().map_or(0, Vec::len).min(GRID_LIMIT / sets.len());
+    let beside: Vec<RgbImage> = (0..images).flat_map(|k| sets.iter().map(move |set| set[k].clone())).collect();
+    let groups = (square_columns(beside.len()) / sets.len()).max(1);
+    write_png(path, &grid(&beside, groups * sets.len()), shape[0])
 }
 
 fn write_images(folder: &Path, samples: &Samples) -> Result<(), PictureError> {
@@ -111,7 +121,7 @@ fn write_images(folder: &Path, samples: &Samples) -> Result<(), PictureError> {
     let frames =
         samples.frames.iter().map(|frame| tiles(&frame.values, &samples.shape)).collect::<Result<Vec<_>, _>>()?;
     let animated = frames[0].len();
-    let animated_columns = columns(&samples.labels[..animated]);
+    let animated_columns = columns(samples, animated);
     let pictures = frames.iter().map(|frame| grid(frame, animated_columns)).collect();
     write_gif(&folder.join("denoising.gif"), pictures)?;
 
@@ -139,9 +149,13 @@ fn write_points(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Resul
     write_gif(&folder.join("denoising.gif"), pictures)
 }
 
+/// Columns of a grid of the first `shown` samples: as many as belong in a row, or else as make it nearly square.
+fn columns(samples: &Samples, shown: usize) -> usize {
+    samples.row.unwrap_or_else(|| columns_of(&samples.labels[..shown]))
+}
+
 /// Columns of a nearly square grid, in which every column is of one class where the classes take turns.
-fn columns(labels: &[Option<usize>]) -> usize {
-    let labels = &labels[..labels.len().min(GRID_LIMIT)];
+fn columns_of(labels: &[Option<usize>]) -> usize {
     let square = square_columns(labels.len());
     let Some(period) = labels.iter().skip(1).position(|label| *label == labels[0]).map(|k| k + 1) else {
         return square;
@@ -225,7 +239,7 @@ mod tests {
         let values: Vec<f32> = (0..labels.len() * per_image).map(|i| (i as f32 * 0.1).sin()).collect();
         let frames =
             vec![Frame { steps_done: 0, values: values.clone() }, Frame { steps_done: 9, values: values.clone() }];
-        Samples { values, shape: shape.to_vec(), labels: labels.to_vec(), frames }
+        Samples { values, shape: shape.to_vec(), labels: labels.to_vec(), frames, ..Samples::default() }
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -260,7 +274,7 @@ mod tests {
             values: vec![0.5, -1.25, 3.0, 4.0],
             shape: vec![2],
             labels: vec![Some(1), Some(0)],
-            frames: Vec::new(),
+            ..Samples::default()
         };
         write(folder.path(), &samples, Some(&[0.0, 0.0, 1.0, 1.0])).unwrap();
         assert_eq!(names(folder.path()), ["samples.csv", "samples.npy", "scatter.png"]);
@@ -271,10 +285,10 @@ mod tests {
     #[test]
     fn classes_that_take_turns_are_columns() {
         let turns: Vec<Option<usize>> = (0..40).map(|k| Some(k % 10)).collect();
-        assert_eq!(columns(&turns), 10);
-        assert_eq!(columns(&[Some(3); 40]), 7);
-        assert_eq!(columns(&[None; 40]), 7);
-        assert_eq!(columns(&turns[..7]), 3);
+        assert_eq!(columns_of(&turns), 10);
+        assert_eq!(columns_of(&[Some(3); 40]), 7);
+        assert_eq!(columns_of(&[None; 40]), 7);
+        assert_eq!(columns_of(&turns[..7]), 3);
     }
 
     #[test]

@@ -413,6 +413,22 @@ impl Sampler {
         self.about().default_steps.map_or(available, |steps| steps.min(available))
     }
 
+    /// Whether it draws noise on the way.
+    pub fn is_stochastic(&self) -> bool {
+        match *self {
+            Self::Ddim { eta } => eta > 0.0,
+            Self::Heun { churn } => churn.amount > 0.0,
+            Self::Ddpm { .. }
+            | Self::EulerAncestral
+            | Self::Dpm2Ancestral
+            | Self::DpmppSde { .. }
+            | Self::EulerMaruyama
+            | Self::PredictorCorrector { .. }
+            | Self::Langevin { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The order with which it claims to converge to the solution of the probability-flow ODE; none if it draws
     /// noise on the way, or chooses its own steps.
     pub fn order(&self) -> Option<u32> {

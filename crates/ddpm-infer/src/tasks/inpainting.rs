@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use crate::samplers::{NoiseSource, Sampler, Step, ratio};
+use crate::samplers::{NoiseSource, Sampler, Step};
 
 /// How often the levels are walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,17 +66,22 @@ pub fn inpaint<const D: usize>(
                 x = renoise(x, levels[stretch.end], levels[start], draw.step(0));
             }
             for index in stretch.clone() {
-                let mut show = |step: Step<'_, D>| on_step(Step { index, ..step });
-                x = sampler.run(denoiser, &levels[index..index + 2], x, &mut draw, &mut show);
+                let mut x_0 = None;
+                let mut see = |step: Step<'_, D>| x_0 = Some(step.x_0.clone());
+                x = sampler.run(denoiser, &levels[index..index + 2], x, &mut draw, &mut see);
                 x = replace(x, levels[index + 1], &mut draw);
+                if let Some(x_0) = &x_0 {
+                    on_step(Step { index, level: levels[index + 1], x: &x, x_0 });
+                }
             }
         }
     }
     x
 }
 
-/// A draw of q(x_t | x_s), t the noisier level.
+/// A draw of q(x_t | x_s), t the noisier level, where there may be no signal left.
 fn renoise<const D: usize>(x: Tensor<D>, s: NoiseLevel, t: NoiseLevel, noise: Tensor<D>) -> Tensor<D> {
-    let added = (ratio(t).powi(2) - ratio(s).powi(2)).max(0.0).sqrt();
-    x * (t.alpha / s.alpha) + noise * (added * t.alpha)
+    let kept = t.alpha / s.alpha;
+    let added = (t.sigma.powi(2) - (kept * s.sigma).powi(2)).max(0.0).sqrt();
+    x * kept + noise * added
 }

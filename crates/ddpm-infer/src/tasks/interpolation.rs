@@ -9,17 +9,18 @@ use ddpm_model::noise_level::per_row;
 /// Below this sine two directions are one, up to sign, and there is no single arc.
 const PARALLEL: f64 = 1e-6;
 
-/// What lies at `share` of the way from `from` (0) to `to` (1), each row by itself.
-pub fn slerp<const D: usize>(from: &Tensor<D>, to: &Tensor<D>, share: f64) -> Tensor<D> {
+/// What lies at each row's share of the way from that row of `from` (0) to that of `to` (1).
+pub fn slerp<const D: usize>(from: &Tensor<D>, to: &Tensor<D>, shares: &[f64]) -> Tensor<D> {
     let norms = dots(from, from).into_iter().zip(dots(to, to)).map(|(a, b)| (a * b).sqrt());
     let cosines = dots(from, to).into_iter().zip(norms).map(|(dot, norms)| (dot / norms).clamp(-1.0, 1.0));
     // (67) of Song et al.
     let (a, b): (Vec<f64>, Vec<f64>) = cosines
-        .map(|cosine| {
+        .zip(shares)
+        .map(|(cosine, share)| {
             let theta = cosine.acos();
             match theta.sin() {
                 sine if sine > PARALLEL => (((1.0 - share) * theta).sin() / sine, (share * theta).sin() / sine),
-                _ => (1.0 - share, share),
+                _ => (1.0 - share, *share),
             }
         })
         .unzip();

@@ -1,7 +1,7 @@
 //! DDIM inversion (Song et al. 2021a, section 4.3): the noise that an image comes from.
 //!
-//! DDIM is Euler's method for the probability-flow ODE, which can be walked both ways. Up and down again misses
-//! the start by the error of the method, which falls with the number of steps.
+//! DDIM is Euler's method for the probability-flow ODE, which can be walked both ways. DDIM from the noise found leads
+//! back to the image, up to the error of the method, which falls with the number of steps.
 
 use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
@@ -17,22 +17,7 @@ pub fn invert<const D: usize>(denoiser: &dyn Denoiser<D>, levels: &[NoiseLevel],
     // Clean data have no eps, so the first step takes the one that the denoiser sees a level higher.
     let x = x_0.clone() * first.alpha;
     let eps = eps_from_x_0(x.clone(), denoiser.denoise(&x, first).x_0, &[first]);
-    walk(denoiser, &ascending[1..], x + eps * first.sigma)
-}
-
-/// The noise of x_0, and what DDIM makes of that noise: x_0 again, up to the error of the method.
-pub fn reconstruct<const D: usize>(
-    denoiser: &dyn Denoiser<D>,
-    levels: &[NoiseLevel],
-    x_0: Tensor<D>,
-) -> (Tensor<D>, Tensor<D>) {
-    let noise = invert(denoiser, levels, x_0);
-    (noise.clone(), walk(denoiser, levels, noise))
-}
-
-fn walk<const D: usize>(denoiser: &dyn Denoiser<D>, levels: &[NoiseLevel], x: Tensor<D>) -> Tensor<D> {
-    let like = x.clone();
     // Never asked for: DDIM draws nothing at eta 0.
-    let noise: &mut dyn NoiseSource<D> = &mut |_: usize| like.zeros_like();
-    ddim(denoiser, levels, x, 0.0, noise, &mut |_| {})
+    let noise: &mut dyn NoiseSource<D> = &mut |_: usize| x_0.zeros_like();
+    ddim(denoiser, &ascending[1..], x + eps * first.sigma, 0.0, noise, &mut |_| {})
 }

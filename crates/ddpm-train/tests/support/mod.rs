@@ -14,6 +14,7 @@ use ddpm_infer::runs::RunFolder;
 use ddpm_infer::sample::{clip_for, trained};
 use ddpm_infer::samplers::{Sampler, SamplerOptions};
 use ddpm_infer::snapshot::Snapshot;
+use ddpm_infer::tasks::Task;
 
 /// A folder for runs, and the program in it.
 pub struct Bench {
@@ -105,6 +106,7 @@ pub fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
     let diffusion = snapshot.config.diffusion.init().unwrap();
     let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
     let job = SamplingJob {
+        task: Task::Sample,
         count,
         seed: 1,
         batch_size: 256,

@@ -1,0 +1,341 @@
+//! What a job does with a denoiser and a sampler: where its samples start, and what holds them on the way.
+
+use std::ops::Range;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use ddpm_model::denoiser::Denoiser;
+use ddpm_model::noise_level::NoiseLevel;
+
+use super::{Inpainting, inpaint, invert, noised, remaining_levels, slerp};
+use crate::noise::SampleNoise;
+use crate::samplers::{NoiseSource, Sampler, Step};
+
+/// Rows of an interpolation unless their number is given.
+const USUAL_ROWS: usize = 8;
+
+/// What is done. Given items are values as the network sees them, row-major, item after item; sample k is made of
+/// item k, and of the first ones again where there are more samples than items.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Task {
+    /// Samples out of noise.
+    #[default]
+    Sample,
+    /// So many samples of every class, class after class. The first samples of all classes come from the same
+    /// noise, and so do the second ones, so that a column of the picture shows what the class changes.
+    ClassGrid {
+        /// How many of each.
+        per_class: usize,
+    },
+    /// Rows of samples from one noise to another, at even shares of the way.
+    Interpolate {
+        /// How many samples are in a row, both ends included.
+        row: usize,
+    },
+    /// Samples that resemble given items.
+    Resemble {
+        /// The items.
+        given: Vec<f32>,
+        /// Share of the steps that is walked; the larger, the less resemblance.
+        strength: f64,
+    },
+    /// Given items of which a part is made anew.
+    Inpaint {
+        /// The items.
+        given: Vec<f32>,
+        /// Which values of an item stay.
+        known: Vec<bool>,
+        /// How the levels are walked.
+        plan: Inpainting,
+    },
+    /// The noise that given items come from, and what DDIM makes of that noise: the items again, nearly.
+    Invert {
+        /// The items.
+        given: Vec<f32>,
+    },
+}
+
+/// Why a task cannot be done.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum TaskError {
+    /// Nothing to do.
+    #[error("{what} must be at least {least}, not {found}")]
+    TooFew {
+        /// The setting.
+        what: &'static str,
+        /// What was asked for.
+        found: usize,
+        /// The least there can be.
+        least: usize,
+    },
+    /// Values that are no items.
+    #[error("{found} values are given to start from; expected items of {per_item} values, one at least")]
+    Given {
+        /// How many there are.
+        found: usize,
+        /// Values of an item.
+        per_item: usize,
+    },
+    /// A strength that is no share.
+    #[error("the strength is {strength}, but must lie above 0 (the picture stays) and not above 1 (it is forgotten)")]
+    Strength {
+        /// What was asked for.
+        strength: f64,
+    },
+    /// Not a single step is left.
+    #[error("a strength of {strength} is less than half a step of {steps}: nothing would change")]
+    NoStep {
+        /// What was asked for.
+        strength: f64,
+        /// Steps of the whole walk.
+        steps: usize,
+    },
+    /// A sampler that strength does not hold.
+    #[error(
+        "langevin cannot start from a picture: it walks at random at every level, so that the number of its steps \
+         would say how much of the picture is left, and not the strength"
+    )]
+    Langevin,
+    /// A mask that is not one.
+    #[error("the mask keeps {kept} of {size} values; expected some that stay and some that are made anew")]
+    Mask {
+        /// How many stay.
+        kept: usize,
+        /// Values of an item, or of the mask where it has another size.
+        size: usize,
+    },
+    /// Noise on the way, which would hide what there is to see.
+    #[error("{task} needs a sampler that draws no noise on the way, such as ddim with eta 0, not {sampler}")]
+    Stochastic {
+        /// The task.
+        task: &'static str,
+        /// The sampler.
+        sampler: &'static str,
+    },
+    /// An inversion by something else than DDIM.
+    #[error("inversion walks the steps of ddim backwards, so that only ddim can undo it, not {sampler}")]
+    NotDdim {
+        /// The sampler.
+        sampler: &'static str,
+    },
+    /// A grid of classes without classes.
+    #[error("a grid of classes was asked for, but the network was trained without classes")]
+    Unconditional,
+    /// One class where all are wanted.
+    #[error("a grid of classes shows all of them: a single class cannot be chosen as well")]
+    OneClass,
+    /// Items whose class nobody knows.
+    #[error(
+        "the network was trained with classes and without one that stands for none: say which class the items have"
+    )]
+    NoNullClass,
+}
+
+impl Task {
+    /// Its name in messages and folders.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sample => "sampling",
+            Self::ClassGrid { .. } => "class-grid",
+            Self::Interpolate { .. } => "interpolation",
+            Self::Resemble { .. } => "image-to-image",
+            Self::Inpaint { .. } => "inpainting",
+            Self::Invert { .. } => "inversion",
+        }
+    }
+
+    /// How many samples it makes unless told otherwise, where that follows from the task.
+    pub fn usual_count(&self, classes: usize, per_item: usize) -> Option<usize> {
+        match self {
+            Self::Sample => None,
+            // At least one, so that it is the check that says what is wrong.
+            Self::ClassGrid { per_class } => Some((per_class * classes).max(1)),
+            Self::Interpolate { row } => Some(USUAL_ROWS * row),
+            _ => Some(self.given().len() / per_item),
+        }
+    }
+
+    /// The sampler that it takes unless told otherwise, by its name.
+    pub fn usual_sampler(&self) -> &'static str {
+        match self {
+            Self::Interpolate { .. } | Self::Invert { .. } => "ddim",
+            _ => Sampler::NAMES[0],
+        }
+    }
+
+    /// How many of the samples belong in one row of a picture, where that matters.
+    pub fn row(&self) -> Option<usize> {
+        match self {
+            Self::ClassGrid { per_class } => Some(*per_class),
+            Self::Interpolate { row } => Some(*row),
+            _ => None,
+        }
+    }
+
+    /// The class of sample k if none is chosen; items that are given have none.
+    pub fn class(&self, k: usize, classes: usize) -> Option<usize> {
+        match self {
+            Self::Sample => Some(k % classes),
+            Self::ClassGrid { per_class: row } | Self::Interpolate { row } => Some(k / row % classes),
+            _ => None,
+        }
+    }
+
+    /// The values of the items that are given, if any are.
+    pub fn given(&self) -> &[f32] {
+        match self {
+            Self::Resemble { given, .. } | Self::Inpaint { given, .. } | Self::Invert { given } => given,
+            _ => &[],
+        }
+    }
+
+    /// Whether it can be done by this sampler to items of so many values, by a network of so many classes, of which
+    /// one may have been chosen.
+    pub(crate) fn check(
+        &self,
+        sampler: Sampler,
+        per_item: usize,
+        classes: Option<usize>,
+        class: Option<usize>,
+    ) -> Result<(), TaskError> {
+        let least = |what, found, least| match found >= least {
+            true => Ok(()),
+            false => Err(TaskError::TooFew { what, found, least }),
+        };
+        match self {
+            Self::Sample => return Ok(()),
+            Self::ClassGrid { .. } if classes.is_none() => return Err(TaskError::Unconditional),
+            Self::ClassGrid { .. } if class.is_some() => return Err(TaskError::OneClass),
+            Self::ClassGrid { per_class } => return least("the number of samples of a class", *per_class, 1),
+            Self::Interpolate { .. } if sampler.is_stochastic() => {
+                return Err(TaskError::Stochastic { task: self.name(), sampler: sampler.name() });
+            }
+            Self::Interpolate { row } => return least("the number of samples in a row", *row, 2),
+            Self::Resemble { strength, .. } if !(*strength > 0.0 && *strength <= 1.0) => {
+                return Err(TaskError::Strength { strength: *strength });
+            }
+            Self::Resemble { .. } if matches!(sampler, Sampler::Langevin { .. }) => return Err(TaskError::Langevin),
+            Self::Resemble { .. } => {}
+            Self::Inpaint { known, plan, .. } => {
+                let kept = known.iter().filter(|known| **known).count();
+                if known.len() != per_item || kept == 0 || kept == per_item {
+                    return Err(TaskError::Mask { kept, size: known.len() });
+                }
+                least("the length of a jump", plan.jump, 1)?;
+                least("the number of resamplings", plan.resamples, 1)?;
+            }
+            Self::Invert { .. } if !matches!(sampler, Sampler::Ddim { .. }) => {
+                return Err(TaskError::NotDdim { sampler: sampler.name() });
+            }
+            Self::Invert { .. } if sampler.is_stochastic() => {
+                return Err(TaskError::Stochastic { task: self.name(), sampler: sampler.name() });
+            }
+            Self::Invert { .. } => {}
+        }
+        let found = self.given().len();
+        if found == 0 || !found.is_multiple_of(per_item) {
+            return Err(TaskError::Given { found, per_item });
+        }
+        Ok(())
+    }
+
+    /// Those of the levels that it walks.
+    pub(crate) fn walked<'a>(&self, levels: &'a [NoiseLevel]) -> Result<&'a [NoiseLevel], TaskError> {
+        let Self::Resemble { strength, .. } = *self else { return Ok(levels) };
+        match remaining_levels(levels, strength) {
+            [] | [_] => Err(TaskError::NoStep { strength, steps: levels.len() - 1 }),
+            left => Ok(left),
+        }
+    }
+
+    /// How often it takes each step.
+    pub(crate) fn walks(&self) -> usize {
+        match self {
+            Self::Inpaint { plan, .. } => plan.resamples,
+            _ => 1,
+        }
+    }
+
+    /// The number of the noise that sample k is made of.
+    pub(crate) fn noise_number(&self, k: usize) -> usize {
+        match self {
+            Self::ClassGrid { per_class } => k % per_class,
+            _ => k,
+        }
+    }
+
+    /// x at the first of the levels, `drawn` being the noise of the samples.
+    pub(crate) fn start<const D: usize>(
+        &self,
+        denoiser: &dyn Denoiser<D>,
+        levels: &[NoiseLevel],
+        drawn: Tensor<D>,
+        batch: &Batch<'_, D>,
+    ) -> Tensor<D> {
+        match self {
+            Self::Sample | Self::ClassGrid { .. } | Self::Inpaint { .. } => drawn,
+            Self::Resemble { given, .. } => noised(batch.items(given), levels[0], drawn),
+            Self::Invert { given } => invert(denoiser, levels, batch.items(given)),
+            Self::Interpolate { row } => {
+                let [from, to] = [0, 1].map(|end| batch.noise(|k| 2 * (k / row) + end));
+                let shares: Vec<f64> = batch.samples.clone().map(|k| (k % row) as f64 / (row - 1) as f64).collect();
+                slerp(&from, &to, &shares)
+            }
+        }
+    }
+
+    /// The samples, walked to from `x`, at the first of the levels.
+    #[allow(clippy::too_many_arguments)] // those of a sampler, and the batch
+    pub(crate) fn run<const D: usize>(
+        &self,
+        sampler: Sampler,
+        denoiser: &dyn Denoiser<D>,
+        levels: &[NoiseLevel],
+        x: Tensor<D>,
+        noise: &mut dyn NoiseSource<D>,
+        on_step: &mut dyn FnMut(Step<'_, D>),
+        batch: &Batch<'_, D>,
+    ) -> Tensor<D> {
+        match self {
+            Self::Inpaint { given, known, plan } => {
+                let mask = batch.mask(known);
+                inpaint(sampler, denoiser, levels, &batch.items(given), &mask, *plan, x, noise, on_step)
+            }
+            _ => sampler.run(denoiser, levels, x, noise, on_step),
+        }
+    }
+}
+
+/// Which samples are made at once, and where.
+pub(crate) struct Batch<'a, const D: usize> {
+    pub(crate) samples: Range<usize>,
+    /// That of the batch; its first number does not count.
+    pub(crate) shape: [usize; D],
+    pub(crate) seed: u64,
+    pub(crate) device: &'a Device,
+}
+
+impl<const D: usize> Batch<'_, D> {
+    /// For sample k, start noise number `number(k)`.
+    fn noise(&self, number: impl Fn(usize) -> usize) -> Tensor<D> {
+        SampleNoise::new(self.seed, self.samples.clone().map(number), self.shape, self.device).start()
+    }
+
+    /// For sample k, item k of those given, which begin again after the last.
+    fn items(&self, given: &[f32]) -> Tensor<D> {
+        let per_item: usize = self.shape[1..].iter().product();
+        let count = given.len() / per_item;
+        let values = self.samples.clone().flat_map(|k| &given[k % count * per_item..][..per_item]);
+        self.tensor(values.copied().collect(), self.samples.len())
+    }
+
+    /// One row: 1 where values stay, 0 elsewhere.
+    fn mask(&self, known: &[bool]) -> Tensor<D> {
+        self.tensor(known.iter().map(|known| f32::from(u8::from(*known))).collect(), 1)
+    }
+
+    fn tensor(&self, values: Vec<f32>, rows: usize) -> Tensor<D> {
+        let mut shape = self.shape;
+        shape[0] = rows;
+        Tensor::from_data(TensorData::new(values, shape), self.device)
+    }
+}
