@@ -20,3 +20,4 @@ pub mod samplers;
 pub mod snapshot;
 pub mod steps;
 pub mod tasks;
+pub mod weights;
