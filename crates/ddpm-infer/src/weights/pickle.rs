@@ -38,8 +38,8 @@ pub(super) enum Object {
     Tuple(Vec<Value>),
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
-    Storage(StorageRecord),
-    Tensor(TensorRecord),
+    Storage(Box<StorageRecord>),
+    Tensor(Box<TensorRecord>),
 }
 
 /// The names that are known.
@@ -454,7 +454,7 @@ impl<R: Read> Machine<R> {
         }
         let Ok(len) = usize::try_from(*len) else { return broken(format!("a storage of {len} values")) };
         let storage = StorageRecord { dtype: *dtype, key: key.clone(), len };
-        self.make(Object::Storage(storage));
+        self.make(Object::Storage(Box::new(storage)));
         Ok(())
     }
 
@@ -467,7 +467,7 @@ impl<R: Read> Machine<R> {
             (Value::Class(Class::OrderedDict), []) => self.make(Object::Dict(Vec::new())),
             (Value::Class(Class::RebuildTensor), [storage, Value::Int(offset), shape, strides, ..]) => {
                 let tensor = self.tensor(storage, *offset, shape, strides)?;
-                self.make(Object::Tensor(tensor));
+                self.make(Object::Tensor(Box::new(tensor)));
             }
             (Value::Class(Class::RebuildParameter), [tensor, ..])
                 if matches!(self.object_of(tensor), Some(Object::Tensor(_))) =>
@@ -495,7 +495,7 @@ impl<R: Read> Machine<R> {
             (Some(Object::Storage(storage)), Ok(offset), Some(shape), Some(strides))
                 if shape.len() == strides.len() =>
             {
-                Ok(TensorRecord { storage: storage.clone(), offset, shape, strides })
+                Ok(TensorRecord { storage: StorageRecord::clone(storage), offset, shape, strides })
             }
             _ => broken("a tensor in its pickle has no storage, or no offset, shape and strides"),
         }
@@ -520,6 +520,7 @@ fn unknown(instruction: u8) -> String {
         b'\x92' => "NEWOBJ_EX, which makes an object of a class",
         b'\x82'..=b'\x84' => "EXT, which calls a class by number",
         b'P' => "PERSID, a persistent id in text",
+        b'\x8d' | b'\x8e' => "a text or bytes of more than 4 GB",
         b'\x8f'..=b'\x91' => "a set",
         b'\x96'..=b'\x98' => "a buffer",
         b'I' | b'L' | b'F' | b'S' | b'V' | b'p' | b'g' | b'd' | b'l' => "one of pickle's protocol 0",

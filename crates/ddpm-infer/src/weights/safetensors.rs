@@ -55,8 +55,8 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, StoredTensor>, Weight
         }
         end = last;
     }
-    if length + 8 + end != size {
-        let expected = (length + 8).saturating_add(end);
+    let expected = (length + 8).saturating_add(end);
+    if expected != size {
         return Err(broken(format!("the file has {size} bytes, but its header accounts for {expected}")));
     }
 
