@@ -5,7 +5,9 @@
 mod bar;
 pub mod choose;
 pub mod device;
+pub mod diffusers;
 pub mod guidance;
+pub mod init_noise;
 pub mod inspect_data;
 pub mod job;
 pub mod levels;
@@ -20,3 +22,4 @@ pub mod samplers;
 pub mod snapshot;
 pub mod steps;
 pub mod tasks;
+pub mod torch_noise;

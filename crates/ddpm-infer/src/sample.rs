@@ -13,12 +13,15 @@ use indicatif::ProgressBar;
 
 use crate::bar::progress_bar;
 use crate::choose::SnapshotArgs;
+use crate::diffusers::scheduler_config::Method;
+use crate::diffusers::{Plan, Tables};
 use crate::guidance::{Guidance, Interval, Threshold};
 use crate::job::{ClassChoice, Progress, SamplingJob, TrainedModel};
 use crate::levels::{Ends, Ladder};
-use crate::samplers::{Churn, Langevin, Sampler, SamplerOptions, Tolerance};
+use crate::noise::{Generator, NoiseChoice};
+use crate::samplers::{Churn, Langevin, Sampler, SamplerError, SamplerOptions, Tolerance};
 use crate::snapshot::Snapshot;
-use crate::{device, pictures};
+use crate::{device, init_noise, pictures};
 
 /// Points that are drawn beside the samples.
 const POINTS_BESIDE: usize = 2048;
@@ -36,12 +39,18 @@ pub struct SampleArgs {
     /// Sample k depends on the seed and on k alone.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
+    /// Who draws the noise: own, or torch as PyTorch does on the CPU, with the tables of diffusers in f32.
+    #[arg(long, value_name = "WHO", value_enum, default_value_t)]
+    noise_compat: Generator,
+    /// Start from this noise of shape [N, ..]: a .npy file, or a safetensors file with one tensor.
+    #[arg(long, value_name = "FILE")]
+    init_noise: Option<PathBuf>,
     /// Only this class, by name or number; without it, classes take turns.
     #[arg(long, value_name = "C")]
     class: Option<String>,
     /// The sampler.
-    #[arg(long, value_name = "NAME", default_value = Sampler::NAMES[0], help = sampler_help())]
-    sampler: String,
+    #[arg(long, value_name = "NAME", help = sampler_help())]
+    sampler: Option<String>,
     /// Share of noise in ddim, from 0 (deterministic, without it) to 1.
     #[arg(long, value_name = "ETA")]
     eta: Option<f64>,
@@ -109,7 +118,10 @@ pub struct SampleArgs {
 
 fn sampler_help() -> String {
     let line = |sampler: &Sampler| format!("{}: {}", sampler.name(), sampler.description());
-    format!("The sampler\n{}", Sampler::ALL.iter().map(line).collect::<Vec<_>>().join("\n"))
+    format!(
+        "The sampler; without it and without levels, what the snapshot's scheduler says, and ddpm where it has none\n{}",
+        Sampler::ALL.iter().map(line).collect::<Vec<_>>().join("\n")
+    )
 }
 
 fn levels_help() -> String {
@@ -144,16 +156,26 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         }),
         snr: args.snr,
     };
-    let sampler = Sampler::new(&args.sampler, options)?;
+    let plan = args.follow(&snapshot)?;
+    let named = || Sampler::new(args.sampler.as_deref().unwrap_or(Sampler::NAMES[0]), options);
+    let sampler = plan.as_ref().map_or_else(named, |plan| Ok(plan.sampler))?;
     let levels = args.levels.clone().unwrap_or_else(|| Ladder::usual_for(&diffusion));
     let levels = levels.with_ends(Ends { min: args.sigma_min, max: args.sigma_max })?;
+    let init_noise = args.init_noise.as_deref().map(|file| init_noise::read(file, &config.data.shape)).transpose()?;
+    let usual_count = match &init_noise {
+        Some(noise) => noise.len() / config.data.values_per_item(),
+        None if is_image => 100,
+        None => 2048,
+    };
     let job = SamplingJob {
-        count: args.count.unwrap_or(if is_image { 100 } else { 2048 }),
+        count: args.count.unwrap_or(usual_count),
         seed: args.seed,
         batch_size: args.batch_size,
         sampler,
         steps: args.steps,
         levels,
+        plan,
+        noise: NoiseChoice { generator: args.noise_compat, start: init_noise },
         class: class_choice(args.class.as_deref(), classes, &config.data.classes)?,
         clip: clip_for(&config.data),
         guidance: Guidance {
@@ -175,11 +197,10 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
 
     eprintln!(
-        "{}: {} samples of {} after step {} by {} in {} steps on {}",
+        "{}: {} samples of {} by {} in {} steps on {}",
         path.display(),
         job.count,
-        config.experiment,
-        config.step,
+        config.origin(),
         sampler.name(),
         job.steps_for(&diffusion),
         open.name
@@ -188,9 +209,39 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
     let samples = job.run(&model, &open.device, &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
-    let beside = if is_image { None } else { points_beside(&config.source) };
+    let beside = config.source.as_ref().filter(|_| !is_image).and_then(points_beside);
     pictures::write(&out, &samples, beside.as_deref())?;
     Ok(out)
+}
+
+impl SampleArgs {
+    /// The walk of the snapshot's own scheduler, if there is one and nothing else was asked for.
+    fn follow(&self, snapshot: &Snapshot) -> anyhow::Result<Option<Plan>> {
+        let Some(scheduler) = &snapshot.scheduler else { return Ok(None) };
+        let is_ddim = matches!(scheduler.method, Method::Ddim { .. });
+        let asked = [
+            self.sampler.is_some(),
+            self.levels.is_some(),
+            self.sigma_min.is_some() || self.sigma_max.is_some(),
+            self.s_churn.is_some() || self.snr.is_some(),
+            self.rtol.is_some() || self.atol.is_some(),
+            self.langevin_steps.is_some() || self.langevin_epsilon.is_some(),
+            self.eta.is_some() && !is_ddim,
+        ];
+        if asked.contains(&true) {
+            return Ok(None);
+        }
+        let eta = self.eta.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&eta) {
+            return Err(SamplerError::Eta { eta }.into());
+        }
+        let tables = match self.noise_compat {
+            Generator::Own => Tables::Exact,
+            Generator::Torch => Tables::Peer,
+        };
+        let steps = self.steps.unwrap_or_else(|| scheduler.default_steps());
+        Ok(Some(scheduler.plan(steps, eta, tables).with_context(|| format!("the snapshot's {}", scheduler.class()))?))
+    }
 }
 
 /// A snapshot and the process that it was trained for.
