@@ -46,6 +46,8 @@ pub enum Stream {
     Probe = 16,
     /// Noise of the variational bound; index: the item times 2^32, plus the step.
     Bound = 17,
+    /// Whether a training item is shown the network's own estimate; index: the item's place in the endless stream.
+    SelfConditioning = 18,
 }
 
 /// One 64-bit number for an address. For one seed and stream, different indexes give different numbers.

@@ -1,21 +1,24 @@
 //! A sampling job: how many samples, from which seed, by which sampler.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::DataInfo;
 use ddpm_model::condition::Condition;
-use ddpm_model::denoiser::{Denoiser, DiscreteDenoiser};
-use ddpm_model::gaussian::{Clip, GaussianDiffusion};
+use ddpm_model::denoiser::{Denoiser, Estimate, NetworkDenoiser};
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::gaussian::Clip;
 use ddpm_model::network::Network;
-use ddpm_model::noise_level::NoiseLevel;
+use ddpm_model::noise_level::{NoiseLevel, NoiseRange};
 use ddpm_model::variance::Variance;
 
+use crate::diffusers::Plan;
 use crate::guidance::{
     Answers, AutoGuidance, ClassifierFree, Guidable, Guidance, GuidanceError, Guide, Rescaled, Thresholded, Within,
 };
 use crate::levels::{Ladder, LevelsError};
-use crate::noise::SampleNoise;
+use crate::noise::{JobNoise, NoiseChoice};
 use crate::samplers::{Clipped, Sampler, Step};
 
 /// Images that take part in the animation; of points, up to [`ANIMATED_POINTS`] do.
@@ -23,9 +26,9 @@ pub const ANIMATED_IMAGES: usize = 40;
 /// Points that take part in the animation.
 pub const ANIMATED_POINTS: usize = 2000;
 
-/// What to sample, and how. Sample k depends on the seed, k and the choices here, but not on `count` or
-/// `batch_size`.
-#[derive(Clone, Debug, PartialEq)]
+/// What to sample, and how. Sample k depends on the seed, k and the choices here, but not on `count` (except for
+/// PyTorch's noise) or `batch_size`.
+#[derive(Clone, Debug)]
 pub struct SamplingJob {
     /// How many samples.
     pub count: usize,
@@ -35,10 +38,14 @@ pub struct SamplingJob {
     pub batch_size: usize,
     /// The sampler.
     pub sampler: Sampler,
-    /// How many steps it takes; as many as the network was trained on if `None`.
+    /// How many steps it takes; what is usual for the sampler if `None`.
     pub steps: Option<usize>,
     /// Which noise levels they visit.
     pub levels: Ladder,
+    /// The walk of a scheduler of diffusers, in place of sampler, steps, levels and clipping.
+    pub plan: Option<Plan>,
+    /// Where the noise comes from.
+    pub noise: NoiseChoice,
     /// Which classes, for a network that is conditioned on them.
     pub class: ClassChoice,
     /// What is done to the predicted x_0.
@@ -77,13 +84,15 @@ pub struct TrainedModel<'a, N> {
     /// The network, without autodiff.
     pub network: &'a N,
     /// The diffusion it was trained for.
-    pub diffusion: &'a GaussianDiffusion,
+    pub diffusion: &'a Diffusion,
     /// The data it was trained on.
     pub data: &'a DataInfo,
     /// How many classes it is conditioned on, if it is.
     pub classes: Option<usize>,
     /// The class that stands for none, if it was trained with one.
     pub null_class: Option<usize>,
+    /// Whether it is told its own last estimate.
+    pub self_conditioned: bool,
     /// A weaker model of the same data that guides in place of the null class.
     pub guide: Option<&'a TrainedModel<'a, N>>,
 }
@@ -95,10 +104,14 @@ impl<N> TrainedModel<'_, N> {
 }
 
 impl<N: Predictor> TrainedModel<'_, N> {
-    /// What it says under this condition.
-    fn under<const D: usize>(&self, condition: Condition) -> impl Denoiser<D> {
+    /// What it says under this condition, at the times of a plan if there is one.
+    fn under<'b, const D: usize>(&'b self, condition: Condition, plan: Option<&'b Plan>) -> Box<dyn Denoiser<D> + 'b> {
         let network = move |x_t: Tensor<D>, t: Tensor<1>| self.network.predict(x_t, t, &condition);
-        DiscreteDenoiser::new(network, self.diffusion)
+        if let Some(plan) = plan {
+            return Box::new(plan.denoiser(network));
+        }
+        let estimate = if self.self_conditioned { Estimate::Last(RefCell::default()) } else { Estimate::Unused };
+        Box::new(NetworkDenoiser::new(network, self.diffusion, estimate))
     }
 }
 
@@ -177,6 +190,14 @@ pub enum JobError {
     /// Guidance that the network cannot have.
     #[error(transparent)]
     Guidance(#[from] GuidanceError),
+    /// Noise to start from that does not suffice.
+    #[error("there is noise to start {found} samples from, but {count} were asked for")]
+    InitNoise {
+        /// For how many there is some.
+        found: usize,
+        /// How many were asked for.
+        count: usize,
+    },
     /// A sampler that divides by the signal, on a schedule that ends without one.
     #[error(
         "{sampler} cannot start from a level without any signal, where this schedule (zero_terminal_snr) ends; use ddpm \
@@ -221,8 +242,10 @@ impl SamplingJob {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Samples, JobError> {
         self.check(model)?;
-        let available = model.diffusion.schedule.len();
-        let levels = self.levels.levels(self.steps.unwrap_or(available), &model.diffusion.schedule)?;
+        let levels = match self.plan {
+            Some(_) => Vec::new(),
+            None => self.levels.levels(self.steps_for(model.diffusion), model.diffusion)?,
+        };
         // The rank of a batch is that of an item and one more.
         match model.data.shape.len() {
             1 => self.run_rank::<2, N>(model, &levels, device, on_progress),
@@ -230,6 +253,15 @@ impl SamplingJob {
             3 => self.run_rank::<4, N>(model, &levels, device, on_progress),
             _ => Err(JobError::Rank { shape: model.data.shape.clone() }),
         }
+    }
+
+    /// How many steps it takes of a model.
+    pub fn steps_for(&self, diffusion: &Diffusion) -> usize {
+        if let Some(plan) = &self.plan {
+            return plan.steps();
+        }
+        let usual = || self.levels.own_steps().unwrap_or_else(|| self.sampler.usual_steps(diffusion));
+        self.steps.unwrap_or_else(usual)
     }
 
     fn check<N>(&self, model: &TrainedModel<'_, N>) -> Result<(), JobError> {
@@ -245,13 +277,16 @@ impl SamplingJob {
             }
             _ => {}
         }
+        let per_sample = model.data.values_per_item();
+        if let Some(start) = self.noise.start.as_ref().filter(|start| start.len() < self.count * per_sample) {
+            return Err(JobError::InitNoise { found: start.len() / per_sample.max(1), count: self.count });
+        }
         self.guidance.check(model.guidable(), model.guide.map(|guide| guide.guidable()), self.clip)?;
-        let schedule = &model.diffusion.schedule;
-        let ends_without_signal = schedule.level(schedule.len() - 1).alpha == 0.0;
+        let ends_without_signal = model.diffusion.level_at(1.0).alpha == 0.0;
         if ends_without_signal && !matches!(self.sampler, Sampler::Ddpm { .. } | Sampler::Ddim { .. }) {
             return Err(JobError::NoSignal { sampler: self.sampler.name() });
         }
-        match (self.sampler, model.diffusion.variance) {
+        match (self.sampler, model.diffusion.variance()) {
             (_, Variance::Learned) => Ok(()),
             (Sampler::Ddpm { variance: Variance::Learned }, trained) => Err(JobError::NoLearnedVariance { trained }),
             _ => Ok(()),
@@ -267,7 +302,7 @@ impl SamplingJob {
     ) -> Result<Samples, JobError> {
         // No graph of the sampling is ever needed, and it would hold every step in memory.
         let device = device.clone().without_autodiff();
-        let steps = levels.len() - 1;
+        let steps = self.plan.as_ref().map_or_else(|| levels.len() - 1, Plan::steps);
         let mut samples = Samples {
             values: Vec::new(),
             shape: model.data.shape.clone(),
@@ -290,7 +325,8 @@ impl SamplingJob {
                 steps,
             };
             let labels = &samples.labels[batch.clone()];
-            let mut noise = SampleNoise::<D>::new(self.seed, batch.clone(), batch_shape(&model.data.shape), &device);
+            let shape = batch_shape(&model.data.shape);
+            let mut noise = JobNoise::<D>::new(&self.noise, self.seed, self.count, batch.clone(), shape, &device);
 
             let animated = animated(&batch, &samples.shape);
             let mut kept = Vec::new();
@@ -299,15 +335,17 @@ impl SamplingJob {
                     kept.push(x.clone().narrow(0, 0, animated));
                 }
             };
-            let x = noise.start();
+            let x = noise.start() * self.plan.as_ref().map_or(1.0, |plan| plan.start);
             keep(0, &x);
             let mut on_step = |step: Step<'_, D>| {
                 let steps_done = step.index + 1;
                 keep(steps_done, step.x);
                 on_progress(progress(batch.start, steps_done));
             };
-            let x_0 = self.with_denoiser(model, labels, &device, |denoiser| {
-                self.sampler.run(denoiser, levels, x, &mut noise, &mut on_step)
+            let x_0 = self.with_denoiser(model, labels, &device, |denoiser| match &self.plan {
+                Some(plan) if self.guidance.threshold.is_some() => plan.walk(denoiser, x, &mut noise, &mut on_step),
+                Some(plan) => plan.run(denoiser, x, &mut noise, &mut on_step),
+                None => self.sampler.run(denoiser, levels, x, &mut noise, &mut on_step),
             });
 
             samples.values.extend(in_units(x_0, model.data)?);
@@ -332,22 +370,25 @@ impl SamplingJob {
         ask: impl FnOnce(&dyn Denoiser<D>) -> T,
     ) -> T {
         let Guidance { scale, interval, rescale: phi, threshold } = self.guidance;
-        let plain = model.under(condition(labels, device));
+        let plan = self.plan.as_ref();
+        let plain = model.under(condition(labels, device), plan);
         let nulls = std::iter::repeat_n(model.null_class, labels.len());
         let twice: Vec<Option<usize>> = labels.iter().copied().chain(nulls).collect();
-        let twice = model.under(condition(&twice, device));
-        let free = ClassifierFree { answers: Answers::Together { conditional: &plain, twice: &twice }, scale };
+        let twice = model.under(condition(&twice, device), plan);
+        let free = ClassifierFree { answers: Answers::Together { conditional: &*plain, twice: &*twice }, scale };
         let guide = model.guide.unwrap_or(model);
         let known: Vec<Option<usize>> = labels.iter().map(|label| guide.classes.and(*label)).collect();
-        let weaker = guide.under(condition(&known, device));
-        let auto = AutoGuidance { network: &plain, guide: &weaker, scale };
+        let weaker = guide.under(condition(&known, device), None);
+        let auto = AutoGuidance { network: &*plain, guide: &*weaker, scale };
 
         let guide: &dyn Guide<D> = if model.guide.is_some() { &auto } else { &free };
         let rescaled = Rescaled { inner: guide, phi };
         let within = Within { inner: &rescaled, interval };
-        let inner: &dyn Denoiser<D> = if self.guidance.is_active() { &within } else { &plain };
+        let inner: &dyn Denoiser<D> = if self.guidance.is_active() { &within } else { &*plain };
         match threshold {
             Some(threshold) => ask(&Thresholded { inner, threshold }),
+            // A plan holds x_0 itself.
+            None if plan.is_some() => ask(inner),
             None => ask(&Clipped { inner, clip: self.clip }),
         }
     }

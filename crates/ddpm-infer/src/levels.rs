@@ -5,18 +5,20 @@
 
 use std::str::FromStr;
 
-use ddpm_model::noise_level::NoiseLevel;
-use ddpm_model::schedule::Schedule;
+use ddpm_model::continuous::ContinuousDiffusion;
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::noise_level::{NoiseLevel, NoiseRange};
+use ddpm_model::path::Path;
 use serde::{Deserialize, Serialize};
 
-use crate::samplers::{level_at, ratio};
+use crate::samplers::level_at;
 use crate::steps::{Spacing, StepsError, levels};
 
 /// A recipe for noise levels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ladder {
-    /// Those of trained steps.
+    /// Those of trained steps; in continuous time, even in time.
     Steps(Spacing),
     /// Even in time from the last step to the first, of which the first is left out ("simple" without rounding).
     SgmUniform,
@@ -74,9 +76,9 @@ pub enum LevelsError {
     Untrained {
         /// What was asked for.
         sigma: f64,
-        /// Sigma of the first step of the schedule.
+        /// The smallest sigma that was trained.
         min: f64,
-        /// Sigma of its last step.
+        /// The largest one.
         max: f64,
     },
     /// Sigmas that do not fall.
@@ -86,6 +88,12 @@ pub enum LevelsError {
         before: f64,
         /// The one after it.
         after: f64,
+    },
+    /// Steps that are counted, where they are not.
+    #[error("{name} levels are counted in trained steps, of which continuous time has none; try {}", Ladder::TIMELESS)]
+    NoSteps {
+        /// The ladder.
+        name: &'static str,
     },
     /// Ends for a ladder that has its own.
     #[error("sigma-min and sigma-max are the ends of karras and exponential levels, not of {name}")]
@@ -130,6 +138,9 @@ impl Ladder {
     pub const NAMES: [&str; 9] =
         ["linspace", "trailing", "leading", "stride", "sgm-uniform", "beta", "karras", "exponential", "log-linear"];
 
+    /// Those that need no counted steps.
+    const TIMELESS: &str = "linspace, trailing, sgm-uniform, karras or exponential";
+
     /// The same with other ends, `None` being the schedule's.
     pub fn with_ends(self, ends: Ends) -> Result<Self, LevelsError> {
         match self {
@@ -155,6 +166,18 @@ impl Ladder {
         }
     }
 
+    /// What is usual for a model: all of its steps where they are counted, Karras et al.'s levels where noise
+    /// explodes, and otherwise even times.
+    pub fn usual_for(diffusion: &Diffusion) -> Self {
+        match diffusion {
+            Diffusion::Discrete(_) => Self::default(),
+            Diffusion::Continuous(ContinuousDiffusion { path: Path::Ve { .. }, .. }) => {
+                Self::Karras { rho: 7.0, ends: Ends::default() }
+            }
+            Diffusion::Continuous(_) => Self::SgmUniform,
+        }
+    }
+
     /// How many steps it takes if nobody says, where it knows.
     pub fn own_steps(&self) -> Option<usize> {
         match self {
@@ -163,22 +186,27 @@ impl Ladder {
         }
     }
 
-    /// `count` levels of the process that `schedule` is made of, the noisiest first, and the clean one.
-    pub fn levels(&self, count: usize, schedule: &Schedule) -> Result<Vec<NoiseLevel>, LevelsError> {
+    /// `count` of the levels that were trained, the noisiest first, and the clean one.
+    pub fn levels(&self, count: usize, trained: &dyn NoiseRange) -> Result<Vec<NoiseLevel>, LevelsError> {
         if count == 0 {
             return Err(LevelsError::Empty);
         }
         let ends = |ends: Ends| {
-            let (min, max) = trained(schedule);
+            let (min, max) = sigmas_of(trained);
             let (max, min) = (ends.max.unwrap_or(max), ends.min.unwrap_or(min));
-            check(&[max, min], schedule).map(|()| (max, min))
+            check(&[max, min], trained).map(|()| (max, min))
         };
         match self {
-            Self::Steps(spacing) => Ok(levels(schedule, &spacing.choose(count, schedule.len())?)),
-            Self::SgmUniform => Ok(at_times(even(1.0, 0.0, count + 1)[..count].iter().copied(), schedule)),
+            Self::Steps(spacing) => match (trained.schedule(), spacing) {
+                (Some(schedule), _) => Ok(levels(schedule, &spacing.choose(count, schedule.len())?)),
+                (None, Spacing::Linspace) => Ok(at_times(even(1.0, 0.0, count).into_iter(), trained)),
+                (None, Spacing::Trailing) => Self::SgmUniform.levels(count, trained),
+                (None, Spacing::Leading | Spacing::Stride) => Err(LevelsError::NoSteps { name: self.name() }),
+            },
+            Self::SgmUniform => Ok(at_times(even(1.0, 0.0, count + 1)[..count].iter().copied(), trained)),
             Self::Beta { alpha, beta } => {
                 let quantiles = even(1.0, 0.0, count).into_iter().map(|p| beta_quantile(p, *alpha, *beta));
-                Ok(at_times(quantiles, schedule))
+                Ok(at_times(quantiles, trained))
             }
             Self::Karras { rho, ends: asked } => {
                 let (max, min) = ends(*asked)?;
@@ -189,7 +217,7 @@ impl Ladder {
                 Ok(of_sigmas(&exponential(count, max, min)))
             }
             Self::Sigmas(sigmas) => {
-                check(sigmas, schedule)?;
+                check(sigmas, trained)?;
                 Ok(of_sigmas(&if sigmas.len() == count { sigmas.clone() } else { resampled(sigmas, count) }))
             }
         }
@@ -223,13 +251,13 @@ fn even(first: f64, last: f64, count: usize) -> Vec<f64> {
     (0..count).map(|i| first + (last - first) * (i as f64 / gaps as f64)).collect()
 }
 
-/// The smallest and the largest sigma of a schedule.
-fn trained(schedule: &Schedule) -> (f64, f64) {
-    (ratio(schedule.level(0)), ratio(schedule.level(schedule.len() - 1)))
+/// The smallest and the largest sigma that were trained.
+fn sigmas_of(trained: &dyn NoiseRange) -> (f64, f64) {
+    (trained.level_at(0.0).ratio(), trained.level_at(1.0).ratio())
 }
 
-fn check(sigmas: &[f64], schedule: &Schedule) -> Result<(), LevelsError> {
-    let (min, max) = trained(schedule);
+fn check(sigmas: &[f64], trained: &dyn NoiseRange) -> Result<(), LevelsError> {
+    let (min, max) = sigmas_of(trained);
     if let Some(sigma) = sigmas.iter().copied().find(|sigma| !(min..=max).contains(sigma)) {
         return Err(LevelsError::Untrained { sigma, min, max });
     }
@@ -243,20 +271,9 @@ fn of_sigmas(sigmas: &[f64]) -> Vec<NoiseLevel> {
     sigmas.iter().copied().chain([0.0]).map(level_at).collect()
 }
 
-/// Levels at shares of the way from the first step to the last; between steps the log-SNR is interpolated, as
-/// [`Schedule::time_of`] does backwards.
-fn at_times(shares: impl Iterator<Item = f64>, schedule: &Schedule) -> Vec<NoiseLevel> {
-    let last = schedule.len() - 1;
-    let at = |share: f64| {
-        let time = share * last as f64;
-        let low = time as usize;
-        if time == low as f64 {
-            return schedule.level(low);
-        }
-        let (a, b) = (schedule.level(low).log_snr(), schedule.level(low + 1).log_snr());
-        level_at((-0.5 * (a + (b - a) * (time - low as f64))).exp())
-    };
-    shares.map(at).chain([level_at(0.0)]).collect()
+/// Levels at shares of the way from the cleanest to the noisiest.
+fn at_times(shares: impl Iterator<Item = f64>, trained: &dyn NoiseRange) -> Vec<NoiseLevel> {
+    shares.map(|share| trained.level_at(share)).chain([level_at(0.0)]).collect()
 }
 
 /// The x below which a share `p` of the Beta distribution lies.
@@ -303,7 +320,8 @@ fn beta_integral(x: f64, a: f64, b: f64) -> f64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use ddpm_model::schedule::ScheduleConfig;
+    use crate::samplers::ratio;
+    use ddpm_model::schedule::{Schedule, ScheduleConfig};
 
     fn schedule() -> Schedule {
         ScheduleConfig::default().init().unwrap()
@@ -352,6 +370,27 @@ mod tests {
         let even = Ladder::SgmUniform.levels(4, &schedule).unwrap();
         for (level, time) in even.iter().zip([999.0, 749.25, 499.5, 249.75]) {
             assert!((schedule.time_of(*level) - time).abs() < 1e-9, "{time}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_walked_from_its_noisiest_time_to_its_cleanest() {
+        for path in [Path::Vp { beta_min: 0.1, beta_max: 20.0 }, Path::Ve { sigma_min: 0.1, sigma_max: 9.0 }] {
+            let [first, last] = path.times();
+            for name in Ladder::NAMES {
+                let ladder: Ladder = name.parse().unwrap();
+                let Ok(levels) = ladder.levels(4, &path) else {
+                    assert!(["leading", "stride"].contains(&name), "{name}");
+                    assert!(ladder.levels(4, &path).unwrap_err().to_string().contains(name));
+                    continue;
+                };
+                assert!(levels.is_sorted_by(|a, b| ratio(*a) > ratio(*b)), "{name} {levels:?}");
+                let times: Vec<f64> = levels[..4].iter().map(|level| path.time_of_ratio(level.ratio())).collect();
+                assert!((times[0] - last).abs() < 1e-9, "{name} {times:?}");
+                let cleanest =
+                    if ["trailing", "sgm-uniform"].contains(&name) { first + (last - first) / 4.0 } else { first };
+                assert!((times[3] - cleanest).abs() < 1e-9, "{name} {times:?}");
+            }
         }
     }
 

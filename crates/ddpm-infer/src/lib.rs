@@ -5,7 +5,11 @@
 mod bar;
 pub mod choose;
 pub mod device;
+pub mod diffusers;
 pub mod guidance;
+pub mod import;
+pub mod init_noise;
+pub mod inspect;
 pub mod inspect_data;
 pub mod job;
 pub mod levels;
@@ -20,4 +24,5 @@ pub mod samplers;
 pub mod snapshot;
 pub mod steps;
 pub mod tasks;
+pub mod torch_noise;
 pub mod weights;

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ddpm_infer::{inspect_data, measure_likelihood, sample};
+use ddpm_infer::{import, inspect, inspect_data, measure_likelihood, sample};
 
 /// Sample from diffusion models.
 #[derive(Parser, Debug)]
@@ -24,6 +24,10 @@ enum Command {
     Sample(Box<sample::SampleArgs>),
     /// Says how likely a snapshot finds its data: bits per dimension of images, nats of points.
     Likelihood(measure_likelihood::LikelihoodArgs),
+    /// Makes a snapshot of a checkpoint of improved-diffusion, guided-diffusion or pesser's DDPM.
+    Import(import::ImportArgs),
+    /// Says what a file or folder of weights is, what it can be used for, and what is wrong with it.
+    Inspect(inspect::InspectArgs),
     /// Lists the datasets there are, or reads one and says what it holds.
     Data(inspect_data::DataArgs),
 }
@@ -32,6 +36,8 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Sample(args) => sample::run(&args).map(|out| println!("{}", out.display())),
         Command::Likelihood(args) => measure_likelihood::run(&args).map(|found| println!("{found}")),
+        Command::Import(args) => import::run(&args).map(|out| println!("{}", out.display())),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Data(args) => inspect_data::run(&args),
     };
     match result {

@@ -2,16 +2,18 @@
 
 use std::ops::Range;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_data::{DataInfo, Example, Split};
 use ddpm_model::condition::Condition;
-use ddpm_model::denoiser::{DiscreteDenoiser, time_tensor};
+use ddpm_model::denoiser::{Estimate, NetworkDenoiser, beside_estimate, time_tensor};
+use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::network::Network;
+use ddpm_model::noise_level::NoiseRange;
 
 use crate::bar::progress_bar;
 use crate::choose::SnapshotArgs;
@@ -81,7 +83,8 @@ enum Kind {
 struct Measured<'a> {
     args: &'a LikelihoodArgs,
     network: &'a Network,
-    diffusion: &'a GaussianDiffusion,
+    diffusion: &'a Diffusion,
+    self_conditioned: bool,
     data: &'a DataInfo,
     classes: usize,
     items: Vec<Example>,
@@ -103,7 +106,8 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
     let open = device::open(args.snapshot.device.as_deref())?;
     let is_image = |data: &DataInfo| data.shape.len() == 3;
     let (mut snapshot, diffusion) = load(&path, &open.device)?;
-    let method = args.method.unwrap_or(if is_image(&snapshot.config.data) { Method::Bound } else { Method::Ode });
+    let has_bound = is_image(&snapshot.config.data) && matches!(diffusion, Diffusion::Discrete(_));
+    let method = args.method.unwrap_or(if has_bound { Method::Bound } else { Method::Ode });
     if method == Method::Bound && !is_image(&snapshot.config.data) {
         bail!(
             "--method bound: its last term is about 8-bit values, which {} has not; use ode",
@@ -123,7 +127,11 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
         Part::Train => Split::Train,
         Part::Test => Split::Test,
     };
-    let data = ddpm_data::open(&config.source, split, 0)?;
+    let source = config
+        .source
+        .as_ref()
+        .with_context(|| format!("{}: others trained it, and it does not say on which data", path.display()))?;
+    let data = ddpm_data::open(source, split, 0)?;
     let items = (0..data.items.len().min(args.count)).map(|k| data.items.get(k)).collect::<Result<Vec<_>, _>>()?;
     eprintln!(
         "{}: {} after step {}, {} {} items, by {} on {}",
@@ -140,9 +148,14 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
     );
     let classes = config.network.num_classes();
     let data = &config.data;
-    let measured = Measured { args, network: &snapshot.network, diffusion: &diffusion, data, classes, items, device };
+    let self_conditioned = config.diffusion.self_conditioning;
+    let network = &snapshot.network;
+    let measured = Measured { args, network, diffusion: &diffusion, self_conditioned, data, classes, items, device };
     match (method, data.shape.len()) {
-        (Method::Bound, _) => measured.bound(),
+        (Method::Bound, _) => match &diffusion {
+            Diffusion::Discrete(diffusion) => measured.bound(diffusion),
+            Diffusion::Continuous(_) => bail!("--method bound: sums over trained steps, which a path has not; use ode"),
+        },
         (Method::Ode, 1) => measured.ode::<2>(),
         (Method::Ode, 2) => measured.ode::<3>(),
         (Method::Ode, 3) => measured.ode::<4>(),
@@ -152,8 +165,8 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
 
 impl Measured<'_> {
     /// Means over the items of the bound and its terms.
-    fn bound(&self) -> anyhow::Result<String> {
-        let steps = self.diffusion.schedule.len();
+    fn bound(&self, diffusion: &GaussianDiffusion) -> anyhow::Result<String> {
+        let steps = diffusion.schedule.len();
         let batches = self.items.len().div_ceil(self.args.batch_size);
         let bar = progress_bar("{bar:28} {pos}/{len} steps  {elapsed} < {eta}", (steps * batches) as u64);
         let (mut whole, mut prior, mut middle, mut first) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -168,10 +181,11 @@ impl Measured<'_> {
             let network = |x_t: Tensor<4>, t: &[usize]| {
                 bar.inc(1);
                 let times: Vec<f64> = t.iter().map(|t| *t as f64).collect();
-                let times = time_tensor(&times, &x_t);
+                let times = time_tensor(&diffusion.network_times(&times), &x_t);
+                let x_t = if self.self_conditioned { beside_estimate(x_t, None) } else { x_t };
                 self.network.forward(x_t, times, &condition)
             };
-            let bound = self.diffusion.bound(&x_0, clip_for(self.data), noise, network);
+            let bound = diffusion.bound(&x_0, clip_for(self.data), noise, network);
             let terms: Vec<f64> = bound.terms_bpd.into_data().iter::<f64>().collect();
             first.extend(terms.chunks_exact(steps).map(|terms| terms[0]));
             middle.extend(terms.chunks_exact(steps).map(|terms| terms[1..].iter().sum::<f64>()));
@@ -190,8 +204,8 @@ impl Measured<'_> {
     /// Mean over the items of minus the log-likelihood of the ODE.
     fn ode<const D: usize>(&self) -> anyhow::Result<String> {
         let is_image = self.data.shape.len() == 3;
-        let (args, schedule) = (self.args, &self.diffusion.schedule);
-        let levels = [schedule.level(0), schedule.level(schedule.len() - 1)];
+        let args = self.args;
+        let levels = [self.diffusion.level_at(0.0), self.diffusion.level_at(1.0)];
         let tolerance = Tolerance { absolute: args.atol, relative: args.rtol };
         let kind = match args.probe {
             Kind::Rademacher => ProbeKind::Rademacher,
@@ -208,7 +222,9 @@ impl Measured<'_> {
             })?;
             let condition = self.condition(&rows);
             let network = |x_t: Tensor<D>, t: Tensor<1>| self.network.forward(x_t, t, &condition);
-            let denoiser = DiscreteDenoiser::new(network, self.diffusion);
+            // An estimate from before would make the answer depend on more than x.
+            let estimate = if self.self_conditioned { Estimate::Blank } else { Estimate::Unused };
+            let denoiser = NetworkDenoiser::new(network, self.diffusion, estimate);
             let probe = |probe| {
                 self.tensor(rows.clone().flat_map(|item| kind.draw(args.seed, item, probe, self.size())).collect())
             };

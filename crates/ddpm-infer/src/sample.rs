@@ -6,18 +6,22 @@ use anyhow::{Context, bail};
 use burn::tensor::Device;
 use clap::Args;
 use ddpm_data::{DataConfig, DataInfo, Split};
-use ddpm_model::gaussian::{Clip, GaussianDiffusion};
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::gaussian::Clip;
 use ddpm_model::network::Network;
 use indicatif::ProgressBar;
 
 use crate::bar::progress_bar;
 use crate::choose::SnapshotArgs;
+use crate::diffusers::scheduler_config::Method;
+use crate::diffusers::{Plan, Tables};
 use crate::guidance::{Guidance, Interval, Threshold};
 use crate::job::{ClassChoice, Progress, SamplingJob, TrainedModel};
 use crate::levels::{Ends, Ladder};
-use crate::samplers::{Churn, Langevin, Sampler, SamplerOptions, Tolerance};
+use crate::noise::{Generator, NoiseChoice};
+use crate::samplers::{Churn, Langevin, Sampler, SamplerError, SamplerOptions, Tolerance};
 use crate::snapshot::Snapshot;
-use crate::{device, pictures};
+use crate::{device, init_noise, pictures};
 
 /// Points that are drawn beside the samples.
 const POINTS_BESIDE: usize = 2048;
@@ -35,12 +39,18 @@ pub struct SampleArgs {
     /// Sample k depends on the seed and on k alone.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
+    /// Who draws the noise: own, or torch as PyTorch does on the CPU, with the tables of diffusers in f32.
+    #[arg(long, value_name = "WHO", value_enum, default_value_t)]
+    noise_compat: Generator,
+    /// Start from this noise of shape [N, ..]: a .npy file, or a safetensors file with one tensor.
+    #[arg(long, value_name = "FILE")]
+    init_noise: Option<PathBuf>,
     /// Only this class, by name or number; without it, classes take turns.
     #[arg(long, value_name = "C")]
     class: Option<String>,
     /// The sampler.
-    #[arg(long, value_name = "NAME", default_value = Sampler::NAMES[0], help = sampler_help())]
-    sampler: String,
+    #[arg(long, value_name = "NAME", help = sampler_help())]
+    sampler: Option<String>,
     /// Share of noise in ddim, from 0 (deterministic, without it) to 1.
     #[arg(long, value_name = "ETA")]
     eta: Option<f64>,
@@ -75,8 +85,8 @@ pub struct SampleArgs {
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Noise levels that the steps visit.
-    #[arg(long, value_name = "NAME", default_value = Ladder::NAMES[0], help = levels_help())]
-    levels: Ladder,
+    #[arg(long, value_name = "NAME", help = levels_help())]
+    levels: Option<Ladder>,
     /// Last sigma of karras and exponential levels; without it, that of the first trained step.
     #[arg(long, value_name = "SIGMA")]
     sigma_min: Option<f64>,
@@ -108,12 +118,16 @@ pub struct SampleArgs {
 
 fn sampler_help() -> String {
     let line = |sampler: &Sampler| format!("{}: {}", sampler.name(), sampler.description());
-    format!("The sampler\n{}", Sampler::ALL.iter().map(line).collect::<Vec<_>>().join("\n"))
+    format!(
+        "The sampler; without it and without levels, what the snapshot's scheduler says, and ddpm where it has none\n{}",
+        Sampler::ALL.iter().map(line).collect::<Vec<_>>().join("\n")
+    )
 }
 
 fn levels_help() -> String {
     format!(
-        "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03",
+        "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03; without it, \
+         linspace for trained steps, and in continuous time karras where noise explodes and sgm-uniform elsewhere",
         Ladder::NAMES.join(", ")
     )
 }
@@ -129,7 +143,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let is_image = config.data.shape.len() == 3;
     let churn = |amount: f64| Churn { amount, min: args.s_min, max: args.s_max, noise: args.s_noise };
     let options = SamplerOptions {
-        variance: diffusion.variance,
+        variance: diffusion.variance(),
         eta: args.eta,
         churn: args.s_churn.map(churn),
         tolerance: (args.rtol.is_some() || args.atol.is_some()).then(|| Tolerance {
@@ -142,16 +156,26 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         }),
         snr: args.snr,
     };
-    let sampler = Sampler::new(&args.sampler, options)?;
-    let levels = args.levels.clone().with_ends(Ends { min: args.sigma_min, max: args.sigma_max })?;
-    let usual = || levels.own_steps().unwrap_or_else(|| sampler.default_steps(diffusion.schedule.len()));
+    let plan = args.follow(&snapshot)?;
+    let named = || Sampler::new(args.sampler.as_deref().unwrap_or(Sampler::NAMES[0]), options);
+    let sampler = plan.as_ref().map_or_else(named, |plan| Ok(plan.sampler))?;
+    let levels = args.levels.clone().unwrap_or_else(|| Ladder::usual_for(&diffusion));
+    let levels = levels.with_ends(Ends { min: args.sigma_min, max: args.sigma_max })?;
+    let init_noise = args.init_noise.as_deref().map(|file| init_noise::read(file, &config.data.shape)).transpose()?;
+    let usual_count = match &init_noise {
+        Some(noise) => noise.len() / config.data.values_per_item(),
+        None if is_image => 100,
+        None => 2048,
+    };
     let job = SamplingJob {
-        count: args.count.unwrap_or(if is_image { 100 } else { 2048 }),
+        count: args.count.unwrap_or(usual_count),
         seed: args.seed,
         batch_size: args.batch_size,
         sampler,
-        steps: Some(args.steps.unwrap_or_else(usual)),
-        levels: levels.clone(),
+        steps: args.steps,
+        levels,
+        plan,
+        noise: NoiseChoice { generator: args.noise_compat, start: init_noise },
         class: class_choice(args.class.as_deref(), classes, &config.data.classes)?,
         clip: clip_for(&config.data),
         guidance: Guidance {
@@ -166,40 +190,69 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let guide = weaker.as_ref().map(|(snapshot, diffusion)| trained(snapshot, diffusion));
     let out = match (&args.out, run) {
         (Some(out), _) => out.clone(),
-        (None, Some(run)) => fresh_folder(&run.samples(), &path, &job),
-        (None, None) => fresh_folder(Path::new("samples"), &path, &job),
+        (None, Some(run)) => fresh_folder(&run.samples(), &path, &job, &diffusion),
+        (None, None) => fresh_folder(Path::new("samples"), &path, &job, &diffusion),
     };
     // Before minutes of work, not after.
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
 
     eprintln!(
-        "{}: {} samples of {} after step {} by {} in {} steps on {}",
+        "{}: {} samples of {} by {} in {} steps on {}",
         path.display(),
         job.count,
-        config.experiment,
-        config.step,
+        config.origin(),
         sampler.name(),
-        job.steps.unwrap_or(diffusion.schedule.len()),
+        job.steps_for(&diffusion),
         open.name
     );
     let model = TrainedModel { guide: guide.as_ref(), ..trained(&snapshot, &diffusion) };
     let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
     let samples = job.run(&model, &open.device, &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
-    let beside = if is_image { None } else { points_beside(&config.source) };
+    let beside = config.source.as_ref().filter(|_| !is_image).and_then(points_beside);
     pictures::write(&out, &samples, beside.as_deref())?;
     Ok(out)
 }
 
+impl SampleArgs {
+    /// The walk of the snapshot's own scheduler, if there is one and nothing else was asked for.
+    fn follow(&self, snapshot: &Snapshot) -> anyhow::Result<Option<Plan>> {
+        let Some(scheduler) = &snapshot.scheduler else { return Ok(None) };
+        let is_ddim = matches!(scheduler.method, Method::Ddim { .. });
+        let asked = [
+            self.sampler.is_some(),
+            self.levels.is_some(),
+            self.sigma_min.is_some() || self.sigma_max.is_some(),
+            self.s_churn.is_some() || self.snr.is_some(),
+            self.rtol.is_some() || self.atol.is_some(),
+            self.langevin_steps.is_some() || self.langevin_epsilon.is_some(),
+            self.eta.is_some() && !is_ddim,
+        ];
+        if asked.contains(&true) {
+            return Ok(None);
+        }
+        let eta = self.eta.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&eta) {
+            return Err(SamplerError::Eta { eta }.into());
+        }
+        let tables = match self.noise_compat {
+            Generator::Own => Tables::Exact,
+            Generator::Torch => Tables::Peer,
+        };
+        let steps = self.steps.unwrap_or_else(|| scheduler.default_steps());
+        Ok(Some(scheduler.plan(steps, eta, tables).with_context(|| format!("the snapshot's {}", scheduler.class()))?))
+    }
+}
+
 /// A snapshot and the process that it was trained for.
-pub(crate) fn load(path: &Path, device: &Device) -> anyhow::Result<(Snapshot, GaussianDiffusion)> {
+pub(crate) fn load(path: &Path, device: &Device) -> anyhow::Result<(Snapshot, Diffusion)> {
     let snapshot = Snapshot::load(path, device)?;
     let diffusion = snapshot.config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
     Ok((snapshot, diffusion))
 }
 
 /// A snapshot as a sampling job takes it.
-pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a GaussianDiffusion) -> TrainedModel<'a, Network> {
+pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a, Network> {
     let classes = snapshot.config.network.num_classes();
     TrainedModel {
         network: &snapshot.network,
@@ -207,6 +260,7 @@ pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a GaussianDiffusion) -> 
         data: &snapshot.config.data,
         classes: (classes > 0).then_some(classes),
         null_class: snapshot.config.network.null_class(),
+        self_conditioned: snapshot.config.diffusion.self_conditioning,
         guide: None,
     }
 }
@@ -224,15 +278,15 @@ fn class_choice(asked: Option<&str>, classes: usize, names: &[String]) -> anyhow
 }
 
 /// A folder that says what is in it, and that no other job has.
-fn fresh_folder(parent: &Path, snapshot: &Path, job: &SamplingJob) -> PathBuf {
+fn fresh_folder(parent: &Path, snapshot: &Path, job: &SamplingJob, diffusion: &Diffusion) -> PathBuf {
     let snapshot = snapshot.file_stem().unwrap_or_default().to_string_lossy();
-    let steps = job.steps.map(|steps| format!("-{steps}")).unwrap_or_default();
+    let steps = job.steps_for(diffusion);
     let class = match job.class {
         ClassChoice::Any => String::new(),
         ClassChoice::One(class) => format!("-class{class}"),
     };
     let guided = if job.guidance.is_active() { format!("-guided{}", job.guidance.scale) } else { String::new() };
-    let name = format!("{snapshot}-{}{steps}-seed{}{class}{guided}", job.sampler.name(), job.seed);
+    let name = format!("{snapshot}-{}-{steps}-seed{}{class}{guided}", job.sampler.name(), job.seed);
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     let mut folders = std::iter::once(name.clone()).chain(numbered).map(|name| parent.join(name));
     folders.find(|folder| !folder.exists()).unwrap_or_else(|| parent.join(name))

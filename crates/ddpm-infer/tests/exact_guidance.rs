@@ -14,10 +14,12 @@ use ddpm_infer::guidance::{
 };
 use ddpm_infer::job::{ClassChoice, Predictor, Samples, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
+use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::noise::SampleNoise;
 use ddpm_infer::samplers::{NoiseSource, Sampler, level_at};
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Denoised, Denoiser};
+use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::prediction::Prediction;
@@ -252,8 +254,11 @@ impl Predictor for Toy {
 }
 
 fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Result<Samples, String> {
-    let diffusion =
-        GaussianDiffusion::new(ScheduleConfig::default().init().unwrap(), Prediction::X0, Variance::default());
+    let diffusion = Diffusion::Discrete(GaussianDiffusion::new(
+        ScheduleConfig::default().init().unwrap(),
+        Prediction::X0,
+        Variance::default(),
+    ));
     let data = DataInfo { name: "toy".into(), shape: vec![1, 2, 2], classes: Vec::new(), units: Units::identity(1) };
     let guide = guide.map(|network| TrainedModel {
         network,
@@ -261,6 +266,7 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         data: &data,
         classes: Some(3),
         null_class: None,
+        self_conditioned: false,
         guide: None,
     });
     let model = TrainedModel {
@@ -269,6 +275,7 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         data: &data,
         classes: Some(3),
         null_class: Some(3),
+        self_conditioned: false,
         guide: guide.as_ref(),
     };
     let job = SamplingJob {
@@ -278,6 +285,8 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         sampler: Sampler::Ddim { eta: 0.0 },
         steps: Some(2),
         levels: Ladder::default(),
+        plan: None,
+        noise: NoiseChoice::default(),
         class: ClassChoice::Any,
         clip,
         guidance,

@@ -10,11 +10,13 @@ use ddpm_data::{DataInfo, Units};
 use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, Predictor, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
+use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::noise::SampleNoise;
 use ddpm_infer::samplers::{Churn, Langevin, NoiseSource, Sampler, Step, Tolerance, level_at, rk45};
 use ddpm_infer::steps::{Spacing, levels};
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::Denoiser;
+use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::noise_level::NoiseLevel;
@@ -264,6 +266,8 @@ fn job(count: usize, batch_size: usize) -> SamplingJob {
         sampler: Sampler::ALL[0],
         steps: Some(5),
         levels: Ladder::default(),
+        plan: None,
+        noise: NoiseChoice::default(),
         class: ClassChoice::Any,
         clip: Clip::Unit,
         guidance: Guidance::default(),
@@ -272,13 +276,14 @@ fn job(count: usize, batch_size: usize) -> SamplingJob {
 }
 
 fn toy_model<T>(run: impl FnOnce(&TrainedModel<'_, Toy>) -> T, shape: &[usize], classes: Option<usize>) -> T {
-    let diffusion = GaussianDiffusion::new(linear(50), Prediction::Eps, Variance::FixedSmall);
+    let diffusion = Diffusion::Discrete(GaussianDiffusion::new(linear(50), Prediction::Eps, Variance::FixedSmall));
     run(&TrainedModel {
         network: &Toy,
         diffusion: &diffusion,
         data: &data(shape),
         classes,
         null_class: None,
+        self_conditioned: false,
         guide: None,
     })
 }
@@ -366,13 +371,14 @@ fn networks_give_a_sample_the_same_values_in_any_batch() {
         [(NetworkConfig::UNet(unet), vec![1, 8, 8]), (NetworkConfig::PointMlp(PointMlpConfig::default()), vec![2])]
     {
         let network = config.with_io(&shape, shape[0]).init(&Device::flex()).map(&mut Shake);
-        let diffusion = GaussianDiffusion::new(linear(50), Prediction::X0, Variance::FixedSmall);
+        let diffusion = Diffusion::Discrete(GaussianDiffusion::new(linear(50), Prediction::X0, Variance::FixedSmall));
         let model = TrainedModel {
             network: &network,
             diffusion: &diffusion,
             data: &data(&shape),
             classes: None,
             null_class: None,
+            self_conditioned: false,
             guide: None,
         };
         let run = |count, batch_size| {

@@ -1,7 +1,10 @@
 //! What samplers and guidance see: data in, an estimate of the clean data out.
 
+use std::cell::RefCell;
+
 use burn::tensor::{DType, Tensor, TensorData};
 
+use crate::diffusion::Diffusion;
 use crate::gaussian::GaussianDiffusion;
 use crate::noise_level::NoiseLevel;
 use crate::prediction::eps_from_x_0;
@@ -51,9 +54,69 @@ where
 {
     fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D> {
         let time = self.diffusion.schedule.time_of(level);
-        let times = time_tensor(&vec![time; x_t.dims()[0]], x_t);
+        let times = time_tensor(&self.diffusion.network_times(&vec![time; x_t.dims()[0]]), x_t);
         let output = (self.network)(x_t.clone(), times);
         self.diffusion.denoised(output, x_t, level)
+    }
+}
+
+/// The network of a trained model as a [`Denoiser`], whatever it was trained for.
+///
+/// `network(x_t, t)` is as for [`DiscreteDenoiser`], and for a self-conditioned one `x_t` has the estimate behind it.
+#[derive(Debug)]
+pub struct NetworkDenoiser<'a, const D: usize, F> {
+    network: F,
+    diffusion: &'a Diffusion,
+    estimate: Estimate<D>,
+}
+
+/// What a network is told of its own estimate of the data (Chen et al. 2023, "self-conditioning").
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a denoiser, of which there are few
+pub enum Estimate<const D: usize> {
+    /// Nothing: it was not trained for it.
+    Unused,
+    /// Zeros, as at the start of sampling: the answer then depends on `x_t` alone.
+    Blank,
+    /// What it said last, zeros at first.
+    Last(RefCell<Option<Tensor<D>>>),
+}
+
+impl<const D: usize> Estimate<D> {
+    /// `x` as the network takes it.
+    fn behind(&self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Unused => x,
+            Self::Blank => beside_estimate(x, None),
+            Self::Last(last) => beside_estimate(x, last.borrow().clone()),
+        }
+    }
+}
+
+/// The input of a self-conditioned network: `x` and the estimate, zeros without one, along the channels.
+pub fn beside_estimate<const D: usize>(x: Tensor<D>, estimate: Option<Tensor<D>>) -> Tensor<D> {
+    let estimate = estimate.unwrap_or_else(|| x.zeros_like());
+    Tensor::cat(vec![x, estimate], 1)
+}
+
+impl<'a, const D: usize, F> NetworkDenoiser<'a, D, F> {
+    /// Wraps a network that was trained under `diffusion`.
+    pub fn new(network: F, diffusion: &'a Diffusion, estimate: Estimate<D>) -> Self {
+        Self { network, diffusion, estimate }
+    }
+}
+
+impl<const D: usize, F> Denoiser<D> for NetworkDenoiser<'_, D, F>
+where
+    F: Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
+{
+    fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D> {
+        let network = |x: Tensor<D>, t: Tensor<1>| (self.network)(self.estimate.behind(x), t);
+        let denoised = self.diffusion.denoise(network, x_t, level);
+        if let Estimate::Last(last) = &self.estimate {
+            last.replace(Some(denoised.x_0.clone()));
+        }
+        denoised
     }
 }
 

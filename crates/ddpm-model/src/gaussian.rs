@@ -65,12 +65,20 @@ pub struct GaussianDiffusion {
     pub prediction: Prediction,
     /// Where the variance of reverse steps comes from.
     pub variance: Variance,
+    /// Whether the network is told its step as if there were a thousand of them (Nichol & Dhariwal 2021).
+    pub rescaled_times: bool,
 }
 
 impl GaussianDiffusion {
     /// Puts the three together.
     pub fn new(schedule: Schedule, prediction: Prediction, variance: Variance) -> Self {
-        Self { schedule, prediction, variance }
+        Self { schedule, prediction, variance, rescaled_times: false }
+    }
+
+    /// What the network is told of these steps, which may lie between two of the schedule.
+    pub fn network_times(&self, steps: &[f64]) -> Vec<f64> {
+        let scale = if self.rescaled_times { 1000.0 / self.schedule.len() as f64 } else { 1.0 };
+        steps.iter().map(|step| step * scale).collect()
     }
 
     /// Eq. 2, a draw of `q(x_t | x_{t-1})`: `x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps`.

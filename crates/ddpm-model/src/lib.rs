@@ -5,17 +5,21 @@
 
 pub mod bound;
 pub mod condition;
+pub mod continuous;
 pub mod denoiser;
+pub mod diffusion;
 pub mod ema;
 pub mod embedding;
 pub mod gaussian;
 pub mod network;
 pub mod noise_level;
+pub mod path;
 pub mod point_mlp;
 pub mod posthoc;
 pub mod prediction;
 pub mod resample;
 pub mod schedule;
+pub mod time_density;
 pub mod unet;
 pub mod variance;
 pub mod weighting;

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Tensor, TensorData};
 
+use crate::schedule::Schedule;
+
 /// `x_t = alpha x_0 + sigma eps`, kept on the host in `f64`.
 ///
 /// `alpha` is the square root of the paper's alpha-bar, never the `1 - beta` that Ho et al. call alpha.
@@ -19,10 +21,33 @@ impl NoiseLevel {
         Self { alpha: alpha_bar.sqrt(), sigma: (1.0 - alpha_bar).sqrt() }
     }
 
+    /// The variance-preserving level at which sigma over alpha is this.
+    pub fn from_ratio(ratio: f64) -> Self {
+        let alpha = 1.0 / (1.0 + ratio * ratio).sqrt();
+        Self { alpha, sigma: ratio * alpha }
+    }
+
+    /// Sigma over alpha: the deviation of the noise beside data of their own size, infinite where they are gone.
+    pub fn ratio(self) -> f64 {
+        self.sigma / self.alpha
+    }
+
     /// The natural logarithm of the signal-to-noise ratio `alpha^2 / sigma^2`.
     pub fn log_snr(self) -> f64 {
         2.0 * (self.alpha.ln() - self.sigma.ln())
     }
+}
+
+/// The noise levels that a network was trained on.
+///
+/// Samplers walk in variance-preserving coordinates, in which x keeps its size, whatever path was trained: a level is
+/// given by its ratio alone.
+pub trait NoiseRange {
+    /// The schedule whose steps they are, where they can be counted.
+    fn schedule(&self) -> Option<&Schedule>;
+
+    /// The variance-preserving level at a share of the way in time, from the cleanest (0) to the noisiest (1).
+    fn level_at(&self, share: f64) -> NoiseLevel;
 }
 
 /// Host numbers as a tensor `[B, 1, ..]` that broadcasts against `like`, in its dtype and on its device.

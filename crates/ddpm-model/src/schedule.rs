@@ -7,7 +7,7 @@ use std::f64::consts::FRAC_PI_2;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::noise_level::NoiseLevel;
+use crate::noise_level::{NoiseLevel, NoiseRange};
 
 /// Above this alpha-bar at the last step, samples that start from pure noise start in the wrong place.
 const LARGEST_FINAL_ALPHA_BAR: f64 = 0.01;
@@ -397,6 +397,23 @@ impl Schedule {
             previous = Some(step);
         }
         Self::from_tables(betas, alphas_bar)
+    }
+}
+
+impl NoiseRange for Schedule {
+    fn schedule(&self) -> Option<&Schedule> {
+        Some(self)
+    }
+
+    /// Between two steps the log-SNR is interpolated, as [`Schedule::time_of`] does backwards.
+    fn level_at(&self, share: f64) -> NoiseLevel {
+        let time = share * (self.len() - 1) as f64;
+        let low = time as usize;
+        if time == low as f64 {
+            return self.level(low);
+        }
+        let (a, b) = (self.level(low).log_snr(), self.level(low + 1).log_snr());
+        NoiseLevel::from_ratio((-0.5 * (a + (b - a) * (time - low as f64))).exp())
     }
 }
 

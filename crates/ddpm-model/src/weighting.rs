@@ -50,6 +50,8 @@ pub enum Weighting {
         #[serde(default = "default_sigma_data")]
         sigma_data: f64,
     },
+    /// `g(t)^2` on the error of the score, in continuous time only: the likelihood's bound (Song et al. 2021b (7)).
+    Likelihood {},
 }
 
 impl Default for Weighting {
@@ -75,7 +77,7 @@ impl Weighting {
     pub fn problems(self) -> Vec<(&'static str, String)> {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         let numbers = match self {
-            Self::Simple {} | Self::Snr {} => vec![],
+            Self::Simple {} | Self::Snr {} | Self::Likelihood {} => vec![],
             Self::MinSnr { gamma } => vec![("gamma", gamma, positive(gamma), "a positive number")],
             Self::P2 { k, gamma } => vec![
                 ("k", k, positive(k), "a positive number"),
@@ -88,12 +90,12 @@ impl Weighting {
         faulty.map(|(key, value, _, expected)| (key, format!("is {value}, expected {expected}"))).collect()
     }
 
-    /// The weight on the squared error of `x_0`, finite down to an SNR of 0; `None` where the kind has no
-    /// conversion, because it belongs to the error of whatever is predicted.
+    /// The weight on the squared error of `x_0`, finite down to an SNR of 0; `None` where the ratio alone does not
+    /// say: `Simple` belongs to the error of whatever is predicted, `Likelihood` to a path.
     pub fn of_x_0_error(self, log_snr: f64) -> Option<f64> {
         let snr = log_snr.exp();
         match self {
-            Self::Simple {} => None,
+            Self::Simple {} | Self::Likelihood {} => None,
             Self::Snr {} => Some(snr),
             Self::MinSnr { gamma } => Some(snr.min(gamma)),
             // An error of eps is sqrt(SNR) times that of x_0.

@@ -8,8 +8,8 @@ use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use ddpm_model::bound::Loss;
 use ddpm_model::condition::Condition;
-use ddpm_model::denoiser::time_tensor;
-use ddpm_model::gaussian::GaussianDiffusion;
+use ddpm_model::denoiser::beside_estimate;
+use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::Network;
 use ddpm_model::noise_level::per_row;
 use ddpm_model::weighting::Weighting;
@@ -21,14 +21,16 @@ pub struct TrainBatch<const D: usize> {
     pub x_0: Tensor<D>,
     /// The noise, of the same shape.
     pub eps: Tensor<D>,
-    /// The step of every row.
-    pub t: Vec<usize>,
+    /// The training time of every row: a step of the chain, or a time of the path.
+    pub times: Vec<f64>,
     /// What the network is told besides.
     pub condition: Condition,
     /// Share of this batch in the optimiser step: 1 over the number of parts.
     pub share: f64,
     /// Place of the first row in the endless stream of items.
     pub first_item: u64,
+    /// For a self-conditioned network, which rows it is shown its own estimate of: 1 or 0.
+    pub shown: Option<Vec<f64>>,
     /// The weight that undoes the choice of each row's step, where steps are drawn by importance.
     pub importance: Option<Vec<f64>>,
 }
@@ -75,7 +77,7 @@ pub struct TrainModel<const D: usize> {
     /// The network; the only part with parameters.
     pub net: Network,
     #[module(skip)]
-    diffusion: Arc<GaussianDiffusion>,
+    diffusion: Arc<Diffusion>,
     #[module(skip)]
     objective: Loss,
     #[module(skip)]
@@ -84,18 +86,29 @@ pub struct TrainModel<const D: usize> {
 
 impl<const D: usize> TrainModel<D> {
     /// A network to be trained under `diffusion`.
-    pub fn new(net: Network, diffusion: Arc<GaussianDiffusion>, objective: Loss, weighting: Weighting) -> Self {
+    pub fn new(net: Network, diffusion: Arc<Diffusion>, objective: Loss, weighting: Weighting) -> Self {
         Self { net, diffusion, objective, weighting }
     }
 
     /// The loss of each row: by default `L_simple`, eq. 14 of Ho et al. 2020.
     pub fn row_losses(&self, batch: &TrainBatch<D>) -> Tensor<1> {
-        let TrainBatch { x_0, eps, t, condition, .. } = batch;
-        let x_t = self.diffusion.q_sample(x_0.clone(), t, eps.clone());
-        let times: Vec<f64> = t.iter().map(|&t| t as f64).collect();
-        let output = self.net.forward(x_t.clone(), time_tensor(&times, &x_t), condition);
-        let terms = self.diffusion.loss(self.objective, output, x_0, &x_t, eps, t);
-        self.diffusion.weighted_loss(self.weighting, terms, t)
+        let TrainBatch { x_0, eps, times, condition, .. } = batch;
+        let estimate = batch.shown.as_ref().map(|shown| self.estimate(batch, shown));
+        let network = |x: Tensor<D>, t: Tensor<1>| match estimate {
+            Some(estimate) => self.net.forward(beside_estimate(x, Some(estimate)), t, condition),
+            None => self.net.forward(x, t, condition),
+        };
+        self.diffusion.row_losses(self.objective, self.weighting, network, x_0, times, eps)
+    }
+
+    /// What the network says of the data before it is shown anything, for the rows that are shown it (Chen et al.
+    /// 2023, algorithm 1). Nothing is learned from how it came about.
+    fn estimate(&self, batch: &TrainBatch<D>, shown: &[f64]) -> Tensor<D> {
+        let TrainBatch { x_0, eps, times, condition, .. } = batch;
+        let network = |x, t| self.net.forward(beside_estimate(x, None), t, condition);
+        let x_t = self.diffusion.q_sample(x_0, times, eps);
+        let estimate = self.diffusion.denoise_rows(network, &x_t, times).detach();
+        per_row(shown, &estimate) * estimate
     }
 
     /// The loss of the batch, and that of its rows where steps are drawn by importance.

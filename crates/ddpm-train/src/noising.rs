@@ -11,6 +11,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::ExampleBatch;
 use ddpm_data::random::{RngExt, Stream, normals, rng};
 use ddpm_model::condition::Condition;
+use ddpm_model::diffusion::Diffusion;
 use ddpm_model::resample::{importance_weight, step_at};
 
 use crate::model::TrainBatch;
@@ -36,18 +37,20 @@ pub enum Labels {
 pub struct Noising {
     /// The run's seed.
     pub seed: u64,
-    /// Steps of the schedule.
-    pub steps: usize,
+    /// The process, which says what times there are.
+    pub diffusion: Arc<Diffusion>,
     /// What the network is told of the labels.
     pub labels: Labels,
     /// Parts of a batch.
     pub accumulate: usize,
     /// Standard deviation of the noise that a whole channel shares.
     pub offset_noise: f64,
+    /// Whether the network is shown its own estimate of every other item.
+    pub self_conditioning: bool,
 }
 
 impl Noising {
-    /// Draws `t` uniformly and `eps` from N(0, I) for every row, plus what a channel shares.
+    /// Draws the time and `eps` from N(0, I) for every row, plus what a channel shares.
     fn apply<const D: usize>(&self, batch: ExampleBatch<D>) -> TrainBatch<D> {
         let ExampleBatch { x_0, labels, first_item } = batch;
         let device = x_0.device();
@@ -55,7 +58,9 @@ impl Noising {
         let (rows, width) = (dims[0], dims[1..].iter().product());
         let items = (0..rows as u64).map(|row| first_item + row);
 
-        let t = items.clone().map(|n| rng(self.seed, Stream::Time, n).random_range(0..self.steps)).collect();
+        let times = items.clone().map(|n| self.time(n)).collect();
+        let shown = |n| f64::from(u8::from(rng(self.seed, Stream::SelfConditioning, n).random::<bool>()));
+        let shown = self.self_conditioning.then(|| items.clone().map(shown).collect());
         let eps: Vec<f32> = items.clone().flat_map(|n| self.eps(n, dims[1], width)).collect();
         let condition = match labels.filter(|_| self.labels != Labels::Unused) {
             Some(labels) => {
@@ -66,7 +71,21 @@ impl Noising {
             None => Condition::None,
         };
         let eps = Tensor::from_data(TensorData::new(eps, dims), &device);
-        TrainBatch { x_0, eps, t, condition, share: 1.0 / self.accumulate as f64, first_item, importance: None }
+        let share = 1.0 / self.accumulate as f64;
+        TrainBatch { x_0, eps, times, condition, share, first_item, shown, importance: None }
+    }
+
+    /// The training time of item `n`.
+    fn time(&self, n: u64) -> f64 {
+        let mut rng = rng(self.seed, Stream::Time, n);
+        match &*self.diffusion {
+            Diffusion::Discrete(diffusion) => rng.random_range(0..diffusion.schedule.len()) as f64,
+            Diffusion::Continuous(diffusion) => {
+                let uniform = rng.random();
+                let normal = f64::from(normals(&mut rng, 1)[0]);
+                diffusion.times.draw(diffusion.path, uniform, normal)
+            }
+        }
     }
 
     /// The noise of item `n`, `width` numbers in `channels` equal stretches.
@@ -92,12 +111,14 @@ impl Noising {
     }
 }
 
-/// Draws the steps of a batch anew, with these probabilities: still a function of seed and item, and of the
+/// Draws the steps of a batch anew, with these probabilities, and gives them: still a function of seed and item, and of the
 /// history of losses that the probabilities come from.
-pub fn draw_by_importance<const D: usize>(batch: &mut TrainBatch<D>, seed: u64, probabilities: &[f64]) {
-    let items = (0..batch.t.len() as u64).map(|row| batch.first_item + row);
-    batch.t = items.map(|n| step_at(probabilities, rng(seed, Stream::Time, n).random())).collect();
-    batch.importance = Some(batch.t.iter().map(|&t| importance_weight(probabilities, t)).collect());
+pub fn draw_by_importance<const D: usize>(batch: &mut TrainBatch<D>, seed: u64, probabilities: &[f64]) -> Vec<usize> {
+    let items = (0..batch.times.len() as u64).map(|row| batch.first_item + row);
+    let steps: Vec<usize> = items.map(|n| step_at(probabilities, rng(seed, Stream::Time, n).random())).collect();
+    batch.times = steps.iter().map(|&t| t as f64).collect();
+    batch.importance = Some(steps.iter().map(|&t| importance_weight(probabilities, t)).collect());
+    steps
 }
 
 /// A loader of items as a loader of training pairs.
@@ -152,11 +173,14 @@ impl<const D: usize> DataLoaderIterator<TrainBatch<D>> for NoisyIterator<'_, D> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use ddpm_infer::snapshot::DiffusionConfig;
 
     fn noising(offset_noise: f64) -> Noising {
-        Noising { seed: 3, steps: 10, labels: Labels::Unused, accumulate: 1, offset_noise }
+        let diffusion = Arc::new(DiffusionConfig::default().init().unwrap());
+        Noising { seed: 3, diffusion, labels: Labels::Unused, accumulate: 1, offset_noise, self_conditioning: false }
     }
 
     fn mean(x: impl ExactSizeIterator<Item = f64>) -> f64 {

@@ -7,10 +7,11 @@ use ddpm_data::DataInfo;
 use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, JobError, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
+use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::pictures::{self, PictureError};
 use ddpm_infer::sample::clip_for;
 use ddpm_infer::samplers::{Sampler, SamplerError, SamplerOptions};
-use ddpm_model::gaussian::GaussianDiffusion;
+use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::Network;
 
 use crate::config::PreviewConfig;
@@ -32,7 +33,8 @@ pub enum PreviewError {
 /// All that a preview needs besides the weights.
 pub struct Preview {
     job: SamplingJob,
-    diffusion: GaussianDiffusion,
+    diffusion: Diffusion,
+    self_conditioned: bool,
     data: DataInfo,
     /// Points to draw beside the samples.
     beside: Option<Vec<f32>>,
@@ -44,25 +46,28 @@ impl Preview {
     pub fn new(
         config: &PreviewConfig,
         seed: u64,
-        diffusion: GaussianDiffusion,
+        diffusion: Diffusion,
+        self_conditioned: bool,
         data: DataInfo,
         beside: Option<Vec<f32>>,
         device: Device,
     ) -> Result<Self, PreviewError> {
-        let options = SamplerOptions { variance: diffusion.variance, ..SamplerOptions::default() };
+        let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
         let job = SamplingJob {
             count: config.count,
             seed,
             batch_size: config.count.min(256),
             sampler: Sampler::new(&config.sampler, options)?,
             steps: Some(config.steps),
-            levels: Ladder::default(),
+            levels: Ladder::usual_for(&diffusion),
+            plan: None,
+            noise: NoiseChoice::default(),
             class: ClassChoice::Any,
             clip: clip_for(&data),
             guidance: Guidance::default(),
             frames: 0,
         };
-        Ok(Self { job, diffusion, data, beside, device })
+        Ok(Self { job, diffusion, self_conditioned, data, beside, device })
     }
 
     /// Draws `folder/name.png` from these weights.
@@ -74,6 +79,7 @@ impl Preview {
             data: &self.data,
             classes: (classes > 0).then_some(classes),
             null_class: network.null_class(),
+            self_conditioned: self.self_conditioned,
             guide: None,
         };
         let samples = self.job.run(&model, &self.device, &mut |_| {})?;

@@ -175,8 +175,7 @@ impl<const D: usize> Loop<'_, D> {
                     }
                 };
                 if let Some(probabilities) = &probabilities {
-                    draw_by_importance(&mut batch, config.seed, probabilities);
-                    drawn.extend_from_slice(&batch.t);
+                    drawn.extend(draw_by_importance(&mut batch, config.seed, probabilities));
                 }
                 let output = learner.train_step(batch);
                 report.loss += output.item.loss;

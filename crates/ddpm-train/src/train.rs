@@ -16,9 +16,11 @@ use ddpm_infer::runs::RunFolder;
 use ddpm_infer::sample::points_beside;
 use ddpm_infer::snapshot::SnapshotConfig;
 use ddpm_model::bound::Loss;
-use ddpm_model::gaussian::GaussianDiffusion;
+use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{NetworkConfig, NetworkError};
+use ddpm_model::noise_level::NoiseRange;
 use ddpm_model::resample::LossHistory;
+use ddpm_model::schedule::Schedule;
 use ddpm_model::variance::Variance;
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -107,7 +109,7 @@ struct Plan {
     name: String,
     experiment: Experiment,
     data: OpenData,
-    diffusion: GaussianDiffusion,
+    diffusion: Diffusion,
     device: OpenDevice,
     resumed: Option<(RunFolder, PathBuf)>,
 }
@@ -132,7 +134,7 @@ impl Plan {
         let data = ddpm_data::open(&experiment.data, Split::Train, experiment.train.seed)?;
         experiment.model = resolve_network(&experiment, &data, &file)?;
         let diffusion = experiment.diffusion.init()?;
-        if let Some(warning) = diffusion.schedule.warning() {
+        if let Some(warning) = diffusion.schedule().and_then(Schedule::warning) {
             eprintln!("warning: diffusion.schedule: {warning}");
         }
         Ok(Self { name, experiment, data, diffusion, device, resumed })
@@ -187,13 +189,13 @@ impl Plan {
         }
         let process = Arc::new(diffusion.clone());
         if experiment.train.time_sampling == TimeSampling::LossSecondMoment && state.loss_history.is_none() {
-            state.loss_history = Some(LossHistory::new(diffusion.schedule.len()));
+            state.loss_history = diffusion.schedule().map(|schedule| LossHistory::new(schedule.len()));
         }
         let (loss, weighting) = (experiment.diffusion.loss, experiment.diffusion.weighting);
         let model = TrainModel::<D>::new(net, process.clone(), loss, weighting);
         let mut ema = model.clone().valid();
         if let (Some(record), Some((_, path))) = (average, &resumed) {
-            ema = TrainModel::new(restore(ema.net, record, path)?, process, loss, weighting);
+            ema = TrainModel::new(restore(ema.net, record, path)?, process.clone(), loss, weighting);
         }
 
         // The run folder.
@@ -221,7 +223,7 @@ impl Plan {
             .with_workers(train.workers);
         let noising = Noising {
             seed: train.seed,
-            steps: diffusion.schedule.len(),
+            diffusion: process,
             labels: match experiment.model.null_class() {
                 _ if experiment.model.num_classes() == 0 => Labels::Unused,
                 None => Labels::Kept,
@@ -229,11 +231,19 @@ impl Plan {
             },
             accumulate: train.accumulate,
             offset_noise: experiment.diffusion.offset_noise,
+            self_conditioning: experiment.diffusion.self_conditioning,
         };
         let loader = Arc::new(NoisyLoader::new(Arc::new(items), noising));
         let beside = if data.info.shape.len() == 1 { points_beside(&experiment.data) } else { None };
-        let preview =
-            Preview::new(&experiment.preview, train.seed, diffusion, data.info.clone(), beside, device.device.clone())?;
+        let preview = Preview::new(
+            &experiment.preview,
+            train.seed,
+            diffusion,
+            experiment.diffusion.self_conditioning,
+            data.info.clone(),
+            beside,
+            device.device.clone(),
+        )?;
         let interrupter = Interrupter::new();
         stop_on_signals(&interrupter)?;
         let display = if options.tui { Display::Dashboard } else { Display::Plain };
@@ -308,10 +318,13 @@ fn resumable(runs: &Path, run: &str, sets: &[String]) -> anyhow::Result<(RunFold
 fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Result<NetworkConfig, ConfigError> {
     let shape = &data.info.shape;
     let predicted = experiment.diffusion.variance.output_channels(shape[0]);
-    let network = experiment.model.clone().with_io(shape, predicted);
+    // A self-conditioned network has its own estimate of the data beside its input.
+    let mut input = shape.clone();
+    input[0] *= if experiment.diffusion.self_conditioning { 2 } else { 1 };
+    let network = experiment.model.clone().with_io(&input, predicted);
     let mut problems = Vec::new();
     let mut report = |key: String, message| problems.push(Problem { key, message, from_set: false });
-    if let Err(error) = network.validate(shape) {
+    if let Err(error) = network.validate(&input) {
         match error {
             NetworkError::Config { problems } => {
                 problems.into_iter().for_each(|problem| report(format!("model.{}", problem.key), problem.message));

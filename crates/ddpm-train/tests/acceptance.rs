@@ -12,6 +12,7 @@ use ddpm_data::Split;
 use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, SamplingJob};
 use ddpm_infer::levels::Ladder;
+use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::runs::RunFolder;
 use ddpm_infer::sample::{clip_for, points_beside, trained};
 use ddpm_infer::samplers::{Sampler, SamplerOptions};
@@ -31,8 +32,10 @@ fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
         seed: 1,
         batch_size: 256,
         sampler,
-        steps: Some(sampler.default_steps(diffusion.schedule.len())),
+        steps: None,
         levels: Ladder::default(),
+        plan: None,
+        noise: NoiseChoice::default(),
         class: ClassChoice::Any,
         clip: clip_for(&snapshot.config.data),
         guidance: Guidance::default(),

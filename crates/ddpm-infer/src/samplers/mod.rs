@@ -16,6 +16,8 @@ mod dpmpp_sde;
 mod euler;
 mod euler_ancestral;
 mod euler_maruyama;
+mod flow_euler;
+mod flow_heun;
 mod heun;
 mod langevin;
 mod lms;
@@ -25,12 +27,15 @@ mod posterior;
 mod predictor_corrector;
 pub(crate) mod probability_flow;
 mod rk45;
+mod straight_path;
 mod unipc;
 mod variance_exploding;
 
 use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
-use ddpm_model::noise_level::NoiseLevel;
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::noise_level::{NoiseLevel, NoiseRange};
+use ddpm_model::schedule::Schedule;
 use ddpm_model::variance::Variance;
 
 pub use about::About;
@@ -46,6 +51,8 @@ pub use dpmpp_sde::dpmpp_sde;
 pub use euler::euler;
 pub use euler_ancestral::euler_ancestral;
 pub use euler_maruyama::euler_maruyama;
+pub use flow_euler::flow_euler;
+pub use flow_heun::flow_heun;
 pub use heun::{Churn, heun};
 pub use langevin::{Langevin, langevin};
 pub use lms::lms;
@@ -56,6 +63,9 @@ pub use predictor_corrector::{USUAL_SNR, predictor_corrector};
 pub use rk45::rk45;
 pub use unipc::{Bh, unipc};
 pub use variance_exploding::{level_at, ratio};
+
+/// All steps, where a path has no steps to count.
+const STEPS_OF_A_PATH: usize = 1000;
 
 /// Where a sampler gets its noise: standard normal, of the shape of x, addressed by the step.
 pub trait NoiseSource<const D: usize> {
@@ -213,6 +223,10 @@ pub enum Sampler {
         /// How it starts.
         start: PndmStart,
     },
+    /// Euler's method along the straight path.
+    FlowEuler,
+    /// Heun's method along the straight path.
+    FlowHeun,
     /// An adaptive solver.
     Rk45 {
         /// What its steps may be off by.
@@ -251,6 +265,8 @@ impl Sampler {
         Self::Deis { multistep: Multistep::of_order(3) },
         Self::Pndm { start: PndmStart::RungeKutta },
         Self::Pndm { start: PndmStart::Multistep },
+        Self::FlowEuler,
+        Self::FlowHeun,
         Self::Rk45 { tolerance: Tolerance::USUAL },
         Self::EulerMaruyama,
         Self::PredictorCorrector { snr: USUAL_SNR },
@@ -287,6 +303,8 @@ impl Sampler {
             Self::Deis { .. } => deis::ABOUT,
             Self::Pndm { start: PndmStart::RungeKutta } => pndm::ABOUT,
             Self::Pndm { start: PndmStart::Multistep } => pndm::ABOUT_PLMS,
+            Self::FlowEuler => flow_euler::ABOUT,
+            Self::FlowHeun => flow_heun::ABOUT,
             Self::Rk45 { .. } => rk45::ABOUT,
             Self::EulerMaruyama => euler_maruyama::ABOUT,
             Self::PredictorCorrector { .. } => predictor_corrector::ABOUT,
@@ -320,6 +338,8 @@ impl Sampler {
             Self::UniPc { multistep, b } => unipc(denoiser, levels, x, multistep, b, on_step),
             Self::Deis { multistep } => deis(denoiser, levels, x, multistep, on_step),
             Self::Pndm { start } => pndm(denoiser, levels, x, start, &half_way, on_step),
+            Self::FlowEuler => flow_euler(denoiser, levels, x, on_step),
+            Self::FlowHeun => flow_heun(denoiser, levels, x, on_step),
             Self::Rk45 { tolerance } => rk45(denoiser, levels, x, tolerance, on_step).0,
             Self::EulerMaruyama => euler_maruyama(denoiser, levels, x, noise, on_step),
             Self::PredictorCorrector { snr } => predictor_corrector(denoiser, levels, x, snr, noise, on_step),
@@ -387,8 +407,9 @@ impl Sampler {
         self.about().description
     }
 
-    /// How many of `available` steps it takes unless told otherwise.
-    pub fn default_steps(&self, available: usize) -> usize {
+    /// How many steps it takes of a model unless told otherwise.
+    pub fn usual_steps(&self, diffusion: &Diffusion) -> usize {
+        let available = diffusion.schedule().map_or(STEPS_OF_A_PATH, Schedule::len);
         self.about().default_steps.map_or(available, |steps| steps.min(available))
     }
 

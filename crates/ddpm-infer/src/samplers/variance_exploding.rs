@@ -10,13 +10,12 @@ use ddpm_model::noise_level::NoiseLevel;
 
 /// What Karras et al. call the sigma of a level.
 pub fn ratio(level: NoiseLevel) -> f64 {
-    level.sigma / level.alpha
+    level.ratio()
 }
 
 /// The level of a ratio on the variance-preserving process.
 pub fn level_at(ratio: f64) -> NoiseLevel {
-    let alpha = 1.0 / (1.0 + ratio * ratio).sqrt();
-    NoiseLevel { alpha, sigma: ratio * alpha }
+    NoiseLevel::from_ratio(ratio)
 }
 
 /// From one level to another as if eps were the same all the way.

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub use dtype::Dtype;
 pub use error::{Fault, WeightsError};
+pub(crate) use load::faults;
 pub use load::load_into;
 pub use names::{QkvOrder, Scheme};
 pub use stored::StoredTensor;

@@ -23,7 +23,7 @@ pub fn network(config: &UNetConfig, weights: &Weights, scheme: Scheme, device: &
 }
 
 /// What the network answers to a case of a fixture.
-pub fn forward(network: &Network, io: &Safetensors, case: &Value, device: &Device) -> Tensor<4> {
+fn forward(network: &Network, io: &Safetensors, case: &Value, device: &Device) -> Tensor<4> {
     let x = io.tensor::<4>(text(case, "x"), device, DType::F32);
     let t = io.tensor::<1>(text(case, "t"), device, DType::F32);
     let condition = match case["y"].as_str() {

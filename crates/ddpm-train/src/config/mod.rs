@@ -220,8 +220,15 @@ impl Experiment {
             "preview.sampler",
             format!("there is no sampler `{}`; there are: {}", self.preview.sampler, Sampler::NAMES.join(", ")),
         );
+        let is_continuous = self.diffusion.continuous.is_some();
         require(
-            self.preview.steps <= self.diffusion.schedule.steps(),
+            !(is_continuous && train.time_sampling == TimeSampling::LossSecondMoment),
+            "train.time_sampling",
+            "\"loss-second-moment\" remembers the losses of counted steps; a path has [diffusion.continuous.times]"
+                .into(),
+        );
+        require(
+            is_continuous || self.preview.steps <= self.diffusion.schedule.steps(),
             "preview.steps",
             format!("the schedule has only {} steps, not {}", self.diffusion.schedule.steps(), self.preview.steps),
         );
