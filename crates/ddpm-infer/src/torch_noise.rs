@@ -144,3 +144,71 @@ impl<const D: usize> NoiseSource<D> for TorchNoise<D> {
         self.draw()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn close(found: &[f32], wanted: &[f32]) {
+        assert_eq!(found.len(), wanted.len());
+        let near = |(f, w): (&f32, &f32)| (f - w).abs() <= 1e-6 * w.abs().max(1.0);
+        assert!(found.iter().zip(wanted).all(near), "{found:?} {wanted:?}");
+    }
+
+    /// What torch 2.15.0 gave on a CPU for `torch.randn(n, generator=g)` in this order, few numbers and many.
+    #[test]
+    fn numbers_are_those_of_torch() {
+        let mut zero = TorchGenerator::new(0);
+        close(&zero.randn(3), &[1.540996, -0.2934289, -2.178789]);
+        close(&zero.randn(5), &[0.5684313, -1.084522, -1.398595, 0.4033468, 0.8380263]);
+        close(&zero.randn(16)[..4], &[-1.352654, -1.695931, 0.5666506, 0.7935084]);
+        close(
+            &zero.randn(20),
+            &[
+                -0.6135831,
+                0.03159274,
+                -0.492677,
+                0.2484148,
+                -0.2303355,
+                -0.3917544,
+                0.5432947,
+                -0.3951575,
+                0.2055257,
+                -0.4503298,
+                -0.5730771,
+                -0.5553584,
+                -1.531184,
+                -1.234135,
+                1.819725,
+                -0.5515287,
+                -1.325326,
+                0.1885536,
+                -0.06907269,
+                -0.4949253,
+            ],
+        );
+        let mut large = TorchGenerator::new(1_234_567_890_123);
+        close(&large.randn(1), &[0.6120991]);
+        close(&large.randn(1), &[-0.9301381]);
+        close(&large.randn(17)[13..], &[-0.9652004, -0.4388135, -1.309715, -2.197178]);
+        close(&large.randn(2), &[-1.256014, -0.6338112]);
+    }
+
+    #[test]
+    fn only_32_bits_of_a_seed_count() {
+        let of = |seed| TorchGenerator::new(seed).randn(20);
+        assert_eq!(of(5), of(5 + (1 << 32)));
+        assert_ne!(of(5), of(6));
+    }
+
+    #[test]
+    fn a_batch_is_a_part_of_the_noise_of_all() {
+        let device = Device::default();
+        let values = |noise: Tensor<2>| noise.try_into_vec_as::<f32>().unwrap();
+        let mut all = TorchNoise::<2>::new(7, 5, 0..5, [0, 3], &device);
+        let mut part = TorchNoise::<2>::new(7, 5, 3..5, [0, 3], &device);
+        assert_eq!(values(all.draw())[9..], values(part.draw()));
+        assert_eq!(values(all.step(4))[9..], values(part.step(0)));
+    }
+}

@@ -13,7 +13,7 @@ use burn_train::{
     TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use ddpm_data::random::{Stream, mix};
-use ddpm_infer::runs::{RunFolder, step_name};
+use ddpm_infer::runs::{RunFolder, step_name, steps_in};
 use ddpm_infer::snapshot::{Snapshot, SnapshotConfig};
 use ddpm_model::resample::LossSecondMoment;
 
@@ -307,8 +307,14 @@ impl<const D: usize> Loop<'_, D> {
         let step = self.state.step;
         let config = SnapshotConfig { step, images_seen: self.state.images_seen, ..self.strategy.snapshot.clone() };
         let dir = self.strategy.run.snapshots().join(step_name(step));
-        Snapshot::save(&self.ema.net, &config, &dir).map_err(|source| TrainError::Snapshot { step, source })?;
+        let written =
+            Snapshot::save(&self.ema.net, &config, &dir).map_err(|source| TrainError::Snapshot { step, source })?;
         self.strategy.reporter.say(&format!("step {step}: snapshot {}", dir.display()));
+        // What holds for the first holds for all.
+        let is_first = steps_in(&self.strategy.run.snapshots()).len() == 1;
+        if let Some(remark) = written.remark().filter(|_| is_first) {
+            self.strategy.reporter.say(&format!("note: {remark}"));
+        }
         Ok(())
     }
 

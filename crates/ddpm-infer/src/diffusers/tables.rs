@@ -22,24 +22,20 @@ pub enum Tables {
 impl Tables {
     /// The schedule of a diffusion.
     pub fn schedule(self, config: &DiffusionConfig) -> Result<Schedule, ScheduleError> {
-        let schedule = match self {
-            Self::Exact => config.schedule.init()?,
-            Self::Peer => {
-                let (_, alphas_bar) = rounded(&config.schedule)?;
-                let before = std::iter::once(1.0).chain(alphas_bar.iter().copied().map(f64::from));
-                let alphas_bar = alphas_bar.iter().copied().map(f64::from);
-                Schedule::from_betas(
-                    alphas_bar.zip(before).map(|(alpha_bar, before)| 1.0 - alpha_bar / before).collect(),
-                )?
+        match (self, config.zero_terminal_snr) {
+            (Self::Exact, false) => config.schedule.init(),
+            (Self::Exact, true) => config.schedule.init()?.with_zero_terminal_snr(),
+            (Self::Peer, _) => {
+                let (_, alphas_bar) = rounded(config)?;
+                Schedule::from_alphas_bar(alphas_bar.into_iter().map(f64::from).collect())
             }
-        };
-        if config.zero_terminal_snr { schedule.with_zero_terminal_snr() } else { Ok(schedule) }
+        }
     }
 }
 
 /// Betas and alphas-bar as the peer holds them.
-pub fn rounded(config: &ScheduleConfig) -> Result<(Vec<f32>, Vec<f32>), ScheduleError> {
-    let betas: Vec<f32> = match *config {
+pub fn rounded(config: &DiffusionConfig) -> Result<(Vec<f32>, Vec<f32>), ScheduleError> {
+    let betas: Vec<f32> = match config.schedule {
         ScheduleConfig::Linear { steps, beta_start, beta_end } => linspace(beta_start, beta_end, steps),
         ScheduleConfig::Quadratic { steps, beta_start, beta_end } => {
             linspace(beta_start.sqrt(), beta_end.sqrt(), steps).into_iter().map(|root| root * root).collect()
@@ -49,21 +45,37 @@ pub fn rounded(config: &ScheduleConfig) -> Result<(Vec<f32>, Vec<f32>), Schedule
             .map(|u| 1.0 / (1.0 + (-u).exp()) * (beta_end - beta_start) as f32 + beta_start as f32)
             .collect(),
         // Made in f64 by the peer too.
-        _ => config.init()?.betas.into_iter().map(|beta| beta as f32).collect(),
+        _ => config.schedule.init()?.betas.into_iter().map(|beta| beta as f32).collect(),
     };
-    let mut product = 1.0f64;
-    let alphas_bar = betas
-        .iter()
-        .map(|beta| {
-            // A product that is kept in f64 and shown in f32.
-            product *= f64::from(1.0 - beta);
-            product as f32
-        })
-        .collect();
+    let betas = if config.zero_terminal_snr { without_signal(&betas) } else { betas };
+    let alphas_bar = products(&betas);
     Ok((betas, alphas_bar))
 }
 
-/// `torch.linspace`: from both ends towards the middle, with a step that was rounded once.
+/// `torch.cumprod` of what a step leaves: kept in f64 and shown in f32.
+fn products(betas: &[f32]) -> Vec<f32> {
+    let mut product = 1.0f64;
+    betas
+        .iter()
+        .map(|beta| {
+            product *= f64::from(1.0 - beta);
+            product as f32
+        })
+        .collect()
+}
+
+/// Algorithm 1 of Lin et al. 2023.
+fn without_signal(betas: &[f32]) -> Vec<f32> {
+    let roots: Vec<f32> = products(betas).into_iter().map(f32::sqrt).collect();
+    let (first, last) = (roots[0], roots[roots.len() - 1]);
+    let stretch = first / (first - last);
+    let alphas_bar: Vec<f32> = roots.into_iter().map(|root| ((root - last) * stretch).powi(2)).collect();
+    let before = std::iter::once(1.0).chain(alphas_bar.iter().copied());
+    alphas_bar.iter().zip(before).map(|(alpha_bar, before)| 1.0 - alpha_bar / before).collect()
+}
+
+/// `torch.linspace`: from both ends towards the middle, with a step that was rounded once, and each
+/// entry rounded once.
 fn linspace(start: f64, end: f64, count: usize) -> Vec<f32> {
     let (start, end) = (start as f32, end as f32);
     if count < 2 {
@@ -71,8 +83,8 @@ fn linspace(start: f64, end: f64, count: usize) -> Vec<f32> {
     }
     let step = (end - start) / (count - 1) as f32;
     let at = |i: usize| match i < count / 2 {
-        true => start + step * i as f32,
-        false => end - step * (count - i - 1) as f32,
+        true => step.mul_add(i as f32, start),
+        false => (-step).mul_add((count - i - 1) as f32, end),
     };
     (0..count).map(at).collect()
 }

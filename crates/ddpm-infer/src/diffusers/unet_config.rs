@@ -341,7 +341,7 @@ mod tests {
             assert_eq!(json[key], value, "{key}");
         }
         let back = read(&json).unwrap();
-        assert_eq!((back.config, back.size), (UNetConfig::cifar10(), [32, 32]));
+        assert_eq!((back.config, back.size), (UNetConfig { null_class: false, ..UNetConfig::cifar10() }, [32, 32]));
     }
 
     #[test]
@@ -370,9 +370,9 @@ mod tests {
         refuse("class_embed_type", json!("timestep"), &["timestep"]);
         refuse("mid_block_type", Value::Null, &["null", "UNetMidBlock2D"]);
         refuse("mid_block_scale_factor", json!(1.4), &["1.4"]);
-        refuse("down_block_types", json!(["SkipDownBlock2D"; 4]), &["SkipDownBlock2D", "AttnDownBlock2D"]);
-        refuse("up_block_types", json!(["UpBlock2D"; 4]), &["attention on the levels"]);
-        refuse("up_block_types", json!(["UpBlock2D"; 3]), &["4 blocks"]);
+        refuse("down_block_types", json!(vec!["SkipDownBlock2D"; 4]), &["SkipDownBlock2D", "AttnDownBlock2D"]);
+        refuse("up_block_types", json!(vec!["UpBlock2D"; 4]), &["attention on the levels"]);
+        refuse("up_block_types", json!(vec!["UpBlock2D"; 3]), &["4 blocks"]);
         refuse("down_block_types", json!([]), &["1 to 16"]);
         refuse("block_out_channels", json!([128, 0, 256, 256]), &["from 1"]);
         refuse("block_out_channels", json!([1e15 as u64]), &["65536"]);
