@@ -66,7 +66,8 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
         (scheme, false) => scheme,
     };
     let deduced = deduce(&weights, scheme)?;
-    let Settings { model, diffusion } = settings(args, &deduced, scheme)?;
+    let settings = settings(args, &deduced, scheme)?;
+    let Settings { model, diffusion } = &settings;
     let shape = vec![model.in_channels, args.size, args.size];
     let config = NetworkConfig::UNet(model.clone());
     config.validate(&shape)?;
@@ -94,8 +95,9 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
     };
     let name = args.file.file_name().unwrap_or_default().to_string_lossy();
     eprintln!("{}: {scheme}, {} parameters", args.file.display(), network.num_params());
-    eprintln!("[model]\n{}[diffusion]\n{}", toml::to_string(&model)?, toml::to_string(&diffusion)?);
-    let written = Snapshot::save(&network, &SnapshotConfig::foreign(config, diffusion, data, &name), &args.out)?;
+    eprintln!("{}", toml::to_string(&settings)?);
+    let written =
+        Snapshot::save(&network, &SnapshotConfig::foreign(config, diffusion.clone(), data, &name), &args.out)?;
     if let Some(remark) = written.remark() {
         eprintln!("{remark}");
     }

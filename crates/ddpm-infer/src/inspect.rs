@@ -13,10 +13,11 @@ use serde_json::Value;
 
 use crate::device;
 use crate::diffusers::pipeline::{Layout, read_json};
+use crate::diffusers::unet_config;
 use crate::runs::{RunFolder, steps_in};
-use crate::snapshot::{OWN, Snapshot, WEIGHTS};
+use crate::snapshot::{OWN, Snapshot, SnapshotError, WEIGHTS};
 use crate::weights::names::deduce;
-use crate::weights::{Fault, Kind, Scheme, Weights, faults};
+use crate::weights::{Fault, Kind, Scheme, Weights, WeightsError, faults};
 
 /// Faults that are listed; there can be one for every key.
 const LISTED: usize = 20;
@@ -119,7 +120,16 @@ impl Report {
         }
         match Snapshot::load(path, &self.device) {
             Ok(snapshot) => self.snapshot(&snapshot, path),
-            Err(error) => self.wrong.push(error.to_string()),
+            Err(SnapshotError::Weights(WeightsError::Misfit { faults, .. })) => {
+                self.wrong.extend(faults.iter().map(Fault::to_string));
+            }
+            Err(error) => {
+                self.wrong.push(error.to_string());
+                let config = Layout::find(path).and_then(|layout| read_json(&layout.network.join("config.json")).ok());
+                if let Some(Ok(file)) = config.map(|json| unet_config::read(&json)) {
+                    self.unet(&file.config);
+                }
+            }
         }
         Ok(())
     }

@@ -197,7 +197,7 @@ fn choose<'a>(pickle: &'a Unpickled, path: &Path, wanted: Option<&str>) -> Resul
         (Some(at), _) => Ok(entries.swap_remove(at)),
         (None, _) if entries.is_empty() => choice("the file holds no dictionary of tensors".into()),
         (None, Some(name)) => choice(format!("there is no entry `{name}`; there is {found}")),
-        (None, None) => choice(format!("several entries hold weights, and one must be chosen: {found}")),
+        (None, None) => choice(format!("several entries hold weights, and one must be chosen (--entry NAME): {found}")),
     }
 }
 
