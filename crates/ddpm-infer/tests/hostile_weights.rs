@@ -167,48 +167,69 @@ fn depth_and_cycles_cost_nothing() {
     }
 }
 
-/// A zip archive of stored files.
-fn archive(files: &[(&str, &[u8])], method: u16) -> Vec<u8> {
+/// A zip archive of files; a wide one has its numbers in the fields for those that do not fit 32 bits.
+fn archive(files: &[(&str, &[u8])], method: u16, wide: bool) -> Vec<u8> {
+    const TOO_LARGE: [u8; 4] = [0xff; 4];
     let (mut bytes, mut directory) = (Vec::new(), Vec::new());
     for (name, content) in files {
-        let start = bytes.len() as u32;
-        let mut common = vec![0; 2]; // flags
-        common.extend(method.to_le_bytes());
-        common.extend([0; 8]); // time, checksum
-        common.extend((content.len() as u32).to_le_bytes());
-        common.extend((content.len() as u32).to_le_bytes());
-        common.extend((name.len() as u16).to_le_bytes());
-        common.extend([0; 2]);
+        let (start, len) = (bytes.len(), content.len());
+        let header = |len: [u8; 4], extra: usize| {
+            let mut header = vec![0; 2]; // flags
+            header.extend(method.to_le_bytes());
+            header.extend([0; 8]); // time, checksum
+            header.extend([len, len].concat());
+            header.extend((name.len() as u16).to_le_bytes());
+            header.extend((extra as u16).to_le_bytes());
+            header
+        };
+        let short = |number: usize| if wide { TOO_LARGE } else { (number as u32).to_le_bytes() };
+        let extra = match wide {
+            true => [&[1, 0, 24, 0], [len, len, start].map(|n| (n as u64).to_le_bytes()).as_flattened()].concat(),
+            false => Vec::new(),
+        };
         bytes.extend(b"PK\x03\x04\x14\0");
-        bytes.extend(&common);
+        bytes.extend(header((len as u32).to_le_bytes(), 0));
         bytes.extend(name.as_bytes());
         bytes.extend(*content);
         directory.extend(b"PK\x01\x02\x14\0\x14\0");
-        directory.extend(&common);
+        directory.extend(header(short(len), extra.len()));
         directory.extend([0; 10]);
-        directory.extend(start.to_le_bytes());
+        directory.extend(short(start));
         directory.extend(name.as_bytes());
+        directory.extend(extra);
     }
-    let start = bytes.len() as u32;
+    let (start, count) = (bytes.len(), files.len());
     bytes.extend(&directory);
+    let end = [count, count].map(|n| (n as u16).to_le_bytes()).concat();
+    let end = [end, [directory.len(), start].map(|n| (n as u32).to_le_bytes()).concat()].concat();
+    if wide {
+        let record = bytes.len() as u64;
+        bytes.extend(b"PK\x06\x06\x2c\0\0\0\0\0\0\0");
+        bytes.extend([0; 12]);
+        bytes.extend([count, count, directory.len(), start].map(|n| (n as u64).to_le_bytes()).as_flattened());
+        bytes.extend(b"PK\x06\x07\0\0\0\0");
+        bytes.extend(record.to_le_bytes());
+        bytes.extend([1, 0, 0, 0]);
+    }
     bytes.extend(b"PK\x05\x06\0\0\0\0");
-    bytes.extend((files.len() as u16).to_le_bytes());
-    bytes.extend((files.len() as u16).to_le_bytes());
-    bytes.extend((directory.len() as u32).to_le_bytes());
-    bytes.extend(start.to_le_bytes());
+    bytes.extend(if wide { vec![0xff; 12] } else { end });
     bytes.extend([0; 2]);
     bytes
 }
 
+/// One tensor of one value, as torch.save packs it.
+const GOOD: [(&str, &[u8]); 3] = [("a/data.pkl", PICKLE), ("a/byteorder", b"little"), ("a/data/0", &[0, 0, 128, 63])];
+const PICKLE: &[u8] =
+    b"\x80\x02}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
+    X\x01\0\0\x000X\x03\0\0\0cpuK\x01tQK\0))\x89}tRs.";
+
 #[test]
 fn archives_that_are_not_of_torch_save_are_refused() {
-    let pickle: &[u8] =
-        b"\x80\x02}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
-        X\x01\0\0\x000X\x03\0\0\0cpuK\x01tQK\0))\x89}tRs.";
-    let good = [("a/data.pkl", pickle), ("a/byteorder", b"little"), ("a/data/0", &[0, 0, 128, 63])];
+    let good = GOOD;
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(open_bytes(dir.path(), "x.pt", &archive(&good, 0)).unwrap(), 1);
-    let with = |changed: &[(&str, &[u8])], method| refusal("x.pt", &archive(changed, method));
+    assert_eq!(open_bytes(dir.path(), "x.pt", &archive(&good, 0, false)).unwrap(), 1);
+    assert_eq!(open_bytes(dir.path(), "x.pt", &archive(&good, 0, true)).unwrap(), 1);
+    let with = |changed: &[(&str, &[u8])], method| refusal("x.pt", &archive(changed, method, false));
 
     assert!(with(&good, 8).contains("is compressed"));
     assert!(with(&[good[0], ("a/byteorder", b"big"), good[2]], 0).contains("byte order"));
@@ -217,7 +238,7 @@ fn archives_that_are_not_of_torch_save_are_refused() {
     assert!(with(&[good[0], good[2], good[2]], 0).contains("twice"));
     assert!(with(&[good[0], ("b/data.pkl", b".")], 0).contains("one NAME/data.pkl"));
     assert!(with(&[("readme.txt", b"")], 0).contains("one NAME/data.pkl"));
-    let mut far = archive(&good, 0);
+    let mut far = archive(&good, 0, false);
     let local = far.len() - 22 - 8 - 4; // where the last record says that its file begins
     far[local..local + 4].copy_from_slice(&0x7fff_fff0u32.to_le_bytes());
     assert!(refusal("x.pt", &far).contains("no header where"));
@@ -318,11 +339,13 @@ fn damage_is_survived() {
     std::fs::write(dir.path().join("s.safetensors"), small_safetensors()).unwrap();
     let map = |key: &str| (key.to_string(), "s.safetensors".to_string());
     let index = json!({"weight_map": std::collections::BTreeMap::from(["a.weight", "b", "c"].map(map))}).to_string();
+    let wide = archive(&GOOD, 0, true);
     // With the entry to open, and how much of the file is damaged: where there are many values, all but a few bytes
     // of damage would only change these.
     let guided = read("ema_0.9999_000001.pt");
-    let files: [(&str, Vec<u8>, Option<&str>, usize, usize); 6] = [
+    let files: [(&str, Vec<u8>, Option<&str>, usize, usize); 7] = [
         ("odd.pt", read("odd.pt"), Some("state_dict"), usize::MAX, 1200),
+        ("wide.pt", wide, None, usize::MAX, 1200),
         ("odd_legacy.pt", read("odd_legacy.pt"), Some("state_dict"), usize::MAX, 1200),
         ("small.safetensors", small_safetensors(), None, usize::MAX, 1200),
         ("small.safetensors.index.json", index.into_bytes(), None, usize::MAX, 800),

@@ -6,6 +6,10 @@ use ddpm_model::unet::{DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShi
 use super::super::{Weights, WeightsError};
 use super::{Scheme, below};
 
+/// No real network comes near these; larger claims would only overflow further on.
+const MOST_LEVELS: usize = 16;
+const MOST_CHANNELS: usize = 1 << 20;
+
 /// What a file of improved-diffusion, guided-diffusion or pesser says of its network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deduced {
@@ -56,7 +60,7 @@ impl Shapes<'_> {
         let name = below(&below(module, layer), "weight");
         match self.0.shape(&name) {
             Some(shape) => {
-                shape.get(dimension).copied().filter(|&size| size > 0).ok_or_else(|| {
+                shape.get(dimension).copied().filter(|size| (1..=MOST_CHANNELS).contains(size)).ok_or_else(|| {
                     self.wrong(format!("{name} has shape {shape:?}, of which no network can be read off"))
                 })
             }
@@ -92,7 +96,7 @@ impl Shapes<'_> {
             })
         };
         let per_level = blocks.iter().position(|block| upsampler(block).is_some()).map_or(blocks.len(), |at| at + 1);
-        if per_level < 2 || !blocks.len().is_multiple_of(per_level) {
+        if per_level < 2 || !blocks.len().is_multiple_of(per_level) || blocks.len() / per_level > MOST_LEVELS {
             return Err(self.wrong(format!(
                 "{} output blocks with the first upsampler behind number {per_level} are no whole levels",
                 blocks.len()
@@ -136,9 +140,10 @@ impl Shapes<'_> {
     fn pesser(&self) -> Result<Deduced, WeightsError> {
         let base = self.size("conv_in", "", 0)?;
         let levels = self.numbered("down", "block.0.conv1");
-        let Some(first) = levels.first() else {
+        let Some(first) = levels.first().filter(|_| levels.len() <= MOST_LEVELS) else {
+            let found = levels.len();
             return Err(
-                self.wrong("down.0.block.0.conv1.weight is missing, without which the network cannot be read off")
+                self.wrong(format!("{found} levels with down.N.block.0.conv1.weight; expected 1 to {MOST_LEVELS}"))
             );
         };
         let mut multipliers = Vec::new();

@@ -200,12 +200,11 @@ impl QkvOrder {
     /// The rows of queries (part 0), keys (1) or values (2) among the three times `channels` of the joint projection.
     fn rows(self, part: usize, channels: usize, heads: usize) -> Vec<Range<usize>> {
         let width = channels / heads.max(1);
-        match self {
-            Self::HeadByHead => {
-                (0..heads).map(|head| (3 * head + part) * width..(3 * head + part + 1) * width).collect()
-            }
-            Self::Parted => vec![part * channels..(part + 1) * channels],
-        }
+        let start = |head: usize| match self {
+            Self::HeadByHead => (3 * head + part) * width,
+            Self::Parted => part * channels + head * width,
+        };
+        (0..heads).map(|head| start(head)..start(head) + width).collect()
     }
 }
 
