@@ -13,6 +13,8 @@ cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
   sample       draws samples from the newest run (ddpm-infer sample)
   likelihood   measures how likely the newest run finds its data (ddpm-infer likelihood)
   ema          makes the average of any width of a run's weights, after training (ddpm-infer ema)
+  import       makes a snapshot of a checkpoint of improved-diffusion, guided-diffusion or pesser (ddpm-infer import)
+  inspect      says what a file or folder of weights is, and what is wrong with it (ddpm-infer inspect)
   data         shows what datasets there are, or what a dataset holds (ddpm-infer data)
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
   ci           test, and then the slow acceptance suite, which trains the digits and the swiss roll and judges them
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
         "sample" => start("ddpm-infer", &["sample"], &arguments),
         "likelihood" => start("ddpm-infer", &["likelihood"], &arguments),
         "ema" => start("ddpm-infer", &["ema"], &arguments),
+        "import" => start("ddpm-infer", &["import"], &arguments),
+        "inspect" => start("ddpm-infer", &["inspect"], &arguments),
         "data" => start("ddpm-infer", &["data"], &arguments),
         "test" => test(),
         "ci" => test().and_then(|()| acceptance()),

@@ -12,7 +12,7 @@ pub struct SnapshotArgs {
     /// A run: its folder, or its name in the runs folder; without it, the newest run that has a snapshot.
     #[arg(long, value_name = "RUN", conflicts_with = "from")]
     run: Option<String>,
-    /// A snapshot folder, or the safetensors file in it.
+    /// A snapshot, a folder of diffusers, or the file of a snapshot that is one.
     #[arg(long, value_name = "PATH")]
     from: Option<PathBuf>,
     /// The folder of all runs.

@@ -111,7 +111,10 @@ impl TaskArgs {
         match pictures {
             Pictures::Path(path) => Ok(read_pictures(path, shape, self.fit())?.concat()),
             Pictures::Data(range) => {
-                let data = ddpm_data::open(&model.source, Split::Test, 0)?;
+                let Some(source) = &model.source else {
+                    bail!("the snapshot does not say what data it was trained on: give the pictures by their path");
+                };
+                let data = ddpm_data::open(source, Split::Test, 0)?;
                 let count = data.items.len();
                 if range.is_empty() || range.end > count {
                     bail!("expected items out of the {count} of {}, such as data:0 or data:0..8", data.info.name);

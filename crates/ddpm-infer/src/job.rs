@@ -14,11 +14,12 @@ use ddpm_model::network::Network;
 use ddpm_model::noise_level::{NoiseLevel, NoiseRange};
 use ddpm_model::variance::Variance;
 
+use crate::diffusers::Plan;
 use crate::guidance::{
     Answers, AutoGuidance, ClassifierFree, Guidable, Guidance, GuidanceError, Guide, Rescaled, Thresholded, Within,
 };
 use crate::levels::{Ladder, LevelsError};
-use crate::noise::SampleNoise;
+use crate::noise::{JobNoise, NoiseChoice};
 use crate::samplers::{Clipped, Sampler, Step};
 use crate::tasks::{Batch, Task, TaskError};
 
@@ -27,9 +28,9 @@ pub const ANIMATED_IMAGES: usize = 40;
 /// Points that take part in the animation.
 pub const ANIMATED_POINTS: usize = 2000;
 
-/// What to sample, and how. Sample k depends on the seed, k and the choices here, but not on `count` or
-/// `batch_size`.
-#[derive(Clone, Debug, PartialEq)]
+/// What to sample, and how. Sample k depends on the seed, k and the choices here, but not on `count` (except for
+/// PyTorch's noise) or `batch_size`.
+#[derive(Clone, Debug)]
 pub struct SamplingJob {
     /// What is done: samples out of noise, or out of what is given.
     pub task: Task,
@@ -45,6 +46,10 @@ pub struct SamplingJob {
     pub steps: Option<usize>,
     /// Which noise levels they visit.
     pub levels: Ladder,
+    /// The walk of a scheduler of diffusers, in place of sampler, steps, levels and clipping.
+    pub plan: Option<Plan>,
+    /// Where the noise comes from.
+    pub noise: NoiseChoice,
     /// Which classes, for a network that is conditioned on them.
     pub class: ClassChoice,
     /// What is done to the predicted x_0.
@@ -103,14 +108,23 @@ impl<N> TrainedModel<'_, N> {
 }
 
 impl<N: Predictor> TrainedModel<'_, N> {
-    /// What it says under this condition; how often it is asked is added to `asked`.
-    fn under<const D: usize>(&self, condition: Condition, asked: &Cell<usize>) -> impl Denoiser<D> {
+    /// What it says under this condition, at the times of a plan if there is one; how often it is asked is added to
+    /// `asked`.
+    fn under<'b, const D: usize>(
+        &'b self,
+        condition: Condition,
+        plan: Option<&'b Plan>,
+        asked: &'b Cell<usize>,
+    ) -> Box<dyn Denoiser<D> + 'b> {
         let network = move |x_t: Tensor<D>, t: Tensor<1>| {
             asked.set(asked.get() + 1);
             self.network.predict(x_t, t, &condition)
         };
+        if let Some(plan) = plan {
+            return Box::new(plan.denoiser(network));
+        }
         let estimate = if self.self_conditioned { Estimate::Last(RefCell::default()) } else { Estimate::Unused };
-        NetworkDenoiser::new(network, self.diffusion, estimate)
+        Box::new(NetworkDenoiser::new(network, self.diffusion, estimate))
     }
 }
 
@@ -201,6 +215,20 @@ pub enum JobError {
     /// Guidance that the network cannot have.
     #[error(transparent)]
     Guidance(#[from] GuidanceError),
+    /// Noise or a scheduler of others, in a task that has its own.
+    #[error("{task} draws its own noise and follows no scheduler of diffusers: choose a sampler, and no other noise")]
+    OwnNoise {
+        /// The task.
+        task: &'static str,
+    },
+    /// Noise to start from that does not suffice.
+    #[error("there is noise to start {found} samples from, but {count} were asked for")]
+    InitNoise {
+        /// For how many there is some.
+        found: usize,
+        /// How many were asked for.
+        count: usize,
+    },
     /// A sampler that divides by the signal, on a schedule that ends without one.
     #[error(
         "{sampler} cannot start from a level without any signal, where this schedule (zero_terminal_snr) ends; use ddpm \
@@ -245,7 +273,10 @@ impl SamplingJob {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Samples, JobError> {
         self.check(model)?;
-        let levels = self.levels.levels(self.steps_for(model.diffusion), model.diffusion)?;
+        let levels = match self.plan {
+            Some(_) => Vec::new(),
+            None => self.levels.levels(self.steps_for(model.diffusion), model.diffusion)?,
+        };
         let levels = self.task.walked(&levels)?;
         // The rank of a batch is that of an item and one more.
         match model.data.shape.len() {
@@ -258,6 +289,9 @@ impl SamplingJob {
 
     /// How many steps it takes of a model.
     pub fn steps_for(&self, diffusion: &Diffusion) -> usize {
+        if let Some(plan) = &self.plan {
+            return plan.steps();
+        }
         let usual = || self.levels.own_steps().unwrap_or_else(|| self.sampler.usual_steps(diffusion));
         self.steps.unwrap_or_else(usual)
     }
@@ -275,6 +309,9 @@ impl SamplingJob {
             }
             _ => {}
         }
+        if self.task != Task::Sample && (self.plan.is_some() || self.noise != NoiseChoice::default()) {
+            return Err(JobError::OwnNoise { task: self.task.name() });
+        }
         let class = match self.class {
             ClassChoice::Any => None,
             ClassChoice::One(class) => Some(class),
@@ -289,6 +326,9 @@ impl SamplingJob {
             if self.guidance.is_active() && model.guide.is_none() {
                 return Err(JobError::NoClass);
             }
+        }
+        if let Some(start) = self.noise.start.as_ref().filter(|start| start.len() < self.count * per_item) {
+            return Err(JobError::InitNoise { found: start.len() / per_item.max(1), count: self.count });
         }
         self.guidance.check(model.guidable(), model.guide.map(|guide| guide.guidable()), self.clip)?;
         let ends_without_signal = model.diffusion.level_at(1.0).alpha == 0.0;
@@ -311,7 +351,7 @@ impl SamplingJob {
     ) -> Result<Samples, JobError> {
         // No graph of the sampling is ever needed, and it would hold every step in memory.
         let device = device.clone().without_autodiff();
-        let steps = levels.len() - 1;
+        let steps = self.plan.as_ref().map_or_else(|| levels.len() - 1, Plan::steps);
         let mut samples = Samples {
             values: Vec::new(),
             shape: model.data.shape.clone(),
@@ -339,8 +379,9 @@ impl SamplingJob {
             };
             let labels = &samples.labels[batch.clone()];
             let shape = batch_shape(&model.data.shape);
-            let numbers = batch.clone().map(|k| self.task.noise_number(k));
-            let mut noise = SampleNoise::<D>::new(self.seed, numbers, shape, &device);
+            let numbers = batch.clone().map(|k| self.task.noise_number(k)).collect();
+            let mut noise =
+                JobNoise::<D>::new(&self.noise, self.seed, self.count, batch.clone(), numbers, shape, &device);
             let place = Batch { samples: batch.clone(), shape, seed: self.seed, device: &device };
 
             let animated = animated(&batch, &samples.shape);
@@ -352,8 +393,9 @@ impl SamplingJob {
                 }
             };
             let mut steps_done = 0;
+            let drawn = noise.start() * self.plan.as_ref().map_or(1.0, |plan| plan.start);
             let (start, x_0) = self.with_denoiser(model, labels, &asked, &device, |denoiser| {
-                let x = self.task.start(denoiser, levels, noise.start(), &place);
+                let x = self.task.start(denoiser, levels, drawn, &place);
                 keep(0, &x);
                 let mut on_step = |step: Step<'_, D>| {
                     steps_done += 1;
@@ -361,7 +403,12 @@ impl SamplingJob {
                     on_progress(progress(batch.start, steps_done));
                 };
                 let start = x.clone();
-                (start, self.task.run(self.sampler, denoiser, levels, x, &mut noise, &mut on_step, &place))
+                let x_0 = match &self.plan {
+                    Some(plan) if self.guidance.threshold.is_some() => plan.walk(denoiser, x, &mut noise, &mut on_step),
+                    Some(plan) => plan.run(denoiser, x, &mut noise, &mut on_step),
+                    None => self.task.run(self.sampler, denoiser, levels, x, &mut noise, &mut on_step, &place),
+                };
+                (start, x_0)
             });
 
             if matches!(self.task, Task::Invert { .. }) {
@@ -390,22 +437,25 @@ impl SamplingJob {
         ask: impl FnOnce(&dyn Denoiser<D>) -> T,
     ) -> T {
         let Guidance { scale, interval, rescale: phi, threshold } = self.guidance;
-        let plain = model.under(condition(labels, device), asked);
+        let plan = self.plan.as_ref();
+        let plain = model.under(condition(labels, device), plan, asked);
         let nulls = std::iter::repeat_n(model.null_class, labels.len());
         let twice: Vec<Option<usize>> = labels.iter().copied().chain(nulls).collect();
-        let twice = model.under(condition(&twice, device), asked);
-        let free = ClassifierFree { answers: Answers::Together { conditional: &plain, twice: &twice }, scale };
+        let twice = model.under(condition(&twice, device), plan, asked);
+        let free = ClassifierFree { answers: Answers::Together { conditional: &*plain, twice: &*twice }, scale };
         let guide = model.guide.unwrap_or(model);
         let known: Vec<Option<usize>> = labels.iter().map(|label| guide.classes.and(*label)).collect();
-        let weaker = guide.under(condition(&known, device), asked);
-        let auto = AutoGuidance { network: &plain, guide: &weaker, scale };
+        let weaker = guide.under(condition(&known, device), None, asked);
+        let auto = AutoGuidance { network: &*plain, guide: &*weaker, scale };
 
         let guide: &dyn Guide<D> = if model.guide.is_some() { &auto } else { &free };
         let rescaled = Rescaled { inner: guide, phi };
         let within = Within { inner: &rescaled, interval };
-        let inner: &dyn Denoiser<D> = if self.guidance.is_active() { &within } else { &plain };
+        let inner: &dyn Denoiser<D> = if self.guidance.is_active() { &within } else { &*plain };
         match threshold {
             Some(threshold) => ask(&Thresholded { inner, threshold }),
+            // A plan holds x_0 itself.
+            None if plan.is_some() => ask(inner),
             None => ask(&Clipped { inner, clip: self.clip }),
         }
     }

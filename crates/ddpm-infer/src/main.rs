@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ddpm_infer::{average_weights, inspect_data, measure_likelihood, sample};
+use ddpm_infer::{average_weights, import, inspect, inspect_data, measure_likelihood, sample};
 
 /// Sample from diffusion models.
 #[derive(Parser, Debug)]
@@ -26,6 +26,10 @@ enum Command {
     Likelihood(measure_likelihood::LikelihoodArgs),
     /// Makes the average of any width of a run's weights, from those that the run stored.
     Ema(average_weights::EmaArgs),
+    /// Makes a snapshot of a checkpoint of improved-diffusion, guided-diffusion or pesser's DDPM.
+    Import(import::ImportArgs),
+    /// Says what a file or folder of weights is, what it can be used for, and what is wrong with it.
+    Inspect(inspect::InspectArgs),
     /// Lists the datasets there are, or reads one and says what it holds.
     Data(inspect_data::DataArgs),
 }
@@ -35,6 +39,8 @@ fn main() -> ExitCode {
         Command::Sample(args) => sample::run(&args).map(|out| println!("{}", out.display())),
         Command::Likelihood(args) => measure_likelihood::run(&args).map(|found| println!("{found}")),
         Command::Ema(args) => average_weights::run(&args).map(|out| println!("{}", out.display())),
+        Command::Import(args) => import::run(&args).map(|out| println!("{}", out.display())),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Data(args) => inspect_data::run(&args),
     };
     match result {

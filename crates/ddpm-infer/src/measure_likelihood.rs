@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
@@ -127,7 +127,11 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
         Part::Train => Split::Train,
         Part::Test => Split::Test,
     };
-    let data = ddpm_data::open(&config.source, split, 0)?;
+    let source = config
+        .source
+        .as_ref()
+        .with_context(|| format!("{}: others trained it, and it does not say on which data", path.display()))?;
+    let data = ddpm_data::open(source, split, 0)?;
     let items = (0..data.items.len().min(args.count)).map(|k| data.items.get(k)).collect::<Result<Vec<_>, _>>()?;
     eprintln!(
         "{}: {} after step {}, {} {} items, by {} on {}",

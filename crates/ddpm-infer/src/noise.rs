@@ -1,9 +1,89 @@
 //! Noise of a sampling job: a function of (seed, image, step) alone.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_data::random::{Stream, normals, rng};
+use serde::{Deserialize, Serialize};
 
 use crate::samplers::NoiseSource;
+use crate::torch_noise::TorchNoise;
+
+/// Where the noise of a job comes from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NoiseChoice {
+    /// Who draws it.
+    pub generator: Generator,
+    /// What the samples start from instead of what is drawn: all values, row-major, sample after sample.
+    pub start: Option<Vec<f32>>,
+}
+
+/// Who draws noise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Generator {
+    /// Our own: sample k depends on the seed and on k alone.
+    #[default]
+    Own,
+    /// PyTorch's on the CPU, in the order of diffusers: the same seed and count, the same picture.
+    Torch,
+}
+
+/// The noise of a batch of a job, whoever draws it.
+#[derive(Clone, Debug)]
+pub struct JobNoise<const D: usize> {
+    drawn: Drawn<D>,
+    start: Option<Tensor<D>>,
+}
+
+#[derive(Clone, Debug)]
+enum Drawn<const D: usize> {
+    Own(SampleNoise<D>),
+    Torch(TorchNoise<D>),
+}
+
+impl<const D: usize> JobNoise<D> {
+    /// Noise for samples `samples` of `count`, each of shape `shape[1..]`; our own generator knows them by `numbers`.
+    pub fn new(
+        choice: &NoiseChoice,
+        seed: u64,
+        count: usize,
+        samples: Range<usize>,
+        numbers: Vec<usize>,
+        mut shape: [usize; D],
+        device: &Device,
+    ) -> Self {
+        shape[0] = samples.len();
+        let per_sample: usize = shape[1..].iter().product();
+        let start = choice.start.as_ref().map(|all| {
+            let ours = all[samples.start * per_sample..samples.end * per_sample].to_vec();
+            Tensor::from_data(TensorData::new(ours, shape), device)
+        });
+        let drawn = match choice.generator {
+            Generator::Own => Drawn::Own(SampleNoise::new(seed, numbers, shape, device)),
+            Generator::Torch => Drawn::Torch(TorchNoise::new(seed, count, samples, shape, device)),
+        };
+        Self { drawn, start }
+    }
+
+    /// The noise that the samples start from.
+    pub fn start(&mut self) -> Tensor<D> {
+        match (&self.start, &mut self.drawn) {
+            (Some(start), _) => start.clone(),
+            (None, Drawn::Own(noise)) => noise.start(),
+            (None, Drawn::Torch(noise)) => noise.draw(),
+        }
+    }
+}
+
+impl<const D: usize> NoiseSource<D> for JobNoise<D> {
+    fn step(&mut self, index: usize) -> Tensor<D> {
+        match &mut self.drawn {
+            Drawn::Own(noise) => noise.step(index),
+            Drawn::Torch(noise) => noise.step(index),
+        }
+    }
+}
 
 /// The noise of a batch of samples. It is drawn on the host, one generator for a sample and step, so that
 /// sample k gets the same numbers on every device and in every batch.

@@ -14,13 +14,16 @@ use indicatif::ProgressBar;
 use crate::bar::progress_bar;
 use crate::choose::SnapshotArgs;
 use crate::choose_task::TaskArgs;
+use crate::diffusers::scheduler_config::Method;
+use crate::diffusers::{Plan, Tables};
 use crate::guidance::{Guidance, Interval, Threshold};
 use crate::job::{ClassChoice, Progress, SamplingJob, TrainedModel};
 use crate::levels::{Ends, Ladder};
-use crate::samplers::{Churn, Langevin, Sampler, SamplerOptions, Tolerance};
+use crate::noise::{Generator, NoiseChoice};
+use crate::samplers::{Churn, Langevin, Sampler, SamplerError, SamplerOptions, Tolerance};
 use crate::snapshot::Snapshot;
 use crate::tasks::Task;
-use crate::{device, pictures, task_files};
+use crate::{device, init_noise, pictures, task_files};
 
 /// Points that are drawn beside the samples.
 const POINTS_BESIDE: usize = 2048;
@@ -38,6 +41,12 @@ pub struct SampleArgs {
     /// Sample k depends on the seed and on k alone.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
+    /// Who draws the noise: own, or torch as PyTorch does on the CPU, with the tables of diffusers in f32.
+    #[arg(long, value_name = "WHO", value_enum, default_value_t)]
+    noise_compat: Generator,
+    /// Start from this noise of shape [N, ..]: a .npy file, or a safetensors file with one tensor.
+    #[arg(long, value_name = "FILE")]
+    init_noise: Option<PathBuf>,
     /// Only this class, by name or number; without it, classes take turns.
     #[arg(long, value_name = "C")]
     class: Option<String>,
@@ -114,7 +123,8 @@ pub struct SampleArgs {
 fn sampler_help() -> String {
     let line = |sampler: &Sampler| format!("{}: {}", sampler.name(), sampler.description());
     format!(
-        "The sampler; without it, ddpm, and ddim for --interpolate and --invert\n{}",
+        "The sampler; without it and without levels, what the snapshot's scheduler says, ddpm where it has none, and \
+         ddim for --interpolate and --invert\n{}",
         Sampler::ALL.iter().map(line).collect::<Vec<_>>().join("\n")
     )
 }
@@ -152,11 +162,17 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         snr: args.snr,
     };
     let task = args.task.choose(config)?;
-    let sampler = Sampler::new(args.sampler.as_deref().unwrap_or(task.usual_sampler()), options)?;
+    let plan = if task == Task::Sample { args.follow(&snapshot)? } else { None };
+    let named = || Sampler::new(args.sampler.as_deref().unwrap_or(task.usual_sampler()), options);
+    let sampler = plan.as_ref().map_or_else(named, |plan| Ok(plan.sampler))?;
     let levels = args.levels.clone().unwrap_or_else(|| Ladder::usual_for(&diffusion));
     let levels = levels.with_ends(Ends { min: args.sigma_min, max: args.sigma_max })?;
-    let usual_count = task.usual_count(classes, config.data.values_per_item());
-    let usual_count = usual_count.unwrap_or(if is_image { 100 } else { 2048 });
+    let init_noise = args.init_noise.as_deref().map(|file| init_noise::read(file, &config.data.shape)).transpose()?;
+    let per_item = config.data.values_per_item();
+    let usual_count = match &init_noise {
+        Some(noise) => noise.len() / per_item,
+        None => task.usual_count(classes, per_item).unwrap_or(if is_image { 100 } else { 2048 }),
+    };
     let job = SamplingJob {
         count: args.count.unwrap_or(usual_count),
         task,
@@ -165,6 +181,8 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         sampler,
         steps: args.steps,
         levels,
+        plan,
+        noise: NoiseChoice { generator: args.noise_compat, start: init_noise },
         class: class_choice(args.class.as_deref(), classes, &config.data.classes)?,
         clip: clip_for(&config.data),
         guidance: Guidance {
@@ -186,11 +204,10 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
 
     eprintln!(
-        "{}: {} samples of {} after step {} by {} in {} steps on {}",
+        "{}: {} samples of {} by {} in {} steps on {}",
         path.display(),
         job.count,
-        config.experiment,
-        config.step,
+        config.origin(),
         sampler.name(),
         job.steps_for(&diffusion),
         open.name
@@ -210,12 +227,42 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         "the network was asked {evaluations} times, in {batches} {}",
         if batches == 1 { "batch" } else { "batches" }
     );
-    let beside = if is_image { None } else { points_beside(&config.source) };
+    let beside = config.source.as_ref().filter(|_| !is_image).and_then(points_beside);
     pictures::write(&out, &samples, beside.as_deref())?;
     if let Some(summary) = task_files::write(&out, &job.task, &samples)? {
         eprintln!("{summary}");
     }
     Ok(out)
+}
+
+impl SampleArgs {
+    /// The walk of the snapshot's own scheduler, if there is one and nothing else was asked for.
+    fn follow(&self, snapshot: &Snapshot) -> anyhow::Result<Option<Plan>> {
+        let Some(scheduler) = &snapshot.scheduler else { return Ok(None) };
+        let is_ddim = matches!(scheduler.method, Method::Ddim { .. });
+        let asked = [
+            self.sampler.is_some(),
+            self.levels.is_some(),
+            self.sigma_min.is_some() || self.sigma_max.is_some(),
+            self.s_churn.is_some() || self.snr.is_some(),
+            self.rtol.is_some() || self.atol.is_some(),
+            self.langevin_steps.is_some() || self.langevin_epsilon.is_some(),
+            self.eta.is_some() && !is_ddim,
+        ];
+        if asked.contains(&true) {
+            return Ok(None);
+        }
+        let eta = self.eta.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&eta) {
+            return Err(SamplerError::Eta { eta }.into());
+        }
+        let tables = match self.noise_compat {
+            Generator::Own => Tables::Exact,
+            Generator::Torch => Tables::Peer,
+        };
+        let steps = self.steps.unwrap_or_else(|| scheduler.default_steps());
+        Ok(Some(scheduler.plan(steps, eta, tables).with_context(|| format!("the snapshot's {}", scheduler.class()))?))
+    }
 }
 
 /// A snapshot and the process that it was trained for.

@@ -1,12 +1,15 @@
 //! Snapshots: a folder with weights to sample from and all that sampling needs to know, usable with nothing else.
 //!
-//! `model.safetensors` carries the weights under PyTorch's names and, in its header, a [`SnapshotConfig`] as JSON.
+//! A snapshot of a U-Net of images is a pipeline of diffusers, with a [`SnapshotConfig`] in [`OWN`] beside it that
+//! says what diffusers has no word for. Where it has none for the network or its diffusion, `model.safetensors`
+//! carries the weights under PyTorch's names and, in its header, the same description. Pipelines that others wrote
+//! are read as they are.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
+use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, DataInfo};
 use ddpm_model::bound::Loss;
@@ -20,7 +23,14 @@ use ddpm_model::variance::Variance;
 use ddpm_model::weighting::Weighting;
 use serde::{Deserialize, Serialize};
 
-/// The one file of a snapshot folder.
+use crate::diffusers::DiffusersError;
+use crate::diffusers::pipeline::{Files, Layout, read_json};
+use crate::diffusers::scheduler_config::SchedulerConfig;
+use crate::weights::{Scheme, Weights, WeightsError, load_into};
+
+/// The description in a snapshot that is a pipeline.
+pub const OWN: &str = "ddpm.json";
+/// The one file of a snapshot that is none.
 pub const WEIGHTS: &str = "model.safetensors";
 /// The header key under which the config lies.
 const CONFIG_KEY: &str = "ddpm";
@@ -162,8 +172,9 @@ pub struct SnapshotConfig {
     /// What it was trained on: shape, classes, units.
     pub data: DataInfo,
     /// Where that came from; sampling does not need it.
-    pub source: DataConfig,
-    /// The experiment it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<DataConfig>,
+    /// The experiment it comes from, or the name of a pipeline that others trained.
     pub experiment: String,
     /// Optimiser steps behind it.
     pub step: u64,
@@ -185,10 +196,24 @@ impl SnapshotConfig {
             network,
             diffusion,
             data,
-            source,
+            source: Some(source),
             experiment: experiment.into(),
             step: 0,
             images_seen: 0,
+        }
+    }
+
+    /// A description of what others trained.
+    pub(crate) fn foreign(network: NetworkConfig, diffusion: DiffusionConfig, data: DataInfo, name: &str) -> Self {
+        let (experiment, source) = (name.into(), None);
+        Self { format: FORMAT, network, diffusion, data, source, experiment, step: 0, images_seen: 0 }
+    }
+
+    /// What it is a snapshot of, in words.
+    pub fn origin(&self) -> String {
+        match self.source {
+            Some(_) => format!("{} after step {}", self.experiment, self.step),
+            None => self.experiment.clone(),
         }
     }
 }
@@ -212,14 +237,17 @@ pub enum SnapshotError {
         /// What was found, and what was expected.
         reason: String,
     },
-    /// The weights are not those of the network that the snapshot describes.
-    #[error("{path}: the weights do not fit the network: {reason}")]
-    Weights {
+    /// A file of diffusers that cannot be followed.
+    #[error("{path}: {source}")]
+    Diffusers {
         /// The file.
         path: PathBuf,
-        /// The keys at fault.
-        reason: String,
+        /// What is wrong with it.
+        source: DiffusersError,
     },
+    /// The weights cannot be read, or are not those of the network that the snapshot describes.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
 }
 
 /// A snapshot in memory.
@@ -229,62 +257,138 @@ pub struct Snapshot {
     pub config: SnapshotConfig,
     /// The network with its weights.
     pub network: Network,
+    /// How diffusers would sample from it, where it is a pipeline.
+    pub scheduler: Option<SchedulerConfig>,
+}
+
+/// What a snapshot was written as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// A pipeline that samples as it is.
+    Pipeline,
+    /// A pipeline whose network asks for classes, which the peer's ready-made pipelines do not give.
+    PipelineOfClasses,
+    /// Our own layout, because diffusers has no word for something.
+    Own {
+        /// For what.
+        reason: String,
+    },
+}
+
+impl Written {
+    /// What there is to say about it, in one line.
+    pub fn remark(&self) -> Option<String> {
+        match self {
+            Self::Pipeline => None,
+            Self::PipelineOfClasses => Some(
+                "diffusers opens the snapshot, but its pipeline gives no classes: call unet(x, t, class_labels)".into(),
+            ),
+            Self::Own { reason } => {
+                Some(format!("the snapshot is complete for ddpm, but no pipeline of diffusers: {reason}"))
+            }
+        }
+    }
 }
 
 impl Snapshot {
-    /// Writes the snapshot as the folder `dir`, which appears complete or not at all.
-    pub fn save(network: &Network, config: &SnapshotConfig, dir: &Path) -> Result<(), SnapshotError> {
-        let io = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| SnapshotError::Io { path, source }
-        };
-        let aside = aside(dir);
-        if aside.exists() {
-            std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
-        }
-        std::fs::create_dir_all(&aside).map_err(io(&aside))?;
-        let file = aside.join(WEIGHTS);
-        let json = serde_json::to_string(config)
-            .map_err(|error| SnapshotError::Io { path: file.clone(), source: error.into() })?;
-        let mut store = SafetensorsStore::from_file(&file)
-            .with_to_adapter(BurnToPyTorchAdapter)
-            .skip_enum_variants(true)
-            .metadata("format", "pt")
-            .metadata(CONFIG_KEY, json);
-        network.save_into(&mut store).map_err(|error| SnapshotError::Io {
-            path: file.clone(),
-            source: std::io::Error::other(error.to_string()),
-        })?;
-        File::open(&file).and_then(|file| file.sync_all()).map_err(io(&file))?;
-        if dir.exists() {
-            std::fs::remove_dir_all(dir).map_err(io(dir))?;
-        }
-        std::fs::rename(&aside, dir).map_err(io(dir))
+    /// Writes a trained network as the folder `dir`, which appears complete or not at all.
+    pub fn save(network: &Network, config: &SnapshotConfig, dir: &Path) -> Result<Written, SnapshotError> {
+        write(network, config, None, dir)
     }
 
-    /// Reads a snapshot folder, or the file in it, onto `device`.
-    pub fn load(path: &Path, device: &Device) -> Result<Self, SnapshotError> {
-        let file = weights_file(path)?;
-        let config = read_config(&file)?;
-        let mut network = config.network.init(device);
-        let mut store = SafetensorsStore::from_file(&file)
-            .with_from_adapter(PyTorchToBurnAdapter)
-            .skip_enum_variants(true)
-            .validate(false)
-            .allow_partial(true);
-        let result = network
-            .load_from(&mut store)
-            .map_err(|error| SnapshotError::NotASnapshot { path: file.clone(), reason: error.to_string() })?;
-        let mut faults: Vec<String> = Vec::new();
-        faults.extend(result.missing.iter().map(|(key, _)| format!("{key} is missing")));
-        faults.extend(result.unused.iter().map(|key| format!("{key} is not part of the network")));
-        faults.extend(result.errors.iter().map(ToString::to_string));
-        if faults.is_empty() {
-            Ok(Self { config, network })
-        } else {
-            Err(SnapshotError::Weights { path: file, reason: faults.join("; ") })
-        }
+    /// Writes what was loaded, with the scheduler that came with it.
+    pub fn save_again(&self, dir: &Path) -> Result<Written, SnapshotError> {
+        write(&self.network, &self.config, self.scheduler.as_ref(), dir)
     }
+
+    /// Reads a snapshot folder, the file in it, or a folder of diffusers, onto `device`.
+    pub fn load(path: &Path, device: &Device) -> Result<Self, SnapshotError> {
+        let (config, weights, scheduler) = match Layout::find(path) {
+            Some(layout) => {
+                let own = path.join(OWN);
+                let (config, scheduler) = match own.is_file() {
+                    true => (own_config(&own)?, layout.read_scheduler()?),
+                    false => layout.read()?,
+                };
+                (config, Weights::find_in(&layout.network, None)?, Some(scheduler))
+            }
+            None => {
+                let file = weights_file(path)?;
+                (read_config(&file)?, Weights::open(&file)?, None)
+            }
+        };
+        let network = with_weights(config.network.init(device), &weights)?;
+        Ok(Self { config, network, scheduler })
+    }
+}
+
+fn write(
+    network: &Network,
+    config: &SnapshotConfig,
+    scheduler: Option<&SchedulerConfig>,
+    dir: &Path,
+) -> Result<Written, SnapshotError> {
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| SnapshotError::Io { path, source }
+    };
+    let aside = aside(dir);
+    if aside.exists() {
+        std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
+    }
+    std::fs::create_dir_all(&aside).map_err(io(&aside))?;
+    let json = serde_json::to_string_pretty(config)
+        .map_err(|error| SnapshotError::Io { path: aside.join(OWN), source: error.into() })?;
+    let written = match Files::of(config, scheduler) {
+        Ok(files) => {
+            let layout = Layout::in_folders(&aside);
+            files.write(&layout)?;
+            save_weights(network, &layout.weights(), None)?;
+            let own = aside.join(OWN);
+            std::fs::write(&own, json).and_then(|()| File::open(&own)?.sync_all()).map_err(io(&own))?;
+            if config.network.num_classes() > 0 { Written::PipelineOfClasses } else { Written::Pipeline }
+        }
+        Err(reason) => {
+            save_weights(network, &aside.join(WEIGHTS), Some(json))?;
+            Written::Own { reason }
+        }
+    };
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).map_err(io(dir))?;
+    }
+    std::fs::rename(&aside, dir).map_err(io(dir))?;
+    Ok(written)
+}
+
+/// Writes weights under PyTorch's names, with a description in the header where there is one.
+fn save_weights(network: &Network, file: &Path, description: Option<String>) -> Result<(), SnapshotError> {
+    let io = |source| SnapshotError::Io { path: file.to_path_buf(), source };
+    let mut store = SafetensorsStore::from_file(file)
+        .with_to_adapter(BurnToPyTorchAdapter)
+        .skip_enum_variants(true)
+        .clear_metadata()
+        .metadata("format", "pt");
+    if let Some(description) = description {
+        store = store.metadata(CONFIG_KEY, description);
+    }
+    network.save_into(&mut store).map_err(|error| io(std::io::Error::other(error.to_string())))?;
+    File::open(file).and_then(|file| file.sync_all()).map_err(io)
+}
+
+/// A network with the weights of a file, under the names of today or of the first versions of diffusers. None may be
+/// missing or left over.
+pub fn load_weights(network: Network, file: &Path) -> Result<Network, SnapshotError> {
+    with_weights(network, &Weights::open(file)?)
+}
+
+fn with_weights(mut network: Network, weights: &Weights) -> Result<Network, SnapshotError> {
+    let scheme = match Scheme::detect(weights) {
+        Ok(Scheme::DiffusersOfOld) => Scheme::DiffusersOfOld,
+        // Whatever else there is must have our own names, or every key is at fault.
+        _ => Scheme::Diffusers,
+    };
+    load_into(&mut network, weights, scheme)?;
+    Ok(network)
 }
 
 /// The folder beside `dir` in which it is prepared.
@@ -302,11 +406,38 @@ fn weights_file(path: &Path) -> Result<PathBuf, SnapshotError> {
         return Err(not("there is nothing at this path".into()));
     }
     let file = path.join(WEIGHTS);
-    if file.is_file() { Ok(file) } else { Err(not(format!("the folder holds no {WEIGHTS}"))) }
+    let missing = || not(format!("the folder holds no {WEIGHTS}, and no unet/config.json or config.json of diffusers"));
+    if file.is_file() { Ok(file) } else { Err(missing()) }
 }
 
-/// Reads the header: eight bytes of length, then JSON, whose `__metadata__` holds our description.
+/// The description in the header of a file of weights.
 fn read_config(path: &Path) -> Result<SnapshotConfig, SnapshotError> {
+    let header = read_header(path)?;
+    let config =
+        header.get("__metadata__").and_then(|metadata| metadata.get(CONFIG_KEY)).and_then(|text| text.as_str());
+    let missing = || SnapshotError::NotASnapshot {
+        path: path.to_path_buf(),
+        reason: format!("its header has no `{CONFIG_KEY}` entry, which ddpm-train writes with the weights"),
+    };
+    description(path, serde_json::from_str(config.ok_or_else(missing)?))
+}
+
+/// The description in a file of its own.
+fn own_config(path: &Path) -> Result<SnapshotConfig, SnapshotError> {
+    description(path, serde_json::from_value(read_json(path)?))
+}
+
+fn description(path: &Path, read: serde_json::Result<SnapshotConfig>) -> Result<SnapshotConfig, SnapshotError> {
+    let not = |reason: String| SnapshotError::NotASnapshot { path: path.to_path_buf(), reason };
+    let config = read.map_err(|error| not(format!("its description is not understood: {error}")))?;
+    if config.format != FORMAT {
+        return Err(not(format!("its description has format {}; this program reads format {FORMAT}", config.format)));
+    }
+    Ok(config)
+}
+
+/// Reads the header of a safetensors file: eight bytes of length, then JSON.
+fn read_header(path: &Path) -> Result<serde_json::Value, SnapshotError> {
     let io = |source| SnapshotError::Io { path: path.to_path_buf(), source };
     let not = |reason: String| SnapshotError::NotASnapshot { path: path.to_path_buf(), reason };
     let mut file = File::open(path).map_err(io)?;
@@ -319,19 +450,5 @@ fn read_config(path: &Path) -> Result<SnapshotConfig, SnapshotError> {
     }
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(io)?;
-    let header: serde_json::Value =
-        serde_json::from_slice(&header).map_err(|error| not(format!("its safetensors header is not JSON: {error}")))?;
-    let config = header
-        .get("__metadata__")
-        .and_then(|metadata| metadata.get(CONFIG_KEY))
-        .and_then(|config| config.as_str())
-        .ok_or_else(|| {
-            not(format!("its header has no `{CONFIG_KEY}` entry, which ddpm-train writes with the weights"))
-        })?;
-    let config: SnapshotConfig =
-        serde_json::from_str(config).map_err(|error| not(format!("its description is not understood: {error}")))?;
-    if config.format != FORMAT {
-        return Err(not(format!("its description has format {}; this program reads format {FORMAT}", config.format)));
-    }
-    Ok(config)
+    serde_json::from_slice(&header).map_err(|error| not(format!("its safetensors header is not JSON: {error}")))
 }

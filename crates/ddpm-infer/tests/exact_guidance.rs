@@ -14,6 +14,7 @@ use ddpm_infer::guidance::{
 };
 use ddpm_infer::job::{ClassChoice, Predictor, Samples, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
+use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::noise::SampleNoise;
 use ddpm_infer::samplers::{NoiseSource, Sampler, level_at};
 use ddpm_infer::tasks::Task;
@@ -286,6 +287,8 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         sampler: Sampler::Ddim { eta: 0.0 },
         steps: Some(2),
         levels: Ladder::default(),
+        plan: None,
+        noise: NoiseChoice::default(),
         class: ClassChoice::Any,
         clip,
         guidance,

@@ -10,6 +10,7 @@ use ddpm_data::{DataInfo, Units};
 use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, Predictor, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
+use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::noise::SampleNoise;
 use ddpm_infer::samplers::{Churn, Langevin, NoiseSource, Sampler, Step, Tolerance, level_at, rk45};
 use ddpm_infer::steps::{Spacing, levels};
@@ -268,6 +269,8 @@ fn job(count: usize, batch_size: usize) -> SamplingJob {
         sampler: Sampler::ALL[0],
         steps: Some(5),
         levels: Ladder::default(),
+        plan: None,
+        noise: NoiseChoice::default(),
         class: ClassChoice::Any,
         clip: Clip::Unit,
         guidance: Guidance::default(),

@@ -11,6 +11,7 @@ use ddpm_data::{DataInfo, Units};
 use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, JobError, Predictor, Samples, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
+use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::noise::SampleNoise;
 use ddpm_infer::samplers::{Churn, Langevin, NoiseSource, Sampler, Step};
 use ddpm_infer::steps::{Spacing, levels};
@@ -231,6 +232,8 @@ fn run(job: &SamplingJob, (classes, null): Classes) -> Result<Samples, JobError>
 
 fn job(task: Task, sampler: Sampler) -> SamplingJob {
     SamplingJob {
+        plan: None,
+        noise: NoiseChoice::default(),
         task,
         count: 7,
         seed: 4,

@@ -1,28 +1,26 @@
 //! Whole trajectories of diffusers' schedulers, over the fixtures' `pipelines` folder.
 //!
 //! A trajectory is what the peer's network was asked at every call, and the sample in the end. So the denoiser
-//! here writes down what it is asked.
+//! here writes down what it is asked. Network and scheduler are opened as `sample --from` opens them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "support/schedulers.rs"]
-mod schedulers;
 #[path = "../../ddpm-model/tests/support/mod.rs"]
 mod support;
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor};
-use ddpm_infer::samplers::{Posterior, Sampler, pndm};
+use ddpm_infer::diffusers::pipeline::Layout;
+use ddpm_infer::diffusers::scheduler_config::SchedulerConfig;
+use ddpm_infer::diffusers::{Coordinates, Plan, Tables};
+use ddpm_infer::snapshot::Snapshot;
 use ddpm_model::condition::Condition;
-use ddpm_model::denoiser::{Denoised, Denoiser, time_tensor};
+use ddpm_model::denoiser::{Denoised, Denoiser};
+use ddpm_model::network::Network;
 use ddpm_model::noise_level::NoiseLevel;
-use ddpm_model::unet::UNet;
-use schedulers::multistep::halved;
-use schedulers::{Clipping, Coordinates, Plan, plan};
 use serde_json::Value;
-use support::diffusers::{load_unet, unet_config};
 use support::{Safetensors, assert_close, cases, fixtures_dir, number, read_json, text, values, whole};
 
 /// Of the final sample from its largest value, in `f64` (the fixture's README).
@@ -66,6 +64,36 @@ fn no_class_of_schedulers_is_left_out() {
     }
 }
 
+/// Every scheduler that a case has is the same once it was written and read again, and says what theirs said.
+#[test]
+fn schedulers_lead_there_and_back() {
+    for pipeline in pipelines() {
+        for case in cases(&pipeline.index, "cases") {
+            let (scheduler, json) = (pipeline.scheduler(case), pipeline.scheduler_json(case));
+            let again = scheduler.write();
+            assert_eq!(SchedulerConfig::read(&again).unwrap(), scheduler, "{again:#}");
+            for (key, value) in json.as_object().unwrap().iter().filter(|(key, _)| !key.starts_with("_diffusers")) {
+                // What another class would need, or what a cosine does not, is not said again.
+                let idle = key.starts_with("beta_") && json["beta_schedule"] == "squaredcos_cap_v2";
+                let found = again.get(key).filter(|_| !idle).unwrap_or(value);
+                assert_eq!(found.as_f64(), value.as_f64(), "{} {key}", text(case, "id"));
+                assert!(found == value || value.is_number(), "{} {key}: {found} {value}", text(case, "id"));
+            }
+        }
+    }
+}
+
+/// The peer's own arithmetic in its tables, which the compatible mode takes over, also stays within the spread.
+#[test]
+fn the_peers_tables_change_little() {
+    for pipeline in pipelines() {
+        let network = &pipeline.networks()[0];
+        for case in cases(&pipeline.index, "cases").iter().step_by(3) {
+            pipeline.compare_in(case, network, DType::F32, Tables::Peer);
+        }
+    }
+}
+
 /// All cases of these classes, in `f32` and in `f64`.
 fn compare(classes: &[&str]) {
     let mut compared = 0;
@@ -104,21 +132,37 @@ fn pipelines() -> Vec<Pipeline> {
 
 impl Pipeline {
     /// The U-Net in `f32` and in `f64`.
-    fn networks(&self) -> [UNet; 2] {
-        let folder = self.folder.join("unet");
-        let config = unet_config(&read_json(folder.join("config.json")));
-        let weights = folder.join("diffusion_pytorch_model.safetensors");
-        let (network, _) = load_unet(&config, &weights, &Device::flex());
+    fn networks(&self) -> [Network; 2] {
+        let network = Snapshot::load(&self.folder, &Device::flex()).unwrap().network;
         [network.clone(), network.map(&mut IntoF64)]
     }
 
-    fn compare(&self, case: &Value, network: &UNet, dtype: DType) {
-        let what = format!("{} {} ({dtype:?})", self.id, text(case, "id"));
+    fn scheduler_file(&self, case: &Value) -> PathBuf {
+        self.folder.join("cases").join(text(case, "id")).join("scheduler_config.json")
+    }
+
+    fn scheduler_json(&self, case: &Value) -> Value {
+        ddpm_infer::diffusers::json::parse(&std::fs::read_to_string(self.scheduler_file(case)).unwrap()).unwrap()
+    }
+
+    /// The scheduler as a pipeline with that file has it.
+    fn scheduler(&self, case: &Value) -> SchedulerConfig {
+        let layout = Layout { network: self.folder.join("unet"), scheduler: self.scheduler_file(case), index: None };
+        layout.read_scheduler().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn compare(&self, case: &Value, network: &Network, dtype: DType) {
+        self.compare_in(case, network, dtype, Tables::Exact);
+    }
+
+    fn compare_in(&self, case: &Value, network: &Network, dtype: DType, tables: Tables) {
+        let what = format!("{} {} ({dtype:?}, {tables:?})", self.id, text(case, "id"));
+        let scheduler = self.scheduler(case);
+        assert_eq!(scheduler.class(), text(case, "scheduler"), "{what}");
         let folder = self.folder.join("cases").join(text(case, "id"));
-        let config = read_python_json(&folder.join("scheduler_config.json"));
-        assert_eq!(text(&config, "_class_name"), text(case, "scheduler"), "{what}");
         let wanted = Safetensors::open(folder.join("trajectory.safetensors"));
-        let plan = plan(text(&config, "_class_name"), &config, case);
+        let eta = case["extra"]["eta"].as_f64().unwrap_or(0.0);
+        let plan = scheduler.plan(whole(case, "num_inference_steps"), eta, tables).unwrap();
 
         let found = self.trajectory(&plan, network, dtype);
         let calls = whole(case, "steps_run");
@@ -139,31 +183,16 @@ impl Pipeline {
         }
     }
 
-    fn trajectory(&self, plan: &Plan, network: &UNet, dtype: DType) -> Trajectory {
+    fn trajectory(&self, plan: &Plan, network: &Network, dtype: DType) -> Trajectory {
         let device = Device::flex();
-        let denoiser = Peer { plan, network, seen: RefCell::default() };
         let step_noise: Tensor<5> = self.noise.tensor("step_noise", &device, dtype);
-        let first = plan.walks[0][0];
-        let scale = match plan.coordinates {
-            Coordinates::Preserving => 1.0,
-            Coordinates::Exploding => first.alpha,
-        };
-        let mut x: Tensor<4> = self.noise.tensor::<4>("x_T", &device, dtype) * (plan.start * scale);
-        let mut steps_done = 0;
-        for levels in &plan.walks {
-            let mut noise = |step: usize| step_noise.clone().narrow(0, steps_done + step, 1).squeeze_dim::<4>(0);
-            x = match plan.sampler {
-                // Our own half-way level is none of the peer's steps.
-                Sampler::Pndm { start } => {
-                    let middle = |s, t| halved(&plan.diffusion.schedule, s, t);
-                    pndm(&denoiser, levels, x, start, &middle, &mut |_| {})
-                }
-                sampler => sampler.run(&denoiser, levels, x, &mut noise, &mut |_| {}),
-            };
-            steps_done += levels.len() - 1;
-        }
-        let (times, asked) = denoiser.seen.into_inner().into_iter().unzip();
-        Trajectory { asked, times, end: values(x) }
+        let mut noise = |step: usize| step_noise.clone().narrow(0, step, 1).squeeze_dim::<4>(0);
+        let x = self.noise.tensor::<4>("x_T", &device, dtype) * plan.start;
+        let told = plan.denoiser(|x, t| network.forward::<4>(x, t, &Condition::None));
+        let recorder = Recorder { inner: &told, plan, seen: RefCell::default() };
+        let end = plan.run(&recorder, x, &mut noise, &mut |_| {});
+        let (times, asked) = recorder.seen.into_inner().into_iter().unzip();
+        Trajectory { asked, times, end: values(end) }
     }
 }
 
@@ -174,38 +203,21 @@ struct Trajectory {
     end: Vec<f64>,
 }
 
-/// The network as the peer's scheduler reads it.
-struct Peer<'a> {
+/// Writes down what a denoiser is asked.
+struct Recorder<'a> {
+    inner: &'a dyn Denoiser<4>,
     plan: &'a Plan,
-    network: &'a UNet,
     seen: RefCell<Vec<(f64, Vec<f64>)>>,
 }
 
-impl Denoiser<4> for Peer<'_> {
+impl Denoiser<4> for Recorder<'_> {
     fn denoise(&self, x_t: &Tensor<4>, level: NoiseLevel) -> Denoised<4> {
-        let time = self.plan.time(level);
         let scale = match self.plan.coordinates {
             Coordinates::Preserving => 1.0,
             Coordinates::Exploding => level.alpha,
         };
-        self.seen.borrow_mut().push((time, values(x_t.clone() / scale)));
-        let times = time_tensor(&vec![time; x_t.dims()[0]], x_t);
-        let output = self.network.forward(x_t.clone(), times, &Condition::None);
-        let denoised = self.plan.diffusion.denoised(output, x_t, level);
-        let clipped = denoised.x_0.clone().clamp(-1.0, 1.0);
-        let x_0 = match self.plan.clipping {
-            Clipping::None => denoised.x_0,
-            Clipping::Unit => clipped,
-            Clipping::UnitKeepingEps { eta } => {
-                // The x_0 with which DDIM's step, whose eps follows from x_0, ends where the peer's does.
-                let next = self.plan.next(level);
-                let variance = eta.powi(2) * Posterior::between(level, next).variance;
-                let direction = (next.sigma.powi(2) - variance).max(0.0).sqrt();
-                let k = direction * level.alpha / level.sigma;
-                (clipped * next.alpha - denoised.x_0 * k) / (next.alpha - k)
-            }
-        };
-        Denoised { x_0, ..denoised }
+        self.seen.borrow_mut().push((self.plan.time(level), values(x_t.clone() / scale)));
+        self.inner.denoise(x_t, level)
     }
 }
 
@@ -215,13 +227,6 @@ impl ModuleMapper for IntoF64 {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.map(|weight| weight.cast(DType::F64))
     }
-}
-
-/// JSON in which Python has written an infinity, which JSON does not have.
-fn read_python_json(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let text = text.replace("-Infinity", "null").replace("Infinity", "null");
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 fn largest(values: &[f64]) -> f64 {

@@ -262,6 +262,13 @@ impl Schedule {
         Self::from_tables(betas, alphas_bar)
     }
 
+    /// Computes the tables from alpha-bar, of which the last may be 0.
+    pub fn from_alphas_bar(alphas_bar: Vec<f64>) -> Result<Self, ScheduleError> {
+        let before = std::iter::once(1.0).chain(alphas_bar.iter().copied());
+        let betas = alphas_bar.iter().zip(before).map(|(alpha_bar, before)| 1.0 - alpha_bar / before).collect();
+        Self::from_tables(betas, alphas_bar)
+    }
+
     fn from_tables(betas: Vec<f64>, alphas_bar: Vec<f64>) -> Result<Self, ScheduleError> {
         if betas.is_empty() {
             return Err(ScheduleError::Empty);
@@ -375,9 +382,7 @@ impl Schedule {
         }
         let alphas_bar: Vec<f64> =
             roots.into_iter().map(|root| ((root - last) * first / (first - last)).powi(2)).collect();
-        let before = std::iter::once(1.0).chain(alphas_bar.iter().copied());
-        let betas = alphas_bar.iter().zip(before).map(|(alpha_bar, before)| 1.0 - alpha_bar / before).collect();
-        Self::from_tables(betas, alphas_bar)
+        Self::from_alphas_bar(alphas_bar)
     }
 
     /// The schedule of the kept steps alone, with `beta' = 1 - alpha_bar / alpha_bar of the kept step before`.

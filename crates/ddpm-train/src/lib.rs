@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod fine_tune;
 pub mod manifest;
 pub mod metrics;
 pub mod model;

@@ -25,6 +25,9 @@ struct Args {
     /// Goes on with a run: its folder, or its name in the runs folder.
     #[arg(long, value_name = "RUN")]
     resume: Option<String>,
+    /// Starts from the weights of a snapshot or of a folder of diffusers, whose network must be the experiment's.
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "resume")]
+    from: Option<PathBuf>,
     /// Where to compute, e.g. flex, wgpu, cuda:1; without it, the device of the compiled-in feature.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
@@ -40,8 +43,8 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let Args { experiment, set, resume, device, runs, tui, dry_run } = Args::parse();
-    match run(&Options { experiment, set, resume, device, runs, tui, dry_run }) {
+    let Args { experiment, set, resume, from, device, runs, tui, dry_run } = Args::parse();
+    match run(&Options { experiment, set, resume, from, device, runs, tui, dry_run }) {
         Ok(Finish::DryRun) => ExitCode::SUCCESS,
         Ok(Finish::Done(folder)) => {
             println!("{}", folder.display());

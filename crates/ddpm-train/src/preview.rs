@@ -7,6 +7,7 @@ use ddpm_data::DataInfo;
 use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, JobError, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
+use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::pictures::{self, PictureError};
 use ddpm_infer::sample::clip_for;
 use ddpm_infer::samplers::{Sampler, SamplerError, SamplerOptions};
@@ -61,6 +62,8 @@ impl Preview {
             sampler: Sampler::new(&config.sampler, options)?,
             steps: Some(config.steps),
             levels: Ladder::usual_for(&diffusion),
+            plan: None,
+            noise: NoiseChoice::default(),
             class: ClassChoice::Any,
             clip: clip_for(&data),
             guidance: Guidance::default(),

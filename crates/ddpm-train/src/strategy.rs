@@ -13,8 +13,8 @@ use burn_train::{
     TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use ddpm_data::random::{Stream, mix};
-use ddpm_infer::runs::{RunFolder, step_name, width_name};
-use ddpm_infer::snapshot::{Snapshot, SnapshotConfig};
+use ddpm_infer::runs::{RunFolder, step_name, steps_in, width_name};
+use ddpm_infer::snapshot::{Snapshot, SnapshotConfig, Written};
 use ddpm_model::ema::{gamma_of, power_decay};
 use ddpm_model::resample::LossSecondMoment;
 
@@ -323,8 +323,13 @@ impl<const D: usize> Loop<'_, D> {
 
     fn save_snapshot(&self) -> Result<(), TrainError> {
         let dir = self.strategy.run.snapshots().join(step_name(self.state.step));
-        self.save_weights(&self.ema, &dir)?;
+        let written = self.save_weights(&self.ema, &dir)?;
         self.strategy.reporter.say(&format!("step {}: snapshot {}", self.state.step, dir.display()));
+        // What holds for the first holds for all.
+        let is_first = steps_in(&self.strategy.run.snapshots()).len() == 1;
+        if let Some(remark) = written.remark().filter(|_| is_first) {
+            self.strategy.reporter.say(&format!("note: {remark}"));
+        }
         Ok(())
     }
 
@@ -337,7 +342,7 @@ impl<const D: usize> Loop<'_, D> {
         Ok(())
     }
 
-    fn save_weights(&self, model: &TrainModel<D>, dir: &Path) -> Result<(), TrainError> {
+    fn save_weights(&self, model: &TrainModel<D>, dir: &Path) -> Result<Written, TrainError> {
         let step = self.state.step;
         let config = SnapshotConfig { step, images_seen: self.state.images_seen, ..self.strategy.snapshot.clone() };
         Snapshot::save(&model.net, &config, dir).map_err(|source| TrainError::Snapshot { step, source })

@@ -28,7 +28,8 @@ use time::macros::format_description;
 use crate::checkpoint::{Checkpoint, TrainState, prune, restore};
 use crate::config::load::{ConfigError, Problem, find, load};
 use crate::config::{Experiment, TimeSampling};
-use crate::manifest::{Manifest, Start};
+use crate::fine_tune::Start;
+use crate::manifest::{self, Manifest};
 use crate::metrics::{FIELDS, JsonLines, STEP_LOSS, StepMetric, truncate_after};
 use crate::model::TrainModel;
 use crate::noising::{Labels, Noising, NoisyLoader};
@@ -46,6 +47,8 @@ pub struct Options {
     pub set: Vec<String>,
     /// The run to go on with, instead of a new one.
     pub resume: Option<String>,
+    /// A snapshot whose weights a new run starts from.
+    pub from: Option<PathBuf>,
     /// The device.
     pub device: Option<String>,
     /// The folder of all runs.
@@ -112,6 +115,7 @@ struct Plan {
     diffusion: Diffusion,
     device: OpenDevice,
     resumed: Option<(RunFolder, PathBuf)>,
+    start: Option<Start>,
 }
 
 impl Plan {
@@ -137,7 +141,12 @@ impl Plan {
         if let Some(warning) = diffusion.schedule().and_then(Schedule::warning) {
             eprintln!("warning: diffusion.schedule: {warning}");
         }
-        Ok(Self { name, experiment, data, diffusion, device, resumed })
+        let read = |from: &PathBuf| Start::read(from, &experiment, &device.device);
+        let start = options.from.as_ref().map(read).transpose()?;
+        for line in start.iter().flat_map(|start| start.describe(&experiment)) {
+            eprintln!("{line}");
+        }
+        Ok(Self { name, experiment, data, diffusion, device, resumed, start })
     }
 
     /// `--dry-run`.
@@ -170,13 +179,16 @@ impl Plan {
     }
 
     fn train<const D: usize>(self, options: &Options) -> anyhow::Result<Finish> {
-        let Self { name, experiment, data, diffusion, device, resumed } = self;
+        let Self { name, experiment, data, diffusion, device, resumed, start } = self;
         let train = &experiment.train;
         let autodiff = device.device.clone().autodiff();
 
         // The network, freshly drawn or as it was left.
         autodiff.seed(mix(train.seed, Stream::Init, 0));
         let mut net = settle(experiment.model.init(&autodiff));
+        if let Some(start) = start {
+            net = settle(start.give(net)?);
+        }
         let parameters = net.num_params();
         let widths = experiment.ema.post_hoc.as_ref().map(|post_hoc| &post_hoc.widths[..]).unwrap_or_default();
         let checkpoint = resumed.as_ref().map(|(_, path)| Checkpoint::load(path, widths)).transpose()?;
@@ -416,7 +428,7 @@ fn write_records(
         parameters,
         data: format!("{}: {} items of shape {:?}", data.info.name, data.items.len(), data.info.shape),
         seed: experiment.train.seed,
-        starts: starts.into_iter().chain([Start::now(&device.name, from_step)]).collect(),
+        starts: starts.into_iter().chain([manifest::Start::now(&device.name, from_step)]).collect(),
     };
     manifest.write(&run.manifest()).with_context(|| format!("cannot write {}", run.manifest().display()))?;
     prune(&run.checkpoints(), experiment.train.keep_checkpoints);

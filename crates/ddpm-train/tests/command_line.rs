@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use support::{Bench, TINY_DIGITS, stderr};
 
 #[test]
@@ -181,7 +183,9 @@ fn a_run_folder_holds_what_is_promised() {
         "previews/step-00000002.png",
         "previews/step-00000003.png",
         "checkpoints/step-00000003/optimizer.bpk",
-        "snapshots/step-00000003/model.safetensors",
+        "snapshots/step-00000003/ddpm.json",
+        "snapshots/step-00000003/model_index.json",
+        "snapshots/step-00000003/unet/diffusion_pytorch_model.safetensors",
     ] {
         assert!(run.join(name).is_file(), "{name} is missing");
     }
@@ -193,4 +197,38 @@ fn a_run_folder_holds_what_is_promised() {
     let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
     assert_eq!(line["step"], 2);
     assert_eq!(line["images_seen"], 16);
+}
+
+#[test]
+fn training_starts_from_a_snapshot() {
+    let bench = Bench::new();
+    let train = |more: &[&str]| bench.train(&[&["--set", "train.steps=1"], more, &TINY_DIGITS[..]].concat());
+    let weights = |run: &Path| -> Vec<f32> {
+        let file = run.join("snapshots/step-00000001/unet/diffusion_pytorch_model.safetensors");
+        let bytes = std::fs::read(file).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[8 + header..].chunks(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
+    };
+    let apart = |a: &Path, b: &Path| {
+        let (a, b) = (weights(a), weights(b));
+        assert_eq!(a.len(), b.len());
+        a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    let first = train(&[]);
+    let from = first.join("snapshots/step-00000001");
+    let from = from.to_str().unwrap();
+    // A step that moves nothing leaves what it started from; another seed would have drawn other weights.
+    let still = train(&["--from", from, "--set", "train.seed=9", "--set", "optimizer.learning_rate=1e-30"]);
+    assert!(apart(&first, &still) < 1e-6, "{}", apart(&first, &still));
+    assert!(apart(&first, &train(&["--set", "train.seed=9"])) > 1e-2);
+
+    let (code, said) =
+        bench.refusal(&[&["--from", from, "--set", "model.time_shift=scale-shift"], &TINY_DIGITS[..]].concat());
+    assert_eq!(code, 1);
+    assert!(said.contains("resnet_time_scale_shift is \"scale_shift\" in the experiment, \"default\" there"), "{said}");
+    let (_, said) = bench.refusal(&["--from", "nowhere"]);
+    assert!(said.contains("nowhere") && said.contains("not a snapshot"), "{said}");
+    let (code, said) = bench.refusal(&["--from", from, "--resume", first.to_str().unwrap()]);
+    assert_eq!(code, 2);
+    assert!(said.contains("--resume"), "{said}");
 }

@@ -1,8 +1,6 @@
 //! Reads the golden fixtures. Other crates' tests include this file by path.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
-pub mod diffusers;
-
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};

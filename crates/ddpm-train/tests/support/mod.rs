@@ -10,6 +10,7 @@ use burn::tensor::Device;
 use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, SamplingJob};
 use ddpm_infer::levels::Ladder;
+use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::runs::RunFolder;
 use ddpm_infer::sample::{clip_for, trained};
 use ddpm_infer::samplers::{Sampler, SamplerOptions};
@@ -113,6 +114,8 @@ pub fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
         sampler: Sampler::new(sampler, options).unwrap(),
         steps: None,
         levels: Ladder::usual_for(&diffusion),
+        plan: None,
+        noise: NoiseChoice::default(),
         class: ClassChoice::Any,
         clip: clip_for(&snapshot.config.data),
         guidance: Guidance::default(),

@@ -1,6 +1,8 @@
-//! The U-Net against networks of diffusers: outputs, the sinusoids of the time, and all gradients.
+//! The U-Net against networks of diffusers: their configuration there and back, outputs, the sinusoids of the time,
+//! and all gradients.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../../ddpm-model/tests/support/mod.rs"]
 mod support;
 
 use std::path::Path;
@@ -9,10 +11,12 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, SafetensorsStore};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use ddpm_infer::diffusers::unet_config::{self, UNetFile};
+use ddpm_infer::snapshot::load_weights;
 use ddpm_model::condition::Condition;
+use ddpm_model::network::{Network, NetworkConfig};
 use ddpm_model::unet::{UNet, UNetConfig};
 use serde_json::Value;
-use support::diffusers::{load_unet, unet_config, unet_weights};
 use support::*;
 
 /// The tolerance of outputs relative to the largest, where the fixture would allow more.
@@ -96,12 +100,43 @@ fn gradients_are_those_of_diffusers() {
 #[test]
 fn a_missing_or_foreign_key_is_an_error() {
     let model = models().remove(0);
-    let shallow = UNetConfig { blocks_per_level: model.config.blocks_per_level + 1, ..model.config.clone() };
-    let mut store = model.store();
-    assert!(shallow.init(&Device::default()).load_from(&mut store).is_err(), "parameters are missing");
-    let no_middle = UNetConfig { middle_attention: false, ..model.config.clone() };
-    let unused = no_middle.init(&Device::default()).load_from(&mut model.store()).unwrap().unused;
-    assert!(!unused.is_empty() && unused.iter().all(|key| key.starts_with("mid_block.attentions.0.")));
+    let refuse = |config: UNetConfig, parts: &[&str]| {
+        let network = NetworkConfig::UNet(config).init(&Device::default());
+        let message = load_weights(network, &model.weights).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    };
+    let deeper = model.config.blocks_per_level + 1;
+    let last = format!("up_blocks.0.resnets.{deeper}.conv1.weight is missing");
+    refuse(UNetConfig { blocks_per_level: deeper, ..model.config.clone() }, &[&last]);
+    let foreign = "mid_block.attentions.0.to_q.weight is not part of the network";
+    refuse(UNetConfig { middle_attention: false, ..model.config.clone() }, &[foreign]);
+}
+
+/// Theirs to ours to theirs: every key that they wrote comes back as it was, except for the names of the blocks that
+/// do not resample, of which two mean the same.
+#[test]
+fn configurations_lead_there_and_back() {
+    let root = fixtures_dir().join("unet");
+    for entry in cases(&read_json(root.join("index.json")), "models") {
+        let json = read_json(root.join(text(entry, "folder")).join("config.json"));
+        let UNetFile { config, size } = unet_config::read(&json).unwrap();
+        let again = unet_config::write(&config, size).unwrap();
+        let same = |way: &str, i: usize| {
+            let [found, wanted] = [&again, &json].map(|json| json[way][i].as_str().unwrap());
+            let resamples = i + 1 < json[way].as_array().unwrap().len();
+            let plain = |name: &str| name.starts_with("Resnet") || !name.starts_with("Attn");
+            assert!(found == wanted || (!resamples && plain(found) && plain(wanted)), "{way} {i}: {found} {wanted}");
+        };
+        for (key, value) in json.as_object().unwrap().iter().filter(|(key, _)| !key.starts_with("_diffusers")) {
+            match key.as_str() {
+                way @ ("down_block_types" | "up_block_types") => {
+                    (0..value.as_array().unwrap().len()).for_each(|i| same(way, i));
+                }
+                key => assert_eq!(&again[key], value, "{} {key}", text(entry, "id")),
+            }
+        }
+        assert_eq!(unet_config::read(&again).unwrap(), UNetFile { config, size });
+    }
 }
 
 /// One folder of `unet/`.
@@ -129,7 +164,7 @@ fn models() -> Vec<Model> {
 impl Model {
     fn open(root: &Path, entry: &Value) -> Self {
         let folder = root.join(text(entry, "folder"));
-        let config = unet_config(&read_json(folder.join("config.json")));
+        let UNetFile { config, size } = unet_config::read(&read_json(folder.join("config.json"))).unwrap();
         let meta = read_json(folder.join("meta.json"));
         let model = Self {
             id: text(entry, "id").to_string(),
@@ -138,20 +173,19 @@ impl Model {
             meta,
             config,
         };
-        let shape = [model.config.in_channels, model.config.sample_size, model.config.sample_size];
+        let shape = [model.config.in_channels, size[0], size[1]];
         assert_eq!(model.config.problems(&shape), vec![], "{}", model.id);
         assert_eq!(model.config.init(&Device::default()).num_params(), whole(entry, "params"), "{}", model.id);
         model
     }
 
-    fn store(&self) -> SafetensorsStore {
-        unet_weights(&self.weights)
-    }
-
     fn load(&self, device: &Device) -> UNet {
-        let (network, loaded) = load_unet(&self.config, &self.weights, device);
-        assert_eq!(loaded, whole(&self.meta, "tensors"), "{}", self.id);
-        network
+        assert_eq!(Safetensors::open(&self.weights).names().len(), whole(&self.meta, "tensors"), "{}", self.id);
+        let network = NetworkConfig::UNet(self.config.clone()).init(device);
+        match load_weights(network, &self.weights).unwrap() {
+            Network::UNet(network) => network,
+            Network::PointMlp(_) => unreachable!("it was a U-Net"),
+        }
     }
 
     fn forward(&self, network: &UNet, io: &Safetensors, case: &Value, device: &Device) -> Tensor<4> {

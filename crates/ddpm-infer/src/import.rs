@@ -1,0 +1,186 @@
+//! `ddpm-infer import`: a checkpoint of improved-diffusion, guided-diffusion or pesser becomes a snapshot.
+//!
+//! Most of the network shows in the weights. The rest is given by the keys that an experiment has for it, and what
+//! would change the samples without a word is asked for.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use burn::module::Module;
+use clap::Args;
+use ddpm_data::{DataInfo, Units};
+use ddpm_model::network::NetworkConfig;
+use ddpm_model::unet::UNetConfig;
+use ddpm_model::variance::Variance;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::device;
+use crate::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
+use crate::weights::names::{Deduced, deduce};
+use crate::weights::{QkvOrder, Scheme, Weights, load_into};
+
+/// Makes a snapshot of a checkpoint.
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// The checkpoint, as torch.save or safetensors wrote it.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The snapshot folder to write.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Height and width of the images, which no such file holds.
+    #[arg(long, value_name = "PIXELS")]
+    size: usize,
+    /// What else the file does not hold, by the keys of an experiment: model.heads=4, model.heads.width=64,
+    /// diffusion.schedule.kind=cosine, diffusion.schedule.steps=4000, diffusion.rescaled_times=true; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// guided-diffusion was run with --use_new_attention_order True.
+    #[arg(long)]
+    new_attention_order: bool,
+    /// Which weights of a file that holds several, such as ema.
+    #[arg(long, value_name = "NAME")]
+    entry: Option<String>,
+}
+
+/// What the weights do not hold, in the sections of an experiment.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    model: UNetConfig,
+    diffusion: DiffusionConfig,
+}
+
+/// Writes the snapshot and returns its folder.
+pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
+    let weights = Weights::open_entry(&args.file, args.entry.as_deref())?;
+    let scheme = match (Scheme::detect(&weights)?, args.new_attention_order) {
+        (Scheme::OpenAi(_), true) => Scheme::OpenAi(QkvOrder::Parted),
+        (scheme, true) => bail!("--new-attention-order is of guided-diffusion, but the names are those of {scheme}"),
+        (Scheme::Diffusers | Scheme::DiffusersOfOld, false) => bail!(
+            "{}: weights of diffusers need no import: `ddpm-infer sample --from` opens the folder they lie in, with its \
+             config.json",
+            args.file.display()
+        ),
+        (scheme, false) => scheme,
+    };
+    let deduced = deduce(&weights, scheme)?;
+    let settings = settings(args, &deduced, scheme)?;
+    let Settings { model, diffusion } = &settings;
+    let shape = vec![model.in_channels, args.size, args.size];
+    let config = NetworkConfig::UNet(model.clone());
+    config.validate(&shape)?;
+    let problems: Vec<String> =
+        diffusion.problems().into_iter().map(|(key, message)| format!("diffusion.{key}: {message}")).collect();
+    if !problems.is_empty() {
+        bail!("{}", problems.join("; "));
+    }
+    if diffusion.variance.output_channels(model.in_channels) != model.out_channels {
+        bail!(
+            "diffusion.variance = {:?} does not go with a network of {} channels in and {} out",
+            diffusion.variance,
+            model.in_channels,
+            model.out_channels
+        );
+    }
+
+    let mut network = config.init(&device::open(None)?.device);
+    load_into(&mut network, &weights, scheme)?;
+    let data = DataInfo {
+        name: "images".into(),
+        shape,
+        classes: (0..model.classes).map(|class| class.to_string()).collect(),
+        units: Units::identity(model.in_channels),
+    };
+    let name = args.file.file_name().unwrap_or_default().to_string_lossy();
+    eprintln!("{}: {scheme}, {} parameters", args.file.display(), network.num_params());
+    eprintln!("{}", toml::to_string(&settings)?);
+    let written =
+        Snapshot::save(&network, &SnapshotConfig::foreign(config, diffusion.clone(), data, &name), &args.out)?;
+    if let Some(remark) = written.remark() {
+        eprintln!("{remark}");
+    }
+    Ok(args.out.clone())
+}
+
+/// What was read off the weights, changed and completed by the command line.
+fn settings(args: &ImportArgs, deduced: &Deduced, scheme: Scheme) -> anyhow::Result<Settings> {
+    let mut tree = Table::new();
+    tree.insert("model".into(), Value::try_from(deduced.at(args.size))?);
+    let mut diffusion = Table::new();
+    if deduced.config.out_channels == 2 * deduced.config.in_channels {
+        diffusion.insert("variance".into(), Value::try_from(Variance::Learned)?);
+    }
+    tree.insert("diffusion".into(), diffusion.into());
+    let mut given = Vec::new();
+    for set in &args.sets {
+        let (key, value) = parse_set(set).with_context(|| format!("--set {set}"))?;
+        insert(&mut tree, &key, value);
+        given.push(key);
+    }
+    let settings: Settings = tree.try_into().context("--set")?;
+    let asked: Vec<String> = unanswered(deduced, scheme, &settings)
+        .into_iter()
+        .filter(|(key, _)| !given.iter().any(|given| given == key || given.starts_with(&format!("{key}."))))
+        .map(|(key, help)| format!("\n  {key}: {help}"))
+        .collect();
+    if !asked.is_empty() {
+        bail!("{}: the file does not hold, so give by --set{}", args.file.display(), asked.concat());
+    }
+    Ok(settings)
+}
+
+/// Keys that no default can be right for.
+fn unanswered(deduced: &Deduced, scheme: Scheme, settings: &Settings) -> Vec<(&'static str, String)> {
+    let mut keys = Vec::new();
+    if !deduced.heads_known {
+        let help = "--set model.heads=4 for 4 heads (improved-diffusion's default), --set model.heads.width=64 for \
+                    heads of 64 channels";
+        keys.push(("model.heads", help.to_string()));
+    }
+    if matches!(scheme, Scheme::OpenAi(_)) {
+        let help = "--set diffusion.schedule.kind=cosine or linear, with --set diffusion.schedule.steps=N unless \
+                    there are 1000";
+        keys.push(("diffusion.schedule", help.to_string()));
+        let steps = settings.diffusion.schedule.steps();
+        if steps != 1000 {
+            let help = format!(
+                "--set diffusion.rescaled_times=true where a network of {steps} steps was trained with \
+                 rescale_timesteps (improved-diffusion's default), else false"
+            );
+            keys.push(("diffusion.rescaled_times", help));
+        }
+    }
+    keys
+}
+
+/// `a.b=c`, where `c` is a TOML value, or else a bare string.
+fn parse_set(set: &str) -> anyhow::Result<(String, Value)> {
+    let expected = "expected KEY=VALUE with a dotted key, for example model.heads=4";
+    let (key, value) = set.split_once('=').context(expected)?;
+    let (key, value) = (key.trim(), value.trim());
+    if key.split('.').any(str::is_empty) {
+        bail!("{expected}");
+    }
+    let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+    Ok((key.to_string(), parsed.unwrap_or_else(|| Value::String(value.to_string()))))
+}
+
+/// Sets a dotted key. What is no table gives way to one.
+fn insert(tree: &mut Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            tree.insert(key.into(), value);
+        }
+        Some((head, rest)) => {
+            let inner = tree.entry(head).or_insert_with(|| Table::new().into());
+            if !inner.is_table() {
+                *inner = Table::new().into();
+            }
+            if let Value::Table(inner) = inner {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}

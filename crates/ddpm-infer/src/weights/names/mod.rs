@@ -1,0 +1,232 @@
+//! Naming schemes: what other projects call the weights of this U-Net, and how theirs become ours.
+//!
+//! A scheme is data: a name for each module and a word for each layer in it. The modules and their shapes follow from
+//! the [`UNetConfig`]. So for every scheme the exact list of tensors is known before a file is looked at.
+
+mod deduce;
+mod diffusers;
+mod modules;
+mod openai;
+mod pesser;
+
+use std::ops::Range;
+
+use ddpm_model::unet::UNetConfig;
+
+use super::{Weights, WeightsError};
+pub use deduce::{Deduced, deduce};
+use modules::{Kind, Module, modules};
+
+/// How improved-diffusion and guided-diffusion order the rows of the one projection to queries, keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkvOrder {
+    /// Head by head, each with its queries, keys and values: improved-diffusion, and guided-diffusion unless told
+    /// otherwise.
+    HeadByHead,
+    /// All queries, all keys, all values: guided-diffusion with `use_new_attention_order`.
+    Parted,
+}
+
+/// Whose names the weights have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// diffusers' `UNet2DModel` of today, whose names are our own.
+    Diffusers,
+    /// The same before its attention was renamed: `query`, `key`, `value`, `proj_attn`.
+    DiffusersOfOld,
+    /// improved-diffusion and guided-diffusion.
+    OpenAi(QkvOrder),
+    /// pesser's PyTorch translation of the original DDPM, and what is built on it, such as DDIM.
+    Pesser,
+}
+
+/// One of our tensors, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Our name.
+    pub ours: String,
+    /// Our shape, in PyTorch's layout.
+    pub shape: Vec<usize>,
+    /// Their name.
+    pub theirs: String,
+    /// Their shape.
+    pub their_shape: Vec<usize>,
+    /// Which rows of theirs, one after another, are ours; all of them without.
+    pub rows: Option<Vec<Range<usize>>>,
+    /// Whether ones at the end of their shape mean nothing, because a dense layer may be stored as a convolution
+    /// over one pixel.
+    pub pointwise: bool,
+}
+
+/// The words of a scheme for the layers of a residual block, and for those of an attention.
+struct Words {
+    norm1: &'static str,
+    conv1: &'static str,
+    time: &'static str,
+    norm2: &'static str,
+    conv2: &'static str,
+    shortcut: &'static str,
+    attention_norm: &'static str,
+    attention: Projections,
+    attention_out: &'static str,
+}
+
+/// The projections of an attention.
+enum Projections {
+    /// One each.
+    Apart([&'static str; 3]),
+    /// One for all.
+    Joint(&'static str, QkvOrder),
+}
+
+impl Scheme {
+    /// Tells whose names these are.
+    ///
+    /// The order of queries, keys and values shows in no name: improved-diffusion's is assumed.
+    pub fn detect(weights: &Weights) -> Result<Self, WeightsError> {
+        let holds = |name: &str| weights.tensors().contains_key(name);
+        let any = |part: &str| weights.tensors().keys().any(|name| name.contains(part));
+        let unknown = |reason: String| WeightsError::Names { path: weights.path().to_path_buf(), reason };
+        if holds("input_blocks.0.0.weight") && holds("time_embed.0.weight") {
+            Ok(Self::OpenAi(QkvOrder::HeadByHead))
+        } else if holds("temb.dense.0.weight") {
+            Ok(Self::Pesser)
+        } else if holds("time_embedding.linear_1.weight") && any(".attentions.0.query.") {
+            Ok(Self::DiffusersOfOld)
+        } else if holds("conv_in.weight") && holds("time_embedding.linear_1.weight") {
+            Ok(Self::Diffusers)
+        } else if any("all_modules.") {
+            Err(unknown("these are names of score_sde, which numbers all modules; they are not read here".into()))
+        } else if any("model.diffusion_model.") {
+            Err(unknown("these are names of latent or Stable Diffusion, whose U-Net is another one".into()))
+        } else {
+            let some: Vec<&str> = weights.tensors().keys().take(3).map(String::as_str).collect();
+            Err(unknown(format!(
+                "nobody's names: neither diffusers' nor improved-diffusion's nor pesser's, but {} tensors such as {}",
+                weights.tensors().len(),
+                some.join(", ")
+            )))
+        }
+    }
+
+    /// Every tensor of the network, in the order in which the image passes.
+    pub fn entries(self, config: &UNetConfig) -> Vec<Entry> {
+        modules(config).iter().flat_map(|module| self.of_module(module, config)).collect()
+    }
+
+    fn words(self) -> Words {
+        match self {
+            Self::Diffusers => diffusers::WORDS,
+            Self::DiffusersOfOld => diffusers::WORDS_OF_OLD,
+            Self::OpenAi(order) => openai::words(order),
+            Self::Pesser => pesser::WORDS,
+        }
+    }
+
+    fn name(self, module: &Module, config: &UNetConfig) -> String {
+        match self {
+            Self::Diffusers | Self::DiffusersOfOld => diffusers::name(module, config),
+            Self::OpenAi(_) => openai::name(module, config),
+            Self::Pesser => pesser::name(module),
+        }
+    }
+
+    fn of_module(self, module: &Module, config: &UNetConfig) -> Vec<Entry> {
+        let (ours, theirs) = (diffusers::name(module, config), self.name(module, config));
+        let (our_words, words) = (diffusers::WORDS, self.words());
+        let whole = |our_word: &str, their_word: &str, shape: &[usize]| {
+            let (ours, theirs) = (below(&ours, our_word), below(&theirs, their_word));
+            let entry = |last: &str, shape: &[usize]| Entry {
+                ours: below(&ours, last),
+                shape: shape.to_vec(),
+                theirs: below(&theirs, last),
+                their_shape: shape.to_vec(),
+                rows: None,
+                pointwise: false,
+            };
+            vec![entry("weight", shape), entry("bias", &shape[..1])]
+        };
+        match module.kind {
+            Kind::Layer { inputs, outputs, kernel } => match kernel {
+                None => whole("", "", &[outputs, inputs]),
+                Some(size) => whole("", "", &[outputs, inputs, size, size]),
+            },
+            Kind::Norm { channels } => whole("", "", &[channels]),
+            Kind::Table { rows, width } => whole("", "", &[rows, width]).into_iter().take(1).collect(),
+            Kind::Residual { inputs, outputs, time, time_outputs } => {
+                let mut entries = vec![
+                    whole(our_words.norm1, words.norm1, &[inputs]),
+                    whole(our_words.conv1, words.conv1, &[outputs, inputs, 3, 3]),
+                    whole(our_words.time, words.time, &[time_outputs, time]),
+                    whole(our_words.norm2, words.norm2, &[outputs]),
+                    whole(our_words.conv2, words.conv2, &[outputs, outputs, 3, 3]),
+                ];
+                if inputs != outputs {
+                    entries.push(whole(our_words.shortcut, words.shortcut, &[outputs, inputs, 1, 1]));
+                }
+                entries.concat()
+            }
+            Kind::Attention { channels, heads, norm } => {
+                let dense = |our_word: &str, their_word: &str| {
+                    let mut entries = whole(our_word, their_word, &[channels, channels]);
+                    entries.iter_mut().for_each(|entry| entry.pointwise = true);
+                    entries
+                };
+                let mut entries = Vec::new();
+                if norm {
+                    entries.extend(whole(our_words.attention_norm, words.attention_norm, &[channels]));
+                }
+                for (part, our_word) in diffusers::PROJECTIONS.into_iter().enumerate() {
+                    entries.extend(match words.attention {
+                        Projections::Apart(their_words) => dense(our_word, their_words[part]),
+                        Projections::Joint(their_word, order) => {
+                            let mut entries = dense(our_word, their_word);
+                            for entry in &mut entries {
+                                entry.their_shape[0] *= 3;
+                                entry.rows = Some(order.rows(part, channels, heads));
+                            }
+                            entries
+                        }
+                    });
+                }
+                entries.extend(dense(our_words.attention_out, words.attention_out));
+                entries
+            }
+        }
+    }
+}
+
+impl QkvOrder {
+    /// The rows of queries (part 0), keys (1) or values (2) among the three times `channels` of the joint projection.
+    fn rows(self, part: usize, channels: usize, heads: usize) -> Vec<Range<usize>> {
+        let width = channels / heads.max(1);
+        let start = |head: usize| match self {
+            Self::HeadByHead => (3 * head + part) * width,
+            Self::Parted => part * channels + head * width,
+        };
+        (0..heads).map(|head| start(head)..start(head) + width).collect()
+    }
+}
+
+impl std::fmt::Display for Scheme {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Diffusers => "diffusers",
+            Self::DiffusersOfOld => "diffusers, with the attention of old",
+            Self::OpenAi(QkvOrder::HeadByHead) => "improved-diffusion or guided-diffusion",
+            Self::OpenAi(QkvOrder::Parted) => "guided-diffusion, with its new attention order",
+            Self::Pesser => "pesser's DDPM",
+        })
+    }
+}
+
+/// `prefix.word`, where both are there.
+fn below(prefix: &str, word: &str) -> String {
+    match word {
+        "" => prefix.to_string(),
+        word => format!("{prefix}.{word}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

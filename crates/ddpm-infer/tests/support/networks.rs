@@ -1,0 +1,61 @@
+//! U-Nets of other projects: built, run, and looked into.
+#![allow(dead_code, unreachable_pub)]
+
+use std::collections::BTreeMap;
+
+use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use ddpm_infer::weights::{Scheme, Weights, load_into};
+use ddpm_model::condition::Condition;
+use ddpm_model::network::{Network, NetworkConfig};
+use ddpm_model::unet::UNetConfig;
+use serde_json::Value;
+
+use super::support::{Safetensors, assert_close, text, values};
+
+/// The network with these weights.
+pub fn network(config: &UNetConfig, weights: &Weights, scheme: Scheme, device: &Device) -> Network {
+    let shape = [config.in_channels, config.sample_size, config.sample_size];
+    assert_eq!(config.problems(&shape), vec![]);
+    let mut network = NetworkConfig::UNet(config.clone()).init(device);
+    load_into(&mut network, weights, scheme).unwrap_or_else(|error| panic!("{error}"));
+    network
+}
+
+/// What the network answers to a case of a fixture.
+fn forward(network: &Network, io: &Safetensors, case: &Value, device: &Device) -> Tensor<4> {
+    let x = io.tensor::<4>(text(case, "x"), device, DType::F32);
+    let t = io.tensor::<1>(text(case, "t"), device, DType::F32);
+    let condition = match case["y"].as_str() {
+        None => Condition::None,
+        Some(name) => {
+            let classes = TensorData::new(io.i64(name), io.shape(name));
+            Condition::Class(Tensor::<1, Int>::from_data(classes, device))
+        }
+    };
+    network.forward(x, t, &condition)
+}
+
+/// Compares the answer with the peer's, to 2e-5 of the largest value or what the fixture allows, if that is less.
+pub fn compare(network: &Network, io: &Safetensors, case: &Value, what: &str) {
+    let found = values(forward(network, io, case, &Device::default()));
+    let wanted = io.f64(case["out_f64"].as_str().unwrap_or_else(|| text(case, "out")));
+    let scale = wanted.iter().fold(1.0_f64, |scale, value| scale.max(value.abs()));
+    let tolerance = case["tol_abs_f32"].as_f64().unwrap_or(f64::INFINITY).min(2e-5 * scale);
+    assert_close(&found, &wanted, tolerance, &format!("{what} {}", text(case, "out")));
+}
+
+/// All parameters in PyTorch's layout.
+pub fn parameters(network: &Network) -> BTreeMap<String, Vec<f32>> {
+    let tensors = network.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
+    let values = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|word| f32::from_le_bytes(*word)).collect();
+    tensors
+        .into_iter()
+        .map(|tensor| {
+            assert_eq!(tensor.dtype, DType::F32, "{}", tensor.name);
+            let name = tensor.name.clone();
+            let bytes = tensor.into_bytes().unwrap_or_else(|error| panic!("{name}: {error}"));
+            (name, values(&bytes))
+        })
+        .collect()
+}
