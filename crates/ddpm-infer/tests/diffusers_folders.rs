@@ -80,7 +80,8 @@ fn a_pipeline_is_followed_from_the_command_line() {
                 continue;
             }
             let files = folder.join("cases").join(text(case, "id"));
-            let from = pipeline(dir.path(), &folder, &files.join("scheduler_config.json"), classes.len() % 2 == 0);
+            let from =
+                pipeline(dir.path(), &folder, &files.join("scheduler_config.json"), classes.len().is_multiple_of(2));
             let steps = whole(case, "num_inference_steps").to_string();
             let count = noise.shape("x_T")[0].to_string();
             let words = ["--init-noise", "x_T.npy", "--steps", &steps, "--count", &count, "--noise-compat", "torch"];

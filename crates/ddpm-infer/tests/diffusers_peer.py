@@ -166,7 +166,10 @@ def make(root):
             scheduler = getattr(diffusers, kind)(**{**schedule, **settings})
             steps = steps or schedule["num_train_timesteps"]
             # Karras levels of a cosine end among times that round to the same step, over which the peer stumbles.
-            if kind.startswith("DPM") and "use_karras_sigmas" in settings and "squared" in schedule["beta_schedule"]:
+            stumbles = kind.startswith("DPM") and "use_karras_sigmas" in settings
+            # Its PNDM looks back over v, which ours refuses.
+            looks_back_over_v = kind == "PNDMScheduler" and "prediction_type" in schedule
+            if (stumbles and "squared" in schedule["beta_schedule"]) or looks_back_over_v:
                 continue
             folder = root / f"{name}-{number:02}"
             wrapper = DDIMPipeline if kind == "DDIMScheduler" else DDPMPipeline

@@ -165,11 +165,9 @@ fn shards_and_half_precisions_hold_the_same_network() {
 
     // Halves round, and nothing else.
     let all: Vec<&String> = model.weights.tensors().keys().collect();
-    let half = |value: f32| f16::from_f32(value).to_f32();
-    let brain = |value: f32| bf16::from_f32(value).to_f32();
-    let roundings: [(&str, Dtype, &dyn Fn(f32) -> f32); 2] =
-        [("fp16", Dtype::F16, &half), ("bf16", Dtype::BF16, &brain)];
-    for (variant, dtype, round) in roundings {
+    let half: fn(f32) -> f32 = |value| f16::from_f32(value).to_f32();
+    let brain: fn(f32) -> f32 = |value| bf16::from_f32(value).to_f32();
+    for (variant, dtype, round) in [("fp16", Dtype::F16, half), ("bf16", Dtype::BF16, brain)] {
         write(&file(&format!(".{variant}.safetensors")), &model.weights, &all, dtype);
         let weights = Weights::find_in(dir.path(), Some(variant)).unwrap();
         assert_eq!(weights.dtypes(), BTreeMap::from([(dtype, all.len())]));

@@ -343,8 +343,8 @@ fn damage_is_survived() {
     // With the entry to open, and how much of the file is damaged: where there are many values, all but a few bytes
     // of damage would only change these.
     let guided = read("ema_0.9999_000001.pt");
-    let files: [(&str, Vec<u8>, Option<&str>, usize, usize); 7] = [
-        ("odd.pt", read("odd.pt"), Some("state_dict"), usize::MAX, 1200),
+    let files = [
+        ("odd.pt", read("odd.pt"), Some("state_dict"), usize::MAX, 1200_usize),
         ("wide.pt", wide, None, usize::MAX, 1200),
         ("odd_legacy.pt", read("odd_legacy.pt"), Some("state_dict"), usize::MAX, 1200),
         ("small.safetensors", small_safetensors(), None, usize::MAX, 1200),

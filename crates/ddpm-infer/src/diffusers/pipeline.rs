@@ -167,6 +167,7 @@ impl Files {
             let folder = file.parent().unwrap_or(Path::new("."));
             std::fs::create_dir_all(folder)
                 .and_then(|()| std::fs::write(&file, text))
+                .and_then(|()| File::open(&file)?.sync_all())
                 .map_err(|source| SnapshotError::Io { path: file.clone(), source })?;
         }
         Ok(())

@@ -245,6 +245,7 @@ mod tests {
         refuse(class("DDIMScheduler"), "steps_offset", 0.into(), 1001, &["1001 steps", "1 to 1000"]);
         refuse(class("PNDMScheduler"), "steps_offset", 1.into(), 3, &["steps = 3", "4 at least"]);
         refuse(class("PNDMScheduler"), "timestep_spacing", "trailing".into(), 10, &["trailing", "leading"]);
+        refuse(class("PNDMScheduler"), "prediction_type", "v_prediction".into(), 10, &["v_prediction", "epsilon"]);
         refuse(class("UniPCMultistepScheduler"), "lower_order_final", false.into(), 10, &["lower_order_final"]);
         refuse(class("DEISMultistepScheduler"), "solver_order", 4.into(), 10, &["solver_order = 4"]);
         refuse(class("DPMSolverMultistepScheduler"), "solver_order", 2.into(), 1000, &["1000", "1 to 999"]);

@@ -212,8 +212,13 @@ impl SchedulerConfig {
             // With any other, the peer's steps do not end where its next ones start, but look back over them.
             return Err(keys.refuse("timestep_spacing", "leading, with PNDM"));
         }
+        let diffusion = diffusion(keys, class)?;
+        if class == "PNDMScheduler" && diffusion.prediction != Prediction::Eps {
+            // The peer then looks back over predictions that it has not turned into noise yet.
+            return Err(keys.refuse("prediction_type", "epsilon, with PNDM"));
+        }
         let steps_offset = keys.whole("steps_offset", Some(0), MOST_STEPS)?;
-        Ok(Self { diffusion: diffusion(keys, class)?, spacing, steps_offset, hold, method })
+        Ok(Self { diffusion, spacing, steps_offset, hold, method })
     }
 
     /// The name of the peer's class.

@@ -42,7 +42,10 @@ pub fn rounded(config: &DiffusionConfig) -> Result<(Vec<f32>, Vec<f32>), Schedul
         }
         ScheduleConfig::Sigmoid { steps, beta_start, beta_end } => linspace(-6.0, 6.0, steps)
             .into_iter()
-            .map(|u| 1.0 / (1.0 + (-u).exp()) * (beta_end - beta_start) as f32 + beta_start as f32)
+            .map(|u| {
+                let exp = (-f64::from(u)).exp() as f32;
+                1.0 / (1.0 + exp) * (beta_end - beta_start) as f32 + beta_start as f32
+            })
             .collect(),
         // Made in f64 by the peer too.
         _ => config.schedule.init()?.betas.into_iter().map(|beta| beta as f32).collect(),
