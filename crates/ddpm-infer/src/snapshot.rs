@@ -417,7 +417,10 @@ fn read_config(path: &Path) -> Result<SnapshotConfig, SnapshotError> {
         header.get("__metadata__").and_then(|metadata| metadata.get(CONFIG_KEY)).and_then(|text| text.as_str());
     let missing = || SnapshotError::NotASnapshot {
         path: path.to_path_buf(),
-        reason: format!("its header has no `{CONFIG_KEY}` entry, which ddpm-train writes with the weights"),
+        reason: format!(
+            "its header has no `{CONFIG_KEY}` entry, which snapshots in one file have; of a snapshot that is a pipeline, \
+             and of a folder of diffusers, name the folder"
+        ),
     };
     description(path, serde_json::from_str(config.ok_or_else(missing)?))
 }

@@ -164,7 +164,11 @@ impl SchedulerConfig {
             let visited = match self.spacing {
                 Spacing::Trailing => self.trained_steps(steps)?,
                 _ if steps + 1 > available => {
-                    return Err(StepsError::Count { asked: steps, available: available - 1 }.into());
+                    return Err(DiffusersError::Value {
+                        key: "steps".into(),
+                        found: steps.to_string(),
+                        expected: format!("{} at most: this class takes one more of {available} steps", available - 1),
+                    });
                 }
                 _ => self.trained_steps(steps + 1)?[..steps].to_vec(),
             };
@@ -248,7 +252,7 @@ mod tests {
         refuse(class("PNDMScheduler"), "prediction_type", "v_prediction".into(), 10, &["v_prediction", "epsilon"]);
         refuse(class("UniPCMultistepScheduler"), "lower_order_final", false.into(), 10, &["lower_order_final"]);
         refuse(class("DEISMultistepScheduler"), "solver_order", 4.into(), 10, &["solver_order = 4"]);
-        refuse(class("DPMSolverMultistepScheduler"), "solver_order", 2.into(), 1000, &["1000", "1 to 999"]);
+        refuse(class("DPMSolverMultistepScheduler"), "solver_order", 2.into(), 1000, &["steps = 1000", "999 at most"]);
         refuse(
             class("DPMSolverMultistepScheduler"),
             "algorithm_type",
