@@ -12,6 +12,7 @@ cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
   train        trains a model (ddpm-train; ARGUMENTS as there, see `cargo xtask train --help`)
   sample       draws samples from the newest run (ddpm-infer sample)
   likelihood   measures how likely the newest run finds its data (ddpm-infer likelihood)
+  eval         judges the samples of the newest run, or files (ddpm-infer eval)
   data         shows what datasets there are, or what a dataset holds (ddpm-infer data)
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
   ci           test, and then the slow acceptance suite, which trains the digits and the swiss roll and judges them
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         "train" => start("ddpm-train", &[], &arguments),
         "sample" => start("ddpm-infer", &["sample"], &arguments),
         "likelihood" => start("ddpm-infer", &["likelihood"], &arguments),
+        "eval" => start("ddpm-infer", &["eval"], &arguments),
         "data" => start("ddpm-infer", &["data"], &arguments),
         "test" => test(),
         "ci" => test().and_then(|()| acceptance()),

@@ -5,6 +5,7 @@
 mod bar;
 pub mod choose;
 pub mod device;
+pub mod evaluate;
 pub mod evaluation;
 pub mod guidance;
 pub mod inspect_data;

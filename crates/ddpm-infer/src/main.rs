@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ddpm_infer::{inspect_data, measure_likelihood, sample};
+use ddpm_infer::{evaluate, inspect_data, measure_likelihood, sample};
 
 /// Sample from diffusion models.
 #[derive(Parser, Debug)]
@@ -24,6 +24,8 @@ enum Command {
     Sample(Box<sample::SampleArgs>),
     /// Says how likely a snapshot finds its data: bits per dimension of images, nats of points.
     Likelihood(measure_likelihood::LikelihoodArgs),
+    /// Judges samples: Frechet and kernel distances, precision and recall, copies, and more.
+    Eval(Box<evaluate::EvalArgs>),
     /// Lists the datasets there are, or reads one and says what it holds.
     Data(inspect_data::DataArgs),
 }
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Sample(args) => sample::run(&args).map(|out| println!("{}", out.display())),
         Command::Likelihood(args) => measure_likelihood::run(&args).map(|found| println!("{found}")),
+        Command::Eval(args) => evaluate::run(&args).map(|found| println!("{found}")),
         Command::Data(args) => inspect_data::run(&args),
     };
     match result {

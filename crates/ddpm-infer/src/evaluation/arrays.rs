@@ -181,6 +181,20 @@ pub fn read_npz(path: &Path) -> Result<Vec<(String, Array)>, EvaluationError> {
     Ok(arrays)
 }
 
+/// The bytes of one array of an `.npz`: an `.npy`.
+pub fn npz_member(path: &Path, name: &str) -> Result<Vec<u8>, EvaluationError> {
+    let file = File::open(path).map_err(EvaluationError::io(path))?;
+    let not = |reason: String| EvaluationError::format(path, reason);
+    let mut archive =
+        ZipArchive::new(BufReader::new(file)).map_err(|error| not(format!("not an NPZ file: {error}")))?;
+    let mut member = archive
+        .by_name(&format!("{name}.npy"))
+        .map_err(|_| not(format!("there is no array `{name}` in it, where pictures are expected")))?;
+    let mut bytes = Vec::new();
+    member.read_to_end(&mut bytes).map_err(EvaluationError::io(path))?;
+    Ok(bytes)
+}
+
 /// Writes an `.npz` of f64, under another name first.
 pub fn write_npz(path: &Path, arrays: &[(String, Array)]) -> Result<(), EvaluationError> {
     let partial = path.with_extension("npz.partial");

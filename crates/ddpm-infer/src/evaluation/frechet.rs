@@ -28,7 +28,7 @@ pub fn frechet(a: &Statistics, b: &Statistics) -> Result<f64, EvaluationError> {
 }
 
 /// The root of a symmetric matrix without negative eigenvalues, but for rounding.
-pub(super) fn root(matrix: &Mat<f64>) -> Result<Mat<f64>, EvaluationError> {
+pub fn root(matrix: &Mat<f64>) -> Result<Mat<f64>, EvaluationError> {
     let width = matrix.nrows();
     let eigen = symmetric(matrix).self_adjoint_eigen(Side::Lower).map_err(|_| EvaluationError::Eigen { width })?;
     let (vectors, values) = (eigen.U(), eigen.S());

@@ -133,3 +133,60 @@ fn along_columns(plane: &[f32], taps: &[Tap]) -> Vec<f32> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A picture from a formula, its values at some places (row, column) after a resize, and their mean.
+    type Known = (usize, usize, Resize, [f64; 8], f64);
+
+    // From torch 2.15 (interpolate), torch-fidelity 0.4 (its TensorFlow-like one) and Pillow 13 (mode F, bicubic).
+    const KNOWN: [Known; 6] = [
+        (5, 7, Resize::CleanFid, [0.0, 98.3955, 20.3506, 3.463, 141.0, 180.8923, 15.6642, 0.0], 87.03321),
+        (5, 7, Resize::LegacyTf, [0.0, 108.0, 38.8445, 15.3009, 138.5042, 125.0167, 24.0, 28.0], 101.9703),
+        (5, 7, Resize::PytorchFid, [0.0, 108.0, 27.4916, 4.7759, 141.0, 160.107, 24.0, 28.0], 87.17207),
+        (
+            310,
+            420,
+            Resize::CleanFid,
+            [0.6398, 101.3871, 196.6441, 38.7096, 243.3523, 81.4819, 107.818, 125.2299],
+            127.78802,
+        ),
+        (
+            310,
+            420,
+            Resize::LegacyTf,
+            [0.0, 110.83, 196.1449, 60.105, 217.8148, 124.4164, 61.7792, 139.4829],
+            127.78875,
+        ),
+        (
+            310,
+            420,
+            Resize::PytorchFid,
+            [0.7807, 100.1336, 196.4072, 54.0332, 226.25, 89.6365, 89.3447, 106.6288],
+            127.88827,
+        ),
+    ];
+
+    #[test]
+    fn all_recipes_are_those_of_their_peers() {
+        let places = [(0, 0), (0, 298), (1, 150), (77, 13), (149, 149), (200, 290), (298, 0), (298, 298)];
+        for (height, width, mode, wanted, mean) in KNOWN {
+            let byte = |i: usize| {
+                let (y, x) = (i / width, i % width);
+                ((3 * x * x + 6 * y + 17 * x * y) % 256) as u8
+            };
+            let picture = Picture { channels: 1, height, width, bytes: (0..height * width).map(byte).collect() };
+            let resized = mode.resized(&picture);
+            assert_eq!(resized[..SIDE * SIDE], resized[2 * SIDE * SIDE..]);
+            for ((row, column), wanted) in places.into_iter().zip(wanted) {
+                let found = f64::from(resized[row * SIDE + column]);
+                // The peers' coordinates are f32, and ours f64.
+                assert!((found - wanted).abs() < 5e-3, "{mode:?} of {height}x{width} at {row}, {column}: {found}");
+            }
+            let found = resized.iter().map(|value| f64::from(*value)).sum::<f64>() / resized.len() as f64;
+            assert!((found - mean).abs() < 1e-3, "{mode:?} of {height}x{width}: {found} instead of {mean}");
+        }
+    }
+}
