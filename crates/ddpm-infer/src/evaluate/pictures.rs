@@ -14,20 +14,20 @@ use crate::evaluation::classifier::Classifier;
 use crate::evaluation::extractor::{FeatureExtractor, Pixels};
 use crate::evaluation::inception::{Inception, read_safetensors};
 use crate::evaluation::judge::{self, Measured, Reference, Settings, Verdict};
-use crate::evaluation::sources::{Dataset, GAUSSIAN_VALUES, PictureSource, PixelGaussian, Samples, hash};
+use crate::evaluation::sources::{AnySource, Dataset, GAUSSIAN_VALUES, PictureSource, PixelGaussian, Samples, hash};
 use crate::evaluation::{Statistics, frechet};
 use crate::snapshot::{Snapshot, WEIGHTS};
 
 /// Pictures of all that is compared.
 struct Sets {
     /// What is judged.
-    judged: Vec<Box<dyn PictureSource>>,
+    judged: Vec<AnySource>,
     /// What is real.
-    own: Option<Box<dyn PictureSource>>,
+    own: Option<AnySource>,
     /// The other split of the same data.
-    other: Option<Box<dyn PictureSource>>,
+    other: Option<AnySource>,
     /// A baseline.
-    gaussian: Option<Box<dyn PictureSource>>,
+    gaussian: Option<AnySource>,
 }
 
 /// An extractor, and what its features depend on.
@@ -184,7 +184,7 @@ fn sets(
     drawn: &[Drawn],
     open: &OpenDevice,
 ) -> anyhow::Result<Sets> {
-    let mut judged: Vec<Box<dyn PictureSource>> = Vec::new();
+    let mut judged: Vec<AnySource> = Vec::new();
     for drawn in drawn {
         let file = if drawn.path.is_dir() { drawn.path.join(WEIGHTS) } else { drawn.path.clone() };
         let weights = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -202,7 +202,7 @@ fn sets(
         Some(files) => judged.extend(files.pictures()?),
         None => {}
     }
-    let (own, other, train): (Option<Box<dyn PictureSource>>, Option<Box<dyn PictureSource>>, _) = match real {
+    let (own, other, train): (Option<AnySource>, Option<AnySource>, _) = match real {
         Real::Data(config) => {
             let [train, test] = [Split::Train, Split::Test].map(|split| Dataset::open(config, split));
             let (train, test) = (Box::new(train?), Box::new(test?));
@@ -220,7 +220,7 @@ fn sets(
         Some(source) => PixelGaussian::fit(source, args.most, count, args.seed)?,
         None => None,
     };
-    let gaussian = gaussian.map(|gaussian| Box::new(gaussian) as Box<dyn PictureSource>);
+    let gaussian = gaussian.map(|gaussian| Box::new(gaussian) as AnySource);
     Ok(Sets { judged, own, other, gaussian })
 }
 

@@ -72,9 +72,10 @@ mod tests {
             let values = normals(&mut rng(2, Stream::Probe, 0), count * width);
             Moments::of(&Features::new(width, values)).statistics().unwrap()
         });
-        for statistics in &sets {
+        // Every eigenvalue that should be 0 is the root of a rounding error: half of the digits.
+        for (statistics, tolerance) in sets.iter().zip([1e-9, 1e-5]) {
             let own = frechet(statistics, statistics).unwrap();
-            assert!(own.abs() < 1e-6, "{own}");
+            assert!(own.abs() < tolerance, "{own}");
         }
         let said = frechet(&sets[0], &sets[1]).unwrap_err().to_string();
         assert!(said.contains("20") && said.contains("64"), "{said}");

@@ -111,9 +111,9 @@ impl Unit {
 /// What follows what in a branch of a block.
 #[derive(Clone, Debug)]
 enum Layer {
-    Conv(Unit),
+    Conv(Box<Unit>),
     /// Two of them on the same input, their channels put together.
-    Fork([Unit; 2]),
+    Fork(Box<[Unit; 2]>),
     /// 3x3, stride 1, padding 1, of which the padding is not counted.
     AveragePool,
     /// 3x3, stride 1, padding 1.
@@ -126,7 +126,7 @@ impl Layer {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Conv(unit) => unit.forward(x),
-            Self::Fork([a, b]) => Tensor::cat(vec![a.forward(x.clone()), b.forward(x)], 1),
+            Self::Fork(units) => Tensor::cat(units.iter().map(|unit| unit.forward(x.clone())).collect(), 1),
             Self::AveragePool => {
                 let options = AvgPoolOptions::new([3, 3]).with_stride([1, 1]).with_padding([1, 1]);
                 avg_pool2d(x, options.with_count_include_pad(false))
@@ -207,7 +207,7 @@ impl Builder<'_> {
     fn chain(&mut self, block: &str, mut input: usize, parts: &[(&str, usize, [usize; 2])]) -> Vec<Layer> {
         let mut layers = Vec::new();
         for (name, output, kernel) in parts {
-            layers.push(Layer::Conv(self.same(&format!("{block}.{name}"), [input, *output], *kernel)));
+            layers.push(Layer::Conv(Box::new(self.same(&format!("{block}.{name}"), [input, *output], *kernel))));
             input = *output;
         }
         layers
@@ -219,7 +219,7 @@ impl Builder<'_> {
         let mut layers = self.chain(block, input, before);
         let input = before.last().map_or(input, |part| part.1);
         layers.extend(last.iter().map(|(name, output, kernel)| {
-            Layer::Conv(self.unit(&format!("{block}.{name}"), [input, *output], *kernel, 2, [0, 0]))
+            Layer::Conv(Box::new(self.unit(&format!("{block}.{name}"), [input, *output], *kernel, 2, [0, 0])))
         }));
         layers
     }
@@ -304,7 +304,7 @@ impl Builder<'_> {
         let mut fork = |stem: &str, last: &str| {
             let mut end =
                 |letter: &str, kernel| self.same(&format!("{name}.{stem}_{last}{letter}"), [384, 384], kernel);
-            Layer::Fork([end("a", [1, 3]), end("b", [3, 1])])
+            Layer::Fork(Box::new([end("a", [1, 3]), end("b", [3, 1])]))
         };
         let (narrow_end, wide_end) = (fork("branch3x3", "2"), fork("branch3x3dbl", "3"));
         let mut narrow = self.chain(name, input, &[("branch3x3_1", 384, [1, 1])]);
@@ -333,7 +333,7 @@ pub struct Stages {
 /// The network with its weights.
 #[derive(Clone, Debug)]
 pub struct Inception {
-    /// Four stages, each ending where features are taken.
+    /// What each ends in is a place where features are taken, and so are the ends of the blocks.
     stages: [Vec<Layer>; 2],
     blocks: [Vec<Block>; 2],
     /// [2048, 1008].
@@ -350,14 +350,14 @@ impl Inception {
         let b = &mut builder;
         let stages = [
             vec![
-                Layer::Conv(b.unit("Conv2d_1a_3x3", [3, 32], [3, 3], 2, [0, 0])),
-                Layer::Conv(b.unit("Conv2d_2a_3x3", [32, 32], [3, 3], 1, [0, 0])),
-                Layer::Conv(b.same("Conv2d_2b_3x3", [32, 64], [3, 3])),
+                Layer::Conv(Box::new(b.unit("Conv2d_1a_3x3", [3, 32], [3, 3], 2, [0, 0]))),
+                Layer::Conv(Box::new(b.unit("Conv2d_2a_3x3", [32, 32], [3, 3], 1, [0, 0]))),
+                Layer::Conv(Box::new(b.same("Conv2d_2b_3x3", [32, 64], [3, 3]))),
                 Layer::Halve,
             ],
             vec![
-                Layer::Conv(b.same("Conv2d_3b_1x1", [64, 80], [1, 1])),
-                Layer::Conv(b.unit("Conv2d_4a_3x3", [80, 192], [3, 3], 1, [0, 0])),
+                Layer::Conv(Box::new(b.same("Conv2d_3b_1x1", [64, 80], [1, 1]))),
+                Layer::Conv(Box::new(b.unit("Conv2d_4a_3x3", [80, 192], [3, 3], 1, [0, 0]))),
                 Layer::Halve,
             ],
         ];

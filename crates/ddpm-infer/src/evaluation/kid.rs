@@ -23,6 +23,8 @@ pub struct Kid {
 /// on the seed, and have as many items as the smaller set if that has less than `size`.
 pub fn kid(x: &Features, y: &Features, subsets: usize, size: usize, seed: u64) -> Result<Kid, EvaluationError> {
     let size = size.min(x.len()).min(y.len());
+    // The only subset of all.
+    let subsets = if size == x.len() && size == y.len() { 1 } else { subsets };
     let pick = |features: &Features, place: u64| {
         features.select(permutation(seed, place, features.len()).into_iter().take(size))
     };

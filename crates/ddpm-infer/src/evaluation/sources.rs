@@ -24,6 +24,9 @@ use crate::snapshot::Snapshot;
 /// Values of a picture beyond which no covariance of pixels is taken: it would have the square of it.
 pub const GAUSSIAN_VALUES: usize = 4096;
 
+/// A source of whatever kind.
+pub type AnySource = Box<dyn PictureSource>;
+
 /// Some pictures in a fixed order.
 pub trait PictureSource {
     /// How many there are.
@@ -137,8 +140,7 @@ impl PictureSource for Rows {
                 pictures.push(Picture { channels, height, width, bytes });
                 continue;
             }
-            // Written so that NaN is refused.
-            if let Some(value) = values.iter().find(|value| !(value.abs() <= 1.001)) {
+            if let Some(value) = values.iter().find(|value| value.is_nan() || value.abs() > 1.001) {
                 let reason =
                     format!("picture {row} holds {value}; expected values in [-1, 1], as `sample` writes them");
                 return Err(EvaluationError::format(&self.path, reason));
