@@ -100,7 +100,9 @@ pub(super) fn judge(
             match &sets.other {
                 Some(other) => {
                     let others = gather(&**other, args.most, &|_| true)?;
-                    let floor = gather(&**other, args.most.min(count), &|_| true)?;
+                    // As many as there are samples, evenly spread: neighbours in a dataset are often alike.
+                    let (of, wanted) = (others.count, count.min(others.count));
+                    let floor = gather(&**other, args.most, &|item| item * wanted % of < wanted)?;
                     let copies = match args.split {
                         Part::Test => [others.kept, all.kept.clone()],
                         Part::Train => [all.kept.clone(), others.kept],
