@@ -15,6 +15,7 @@ cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
   ema          makes the average of any width of a run's weights, after training (ddpm-infer ema)
   import       makes a snapshot of a checkpoint of improved-diffusion, guided-diffusion or pesser (ddpm-infer import)
   inspect      says what a file or folder of weights is, and what is wrong with it (ddpm-infer inspect)
+  eval         judges the samples of the newest run, or files (ddpm-infer eval)
   data         shows what datasets there are, or what a dataset holds (ddpm-infer data)
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
   ci           test, and then the slow acceptance suite, which trains the digits and the swiss roll and judges them
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         "ema" => start("ddpm-infer", &["ema"], &arguments),
         "import" => start("ddpm-infer", &["import"], &arguments),
         "inspect" => start("ddpm-infer", &["inspect"], &arguments),
+        "eval" => start("ddpm-infer", &["eval"], &arguments),
         "data" => start("ddpm-infer", &["data"], &arguments),
         "test" => test(),
         "ci" => test().and_then(|()| acceptance()),

@@ -11,7 +11,7 @@ use crate::job::Samples;
 use crate::pictures;
 
 /// Kinds that need nothing but their name, and what they are.
-const BUNDLED: [(&str, &str); 8] = [
+pub(crate) const BUNDLED: [(&str, &str); 8] = [
     ("digits", "1,797 handwritten digits, 8x8, ten classes (bundled)"),
     ("swiss-roll", "2-D points on a spiral (generated)"),
     ("moons", "2-D points on two half circles (generated)"),
@@ -107,7 +107,8 @@ fn config_of(what: &str, args: &DataArgs) -> anyhow::Result<DataConfig> {
     serde_json::from_value(config).with_context(|| format!("--kind {kind}"))
 }
 
-fn guess(path: &Path) -> anyhow::Result<&'static str> {
+/// The kind of data that lies at a path, by its files.
+pub(crate) fn guess(path: &Path) -> anyhow::Result<&'static str> {
     let holds = |name: &str| path.join(name).exists();
     if path.is_file() && path.extension().is_some_and(|extension| extension == "csv") {
         Ok("csv")

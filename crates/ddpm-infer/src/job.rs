@@ -272,6 +272,17 @@ impl SamplingJob {
         device: &Device,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Samples, JobError> {
+        self.run_part(model, 0..self.count, device, on_progress)
+    }
+
+    /// Makes only some of the job's samples; all parts together are the samples of the whole.
+    pub fn run_part<N: Predictor>(
+        &self,
+        model: &TrainedModel<'_, N>,
+        part: Range<usize>,
+        device: &Device,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Samples, JobError> {
         self.check(model)?;
         let levels = match self.plan {
             Some(_) => Vec::new(),
@@ -280,9 +291,9 @@ impl SamplingJob {
         let levels = self.task.walked(&levels)?;
         // The rank of a batch is that of an item and one more.
         match model.data.shape.len() {
-            1 => self.run_rank::<2, N>(model, levels, device, on_progress),
-            2 => self.run_rank::<3, N>(model, levels, device, on_progress),
-            3 => self.run_rank::<4, N>(model, levels, device, on_progress),
+            1 => self.run_rank::<2, N>(model, levels, part, device, on_progress),
+            2 => self.run_rank::<3, N>(model, levels, part, device, on_progress),
+            3 => self.run_rank::<4, N>(model, levels, part, device, on_progress),
             _ => Err(JobError::Rank { shape: model.data.shape.clone() }),
         }
     }
@@ -346,6 +357,7 @@ impl SamplingJob {
         &self,
         model: &TrainedModel<'_, N>,
         levels: &[NoiseLevel],
+        part: Range<usize>,
         device: &Device,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Samples, JobError> {
@@ -355,7 +367,7 @@ impl SamplingJob {
         let mut samples = Samples {
             values: Vec::new(),
             shape: model.data.shape.clone(),
-            labels: (0..self.count).map(|k| self.label(k, model.classes)).collect(),
+            labels: part.clone().map(|k| self.label(k, model.classes)).collect(),
             frames: frame_steps(self.frames, steps)
                 .into_iter()
                 .map(|steps_done| Frame { steps_done, values: Vec::new() })
@@ -364,13 +376,13 @@ impl SamplingJob {
             noise: Vec::new(),
         };
         let asked = Cell::new(0);
-        let batches = self.count.div_ceil(self.batch_size);
+        let batches = part.len().div_ceil(self.batch_size);
         for batch_index in 0..batches {
             let start = batch_index * self.batch_size;
-            let batch = start..(start + self.batch_size).min(self.count);
+            let batch = start..(start + self.batch_size).min(part.len());
             let progress = |samples_done, steps_done| Progress {
                 samples_done,
-                samples: self.count,
+                samples: part.len(),
                 batch: batch_index,
                 batches,
                 steps_done,
@@ -378,11 +390,12 @@ impl SamplingJob {
                 evaluations: asked.get(),
             };
             let labels = &samples.labels[batch.clone()];
+            let ours = part.start + batch.start..part.start + batch.end;
             let shape = batch_shape(&model.data.shape);
-            let numbers = batch.clone().map(|k| self.task.noise_number(k)).collect();
+            let numbers = ours.clone().map(|k| self.task.noise_number(k)).collect();
             let mut noise =
-                JobNoise::<D>::new(&self.noise, self.seed, self.count, batch.clone(), numbers, shape, &device);
-            let place = Batch { samples: batch.clone(), shape, seed: self.seed, device: &device };
+                JobNoise::<D>::new(&self.noise, self.seed, self.count, ours.clone(), numbers, shape, &device);
+            let place = Batch { samples: ours, shape, seed: self.seed, device: &device };
 
             let animated = animated(&batch, &samples.shape);
             // By the step, because a task may take one several times, the last time for good.

@@ -8,6 +8,8 @@ pub mod choose;
 pub mod choose_task;
 pub mod device;
 pub mod diffusers;
+pub mod evaluate;
+pub mod evaluation;
 pub mod guidance;
 pub mod import;
 pub mod init_noise;

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ddpm_infer::{average_weights, import, inspect, inspect_data, measure_likelihood, sample};
+use ddpm_infer::{average_weights, evaluate, import, inspect, inspect_data, measure_likelihood, sample};
 
 /// Sample from diffusion models.
 #[derive(Parser, Debug)]
@@ -30,6 +30,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Says what a file or folder of weights is, what it can be used for, and what is wrong with it.
     Inspect(inspect::InspectArgs),
+    /// Judges samples: Frechet and kernel distances, precision and recall, copies, and more.
+    Eval(Box<evaluate::EvalArgs>),
     /// Lists the datasets there are, or reads one and says what it holds.
     Data(inspect_data::DataArgs),
 }
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Ema(args) => average_weights::run(&args).map(|out| println!("{}", out.display())),
         Command::Import(args) => import::run(&args).map(|out| println!("{}", out.display())),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Eval(args) => evaluate::run(&args).map(|found| println!("{found}")),
         Command::Data(args) => inspect_data::run(&args),
     };
     match result {

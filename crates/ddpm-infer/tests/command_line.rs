@@ -356,3 +356,104 @@ fn data_are_listed_and_looked_at() {
     assert!(dir.path().join("look/data.png").is_file());
     assert!(refusal(dir.path(), &["data", "nowhere"]).contains("nowhere"));
 }
+
+/// Some of the test digits as files of colour.
+fn picture_files(dir: &Path, name: &str, range: std::ops::Range<usize>) -> PathBuf {
+    let digits: DataConfig = serde_json::from_str(r#"{"kind": "digits"}"#).unwrap();
+    let data = ddpm_data::open(&digits, Split::Test, 0).unwrap();
+    let folder = dir.join(name);
+    std::fs::create_dir(&folder).unwrap();
+    for k in range {
+        let values = data.items.get(k).unwrap().values;
+        let byte = |value: f32| ((value + 1.0) * 127.5).round() as u8;
+        let picture = image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([byte(values[(y * 8 + x) as usize]); 3]));
+        picture.save(folder.join(format!("{k:04}.png"))).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn pictures_are_judged_with_floor_and_baseline() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str, range| picture_files(dir.path(), name, range).to_str().unwrap().to_string();
+    let (a, b) = (path("a", 0..150), path("b", 150..300));
+    let judge = |words: &[&str]| {
+        let start = ["eval", "--files", &a, "--extractor", "pixels", "--subsets", "5", "--json", "j.json"];
+        let output = infer(dir.path(), &[&start[..], words].concat());
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let json = std::fs::read_to_string(dir.path().join("j.json")).unwrap_or_default();
+        (String::from_utf8(output.stdout).unwrap(), serde_json::from_str::<serde_json::Value>(&json).ok())
+    };
+    let (said, json) = judge(&["--against", &b, "--out", "o"]);
+    let json = json.unwrap();
+    let value = |set: usize| json["verdicts"][set]["measured"][0]["value"].as_f64().unwrap();
+    // Of one distribution; the floor is of half as many, so it lies higher; the Gaussian knows the data themselves.
+    assert!(value(0) > 0.0 && value(0) < value(1), "{said}");
+    assert_eq!(json["verdicts"][2]["of"], "Gaussian of the pixels");
+    let name = json["verdicts"][0]["measured"][0]["name"].as_str().unwrap();
+    assert!(name.starts_with("FD (pixels, 3x8x8 not resized; 150 against 150)"), "{name}");
+    assert!(!said.contains("FID") && said.lines().last().unwrap().starts_with(name), "{said}");
+    assert!(std::fs::read_to_string(dir.path().join("o/table.csv")).unwrap().contains("precision, k = 3"));
+
+    // Grey files are grey data; these are all of the reference.
+    let (said, json) = judge(&["--against", "digits", "--statistics", "a.npz"]);
+    let json = json.unwrap();
+    assert_eq!(json["verdicts"][0]["against"], "digits test");
+    let precision = json["verdicts"][0]["measured"][2]["value"].as_f64();
+    assert_eq!(precision, Some(1.0), "{said}");
+
+    // The statistics are those of the features.
+    let output = infer(dir.path(), &["eval", "--files", "a.npz", "--against", "a.npz"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let line = said.lines().last().unwrap();
+    assert!(line.starts_with("FD (statistics of 64 features; 150 against 150) "), "{said}");
+    assert!(line.rsplit(' ').next().unwrap().parse::<f64>().unwrap().abs() < 1e-4, "{line}");
+
+    for (words, parts) in [
+        (&["--files", &a] as &[&str], &["--against"] as &[&str]),
+        (&["--files", "nowhere", "--against", &b], &["nowhere"]),
+        (&["--files", &a, "--against", &b], &["pixels", "inception", "--weights"]),
+        (&["--files", &a, "--against", &b, "--extractor", "classifier"], &["labelled", "digits"]),
+        (&["--files", &a, "--against", &b, "--extractor", "inception"], &["--weights", "docs/evaluation.md"]),
+        (&["--files", &a, "--against", &b, "--weights", "a.npz"], &["a.npz", "safetensors"]),
+        (&["--files", "a.npz", "--against", &b, "--extractor", "pixels"], &["statistics"]),
+        (&["--files", &a, "--against", &b, "--subset-size", "1"], &["--subset-size", "2"]),
+        (&["--files", &a, "--against", &b, "--shard", "3/2"], &["I/N"]),
+        (&["--files", &a, "--against", &b, "--resize", "magic"], &["magic", "clean-fid"]),
+        (&["--files", &a, "--against", "moons"], &["points"]),
+    ] {
+        let said = refusal(dir.path(), &[&["eval"], words].concat());
+        for part in parts {
+            assert!(said.contains(part), "{words:?}: `{part}` is missing: {said}");
+        }
+    }
+}
+
+#[test]
+fn samples_are_judged_in_shards_as_in_one_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let start = ["eval", "--from", from.to_str().unwrap(), "--count", "300", "--extractor", "pixels", "--subsets", "3"];
+    let eval = |work: &str, words: &[&str]| {
+        let output = infer(dir.path(), &[&start[..], &["--work", work], words].concat());
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let sweep = ["--samplers", "ddim,euler", "--steps", "2,3", "--out", "o"];
+    let whole = eval("one", &sweep);
+    assert!(whole.contains("test step 0, euler 3 (300) vs digits test"), "{whole}");
+    assert!(std::fs::read_to_string(dir.path().join("o/plot.svg")).unwrap().contains("euler"));
+    for shard in ["2/2", "1/2"] {
+        assert_eq!(eval("two", &[&sweep[..], &["--shard", shard]].concat()).trim(), "two");
+    }
+    assert_eq!(eval("two", &sweep), whole);
+    let bits = eval("one", &["--steps", "2", "--bits-per-dim", "1"]);
+    assert!(bits.contains("bits/dim (bound)") && bits.contains("bits/dim (ode)"), "{bits}");
+
+    let points = points(dir.path());
+    let words = ["eval", "--from", points.to_str().unwrap(), "--count", "64", "--steps", "2"];
+    let said = String::from_utf8(infer(dir.path(), &words).stdout).unwrap();
+    for part in ["chamfer distance", "sliced Wasserstein-2", "energy distance", "real points", "fitted Gaussian"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}

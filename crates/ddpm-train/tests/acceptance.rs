@@ -17,7 +17,7 @@ fn digits() {
     // A twentieth of the work of ddpm in all steps.
     let samples = sample(&run, 1000, "ddim");
 
-    let judge = Judge::train(0);
+    let judge = Judge::train();
     println!("classifier: {:.1} % of the test split", 100.0 * judge.accuracy);
     assert!(judge.accuracy >= 0.97);
     let gaussian = judge.judge(&judge.pixel_gaussian(1000, 1)).distance;
@@ -38,7 +38,7 @@ fn digits() {
 /// What the judge must see before its word counts.
 #[test]
 fn the_judge_tells_good_from_bad() {
-    let judge = Judge::train(1);
+    let judge = Judge::train();
     let test = Digits::open(Split::Test);
     let real = judge.judge(&test.pixels);
     // Of a rank-deficient covariance the root has the root of the rounding.

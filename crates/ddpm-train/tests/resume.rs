@@ -115,7 +115,7 @@ fn averages_for_later_go_on_where_they_were() {
         let kept = |run: &Path| checkpoint_file(run, 8, &format!("{width}.bpk"));
         assert!(kept(&whole) == kept(&half), "{width} differs");
         for step in [2, 4, 6, 8] {
-            let name = format!("averages/{width}/step-{step:08}/model.safetensors");
+            let name = format!("averages/{width}/step-{step:08}/unet/diffusion_pytorch_model.safetensors");
             // Behind the header, in which the entries have no fixed order.
             let stored = |run: &Path| {
                 let bytes = std::fs::read(run.join(&name)).unwrap();

@@ -1,0 +1,322 @@
+//! `ddpm-infer eval`: how good samples are, with numbers that can be quoted.
+
+mod pictures;
+mod points;
+mod real;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use burn::tensor::Device;
+use clap::{Args, Parser, ValueEnum};
+use ddpm_model::diffusion::Diffusion;
+
+use crate::choose::SnapshotArgs;
+use crate::device::{self, OpenDevice};
+use crate::evaluation::blocks::Shard;
+use crate::evaluation::judge::{Measured, Verdict};
+use crate::evaluation::report;
+use crate::evaluation::resize::Resize;
+use crate::guidance::Guidance;
+use crate::job::{ClassChoice, SamplingJob};
+use crate::levels::Ladder;
+use crate::measure_likelihood::{self, LikelihoodArgs};
+use crate::noise::NoiseChoice;
+use crate::runs::{RunFolder, steps_in};
+use crate::sample::{clip_for, load};
+use crate::samplers::{Sampler, SamplerOptions};
+use crate::snapshot::{Snapshot, SnapshotConfig};
+use crate::tasks::Task;
+use real::Real;
+
+/// Judges the samples of a snapshot, or files.
+///
+/// Features are kept in the work folder: what was interrupted goes on where it was, and with --shard several
+/// processes share the work.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    snapshot: SnapshotArgs,
+    /// Judges these instead of a snapshot's samples: a folder of pictures, an .npy or .npz of pictures or points, or an
+    /// .npz of statistics.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["run", "from"])]
+    files: Option<PathBuf>,
+    /// What is real: a bundled kind of data, a folder, an .npy or .npz of pictures, or an .npz of statistics; without
+    /// it, the data of the snapshot.
+    #[arg(long, value_name = "KIND|PATH")]
+    against: Option<String>,
+    /// Which part of data that have parts.
+    #[arg(long, value_enum, default_value_t = Part::Test)]
+    split: Part,
+    /// How many samples; without it, 1000 images or 2048 points, or all files.
+    #[arg(long, value_name = "N")]
+    count: Option<usize>,
+    /// Sample k depends on the seed and on k alone.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Samplers, with commas between; each is judged.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "ddim")]
+    samplers: Vec<String>,
+    /// Steps, with commas between; each is judged. Without it, what is usual for the sampler.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
+    steps: Vec<usize>,
+    /// Noise levels that the steps visit, as `ddpm-infer sample` names them.
+    #[arg(long, value_name = "NAME")]
+    levels: Option<Ladder>,
+    /// Judges every snapshot of the run, not only the newest.
+    #[arg(long, conflicts_with_all = ["from", "files"])]
+    every_snapshot: bool,
+    /// What looks at the pictures; without it, inception where --weights are given, otherwise a classifier of the data.
+    #[arg(long, value_enum)]
+    extractor: Option<Extractor>,
+    /// Weights of the Inception-v3 of the FID papers (pt_inception-2015-12-05), as safetensors.
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// What pytorch-fid says of some images with these weights; only with it a distance is called FID.
+    #[arg(long, value_name = "FILE", requires = "weights")]
+    known_answer: Option<PathBuf>,
+    /// How pictures are made to fit inception: pytorch-fid, legacy-tf or clean-fid.
+    #[arg(long, value_name = "MODE", default_value = Resize::ALL[0].name())]
+    resize: Resize,
+    /// Weights of the classifier, which are made and kept here if there are none; without it, in the work folder.
+    #[arg(long, value_name = "FILE")]
+    classifier: Option<PathBuf>,
+    /// Subsets of the kernel distance.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    subsets: usize,
+    /// Items in a subset, or as many as there are.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    subset_size: usize,
+    /// The neighbour whose distance is the radius of a ball, for precision, recall, density and coverage.
+    #[arg(long, value_name = "K", default_value_t = 3)]
+    neighbour: usize,
+    /// Items of a set that are compared with every item of the other; the Frechet distance is of all.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    most: usize,
+    /// Measures the bits per dimension of this many test images too, by the bound and by the ODE; takes long.
+    #[arg(long, value_name = "N", conflicts_with = "files")]
+    bits_per_dim: Option<usize>,
+    /// Only makes the features that fall to process I of N; without --shard all of them are put together.
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// Images at once; changes the speed, not the result.
+    #[arg(long, value_name = "B", default_value_t = 64)]
+    batch_size: usize,
+    /// Where features are kept.
+    #[arg(long, value_name = "DIR", default_value = "evaluations")]
+    work: PathBuf,
+    /// Writes mean and covariance of what is judged, as pytorch-fid does.
+    #[arg(long, value_name = "FILE.npz")]
+    statistics: Option<PathBuf>,
+    /// Writes all numbers with their full names.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Writes table.csv, and of several samplers, steps or snapshots plot.svg, into this folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Train,
+    Test,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Extractor {
+    /// The network of the FID papers.
+    Inception,
+    /// A small network, trained on the labels of the data.
+    Classifier,
+    /// None: the values themselves.
+    Pixels,
+}
+
+/// A snapshot with one way to sample from it.
+struct Drawn {
+    snapshot: Snapshot,
+    diffusion: Diffusion,
+    job: SamplingJob,
+    path: PathBuf,
+    name: String,
+    /// The line of the plot that it belongs to, and its place there.
+    place: (String, f64),
+}
+
+/// Does what the arguments say and gives what goes to stdout; its last line is the first number.
+pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
+    args.check()?;
+    let open = device::open(args.snapshot.device.as_deref())?;
+    let (snapshots, source) = args.snapshots(&open.device)?;
+    let real = match &args.against {
+        Some(against) => Real::parse(against)?,
+        None => match &source {
+            Some(config) => match &config.source {
+                Some(source) => Real::Data(source.clone()),
+                None => bail!("the snapshot does not say what data it was trained on: --against what?"),
+            },
+            None => bail!("--files needs --against: what are they to be compared with?"),
+        },
+    };
+    std::fs::create_dir_all(&args.work).with_context(|| format!("cannot make the folder {}", args.work.display()))?;
+    let drawn = args.drawn(snapshots, &open)?;
+    let mut verdicts = match real.is_points()? {
+        true => points::judge(args, &real, &drawn, &open)?,
+        false => match pictures::judge(args, &real, &drawn, &open)? {
+            Some(verdicts) => verdicts,
+            // A shard's work is features.
+            None => return Ok(args.work.display().to_string()),
+        },
+    };
+    if let Some(count) = args.bits_per_dim {
+        for (drawn, verdict) in drawn.iter().zip(&mut verdicts) {
+            verdict.measured.extend(args.bits_per_dim(drawn, count)?);
+        }
+    }
+    args.write(&verdicts, &drawn)?;
+    let first = verdicts.first().and_then(|verdict| verdict.measured.first());
+    let last = first.map(|first| format!("{} {}", first.name, report::rounded(first.value))).unwrap_or_default();
+    Ok(format!("{}\n{last}", report::table(&verdicts)))
+}
+
+impl EvalArgs {
+    fn check(&self) -> anyhow::Result<()> {
+        for (option, value) in
+            [("--count", self.count.unwrap_or(2)), ("--most", self.most), ("--subset-size", self.subset_size)]
+        {
+            if value < 2 {
+                bail!("{option} must be at least 2");
+            }
+        }
+        for (option, value) in [
+            ("--batch-size", self.batch_size),
+            ("--subsets", self.subsets),
+            ("--neighbour", self.neighbour),
+            ("--bits-per-dim", self.bits_per_dim.unwrap_or(1)),
+            ("--steps", self.steps.iter().copied().min().unwrap_or(1)),
+        ] {
+            if value == 0 {
+                bail!("{option} must be at least 1");
+            }
+        }
+        if self.extractor == Some(Extractor::Inception) && self.weights.is_none() {
+            bail!(
+                "--extractor inception needs --weights: pt_inception-2015-12-05 as safetensors; docs/evaluation.md says \
+                 how to make it"
+            );
+        }
+        Ok(())
+    }
+
+    /// The snapshots that are judged, and what the newest says of itself.
+    fn snapshots(&self, device: &Device) -> anyhow::Result<(Vec<PathBuf>, Option<SnapshotConfig>)> {
+        if self.files.is_some() {
+            return Ok((Vec::new(), None));
+        }
+        let (newest, run) = self.snapshot.choose()?;
+        let config = load(&newest, device)?.0.config;
+        let all = |run: &RunFolder| steps_in(&run.snapshots()).into_iter().map(|(_, path)| path).collect();
+        let snapshots = match (&run, self.every_snapshot) {
+            (Some(run), true) => all(run),
+            _ => vec![newest],
+        };
+        Ok((snapshots, Some(config)))
+    }
+
+    /// Every snapshot with every sampler in every number of steps.
+    fn drawn(&self, snapshots: Vec<PathBuf>, open: &OpenDevice) -> anyhow::Result<Vec<Drawn>> {
+        let mut all = Vec::new();
+        for path in &snapshots {
+            for sampler in &self.samplers {
+                let several = if self.steps.is_empty() { vec![None] } else { self.steps.iter().map(Some).collect() };
+                for steps in several {
+                    let (snapshot, diffusion) = load(path, &open.device)?;
+                    let variance = diffusion.variance();
+                    let sampler = Sampler::new(sampler, SamplerOptions { variance, ..SamplerOptions::default() })?;
+                    let steps = steps.copied().unwrap_or_else(|| sampler.usual_steps(&diffusion));
+                    let config = &snapshot.config;
+                    let is_image = config.data.shape.len() == 3;
+                    let job = SamplingJob {
+                        task: Task::Sample,
+                        count: self.count.unwrap_or(if is_image { 1000 } else { 2048 }),
+                        seed: self.seed,
+                        batch_size: self.batch_size,
+                        sampler,
+                        steps: Some(steps),
+                        levels: self.levels.clone().unwrap_or_else(|| Ladder::usual_for(&diffusion)),
+                        plan: None,
+                        noise: NoiseChoice::default(),
+                        class: ClassChoice::Any,
+                        clip: clip_for(&config.data),
+                        guidance: Guidance::default(),
+                        frames: 0,
+                    };
+                    let name = format!("{} step {}, {} {steps}", config.experiment, config.step, sampler.name());
+                    let place = match self.every_snapshot {
+                        true => (format!("{} {steps}", sampler.name()), config.step as f64),
+                        false => (sampler.name().to_string(), steps as f64),
+                    };
+                    all.push(Drawn { snapshot, diffusion, job, path: path.clone(), name, place });
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Bits per dimension of test data, as `ddpm-infer likelihood` measures them.
+    fn bits_per_dim(&self, drawn: &Drawn, count: usize) -> anyhow::Result<Vec<Measured>> {
+        /// The words of that command.
+        #[derive(Parser)]
+        struct Words {
+            #[command(flatten)]
+            args: LikelihoodArgs,
+        }
+        let methods: &[&str] = if drawn.snapshot.config.data.shape.len() == 3 { &["bound", "ode"] } else { &["ode"] };
+        let mut all = Vec::new();
+        for method in methods {
+            let mut words: Vec<String> =
+                ["likelihood", "--from", &drawn.path.to_string_lossy(), "--method", method].map(Into::into).into();
+            words.extend(["--count".into(), count.to_string(), "--seed".into(), self.seed.to_string()]);
+            words.extend(self.snapshot.device.iter().flat_map(|device| ["--device".into(), device.clone()]));
+            let line = measure_likelihood::run(&Words::try_parse_from(words)?.args)?;
+            let mut parts = line.split(' ');
+            let value = parts.next().unwrap_or_default().parse().context("the likelihood's number")?;
+            let metric = format!("{} ({method})", parts.next().unwrap_or_default());
+            let name = format!("{metric} of the first {count} test items");
+            all.push(Measured { metric, name, value, deviation: None });
+        }
+        Ok(all)
+    }
+
+    fn write(&self, verdicts: &[Verdict], drawn: &[Drawn]) -> anyhow::Result<()> {
+        let put = |path: &Path, bytes: &[u8]| {
+            std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+        };
+        if let Some(path) = &self.json {
+            put(path, &serde_json::to_vec_pretty(&serde_json::json!({ "verdicts": verdicts }))?)?;
+        }
+        let Some(out) = &self.out else { return Ok(()) };
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+        put(&out.join("table.csv"), &report::csv(verdicts)?)?;
+        if drawn.len() < 2 {
+            return Ok(());
+        }
+        let mut lines: Vec<report::Line> = Vec::new();
+        for (drawn, verdict) in drawn.iter().zip(verdicts) {
+            let (name, x) = &drawn.place;
+            let Some(first) = verdict.measured.first() else { continue };
+            let point = [*x, first.value];
+            match lines.iter_mut().find(|line| line.0 == *name) {
+                Some((_, points)) => points.push(point),
+                None => lines.push((name.clone(), vec![point])),
+            }
+        }
+        let marks = verdicts[drawn.len()..].iter().filter_map(|verdict| {
+            let first = verdict.measured.first()?;
+            Some((verdict.of.clone(), first.value))
+        });
+        let title = verdicts[0].measured.first().map(|first| first.name.clone()).unwrap_or_default();
+        let x_name = if self.every_snapshot { "training step" } else { "steps of the sampler" };
+        put(&out.join("plot.svg"), report::plot(&title, x_name, &lines, &marks.collect::<Vec<_>>()).as_bytes())
+    }
+}

@@ -1,0 +1,261 @@
+//! Features on disk, block by block.
+//!
+//! A block is finished or not there. What was made before is found again, several processes can make different ones,
+//! and whoever puts them together goes through them in order: so the result is the same bit for bit, however the
+//! work was divided or interrupted.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::arrays::RowReader;
+use super::extractor::{Extracted, FeatureExtractor};
+use super::sources::{PictureSource, hash};
+use super::{EvaluationError, Features, InceptionScore, Moments, Score, Statistics};
+use crate::npy;
+
+/// Items of a block.
+pub const BLOCK: usize = 256;
+/// Splits of the inception score.
+const SPLITS: usize = 10;
+
+/// Which blocks a process makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1 to `of`.
+    pub number: usize,
+    /// How many processes there are.
+    pub of: usize,
+}
+
+impl Shard {
+    fn has(self, block: usize) -> bool {
+        block % self.of == self.number - 1
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
+        match parts {
+            Some((number, of)) if 1 <= number && number <= of => Ok(Self { number, of }),
+            _ => Err("expected I/N, from 1/N to N/N".into()),
+        }
+    }
+}
+
+/// The features of one source by one extractor.
+pub struct Blocks<'a> {
+    folder: PathBuf,
+    source: &'a dyn PictureSource,
+    extractor: &'a dyn FeatureExtractor,
+    count: usize,
+    batch_size: usize,
+}
+
+impl<'a> Blocks<'a> {
+    /// In a folder within `root` that belongs to the two; of the first `count` items.
+    pub fn open(
+        root: &Path,
+        source: &'a dyn PictureSource,
+        (extractor, extractor_identity): (&'a dyn FeatureExtractor, &str),
+        count: usize,
+        batch_size: usize,
+    ) -> Result<Self, EvaluationError> {
+        let identity = format!("{}\n{extractor_identity}\n", source.identity());
+        let slug: String =
+            source.name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
+        let folder = root.join(format!("{slug}-{:016x}", hash(identity.as_bytes())));
+        std::fs::create_dir_all(&folder).map_err(EvaluationError::io(&folder))?;
+        let about = folder.join("about.txt");
+        std::fs::write(&about, identity).map_err(EvaluationError::io(&about))?;
+        Ok(Self { folder, source, extractor, count: count.min(source.count()), batch_size })
+    }
+
+    /// How many items.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    fn range(&self, block: usize) -> Range<usize> {
+        block * BLOCK..((block + 1) * BLOCK).min(self.count)
+    }
+
+    fn path(&self, block: usize) -> PathBuf {
+        self.folder.join(format!("block-{block:06}.npy"))
+    }
+
+    fn is_there(&self, block: usize) -> bool {
+        let wanted = self.range(block).len();
+        RowReader::open(&self.path(block)).is_ok_and(|reader| reader.header().shape.first() >= Some(&wanted))
+    }
+
+    /// Blocks in all.
+    pub fn len(&self) -> usize {
+        self.count.div_ceil(BLOCK)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The blocks that are not there yet.
+    pub fn missing(&self) -> Vec<usize> {
+        (0..self.len()).filter(|block| !self.is_there(*block)).collect()
+    }
+
+    /// Items of the blocks that are there.
+    pub fn done(&self) -> usize {
+        self.count - self.missing().into_iter().map(|block| self.range(block).len()).sum::<usize>()
+    }
+
+    /// Makes what is missing of a shard; `on_items` hears of every finished batch.
+    pub fn fill(&self, shard: Shard, on_items: &mut dyn FnMut(usize)) -> Result<(), EvaluationError> {
+        for block in self.missing().into_iter().filter(|block| shard.has(*block)) {
+            let range = self.range(block);
+            let mut values = Vec::new();
+            for start in range.clone().step_by(self.batch_size) {
+                let pictures = self.source.pictures(start..(start + self.batch_size).min(range.end))?;
+                let Extracted { features, logits } = self.extractor.extract(&pictures)?;
+                if !features.is_finite() || !logits.is_finite() {
+                    return Err(EvaluationError::NotFinite { what: self.source.name() });
+                }
+                for row in 0..features.len() {
+                    values.extend(features.row(row));
+                    if logits.width() > 0 {
+                        values.extend(logits.row(row));
+                    }
+                }
+                on_items(pictures.len());
+            }
+            let path = self.path(block);
+            let partial = path.with_extension(format!("{}.partial", std::process::id()));
+            let shape = [range.len(), self.extractor.widths().iter().sum()];
+            std::fs::write(&partial, npy::encode(&shape, &values))
+                .and_then(|()| std::fs::rename(&partial, &path))
+                .map_err(EvaluationError::io(&path))?;
+        }
+        Ok(())
+    }
+
+    /// What all blocks come to, of the items that `wanted` chooses; features of the first `most` are kept as they are.
+    pub fn gather(&self, most: usize, wanted: impl Fn(usize) -> bool) -> Result<Gathered, EvaluationError> {
+        let [width, classes] = self.extractor.widths();
+        let mut moments = Moments::empty(width);
+        let mut kept = Features::empty(width);
+        let mut seen_classes = vec![0; classes];
+        let chosen = (0..self.count).filter(|item| wanted(*item)).count();
+        let mut score = (classes > 0).then(|| InceptionScore::new(chosen, classes, SPLITS.min(chosen))).transpose()?;
+        for block in 0..self.len() {
+            let path = self.path(block);
+            let range = self.range(block);
+            let values = RowReader::open(&path)?.rows(0..range.len(), &path)?;
+            let mut features = Vec::with_capacity(range.len() * width);
+            for (item, row) in range.zip(values.chunks_exact(width + classes)) {
+                if !wanted(item) {
+                    continue;
+                }
+                let row: Vec<f32> = row.iter().map(|value| *value as f32).collect();
+                features.extend(&row[..width]);
+                if let Some(score) = &mut score {
+                    score.push(&row[width..]);
+                    seen_classes[super::classifier::best(&row[width..])] += 1;
+                }
+            }
+            let features = Features::new(width, features);
+            moments.merge(&Moments::of(&features))?;
+            kept.extend(&features, most);
+        }
+        Ok(Gathered {
+            name: self.source.name(),
+            count: chosen,
+            statistics: moments.statistics()?,
+            kept,
+            score: score.map(|score| score.score()),
+            class_shares: seen_classes.into_iter().map(|seen: usize| seen as f64 / chosen as f64).collect(),
+        })
+    }
+}
+
+/// What is known of a set after all of its items were seen once.
+#[derive(Clone, Debug)]
+pub struct Gathered {
+    /// The source.
+    pub name: String,
+    /// How many items.
+    pub count: usize,
+    /// Their moments.
+    pub statistics: Statistics,
+    /// Features of the first ones.
+    pub kept: Features,
+    /// Their inception score by the extractor's own classes.
+    pub score: Option<Score>,
+    /// The share of every class, as the extractor sees it.
+    pub class_shares: Vec<f64>,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::evaluation::extractor::Pixels;
+    use crate::evaluation::picture::Picture;
+
+    /// Pictures that follow from their numbers.
+    struct Ramps(usize);
+
+    impl PictureSource for Ramps {
+        fn count(&self) -> usize {
+            self.0
+        }
+        fn name(&self) -> String {
+            "ramps".into()
+        }
+        fn identity(&self) -> String {
+            "ramps".into()
+        }
+        fn pictures(&self, range: Range<usize>) -> Result<Vec<Picture>, EvaluationError> {
+            let one = |k: usize| Picture { channels: 1, height: 1, width: 2, bytes: vec![k as u8, (k * k) as u8] };
+            Ok(range.map(one).collect())
+        }
+    }
+
+    #[test]
+    fn shards_and_interruptions_leave_no_trace() {
+        let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (source, pixels) = (Ramps(3 * BLOCK + 5), Pixels { shape: [1, 1, 2] });
+        let open = |root: &Path, count, batch| Blocks::open(root, &source, (&pixels, "pixels"), count, batch).unwrap();
+        let shard = |text: &str| text.parse::<Shard>().unwrap();
+
+        let one = open(whole.path(), usize::MAX, 64);
+        one.fill(shard("1/1"), &mut |_| {}).unwrap();
+        // A shorter run first, then two shards of the long one.
+        open(parts.path(), 10, 7).fill(shard("1/1"), &mut |_| {}).unwrap();
+        let all = open(parts.path(), usize::MAX, 50);
+        assert_eq!(all.missing(), [0, 1, 2, 3]);
+        let mut seen = 0;
+        all.fill(shard("2/2"), &mut |items| seen += items).unwrap();
+        assert_eq!((all.missing(), seen), (vec![0, 2], BLOCK + 5));
+        assert!(all.gather(9, |_| true).is_err());
+        all.fill(shard("1/2"), &mut |_| {}).unwrap();
+        all.fill(shard("1/2"), &mut |_| panic!("made twice")).unwrap();
+
+        let [a, b] = [&one, &all].map(|blocks| blocks.gather(300, |_| true).unwrap());
+        assert_eq!((a.count, a.kept.len()), (3 * BLOCK + 5, 300));
+        assert_eq!(a.statistics.mean, b.statistics.mean);
+        assert_eq!(a.statistics.covariance, b.statistics.covariance);
+        assert_eq!(a.kept, b.kept);
+        let even = one.gather(usize::MAX, |item| item % 2 == 0).unwrap();
+        assert_eq!((even.count, even.kept.len()), (387, 387));
+    }
+
+    #[test]
+    fn shards_are_counted_from_one() {
+        for wrong in ["0/2", "3/2", "2", "a/b", ""] {
+            assert!(wrong.parse::<Shard>().unwrap_err().contains("I/N"));
+        }
+    }
+}

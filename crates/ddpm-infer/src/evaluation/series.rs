@@ -1,0 +1,245 @@
+//! Judging probabilistic forecasts. "CRPS" is said of three different numbers; here each has its name.
+//!
+//! - [`Forecast::quantile_crps`] with [`Quantile::Nearest`]: as GluonTS has it;
+//! - the same with [`Quantile::Linear`]: as CSDI has it;
+//! - [`Forecast::energy_crps`]: E|X - y| - E|X - X'| / 2, per entry and in the units of the data.
+//!
+//! CRPS-sum is any of them after [`Forecast::sum_over_variables`].
+
+use super::EvaluationError;
+
+/// Samples of some forecasts, and what came to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forecast {
+    /// Forecasts, samples of each, times, variables: [B, S, L, K].
+    shape: [usize; 4],
+    /// The samples of every entry, sorted: [B, L, K, S].
+    sorted: Vec<f64>,
+    /// [B, L, K].
+    target: Vec<f64>,
+    /// The weight of every entry: 0 where nothing is to be judged.
+    mask: Vec<f64>,
+}
+
+/// How a quantile is read off S sorted samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantile {
+    /// The sample of number (S - 1) q, rounded, halves to even.
+    Nearest,
+    /// The straight line between its two neighbours.
+    Linear,
+}
+
+/// The levels 0.05, 0.10 to 0.95.
+pub fn usual_levels() -> Vec<f64> {
+    (1..20).map(|i| f64::from(i) / 20.0).collect()
+}
+
+impl Forecast {
+    /// From samples [B, S, L, K] and targets [B, L, K]; the mask has the shape of the targets, and 1 where an entry
+    /// counts.
+    pub fn new(
+        shape: [usize; 4],
+        samples: &[f64],
+        target: &[f64],
+        mask: Option<&[f64]>,
+    ) -> Result<Self, EvaluationError> {
+        let [b, s, l, k] = shape;
+        let entries = b * l * k;
+        let fits = samples.len() == entries * s && target.len() == entries;
+        let mask = mask.map_or_else(|| vec![1.0; entries], <[f64]>::to_vec);
+        if !fits || mask.len() != entries || entries * s == 0 {
+            return Err(EvaluationError::TooFew {
+                what: "a forecast",
+                least: entries * s.max(1),
+                found: samples.len(),
+            });
+        }
+        let mut sorted = Vec::with_capacity(samples.len());
+        for entry in 0..entries {
+            let (forecast, rest) = (entry / (l * k), entry % (l * k));
+            let mut own: Vec<f64> = (0..s).map(|sample| samples[(forecast * s + sample) * l * k + rest]).collect();
+            own.sort_by(f64::total_cmp);
+            sorted.extend(own);
+        }
+        Ok(Self { shape, sorted, target: target.to_vec(), mask })
+    }
+
+    /// The forecast of the sum over all variables, from the samples that this one was made of. Without a mask: a sum
+    /// with a part missing is another quantity.
+    pub fn sum_over_variables(shape: [usize; 4], samples: &[f64], target: &[f64]) -> Result<Self, EvaluationError> {
+        let [b, s, l, k] = shape;
+        let sums = |values: &[f64]| values.chunks_exact(k.max(1)).map(|entry| entry.iter().sum()).collect::<Vec<f64>>();
+        Self::new([b, s, l, 1], &sums(samples), &sums(target), None)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&[f64], f64, f64)> {
+        let [_, s, _, _] = self.shape;
+        self.sorted.chunks_exact(s).zip(&self.target).zip(&self.mask).map(|((own, y), mask)| (own, *y, *mask))
+    }
+
+    /// The quantile of every entry, [B, L, K].
+    pub fn quantiles(&self, level: f64, rule: Quantile) -> Vec<f64> {
+        self.entries().map(|(own, _, _)| quantile(own, level, rule)).collect()
+    }
+
+    /// Twice the sum over the entries of |(f - y) (1[y <= f] - q)|, at every level q.
+    pub fn quantile_losses(&self, levels: &[f64], rule: Quantile) -> Vec<f64> {
+        let loss = |level: f64| {
+            let of_entry = |(own, y, mask): (&[f64], f64, f64)| {
+                let f = quantile(own, level, rule);
+                mask * ((f - y) * (f64::from(u8::from(y <= f)) - level)).abs()
+            };
+            2.0 * self.entries().map(of_entry).sum::<f64>()
+        };
+        levels.iter().map(|level| loss(*level)).collect()
+    }
+
+    /// The sum of |y|, which losses are divided by.
+    pub fn absolute_target_sum(&self) -> f64 {
+        self.entries().map(|(_, y, mask)| mask * y.abs()).sum()
+    }
+
+    /// The mean over the levels of the quantile loss, divided by the sum of |y|: dimensionless.
+    pub fn quantile_crps(&self, levels: &[f64], rule: Quantile) -> f64 {
+        let losses = self.quantile_losses(levels, rule);
+        losses.iter().sum::<f64>() / losses.len() as f64 / self.absolute_target_sum()
+    }
+
+    /// E|X - y| - E|X - X'| / 2 of every entry, [B, L, K] (Gneiting & Raftery 2007 (21)). The second mean is over all
+    /// S^2 pairs, or over the S (S - 1) of different samples, which is fair to few samples.
+    pub fn energy_crps(&self, pairs: Pairs) -> Vec<f64> {
+        let of_entry = |(own, y, _): (&[f64], f64, f64)| {
+            let s = own.len() as f64;
+            let to_target: f64 = own.iter().map(|x| (x - y).abs()).sum();
+            // Of sorted samples, the i-th is subtracted S - 1 - i times and added i times; every pair comes twice.
+            let weight = |i: usize| 2.0 * i as f64 - (s - 1.0);
+            let between: f64 = 2.0 * own.iter().enumerate().map(|(i, x)| weight(i) * x).sum::<f64>();
+            to_target / s - between / (2.0 * pairs.count(s))
+        };
+        self.entries().map(of_entry).collect()
+    }
+
+    /// Mean of |y - f| over the entries that count, f being the median.
+    pub fn mae(&self, rule: Quantile) -> f64 {
+        self.mean(|own, y| (quantile(own, 0.5, rule) - y).abs())
+    }
+
+    /// Root of the mean squared error of `point`.
+    pub fn rmse(&self, point: Point) -> f64 {
+        self.mean(|own, y| (point.of(own) - y).powi(2)).sqrt()
+    }
+
+    /// The sum of |y - median| over the sum of |y| (ND).
+    pub fn normalised_deviation(&self) -> f64 {
+        self.mean(|own, y| (quantile(own, 0.5, Quantile::Nearest) - y).abs()) / self.mean(|_, y| y.abs())
+    }
+
+    /// RMSE of the mean forecast over the mean of |y| (NRMSE).
+    pub fn normalised_rmse(&self) -> f64 {
+        self.rmse(Point::Mean) / self.mean(|_, y| y.abs())
+    }
+
+    /// The share of entries within the central interval that should hold a share `level` of them.
+    pub fn coverage(&self, level: f64) -> f64 {
+        let bound = |own: &[f64], side: f64| quantile(own, 0.5 + side * level / 2.0, Quantile::Linear);
+        self.mean(|own, y| f64::from(u8::from(bound(own, -1.0) <= y && y <= bound(own, 1.0))))
+    }
+
+    fn mean(&self, value: impl Fn(&[f64], f64) -> f64) -> f64 {
+        let weighted: f64 = self.entries().map(|(own, y, mask)| mask * value(own, y)).sum();
+        weighted / self.mask.iter().sum::<f64>()
+    }
+}
+
+/// Which pairs of samples a mean is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// All, each sample with itself as well.
+    All,
+    /// Those of different samples.
+    Different,
+}
+
+impl Pairs {
+    fn count(self, s: f64) -> f64 {
+        match self {
+            Self::All => s * s,
+            Self::Different => s * (s - 1.0),
+        }
+    }
+}
+
+/// What a forecast is when it has to be one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// The mean of the samples.
+    Mean,
+    /// Their median.
+    Median,
+}
+
+impl Point {
+    fn of(self, sorted: &[f64]) -> f64 {
+        match self {
+            Self::Mean => sorted.iter().sum::<f64>() / sorted.len() as f64,
+            Self::Median => quantile(sorted, 0.5, Quantile::Linear),
+        }
+    }
+}
+
+/// The mean over forecasts and times of E|X - y| - E|X - X'| / 2 with the Euclidean norm over the variables, all pairs:
+/// unlike CRPS it sees how variables hang together.
+pub fn energy_score([b, s, l, k]: [usize; 4], samples: &[f64], target: &[f64]) -> f64 {
+    let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+    let of_entry = |(forecast, time): (usize, usize)| {
+        let own = |sample: usize| {
+            let start = ((forecast * s + sample) * l + time) * k;
+            &samples[start..start + k]
+        };
+        let y = &target[(forecast * l + time) * k..][..k];
+        let to_target: f64 = (0..s).map(|i| distance(own(i), y)).sum();
+        let between: f64 = (0..s).map(|i| (0..s).map(|j| distance(own(i), own(j))).sum::<f64>()).sum();
+        to_target / s as f64 - between / (2 * s * s) as f64
+    };
+    (0..b).flat_map(|forecast| (0..l).map(move |time| (forecast, time))).map(of_entry).sum::<f64>() / (b * l) as f64
+}
+
+fn quantile(sorted: &[f64], level: f64, rule: Quantile) -> f64 {
+    let last = sorted.len() - 1;
+    let place = last as f64 * level;
+    match rule {
+        Quantile::Nearest => sorted[(place.round_ties_even() as usize).min(last)],
+        Quantile::Linear => {
+            let below = (place.floor() as usize).min(last);
+            let above = (below + 1).min(last);
+            sorted[below] + (place - below as f64) * (sorted[above] - sorted[below])
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_hand() {
+        // One forecast, three samples, one time, two variables.
+        let samples = [1.0, 10.0, 3.0, 10.0, 2.0, 10.0];
+        let forecast = Forecast::new([1, 3, 1, 2], &samples, &[2.5, 10.0], None).unwrap();
+        assert_eq!(forecast.quantiles(0.5, Quantile::Linear), [2.0, 10.0]);
+        assert_eq!(forecast.quantiles(0.25, Quantile::Linear)[0], 1.5);
+        // (S - 1) q = 0.5 is rounded to even.
+        assert_eq!(forecast.quantiles(0.25, Quantile::Nearest)[0], 1.0);
+        assert_eq!((forecast.mae(Quantile::Linear), forecast.rmse(Point::Median)), (0.25, (0.125_f64).sqrt()));
+        assert_eq!(forecast.quantile_losses(&[0.5], Quantile::Linear), [0.5]);
+        assert_eq!(forecast.coverage(0.5), 1.0);
+        let crps = forecast.energy_crps(Pairs::Different);
+        // Mean |x - y| = (1.5 + 0.5 + 0.5) / 3, mean |x - x'| = 4/3.
+        assert!((crps[0] - (2.5 / 3.0 - 2.0 / 3.0)).abs() < 1e-12 && crps[1].abs() < 1e-12);
+        let half = Forecast::new([1, 3, 1, 2], &samples, &[2.5, 10.0], Some(&[1.0, 0.0])).unwrap();
+        assert_eq!(half.mae(Quantile::Linear), 0.5);
+        assert!(Forecast::new([1, 3, 1, 2], &samples[1..], &[2.5, 10.0], None).is_err());
+    }
+}
