@@ -5,6 +5,7 @@ mod points;
 mod real;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use burn::tensor::Device;
@@ -17,6 +18,7 @@ use crate::evaluation::blocks::Shard;
 use crate::evaluation::judge::{Measured, Verdict};
 use crate::evaluation::report;
 use crate::evaluation::resize::Resize;
+use crate::evaluation::sources::weights_hash;
 use crate::guidance::Guidance;
 use crate::job::{ClassChoice, SamplingJob};
 use crate::levels::Ladder;
@@ -134,8 +136,9 @@ enum Extractor {
 
 /// A snapshot with one way to sample from it.
 struct Drawn {
-    snapshot: Snapshot,
-    diffusion: Diffusion,
+    snapshot: Arc<Snapshot>,
+    diffusion: Arc<Diffusion>,
+    weights_hash: u64,
     job: SamplingJob,
     path: PathBuf,
     name: String,
@@ -227,10 +230,12 @@ impl EvalArgs {
     fn drawn(&self, snapshots: Vec<PathBuf>, open: &OpenDevice) -> anyhow::Result<Vec<Drawn>> {
         let mut all = Vec::new();
         for path in &snapshots {
+            let (snapshot, diffusion) = load(path, &open.device)?;
+            let weights_hash = weights_hash(&snapshot);
+            let (snapshot, diffusion) = (Arc::new(snapshot), Arc::new(diffusion));
             for sampler in &self.samplers {
                 let several = if self.steps.is_empty() { vec![None] } else { self.steps.iter().map(Some).collect() };
                 for steps in several {
-                    let (snapshot, diffusion) = load(path, &open.device)?;
                     let variance = diffusion.variance();
                     let sampler = Sampler::new(sampler, SamplerOptions { variance, ..SamplerOptions::default() })?;
                     let steps = steps.copied().unwrap_or_else(|| sampler.usual_steps(&diffusion));
@@ -256,7 +261,8 @@ impl EvalArgs {
                         true => (format!("{} {steps}", sampler.name()), config.step as f64),
                         false => (sampler.name().to_string(), steps as f64),
                     };
-                    all.push(Drawn { snapshot, diffusion, job, path: path.clone(), name, place });
+                    let (snapshot, diffusion) = (snapshot.clone(), diffusion.clone());
+                    all.push(Drawn { snapshot, diffusion, weights_hash, job, path: path.clone(), name, place });
                 }
             }
         }

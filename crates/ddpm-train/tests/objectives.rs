@@ -33,10 +33,10 @@ fn points_are_learned_by_every_recipe() {
     };
     for (recipe, sets) in RECIPES {
         let run = train(recipe, "train.steps=800", sets);
-        let learned = near_a_mode(&sample(&run, 1000, "dpmpp-2m"));
+        let learned = near_a_mode(&sample(&run, 1000, "dpmpp-2m", None));
         assert!(learned > 0.6, "{recipe} {sets:?}: {learned} of the points are near a mode");
     }
-    let unlearned = near_a_mode(&sample(&train("points-edm", "train.steps=1", &[]), 1000, "dpmpp-2m"));
+    let unlearned = near_a_mode(&sample(&train("points-edm", "train.steps=1", &[]), 1000, "dpmpp-2m", None));
     assert!(unlearned < 0.4, "{unlearned} of the points of an untrained network are near a mode");
 }
 

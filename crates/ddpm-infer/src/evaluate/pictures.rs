@@ -12,11 +12,11 @@ use crate::device::OpenDevice;
 use crate::evaluation::blocks::{Blocks, Gathered, Shard};
 use crate::evaluation::classifier::Classifier;
 use crate::evaluation::extractor::{FeatureExtractor, Pixels};
-use crate::evaluation::inception::{Inception, read_safetensors};
+use crate::evaluation::inception::{self, Inception};
 use crate::evaluation::judge::{self, Measured, Reference, Settings, Verdict};
 use crate::evaluation::sources::{AnySource, Dataset, GAUSSIAN_VALUES, PictureSource, PixelGaussian, Samples, hash};
 use crate::evaluation::{Statistics, frechet};
-use crate::snapshot::{Snapshot, WEIGHTS};
+use crate::weights::{StoredTensor, Weights};
 
 /// Pictures of all that is compared.
 struct Sets {
@@ -188,15 +188,13 @@ fn sets(
 ) -> anyhow::Result<Sets> {
     let mut judged: Vec<AnySource> = Vec::new();
     for drawn in drawn {
-        let file = if drawn.path.is_dir() { drawn.path.join(WEIGHTS) } else { drawn.path.clone() };
-        let weights = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         judged.push(Box::new(Samples {
-            snapshot: Snapshot::load(&drawn.path, &open.device)?,
-            diffusion: drawn.snapshot.config.diffusion.init()?,
+            snapshot: drawn.snapshot.clone(),
+            diffusion: drawn.diffusion.clone(),
             job: drawn.job.clone(),
             device: open.device.clone(),
             name: drawn.name.clone(),
-            weights_hash: hash(&weights),
+            weights_hash: drawn.weights_hash,
         }));
     }
     match files {
@@ -244,7 +242,7 @@ fn eyes(args: &EvalArgs, real: &Real, sets: &Sets, open: &OpenDevice) -> anyhow:
     };
     match (choice, &args.weights, labelled) {
         (Extractor::Inception, Some(path), _) => {
-            let (weights, _) = read_safetensors(path)?;
+            let weights = inception_weights(path)?;
             let mut inception =
                 Inception::new(&weights, args.resize, &device).with_context(|| format!("{}", path.display()))?;
             if let Some(answer) = &args.known_answer {
@@ -284,4 +282,14 @@ fn eyes(args: &EvalArgs, real: &Real, sets: &Sets, open: &OpenDevice) -> anyhow:
 
 fn is_labelled(config: &DataConfig) -> bool {
     ddpm_data::open(config, Split::Train, 0).is_ok_and(|data| !data.info.classes.is_empty())
+}
+
+/// The tensors of a `.pth` or safetensors file, without the counters of batches, which are no weights.
+fn inception_weights(path: &Path) -> anyhow::Result<inception::Weights> {
+    let file = Weights::open(path)?;
+    let tensors = file.tensors().iter().filter(|(name, _)| !name.ends_with(".num_batches_tracked"));
+    let weight = |tensor: &StoredTensor| -> anyhow::Result<inception::Weight> {
+        Ok(inception::Weight { shape: tensor.shape().to_vec(), values: tensor.read()? })
+    };
+    tensors.map(|(name, tensor)| Ok((name.clone(), weight(tensor)?))).collect()
 }

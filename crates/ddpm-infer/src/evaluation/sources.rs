@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use burn::tensor::Device;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_data::{DataConfig, OpenData, Split};
 use ddpm_model::diffusion::Diffusion;
@@ -198,18 +199,31 @@ impl PictureSource for Dataset {
 
 /// What a snapshot draws: sample k is the same in whichever part it is drawn.
 pub struct Samples {
-    /// The snapshot.
-    pub snapshot: Snapshot,
+    /// The snapshot; many sets may be drawn from one.
+    pub snapshot: Arc<Snapshot>,
     /// The process it was trained for.
-    pub diffusion: Diffusion,
+    pub diffusion: Arc<Diffusion>,
     /// How it samples.
     pub job: SamplingJob,
     /// Where.
     pub device: Device,
     /// A short name for people.
     pub name: String,
-    /// Of the weights' file.
+    /// Of its weights, see [`weights_hash`].
     pub weights_hash: u64,
+}
+
+/// A number for the weights of a snapshot and what they are trained for.
+pub fn weights_hash(snapshot: &Snapshot) -> u64 {
+    struct Bytes(Vec<u8>);
+    impl ModuleVisitor for Bytes {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.extend(param.val().into_data().as_bytes());
+        }
+    }
+    let mut bytes = Bytes(format!("{:?}", snapshot.config.diffusion).into_bytes());
+    snapshot.network.visit(&mut bytes);
+    hash(&bytes.0)
 }
 
 impl PictureSource for Samples {

@@ -100,8 +100,9 @@ pub fn metrics(run: &Path) -> Vec<String> {
     lines
 }
 
-/// Samples of a run's newest snapshot, as `cargo xtask sample --sampler NAME` draws them.
-pub fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
+/// Samples of a run's newest snapshot, as `cargo xtask sample --sampler NAME` draws them, in `steps` or as many as are
+/// usual.
+pub fn sample(run: &Path, count: usize, sampler: &str, steps: Option<usize>) -> Vec<f32> {
     let device = Device::default();
     let snapshot = Snapshot::load(&RunFolder(run.to_path_buf()).newest_snapshot().unwrap(), &device).unwrap();
     let diffusion = snapshot.config.diffusion.init().unwrap();
@@ -112,7 +113,7 @@ pub fn sample(run: &Path, count: usize, sampler: &str) -> Vec<f32> {
         seed: 1,
         batch_size: 256,
         sampler: Sampler::new(sampler, options).unwrap(),
-        steps: None,
+        steps,
         levels: Ladder::usual_for(&diffusion),
         plan: None,
         noise: NoiseChoice::default(),
