@@ -248,7 +248,7 @@ impl EvalArgs {
                         batch_size: self.batch_size,
                         sampler,
                         steps: Some(steps),
-                        levels: self.levels.clone().unwrap_or_else(|| Ladder::usual_for(&diffusion)),
+                        levels: self.levels.clone().unwrap_or_else(|| sampler.usual_levels(&diffusion)),
                         plan: None,
                         noise: NoiseChoice::default(),
                         class: ClassChoice::Any,

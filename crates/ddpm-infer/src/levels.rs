@@ -5,10 +5,7 @@
 
 use std::str::FromStr;
 
-use ddpm_model::continuous::ContinuousDiffusion;
-use ddpm_model::diffusion::Diffusion;
 use ddpm_model::noise_level::{NoiseLevel, NoiseRange};
-use ddpm_model::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::samplers::level_at;
@@ -103,6 +100,19 @@ pub enum LevelsError {
     },
 }
 
+impl Ends {
+    /// From where images can no longer be seen to where noise can no longer be, as far as that was trained.
+    pub fn usual(trained: &dyn NoiseRange) -> Self {
+        let (min, max) = sigmas_of(trained);
+        Self { min: Some(min.max(0.02)), max: Some(max.min(80.0)) }
+    }
+
+    /// What it leaves open by another.
+    pub fn or(self, other: Self) -> Self {
+        Self { min: self.min.or(other.min), max: self.max.or(other.max) }
+    }
+}
+
 impl Default for Ladder {
     fn default() -> Self {
         Self::Steps(Spacing::default())
@@ -163,17 +173,6 @@ impl Ladder {
             Self::Karras { .. } => "karras",
             Self::Exponential { .. } => "exponential",
             Self::Sigmas(_) => "a list of sigmas",
-        }
-    }
-
-    /// What is usual for a model: Karras et al.'s levels where noise explodes, and otherwise even steps or times with
-    /// both ends.
-    pub fn usual_for(diffusion: &Diffusion) -> Self {
-        match diffusion {
-            Diffusion::Continuous(ContinuousDiffusion { path: Path::Ve { .. }, .. }) => {
-                Self::Karras { rho: 7.0, ends: Ends::default() }
-            }
-            _ => Self::default(),
         }
     }
 
@@ -320,6 +319,7 @@ fn beta_integral(x: f64, a: f64, b: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::samplers::ratio;
+    use ddpm_model::path::Path;
     use ddpm_model::schedule::{Schedule, ScheduleConfig};
 
     fn schedule() -> Schedule {

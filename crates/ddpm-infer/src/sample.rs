@@ -132,7 +132,7 @@ fn sampler_help() -> String {
 fn levels_help() -> String {
     format!(
         "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03; without it, \
-         linspace, and karras where noise explodes",
+         what suits the sampler: linspace, or exponential from 80 to 0.02, and karras where noise explodes",
         Ladder::NAMES.join(", ")
     )
 }
@@ -165,8 +165,12 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let plan = if task == Task::Sample { args.follow(&snapshot)? } else { None };
     let named = || Sampler::new(args.sampler.as_deref().unwrap_or(task.usual_sampler()), options);
     let sampler = plan.as_ref().map_or_else(named, |plan| Ok(plan.sampler))?;
-    let levels = args.levels.clone().unwrap_or_else(|| Ladder::usual_for(&diffusion));
-    let levels = levels.with_ends(Ends { min: args.sigma_min, max: args.sigma_max })?;
+    let ends = Ends { min: args.sigma_min, max: args.sigma_max };
+    let levels = match &args.levels {
+        Some(levels) => levels.clone().with_ends(ends)?,
+        None if ends == Ends::default() => sampler.usual_levels(&diffusion),
+        None => sampler.usual_levels(&diffusion).with_ends(ends.or(Ends::usual(&diffusion)))?,
+    };
     let init_noise = args.init_noise.as_deref().map(|file| init_noise::read(file, &config.data.shape)).transpose()?;
     let per_item = config.data.values_per_item();
     let usual_count = match &init_noise {

@@ -415,7 +415,7 @@ fn pictures_are_judged_with_floor_and_baseline() {
         (&["--files", &a, "--against", &b], &["pixels", "inception", "--weights"]),
         (&["--files", &a, "--against", &b, "--extractor", "classifier"], &["labelled", "digits"]),
         (&["--files", &a, "--against", &b, "--extractor", "inception"], &["--weights", "docs/evaluation.md"]),
-        (&["--files", &a, "--against", &b, "--weights", "a.npz"], &["a.npz", "safetensors"]),
+        (&["--files", &a, "--against", &b, "--weights", "a.npz"], &["a.npz", "torch.save"]),
         (&["--files", "a.npz", "--against", &b, "--extractor", "pixels"], &["statistics"]),
         (&["--files", &a, "--against", &b, "--subset-size", "1"], &["--subset-size", "2"]),
         (&["--files", &a, "--against", &b, "--shard", "3/2"], &["I/N"]),

@@ -6,7 +6,6 @@ use burn::tensor::Device;
 use ddpm_data::DataInfo;
 use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, JobError, SamplingJob, TrainedModel};
-use ddpm_infer::levels::Ladder;
 use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::pictures::{self, PictureError};
 use ddpm_infer::sample::clip_for;
@@ -54,14 +53,15 @@ impl Preview {
         device: Device,
     ) -> Result<Self, PreviewError> {
         let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
+        let sampler = Sampler::new(&config.sampler, options)?;
         let job = SamplingJob {
             task: Task::Sample,
             count: config.count,
             seed,
             batch_size: config.count.min(256),
-            sampler: Sampler::new(&config.sampler, options)?,
+            sampler,
             steps: Some(config.steps),
-            levels: Ladder::usual_for(&diffusion),
+            levels: sampler.usual_levels(&diffusion),
             plan: None,
             noise: NoiseChoice::default(),
             class: ClassChoice::Any,

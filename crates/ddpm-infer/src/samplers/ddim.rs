@@ -4,12 +4,13 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::{About, NoiseSource, Posterior, Step};
+use super::{About, Grid, NoiseSource, Posterior, Step};
 
 pub(super) const ABOUT: About = About {
     name: "ddim",
     description: "implicit sampling (Song et al. 2021); deterministic at eta 0, good from 20 to 100 steps",
     default_steps: Some(50),
+    grid: Grid::Times,
     order: Some(1),
 };
 

@@ -5,12 +5,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::variance::Variance;
 
-use super::{About, NoiseSource, Posterior, Step};
+use super::{About, Grid, NoiseSource, Posterior, Step};
 
 pub(super) const ABOUT: About = About {
     name: "ddpm",
     description: "ancestral sampling (Ho et al. 2020); best with all steps",
     default_steps: None,
+    grid: Grid::Times,
     order: None,
 };
 

@@ -6,12 +6,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::multistep::{Multistep, derivatives, falling_integrals, lambda};
-use super::{About, Step};
+use super::{About, Grid, Step};
 
 pub(super) const ABOUT: About = About {
     name: "deis",
     description: "exponential integrator over past eps (Zhang & Chen 2022), one evaluation a step; good from 10 steps",
     default_steps: Some(20),
+    grid: Grid::Times,
     // Of the third-order method too: its first step has no past and order 1.
     order: Some(2),
 };

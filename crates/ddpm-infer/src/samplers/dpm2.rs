@@ -7,12 +7,13 @@ use ddpm_model::noise_level::NoiseLevel;
 
 use super::euler_ancestral::below;
 use super::variance_exploding::{diffuse, level_at, ratio, walk};
-use super::{About, NoiseSource, Step};
+use super::{About, Grid, NoiseSource, Step};
 
 pub(super) const ABOUT: About = About {
     name: "dpm2",
     description: "the midpoint method, two evaluations a step; good from 15 steps",
     default_steps: Some(25),
+    grid: Grid::Sigmas,
     order: Some(2),
 };
 
@@ -20,6 +21,7 @@ pub(super) const ABOUT_ANCESTRAL: About = About {
     name: "dpm2-ancestral",
     description: "the midpoint method with fresh noise in every step, two evaluations a step",
     default_steps: Some(25),
+    grid: Grid::Sigmas,
     order: None,
 };
 

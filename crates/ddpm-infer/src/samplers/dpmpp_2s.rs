@@ -5,12 +5,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::multistep::lambda;
-use super::{About, Step};
+use super::{About, Grid, Step};
 
 pub(super) const ABOUT: About = About {
     name: "dpmpp-2s",
     description: "DPM-Solver++(2S), a step of order 2 over every two levels (Lu et al. 2022); good from 20 steps",
     default_steps: Some(20),
+    grid: Grid::Sigmas,
     order: Some(2),
 };
 

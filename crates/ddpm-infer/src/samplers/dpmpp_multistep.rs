@@ -5,12 +5,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::multistep::{Multistep, derivatives, growing_integrals, lambda};
-use super::{About, Step};
+use super::{About, Grid, Step};
 
 pub(super) const ABOUT_2M: About = About {
     name: "dpmpp-2m",
     description: "DPM-Solver++(2M), one evaluation a step (Lu et al. 2022); good from 10 steps",
     default_steps: Some(20),
+    grid: Grid::Sigmas,
     order: Some(2),
 };
 
@@ -18,6 +19,7 @@ pub(super) const ABOUT_3M: About = About {
     name: "dpmpp-3m",
     description: "DPM-Solver++(3M), one evaluation a step; good from 10 steps where nothing guides",
     default_steps: Some(20),
+    grid: Grid::Sigmas,
     // Not 3: the first step has no past and order 1, and what it loses, the square of its length, stays lost.
     order: Some(2),
 };

@@ -6,12 +6,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::multistep::{Multistep, derivatives, lambda};
-use super::{About, NoiseSource, Step};
+use super::{About, Grid, NoiseSource, Step};
 
 pub(super) const ABOUT: About = About {
     name: "dpmpp-sde",
     description: "DPM-Solver++(2M) with fresh noise in every step (Lu et al. 2022); good from 25 steps",
     default_steps: Some(25),
+    grid: Grid::Sigmas,
     order: None,
 };
 

@@ -5,12 +5,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::variance_exploding::walk;
-use super::{About, Step};
+use super::{About, Grid, Step};
 
 pub(super) const ABOUT: About = About {
     name: "euler",
     description: "Euler's method; the same as ddim at eta 0",
     default_steps: Some(50),
+    grid: Grid::Times,
     order: Some(1),
 };
 

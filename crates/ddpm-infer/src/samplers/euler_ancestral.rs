@@ -5,12 +5,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::variance_exploding::{diffuse, level_at, ratio, walk};
-use super::{About, NoiseSource, Posterior, Step};
+use super::{About, Grid, NoiseSource, Posterior, Step};
 
 pub(super) const ABOUT: About = About {
     name: "euler-ancestral",
     description: "Euler's method with fresh noise in every step; the same as ddim at eta 1",
     default_steps: Some(50),
+    grid: Grid::Times,
     order: None,
 };
 

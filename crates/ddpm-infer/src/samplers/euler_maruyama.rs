@@ -4,12 +4,13 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::{About, NoiseSource, Step};
+use super::{About, Grid, NoiseSource, Step};
 
 pub(super) const ABOUT: About = About {
     name: "euler-maruyama",
     description: "Euler's method for the reverse SDE (Song et al. 2021); plain, and in need of hundreds of steps",
     default_steps: Some(500),
+    grid: Grid::Times,
     order: None,
 };
 

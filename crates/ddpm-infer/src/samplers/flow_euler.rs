@@ -7,12 +7,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::straight_path::{velocity, walk};
-use super::{About, Step};
+use super::{About, Grid, Step};
 
 pub(super) const ABOUT: About = About {
     name: "flow-euler",
     description: "Euler's method along the velocity of a flow; the same as ddim at eta 0",
     default_steps: Some(50),
+    grid: Grid::Times,
     order: Some(1),
 };
 

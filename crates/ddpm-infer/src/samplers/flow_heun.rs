@@ -6,12 +6,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::straight_path::{velocity, walk};
-use super::{About, Step};
+use super::{About, Grid, Step};
 
 pub(super) const ABOUT: About = About {
     name: "flow-heun",
     description: "Heun's method along the velocity of a flow, two evaluations a step; made for straight paths",
     default_steps: Some(25),
+    grid: Grid::Times,
     order: Some(2),
 };
 

@@ -5,12 +5,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::variance_exploding::{diffuse, level_at, ratio, walk};
-use super::{About, NoiseSource, Step};
+use super::{About, Grid, NoiseSource, Step};
 
 pub(super) const ABOUT: About = About {
     name: "heun",
     description: "Heun's method, two evaluations a step (Karras et al. 2022); made for karras levels, good from 18 steps",
     default_steps: Some(18),
+    grid: Grid::Sigmas,
     order: Some(2),
 };
 

@@ -7,12 +7,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::variance_exploding::ratio;
-use super::{About, NoiseSource, Step};
+use super::{About, Grid, NoiseSource, Step};
 
 pub(super) const ABOUT: About = About {
     name: "langevin",
     description: "annealed Langevin dynamics (Song & Ermon 2019), many evaluations a level; made for exponential levels",
     default_steps: Some(50),
+    grid: Grid::Times,
     order: None,
 };
 

@@ -8,12 +8,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::variance_exploding::{ratio, walk};
-use super::{About, Step};
+use super::{About, Grid, Step};
 
 pub(super) const ABOUT: About = About {
     name: "lms",
     description: "linear multistep over the last four evaluations, one a step; good from 20 steps",
     default_steps: Some(25),
+    grid: Grid::Sigmas,
     // Not 4: the first step has no past and is Euler's, and what it loses, the square of its length, stays lost.
     order: Some(2),
 };

@@ -32,13 +32,17 @@ mod unipc;
 mod variance_exploding;
 
 use burn::tensor::Tensor;
+use ddpm_model::continuous::ContinuousDiffusion;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::noise_level::{NoiseLevel, NoiseRange};
+use ddpm_model::path::Path;
 use ddpm_model::schedule::Schedule;
 use ddpm_model::variance::Variance;
 
-pub use about::About;
+use crate::levels::{Ends, Ladder};
+
+pub use about::{About, Grid};
 pub use clipped::Clipped;
 pub use ddim::ddim;
 pub use ddpm::ddpm;
@@ -426,6 +430,18 @@ impl Sampler {
             | Self::PredictorCorrector { .. }
             | Self::Langevin { .. } => true,
             _ => false,
+        }
+    }
+
+    /// Which levels it visits of a model unless told otherwise: Karras et al.'s where noise explodes, and elsewhere those
+    /// that suit it.
+    pub fn usual_levels(&self, diffusion: &Diffusion) -> Ladder {
+        match (diffusion, self.about().grid) {
+            (Diffusion::Continuous(ContinuousDiffusion { path: Path::Ve { .. }, .. }), _) => {
+                Ladder::Karras { rho: 7.0, ends: Ends::default() }
+            }
+            (_, Grid::Times) => Ladder::default(),
+            (trained, Grid::Sigmas) => Ladder::Exponential { ends: Ends::usual(trained) },
         }
     }
 

@@ -6,12 +6,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::variance_exploding::{level_at, ratio, walk};
-use super::{About, Step};
+use super::{About, Grid, Step};
 
 pub(super) const ABOUT: About = About {
     name: "pndm",
     description: "linear multistep over past eps after three Runge-Kutta steps (Liu et al. 2022); good from 20 steps",
     default_steps: Some(50),
+    grid: Grid::Times,
     order: ORDER,
 };
 
@@ -19,6 +20,7 @@ pub(super) const ABOUT_PLMS: About = About {
     name: "plms",
     description: "pndm without the Runge-Kutta steps, one evaluation a step; good from 20 steps",
     default_steps: Some(50),
+    grid: Grid::Times,
     order: ORDER,
 };
 

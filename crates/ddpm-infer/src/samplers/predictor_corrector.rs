@@ -4,12 +4,13 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::{About, NoiseSource, Posterior, Step};
+use super::{About, Grid, NoiseSource, Posterior, Step};
 
 pub(super) const ABOUT: About = About {
     name: "predictor-corrector",
     description: "reverse diffusion, and a Langevin step at every level (Song et al. 2021), two evaluations a step",
     default_steps: Some(500),
+    grid: Grid::Times,
     order: None,
 };
 

@@ -6,12 +6,13 @@ use ddpm_model::noise_level::NoiseLevel;
 
 use super::dormand_prince::{Effort, Taken, Tolerance, solve};
 use super::probability_flow::{derivative, level_of, place};
-use super::{About, Step};
+use super::{About, Grid, Step};
 
 pub(super) const ABOUT: About = About {
     name: "rk45",
     description: "Dormand & Prince's method, which chooses its steps by --rtol and --atol; levels are where it is watched",
     default_steps: Some(50),
+    grid: Grid::Times,
     order: None,
 };
 

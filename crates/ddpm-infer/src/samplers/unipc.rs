@@ -6,12 +6,13 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::multistep::{Multistep, growing_integrals, lambda};
-use super::{About, Step};
+use super::{About, Grid, Step};
 
 pub(super) const ABOUT: About = About {
     name: "unipc",
     description: "predictor and corrector, one evaluation a step (Zhao et al. 2023); good from 8 steps",
     default_steps: Some(20),
+    grid: Grid::Sigmas,
     // The corrector lifts a step by one order, also the first. The last step has no corrector.
     order: Some(3),
 };

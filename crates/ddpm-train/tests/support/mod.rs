@@ -9,7 +9,6 @@ use std::process::{Command, Output};
 use burn::tensor::Device;
 use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, SamplingJob};
-use ddpm_infer::levels::Ladder;
 use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::runs::RunFolder;
 use ddpm_infer::sample::{clip_for, trained};
@@ -107,14 +106,15 @@ pub fn sample(run: &Path, count: usize, sampler: &str, steps: Option<usize>) -> 
     let snapshot = Snapshot::load(&RunFolder(run.to_path_buf()).newest_snapshot().unwrap(), &device).unwrap();
     let diffusion = snapshot.config.diffusion.init().unwrap();
     let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
+    let sampler = Sampler::new(sampler, options).unwrap();
     let job = SamplingJob {
         task: Task::Sample,
         count,
         seed: 1,
         batch_size: 256,
-        sampler: Sampler::new(sampler, options).unwrap(),
+        sampler,
         steps,
-        levels: Ladder::usual_for(&diffusion),
+        levels: sampler.usual_levels(&diffusion),
         plan: None,
         noise: NoiseChoice::default(),
         class: ClassChoice::Any,
