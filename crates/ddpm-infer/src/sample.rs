@@ -132,7 +132,7 @@ fn sampler_help() -> String {
 fn levels_help() -> String {
     format!(
         "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03; without it, \
-         what suits the sampler: linspace, or exponential from 80 to 0.02, and karras where noise explodes",
+         what suits the sampler: linspace, exponential from 80 to 0.02 or leading, and karras where noise explodes",
         Ladder::NAMES.join(", ")
     )
 }

@@ -8,6 +8,9 @@ pub enum Grid {
     /// Even in the logarithm of sigma: for samplers that extrapolate along it, which the huge steps between the first
     /// sigmas of a cosine schedule lead astray.
     Sigmas,
+    /// Multiples of one whole stride of steps, the noisiest of which are left out: for linear multistep methods, which
+    /// were made for it. Without steps to count, as `Sigmas`.
+    Strides,
 }
 
 /// What a sampler's file says about it, whatever its options.

@@ -41,6 +41,7 @@ use ddpm_model::schedule::Schedule;
 use ddpm_model::variance::Variance;
 
 use crate::levels::{Ends, Ladder};
+use crate::steps::Spacing;
 
 pub use about::{About, Grid};
 pub use clipped::Clipped;
@@ -441,7 +442,8 @@ impl Sampler {
                 Ladder::Karras { rho: 7.0, ends: Ends::default() }
             }
             (_, Grid::Times) => Ladder::default(),
-            (trained, Grid::Sigmas) => Ladder::Exponential { ends: Ends::usual(trained) },
+            (Diffusion::Discrete(_), Grid::Strides) => Ladder::Steps(Spacing::Leading),
+            (trained, Grid::Sigmas | Grid::Strides) => Ladder::Exponential { ends: Ends::usual(trained) },
         }
     }
 

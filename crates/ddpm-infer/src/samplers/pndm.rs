@@ -12,7 +12,7 @@ pub(super) const ABOUT: About = About {
     name: "pndm",
     description: "linear multistep over past eps after three Runge-Kutta steps (Liu et al. 2022); good from 20 steps",
     default_steps: Some(50),
-    grid: Grid::Times,
+    grid: Grid::Strides,
     order: ORDER,
 };
 
@@ -20,7 +20,7 @@ pub(super) const ABOUT_PLMS: About = About {
     name: "plms",
     description: "pndm without the Runge-Kutta steps, one evaluation a step; good from 20 steps",
     default_steps: Some(50),
-    grid: Grid::Times,
+    grid: Grid::Strides,
     order: ORDER,
 };
 
