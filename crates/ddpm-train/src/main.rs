@@ -1,6 +1,7 @@
 //! `ddpm-train`: trains the model of an experiment, or goes on with a run.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 130 interrupted after a checkpoint.
+//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 130 interrupted after a checkpoint,
+//! 131 left at once after a second signal.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +14,8 @@ use ddpm_train::train::{Finish, Options, UsageError, run};
 #[derive(Parser, Debug)]
 #[command(
     version,
-    after_help = "The last line on stdout is the run's folder. Ctrl-C finishes the step, saves and stops."
+    after_help = "The last line on stdout is the run's folder. Ctrl-C finishes the step, saves and stops; \
+                  once more leaves at once."
 )]
 struct Args {
     /// An experiment: a name from experiments/, or a TOML file.
@@ -25,6 +27,9 @@ struct Args {
     /// Goes on with a run: its folder, or its name in the runs folder.
     #[arg(long, value_name = "RUN")]
     resume: Option<String>,
+    /// With --resume: goes on from the checkpoint of this step instead of the newest good one.
+    #[arg(long, value_name = "STEP", requires = "resume")]
+    step: Option<u64>,
     /// Starts from the weights of a snapshot or of a folder of diffusers, whose network must be the experiment's.
     #[arg(long, value_name = "SNAPSHOT", conflicts_with = "resume")]
     from: Option<PathBuf>,
@@ -43,8 +48,8 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let Args { experiment, set, resume, from, device, runs, tui, dry_run } = Args::parse();
-    match run(&Options { experiment, set, resume, from, device, runs, tui, dry_run }) {
+    let Args { experiment, set, resume, step, from, device, runs, tui, dry_run } = Args::parse();
+    match run(&Options { experiment, set, resume, step, from, device, runs, tui, dry_run }) {
         Ok(Finish::DryRun) => ExitCode::SUCCESS,
         Ok(Finish::Done(folder)) => {
             println!("{}", folder.display());
