@@ -1,4 +1,4 @@
-//! `ddpm-train`: trains the model of an experiment, or goes on with a run.
+//! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 130 interrupted after a checkpoint,
 //! 131 left at once after a second signal.
@@ -6,18 +6,25 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use ddpm_train::config::load::ConfigError;
+use ddpm_train::list_runs::{self, ListArgs};
+use ddpm_train::prune_run::{self, PruneArgs};
+use ddpm_train::report::{self, ReportArgs};
+use ddpm_train::show_run::{self, ShowArgs};
 use ddpm_train::train::{Finish, Options, UsageError, run};
 
 /// Train a diffusion model.
 #[derive(Parser, Debug)]
 #[command(
     version,
+    args_conflicts_with_subcommands = true,
     after_help = "The last line on stdout is the run's folder. Ctrl-C finishes the step, saves and stops; \
                   once more leaves at once."
 )]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// An experiment: a name from experiments/, or a TOML file.
     #[arg(long, value_name = "NAME|FILE.toml", conflicts_with = "resume", default_value = "digits")]
     experiment: String,
@@ -47,8 +54,30 @@ struct Args {
     dry_run: bool,
 }
 
+/// What else there is to do with runs.
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Lists the runs.
+    List(ListArgs),
+    /// Shows all about a run and checks its checkpoints.
+    Show(ShowArgs),
+    /// Removes old and damaged checkpoints of a run; without --yes it only lists them.
+    Prune(PruneArgs),
+    /// Writes one HTML page with the curves, pictures and settings of runs.
+    Report(ReportArgs),
+}
+
 fn main() -> ExitCode {
-    let Args { experiment, set, resume, step, from, device, runs, tui, dry_run } = Args::parse();
+    let Args { command, experiment, set, resume, step, from, device, runs, tui, dry_run } = Args::parse();
+    if let Some(command) = command {
+        let done = match command {
+            Command::List(args) => list_runs::run(&args),
+            Command::Show(args) => show_run::run(&args),
+            Command::Prune(args) => prune_run::run(&args),
+            Command::Report(args) => report::run(&args),
+        };
+        return done.map_or_else(failed, |()| ExitCode::SUCCESS);
+    }
     match run(&Options { experiment, set, resume, step, from, device, runs, tui, dry_run }) {
         Ok(Finish::DryRun) => ExitCode::SUCCESS,
         Ok(Finish::Done(folder)) => {
@@ -59,10 +88,12 @@ fn main() -> ExitCode {
             println!("{}", folder.display());
             ExitCode::from(130)
         }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            let usage = error.is::<ConfigError>() || error.is::<UsageError>();
-            ExitCode::from(if usage { 2 } else { 1 })
-        }
+        Err(error) => failed(error),
     }
+}
+
+fn failed(error: anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    let usage = error.is::<ConfigError>() || error.is::<UsageError>();
+    ExitCode::from(if usage { 2 } else { 1 })
 }

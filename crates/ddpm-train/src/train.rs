@@ -38,6 +38,7 @@ use crate::optim::{RateSchedule, settle};
 use crate::preview::Preview;
 use crate::progress::{Display, PlainRenderer, Reporter};
 use crate::quartiles::Quartiles;
+use crate::report;
 use crate::strategy::{Outcome, StepStrategy};
 use crate::tensorboard::EventFile;
 
@@ -206,7 +207,7 @@ impl Plan {
             Some((run, _)) => run.clone(),
             None => new_run(&options.runs, &name)?,
         };
-        let _lock = lock(&run)?;
+        let lock = lock(&run)?;
         let widths = experiment.ema.post_hoc.as_ref().map(|post_hoc| &post_hoc.widths[..]).unwrap_or_default();
         let choose = |(run, manifest): &(RunFolder, Manifest)| {
             Checkpoint::choose(&run.checkpoints(), options.step, widths, &manifest.origin())
@@ -330,6 +331,10 @@ impl Plan {
         }
         if let Some(error) = result.error {
             anyhow::bail!("{} stopped: {error}", run.0.display());
+        }
+        drop(lock);
+        if let Err(error) = report::write(std::slice::from_ref(&run), &run.0.join(report::NAME)) {
+            eprintln!("warning: no report: {error:#}");
         }
         if outcome.state.step < train.steps {
             eprintln!("stopped after step {} of {}; to go on: {}", outcome.state.step, train.steps, resume_words(&run));
