@@ -18,6 +18,8 @@ pub struct Series {
 pub struct Chart {
     /// What is drawn.
     pub title: String,
+    /// Whether the axis may be logarithmic, if the curves span that much.
+    pub may_be_logarithmic: bool,
     /// The curves.
     pub series: Vec<Series>,
 }
@@ -43,7 +45,10 @@ impl Chart {
     pub fn svg(&self) -> Option<String> {
         let series: Vec<&Series> = self.series.iter().filter(|series| series.points.len() > 1).collect();
         let xs = Axis::over(series.iter().flat_map(|series| series.points.iter().map(|point| point.0)), false)?;
-        let ys = Axis::over(series.iter().flat_map(|series| series.points.iter().map(|point| point.1)), true)?;
+        let ys = Axis::over(
+            series.iter().flat_map(|series| series.points.iter().map(|point| point.1)),
+            self.may_be_logarithmic,
+        )?;
         let place = |(x, y): (f64, f64)| {
             let x = LEFT + xs.share(x) * (WIDTH - LEFT - RIGHT);
             let y = HEIGHT - BOTTOM - ys.share(y) * (HEIGHT - TOP - BOTTOM);
@@ -77,11 +82,8 @@ impl Chart {
             );
         }
         for series in &series {
-            let points: Vec<String> = thinned(&series.points)
-                .into_iter()
-                .map(|point| place(point))
-                .map(|(x, y)| format!("{x:.1},{y:.1}"))
-                .collect();
+            let points: Vec<String> =
+                thinned(&series.points).into_iter().map(&place).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
             let class = if series.faint { "curve faint" } else { "curve" };
             let color = series.color % COLORS;
             let _ = write!(svg, "<polyline class=\"{class} c{color}\" points=\"{}\"/>", points.join(" "));
@@ -154,15 +156,16 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.chunks(points.len().div_ceil(DETAIL).max(1)).map(mean).collect()
 }
 
-/// A running mean over about a thirtieth of the curve.
+/// The mean around each point, over about a twentieth of the curve.
 pub fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let keep = 1.0 - 30.0 / points.len().max(60) as f64;
-    let (mut sum, mut weight) = (0.0, 0.0);
-    let mut smooth = |&(x, y): &(f64, f64)| {
-        (sum, weight) = (keep * sum + y, keep * weight + 1.0);
-        (x, sum / weight)
+    let reach = points.len() / 40;
+    let around = |k: usize| {
+        // As far to one side as to the other, so that the curve is not shifted.
+        let reach = reach.min(k).min(points.len() - 1 - k);
+        let near = &points[k - reach..=k + reach];
+        (points[k].0, near.iter().map(|point| point.1).sum::<f64>() / near.len() as f64)
     };
-    points.iter().map(&mut smooth).collect()
+    (0..points.len()).map(around).collect()
 }
 
 /// A number in few characters.
@@ -173,7 +176,7 @@ pub fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
         size if !size.is_finite() => "–".into(),
-        size if size >= 1e7 || size < 1e-3 => {
+        size if !(1e-3..1e7).contains(&size) => {
             let power = size.log10().floor() as i32;
             format!("{}e{power}", trimmed(format!("{:.2}", value / 10_f64.powi(power))))
         }
@@ -209,6 +212,7 @@ mod tests {
         let points = vec![(0.0, 2.0), (50.0, 3.0), (100.0, 1.0)];
         let chart = |points| Chart {
             title: "a < b".into(),
+            may_be_logarithmic: false,
             series: vec![Series { label: "one".into(), color: 7, points, faint: false }],
         };
         let svg = chart(points).svg().unwrap();
@@ -218,10 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn smoothing_keeps_a_constant_and_thinning_the_mean() {
-        let flat: Vec<(f64, f64)> = (0..1000).map(|x| (f64::from(x), 3.0)).collect();
-        assert!(smoothed(&flat).iter().all(|(_, y)| (y - 3.0).abs() < 1e-12));
-        let thin = thinned(&flat);
+    fn smoothing_keeps_a_line_and_thinning_the_mean() {
+        let line: Vec<(f64, f64)> = (0..1000).map(|x| (f64::from(x), 3.0 * f64::from(x))).collect();
+        assert!(smoothed(&line).iter().all(|(x, y)| (y - 3.0 * x).abs() < 1e-9));
+        let zigzag: Vec<(f64, f64)> = (0..1000).map(|x| (f64::from(x), f64::from(x % 2))).collect();
+        assert!(smoothed(&zigzag)[100..900].iter().all(|(_, y)| (y - 0.5).abs() < 0.02));
+        let thin = thinned(&line);
         assert!(thin.len() <= DETAIL);
         assert_eq!(thin[0], (1.0, 3.0));
     }

@@ -97,7 +97,7 @@ fn summary(run: &Facts) -> [String; 9] {
 
 /// The curves: loss first, by noise level next, then what the optimiser and the machine did.
 fn charts(runs: &[Facts]) -> Vec<Chart> {
-    let mut loss = Chart { title: "Loss".into(), series: Vec::new() };
+    let mut loss = Chart { title: "Loss".into(), may_be_logarithmic: true, series: Vec::new() };
     for (color, run) in runs.iter().enumerate() {
         let points = curve(run, "loss");
         loss.series.push(Series { label: String::new(), color, points: points.clone(), faint: true });
@@ -109,7 +109,9 @@ fn charts(runs: &[Facts]) -> Vec<Chart> {
             let points = if name.starts_with("loss") { smoothed(&points) } else { points };
             Series { label: run.name(), color, points, faint: false }
         });
-        Chart { title: title.into(), series: series.collect() }
+        // These are read off by their height.
+        let may_be_logarithmic = !["learning_rate", "ema_decay", "memory_mib"].contains(&name);
+        Chart { title: title.into(), may_be_logarithmic, series: series.collect() }
     };
     let quarters = [
         ("least noise", "loss_q1"),
@@ -123,7 +125,7 @@ fn charts(runs: &[Facts]) -> Vec<Chart> {
                 let points = smoothed(&curve(run, name));
                 Series { label: (*label).into(), color, points, faint: false }
             });
-            vec![Chart { title: "Loss by noise level".into(), series: series.collect() }]
+            vec![Chart { title: "Loss by noise level".into(), may_be_logarithmic: true, series: series.collect() }]
         }
         _ => quarters.iter().map(|(label, name)| of_all(&format!("Loss, {label}"), name)).collect(),
     };
@@ -175,8 +177,8 @@ fn pictures(run: &Facts) -> String {
     }
     let snapshots = steps_in(&run.run.snapshots()).len();
     format!(
-        "<h2>Samples of {}</h2><p><small>Always from the same noise, of the averaged weights; {snapshots} snapshots to \
-         sample from.</small></p><div class=\"pictures\">{figures}</div>",
+        "<h2>Samples of {}</h2><p><small>Always from the same noise, of the averaged weights. Snapshots to sample \
+         from: {snapshots}.</small></p><div class=\"pictures\">{figures}</div>",
         escape(&run.name())
     )
 }
