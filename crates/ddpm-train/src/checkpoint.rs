@@ -130,7 +130,7 @@ pub struct TrainState {
 impl TrainState {
     /// The step of the last regular line of metrics.
     pub fn last_line(&self) -> u64 {
-        self.step - self.loss_count - self.skipped_since_line
+        self.step.saturating_sub(self.loss_count).saturating_sub(self.skipped_since_line)
     }
 }
 

@@ -93,7 +93,14 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    // Many of our errors name their cause themselves: it is not said twice.
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.ends_with(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    eprintln!("error: {said}");
     let usage = error.is::<ConfigError>() || error.is::<UsageError>();
     ExitCode::from(if usage { 2 } else { 1 })
 }

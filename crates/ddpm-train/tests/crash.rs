@@ -245,6 +245,29 @@ fn sigterm_saves_as_ctrl_c_does() {
     assert_eq!(steps(&run).len(), 1, "{said}");
 }
 
+#[test]
+fn a_run_that_can_no_longer_write_says_where_and_keeps_what_it_has() {
+    let bench = Bench::new();
+    let sets = ["--set", "train.steps=100000000", "--set", "train.keep_checkpoints=3"];
+    let trainer = bench.command(&words(&RESTLESS, &sets)).stderr(Stdio::piped()).spawn().unwrap();
+    let run = run_with(&bench.path("runs"), "checkpoints/step-00000010");
+    // In one moment the folder is gone, and there is something in its place that nobody can write into.
+    std::fs::rename(run.join("checkpoints"), run.join("elsewhere")).unwrap();
+    std::fs::write(run.join("checkpoints"), "").unwrap();
+    let (code, said) = end_of(trainer);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("could not be written") && said.contains("checkpoints/.step-"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    let reason = said.trim().rsplit(": ").next().unwrap();
+    assert_eq!(said.matches(reason).count(), 1, "{said}");
+
+    std::fs::remove_file(run.join("checkpoints")).unwrap();
+    std::fs::rename(run.join("elsewhere"), run.join("checkpoints")).unwrap();
+    let end = format!("train.steps={}", steps(&run).last().unwrap() + 3);
+    let output = bench.run(&["--resume", run.to_str().unwrap(), "--set", &end]);
+    assert!(output.status.success() && !stderr(&output).contains("warning"), "{}", stderr(&output));
+}
+
 /// A chain whose last step has hardly any signal, and a weight of its loss that no number of 32 bits can hold.
 const CHANCY: [&str; 12] = [
     "--set",
