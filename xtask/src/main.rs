@@ -10,6 +10,7 @@ const HELP: &str = "\
 cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
 
   train        trains a model (ddpm-train; ARGUMENTS as there, see `cargo xtask train --help`)
+  report       writes one HTML page with the curves, pictures and settings of runs (ddpm-train report RUN...)
   sample       draws samples from the newest run (ddpm-infer sample)
   likelihood   measures how likely the newest run finds its data (ddpm-infer likelihood)
   ema          makes the average of any width of a run's weights, after training (ddpm-infer ema)
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
     let done = match command.as_str() {
         "train" => start("ddpm-train", &[], &arguments),
+        "report" => start("ddpm-train", &["report"], &arguments),
         "sample" => start("ddpm-infer", &["sample"], &arguments),
         "likelihood" => start("ddpm-infer", &["likelihood"], &arguments),
         "ema" => start("ddpm-infer", &["ema"], &arguments),

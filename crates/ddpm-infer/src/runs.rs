@@ -108,8 +108,8 @@ impl RunFolder {
     }
 }
 
-/// The run folders within `runs`.
-fn list(runs: &Path) -> Vec<RunFolder> {
+/// The run folders within `runs`, by name.
+pub fn list(runs: &Path) -> Vec<RunFolder> {
     let mut found: Vec<RunFolder> = entries(runs).map(RunFolder).filter(|run| run.config().is_file()).collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found

@@ -1,7 +1,8 @@
 //! Checkpoints: everything to resume, as one folder that is complete or not there.
 //!
-//! A folder is prepared aside, synced, and renamed; its presence is the commit mark. `ParamId`s travel
-//! with the records, so the model must be loaded before the optimiser that refers to them.
+//! A folder is prepared aside, synced, and renamed; its presence is the commit mark, and its checksums say later
+//! whether it is still what was written. `ParamId`s travel with the records, so the model must be loaded before the
+//! optimiser that refers to them.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ use ddpm_infer::runs::{step_name, steps_in, width_name};
 use ddpm_model::network::Network;
 use ddpm_model::resample::LossHistory;
 use serde::{Deserialize, Serialize};
+
+use crate::checksums::{ChecksumError, Checksums};
 
 /// Why a checkpoint could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,35 @@ pub enum CheckpointError {
         /// What Burn said.
         reason: String,
     },
+    /// A file is no longer what was written, or another run's.
+    #[error(transparent)]
+    Checksum(#[from] ChecksumError),
+    /// There is no checkpoint of the step that was asked for.
+    #[error("{checkpoints} has no checkpoint of step {step}; there are: {}", steps_of(.known))]
+    Unknown {
+        /// The folder of all checkpoints.
+        checkpoints: PathBuf,
+        /// The step.
+        step: u64,
+        /// The steps there are.
+        known: Vec<u64>,
+    },
+    /// The checkpoint that was asked for cannot be used.
+    #[error("{}\n  the newest good checkpoint before it is that of step {newest_good}", joined(.damaged))]
+    Damaged {
+        /// What is wrong with it, and with those between it and the good one.
+        damaged: Vec<CheckpointError>,
+        /// The step of the newest before it that can be used.
+        newest_good: u64,
+    },
+    /// Not one checkpoint can be used.
+    #[error("{checkpoints} has no checkpoint to resume from{}", lines(.damaged))]
+    NoneGood {
+        /// The folder of all checkpoints.
+        checkpoints: PathBuf,
+        /// What is wrong with those there are.
+        damaged: Vec<CheckpointError>,
+    },
     /// The state file is not one.
     #[error("{path} is not the state of a checkpoint: {reason}")]
     State {
@@ -48,6 +80,18 @@ pub enum CheckpointError {
         /// What was expected.
         reason: String,
     },
+}
+
+fn steps_of(known: &[u64]) -> String {
+    if known.is_empty() { "none".into() } else { known.iter().map(u64::to_string).collect::<Vec<_>>().join(", ") }
+}
+
+fn lines(errors: &[CheckpointError]) -> String {
+    errors.iter().map(|error| format!("\n  {error}")).collect()
+}
+
+fn joined(errors: &[CheckpointError]) -> String {
+    errors.iter().map(CheckpointError::to_string).collect::<Vec<_>>().join("\n  ")
 }
 
 /// What a run knows about itself between two steps, besides weights and moments.
@@ -66,9 +110,52 @@ pub struct TrainState {
     /// The last loss that was finite.
     #[serde(with = "exact")]
     pub last_finite_loss: f64,
+    /// The losses since the last regular line of metrics again, by the quarter of the noise levels.
+    #[serde(default)]
+    pub quartiles: [LossSum; 4],
+    /// Steps that were not taken because something about them was not finite.
+    #[serde(default)]
+    pub skipped: u64,
+    /// How many of them came last, one after the other.
+    #[serde(default)]
+    pub skipped_in_a_row: u64,
+    /// How many of them came since the last regular line of metrics.
+    #[serde(default)]
+    pub skipped_since_line: u64,
     /// The losses that the steps of the next items are drawn by; only where they are drawn by importance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_history: Option<LossHistory>,
+}
+
+impl TrainState {
+    /// The step of the last regular line of metrics.
+    pub fn last_line(&self) -> u64 {
+        self.step.saturating_sub(self.loss_count).saturating_sub(self.skipped_since_line)
+    }
+}
+
+/// Losses added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossSum {
+    /// Their sum.
+    #[serde(with = "exact")]
+    pub sum: f64,
+    /// How many they are.
+    pub count: u64,
+}
+
+impl LossSum {
+    /// Adds one.
+    pub fn add(&mut self, loss: f64) {
+        self.sum += loss;
+        self.count += 1;
+    }
+
+    /// Their mean, unless there are none.
+    pub fn mean(&self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / self.count as f64)
+    }
 }
 
 /// Numbers as text: `serde_json` reads a JSON number to the last bit only with a feature that would have all
@@ -101,8 +188,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes `checkpoints/step-N`.
-    pub fn save(self, checkpoints: &Path) -> Result<PathBuf, CheckpointError> {
+    /// Writes `checkpoints/step-N` in the name of `run`.
+    pub fn save(self, checkpoints: &Path, run: &str) -> Result<PathBuf, CheckpointError> {
         let target = checkpoints.join(step_name(self.state.step));
         // What is there is complete, and the same: a step has one state.
         if target.exists() {
@@ -126,9 +213,7 @@ impl Checkpoint {
         }
         let json = serde_json::to_vec_pretty(&self.state).map_err(|error| io(&state)(error.into()))?;
         std::fs::write(&state, json).map_err(io(&state))?;
-        for path in [&state, &aside] {
-            File::open(path).and_then(|file| file.sync_all()).map_err(io(path))?;
-        }
+        Checksums::seal(&aside, run)?;
         std::fs::rename(&aside, &target).map_err(io(&target))?;
         File::open(checkpoints).and_then(|dir| dir.sync_all()).map_err(io(checkpoints))?;
         Ok(target)
@@ -150,16 +235,68 @@ impl Checkpoint {
             post_hoc: widths
                 .iter()
                 .map(|&width| Ok((width, read(&average_file(dir, width))?)))
-                .collect::<Result<_, _>>()?,
+                .collect::<Result<_, CheckpointError>>()?,
             optimizer: OptimizerRecord::load(&optimizer)
                 .map_err(|error| CheckpointError::Record { path: optimizer.clone(), reason: error.to_string() })?,
         })
     }
 
-    /// The newest checkpoint folder, if any.
-    pub fn newest(checkpoints: &Path) -> Option<PathBuf> {
-        steps_in(checkpoints).pop().map(|(_, path)| path)
+    /// Finds what `run` goes on from: the checkpoint of `step`, or else the newest that is as it was written.
+    pub fn choose(
+        checkpoints: &Path,
+        step: Option<u64>,
+        widths: &[f64],
+        run: &str,
+    ) -> Result<(Self, Found), CheckpointError> {
+        let mut later = Vec::new();
+        let mut damaged = Vec::new();
+        let steps = steps_in(checkpoints);
+        if let Some(step) = step.filter(|step| steps.iter().all(|(known, _)| known != step)) {
+            let known = steps.into_iter().map(|(step, _)| step).collect();
+            return Err(CheckpointError::Unknown { checkpoints: checkpoints.into(), step, known });
+        }
+        for (at, path) in steps.into_iter().rev() {
+            if step.is_some_and(|step| at > step) {
+                later.push(path);
+                continue;
+            }
+            let verified = Checksums::verify(&path, run).map_err(CheckpointError::from);
+            match verified.and_then(|verified| Ok((verified, Self::load(&path, widths)?))) {
+                Ok((verified, checkpoint)) if step.is_none_or(|step| at == step) => {
+                    return Ok((checkpoint, Found { path, verified, later, damaged }));
+                }
+                // The one that was asked for is damaged; this one is to be had.
+                Ok(_) => return Err(CheckpointError::Damaged { damaged, newest_good: at }),
+                Err(error) => {
+                    later.push(path);
+                    damaged.push(error);
+                }
+            }
+        }
+        Err(CheckpointError::NoneGood { checkpoints: checkpoints.into(), damaged })
     }
+}
+
+/// Where the checkpoint was found that a run goes on from.
+#[derive(Debug)]
+pub struct Found {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Whether it had checksums to compare it with.
+    pub verified: bool,
+    /// The folders of later steps.
+    pub later: Vec<PathBuf>,
+    /// What is wrong with those of them that were looked at.
+    pub damaged: Vec<CheckpointError>,
+}
+
+/// Gives a checkpoint a name that no resumption looks at, so that the run can write its step anew.
+pub fn set_aside(path: &Path) -> Result<PathBuf, CheckpointError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut names = (1..).map(|n| path.with_file_name(format!("set-aside-{n}-{name}")));
+    let target = names.find(|target| !target.exists()).unwrap_or_default();
+    std::fs::rename(path, &target).map_err(io(path))?;
+    Ok(target)
 }
 
 fn files(dir: &Path) -> [PathBuf; 4] {
@@ -178,14 +315,17 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> CheckpointError {
 /// Removes all but the newest `keep` checkpoints, and what a killed run left half-written.
 pub fn prune(checkpoints: &Path, keep: usize) {
     let steps = steps_in(checkpoints);
-    let old = steps.iter().rev().skip(keep).map(|(_, path)| path.clone());
+    // Under another name first: a removal that is cut short leaves nothing that looks like a checkpoint.
+    for (step, path) in steps.iter().rev().skip(keep) {
+        let _ = std::fs::rename(path, checkpoints.join(format!(".{}.old", step_name(*step))));
+    }
     let torn = std::fs::read_dir(checkpoints)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".step-")));
-    for path in old.chain(torn.collect::<Vec<_>>()) {
+    for path in torn.collect::<Vec<_>>() {
         // Old checkpoints only cost space: failing to remove one must not stop the training.
         let _ = std::fs::remove_dir_all(path);
     }

@@ -1,21 +1,30 @@
-//! `ddpm-train`: trains the model of an experiment, or goes on with a run.
+//! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 130 interrupted after a checkpoint.
+//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 130 interrupted after a checkpoint,
+//! 131 left at once after a second signal.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use ddpm_train::config::load::ConfigError;
+use ddpm_train::list_runs::{self, ListArgs};
+use ddpm_train::prune_run::{self, PruneArgs};
+use ddpm_train::report::{self, ReportArgs};
+use ddpm_train::show_run::{self, ShowArgs};
 use ddpm_train::train::{Finish, Options, UsageError, run};
 
 /// Train a diffusion model.
 #[derive(Parser, Debug)]
 #[command(
     version,
-    after_help = "The last line on stdout is the run's folder. Ctrl-C finishes the step, saves and stops."
+    args_conflicts_with_subcommands = true,
+    after_help = "The last line on stdout is the run's folder. Ctrl-C finishes the step, saves and stops; \
+                  once more leaves at once."
 )]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// An experiment: a name from experiments/, or a TOML file.
     #[arg(long, value_name = "NAME|FILE.toml", conflicts_with = "resume", default_value = "digits")]
     experiment: String,
@@ -25,6 +34,9 @@ struct Args {
     /// Goes on with a run: its folder, or its name in the runs folder.
     #[arg(long, value_name = "RUN")]
     resume: Option<String>,
+    /// With --resume: goes on from the checkpoint of this step instead of the newest good one.
+    #[arg(long, value_name = "STEP", requires = "resume")]
+    step: Option<u64>,
     /// Starts from the weights of a snapshot or of a folder of diffusers, whose network must be the experiment's.
     #[arg(long, value_name = "SNAPSHOT", conflicts_with = "resume")]
     from: Option<PathBuf>,
@@ -42,9 +54,31 @@ struct Args {
     dry_run: bool,
 }
 
+/// What else there is to do with runs.
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Lists the runs.
+    List(ListArgs),
+    /// Shows all about a run and checks its checkpoints.
+    Show(ShowArgs),
+    /// Removes old and damaged checkpoints of a run; without --yes it only lists them.
+    Prune(PruneArgs),
+    /// Writes one HTML page with the curves, pictures and settings of runs.
+    Report(ReportArgs),
+}
+
 fn main() -> ExitCode {
-    let Args { experiment, set, resume, from, device, runs, tui, dry_run } = Args::parse();
-    match run(&Options { experiment, set, resume, from, device, runs, tui, dry_run }) {
+    let Args { command, experiment, set, resume, step, from, device, runs, tui, dry_run } = Args::parse();
+    if let Some(command) = command {
+        let done = match command {
+            Command::List(args) => list_runs::run(&args),
+            Command::Show(args) => show_run::run(&args),
+            Command::Prune(args) => prune_run::run(&args),
+            Command::Report(args) => report::run(&args),
+        };
+        return done.map_or_else(failed, |()| ExitCode::SUCCESS);
+    }
+    match run(&Options { experiment, set, resume, step, from, device, runs, tui, dry_run }) {
         Ok(Finish::DryRun) => ExitCode::SUCCESS,
         Ok(Finish::Done(folder)) => {
             println!("{}", folder.display());
@@ -54,10 +88,19 @@ fn main() -> ExitCode {
             println!("{}", folder.display());
             ExitCode::from(130)
         }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            let usage = error.is::<ConfigError>() || error.is::<UsageError>();
-            ExitCode::from(if usage { 2 } else { 1 })
+        Err(error) => failed(error),
+    }
+}
+
+fn failed(error: anyhow::Error) -> ExitCode {
+    // Many of our errors name their cause themselves: it is not said twice.
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.ends_with(&cause) {
+            said = format!("{said}: {cause}");
         }
     }
+    eprintln!("error: {said}");
+    let usage = error.is::<ConfigError>() || error.is::<UsageError>();
+    ExitCode::from(if usage { 2 } else { 1 })
 }

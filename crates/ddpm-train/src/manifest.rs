@@ -72,6 +72,12 @@ fn commit() -> Option<String> {
 }
 
 impl Manifest {
+    /// What tells this run from all others, whatever its folder is called.
+    pub fn origin(&self) -> String {
+        let begun = self.starts.first().map_or("", |start| &start.at);
+        format!("{}, begun {begun}", self.experiment)
+    }
+
     /// Reads the manifest of a run.
     pub fn read(path: &Path) -> std::io::Result<Self> {
         Ok(serde_json::from_slice(&std::fs::read(path)?)?)

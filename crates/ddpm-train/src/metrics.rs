@@ -1,6 +1,6 @@
 //! The numbers of a step as burn-train metrics, and the file of JSON lines they end up in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,19 +15,28 @@ use burn_train::metric::{
 };
 
 use crate::model::StepReport;
+use crate::tensorboard::EventFile;
 
 /// A metric's name in `metrics.jsonl`, and where its value comes from.
 type Field = (&'static str, fn(&StepReport) -> f64);
 
-/// The fields of a line. A NaN mean loss says that no line is due.
-pub const FIELDS: [Field; 7] = [
+/// The fields of a line. A NaN mean loss says that no line is due. From `images_per_sec` on they depend on the machine.
+pub const FIELDS: [Field; 15] = [
     ("step", |report| report.step as f64),
     ("images_seen", |report| report.images_seen as f64),
     ("loss", |report| report.mean_loss.unwrap_or(f64::NAN)),
+    ("loss_q1", |report| report.quartiles[0].unwrap_or(f64::NAN)),
+    ("loss_q2", |report| report.quartiles[1].unwrap_or(f64::NAN)),
+    ("loss_q3", |report| report.quartiles[2].unwrap_or(f64::NAN)),
+    ("loss_q4", |report| report.quartiles[3].unwrap_or(f64::NAN)),
     ("grad_norm", |report| report.grad_norm),
+    ("weight_norm", |report| report.weight_norm.unwrap_or(f64::NAN)),
     ("learning_rate", |report| report.learning_rate),
     ("ema_decay", |report| report.ema_decay),
+    ("skipped", |report| report.skipped as f64),
     ("images_per_sec", |report| report.images_per_sec),
+    ("memory_mib", |report| report.memory_mib.unwrap_or(f64::NAN)),
+    ("time", |report| report.time.unwrap_or(f64::NAN)),
 ];
 
 /// The raw loss of every step, for the progress bar and the dashboard.
@@ -98,14 +107,15 @@ impl Numeric for StepMetric {
 /// Writes a line of `metrics.jsonl` whenever one is due, each with a single write so that a kill leaves whole lines.
 pub struct JsonLines {
     file: File,
+    events: Option<EventFile>,
     names: HashMap<MetricId, MetricName>,
 }
 
 impl JsonLines {
-    /// Opens the file at its end.
-    pub fn append(path: &Path) -> std::io::Result<Self> {
+    /// Opens the file at its end. What is written goes to TensorBoard's file too, if there is one.
+    pub fn append(path: &Path, events: Option<EventFile>) -> std::io::Result<Self> {
         let file = File::options().create(true).append(true).open(path)?;
-        Ok(Self { file, names: HashMap::new() })
+        Ok(Self { file, events, names: HashMap::new() })
     }
 }
 
@@ -123,10 +133,15 @@ impl MetricLogger for JsonLines {
         if !values.contains_key("loss") {
             return;
         }
-        let fields = FIELDS.iter().filter_map(|(name, _)| Some(format!("\"{name}\":{}", number(*values.get(name)?))));
+        let values: Vec<(&str, f64)> =
+            FIELDS.iter().filter_map(|(name, _)| Some((*name, *values.get(name)?))).collect();
+        let fields = values.iter().map(|(name, value)| format!("\"{name}\":{}", number(*value)));
         let line = format!("{{{}}}\n", fields.collect::<Vec<_>>().join(","));
         // A full disk must not stop the training here: the checkpoint that follows reports it.
         let _ = self.file.write_all(line.as_bytes());
+        if let Some(events) = &mut self.events {
+            let _ = events.write(&values);
+        }
     }
 
     fn read_numeric(&mut self, _: &str, _: usize, _: &Split) -> Result<Vec<NumericEntry>, String> {
@@ -161,6 +176,19 @@ pub fn truncate_after(path: &Path, step: u64) -> std::io::Result<()> {
     let aside: PathBuf = path.with_extension("jsonl.tmp");
     std::fs::write(&aside, kept)?;
     std::fs::rename(aside, path)
+}
+
+/// Reads the lines of `metrics.jsonl`, each as its names and numbers; what is torn or no number is left out.
+pub fn read_lines(path: &Path) -> std::io::Result<Vec<BTreeMap<String, f64>>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text?,
+    };
+    let numbers = |line| {
+        let line: BTreeMap<String, serde_json::Value> = serde_json::from_str(line).ok()?;
+        Some(line.into_iter().filter_map(|(name, value)| Some((name, value.as_f64()?))).collect())
+    };
+    Ok(text.lines().filter_map(numbers).collect())
 }
 
 #[cfg(test)]

@@ -52,11 +52,20 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Decay of the weight average at this step.
     pub ema_decay: f64,
+    /// Mean losses since the last line of metrics of the four quarters of the noise levels; only where a line is due.
+    pub quartiles: [Option<f64>; 4],
+    /// Norm of all weights together; only where a line is due.
+    pub weight_norm: Option<f64>,
+    /// Steps that were not taken so far.
+    pub skipped: u64,
     /// Speed since the last line of metrics.
     pub images_per_sec: f64,
-    /// Loss of each row without its importance, until the history takes it; only where steps are drawn by
-    /// importance.
-    pub row_losses: Vec<f64>,
+    /// What the process keeps in memory, in MiB; only where a line is due and the system says it.
+    pub memory_mib: Option<f64>,
+    /// Seconds since 1970; only where a line is due.
+    pub time: Option<f64>,
+    /// Training time of each row, and its loss without its importance; until the step is counted.
+    pub rows: Vec<(f64, f64)>,
 }
 
 impl ItemLazy for StepReport {
@@ -111,15 +120,13 @@ impl<const D: usize> TrainModel<D> {
         per_row(shown, &estimate) * estimate
     }
 
-    /// The loss of the batch, and that of its rows where steps are drawn by importance.
-    fn loss(&self, batch: &TrainBatch<D>) -> (Tensor<1>, Vec<f64>) {
+    /// The loss of the batch, and that of its rows without their importance.
+    fn loss(&self, batch: &TrainBatch<D>) -> (Tensor<1>, Tensor<1>) {
         let rows = self.row_losses(batch);
+        let seen = rows.clone().detach();
         match &batch.importance {
-            None => (rows.mean(), Vec::new()),
-            Some(importance) => {
-                let seen = rows.clone().detach().into_data().iter::<f64>().collect();
-                ((per_row(importance, &rows) * rows).mean(), seen)
-            }
+            None => (rows.mean(), seen),
+            Some(importance) => ((per_row(importance, &rows) * rows).mean(), seen),
         }
     }
 }
@@ -132,7 +139,8 @@ impl<const D: usize> TrainStep for TrainModel<D> {
         let (loss, row_losses) = self.loss(&batch);
         let loss = loss.mul_scalar(batch.share);
         let gradients = loss.backward();
-        let report = StepReport { loss: host(loss), row_losses, ..StepReport::default() };
+        let rows = batch.times.into_iter().zip(row_losses.into_data().iter::<f64>()).collect();
+        let report = StepReport { loss: host(loss), rows, ..StepReport::default() };
         TrainOutput::new(self, gradients, report)
     }
 }

@@ -90,7 +90,8 @@ impl PlainRenderer {
 
     fn show(&mut self, step: u64) {
         let loss = self.values.get("loss").copied().unwrap_or_else(|| self.value("step_loss"));
-        let message = format!("loss {loss:.4}  {:.1} images/s", self.value("images_per_sec"));
+        let memory = self.values.get("memory_mib").map_or_else(String::new, |mib| format!("  {mib:.0} MiB"));
+        let message = format!("loss {loss:.4}  {:.1} images/s{memory}", self.value("images_per_sec"));
         let bar = &self.reporter.bar;
         if !bar.is_hidden() {
             bar.set_position(step);

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use burn::data::dataloader::Progress;
 use burn::module::Module;
-use burn::optim::GradientsAccumulator;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use burn_train::{
     EventProcessorTraining, Learner, LearnerEvent, SupervisedLearningStrategy, SupervisedTrainingEventProcessor,
@@ -19,30 +19,35 @@ use ddpm_model::ema::{gamma_of, power_decay};
 use ddpm_model::resample::LossSecondMoment;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, prune};
-use crate::config::Experiment;
+use crate::config::{Experiment, OnNonFinite};
+use crate::memory::resident_mib;
 use crate::model::{StepReport, TrainModel};
 use crate::noising::draw_by_importance;
-use crate::optim::{clip_global_norm, ema_update};
+use crate::optim::{clip_global_norm, ema_update, first_non_finite, weight_norm};
 use crate::preview::Preview;
 use crate::progress::Reporter;
+use crate::quartiles::Quartiles;
 
 /// Why training stopped before its last step.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A loss or gradient that is not finite.
     #[error(
-        "step {step}: the {what} is not finite (learning rate {learning_rate:e}, last finite loss {last_finite_loss}); \
-         the weights before this step lie in {saved}"
+        "step {step}: {what} is not finite (learning rate {learning_rate:e}, last finite loss {last_finite_loss}{}); \
+         the weights before this step lie in {saved}",
+        skips(*.skipped)
     )]
     NotFinite {
         /// The step that was being taken.
         step: u64,
-        /// Loss or gradient.
-        what: &'static str,
+        /// Loss or gradient, and the first parameter whose gradient it is.
+        what: String,
         /// Its learning rate.
         learning_rate: f64,
         /// The loss of the last step that had one.
         last_finite_loss: f64,
+        /// Steps just before that were skipped.
+        skipped: u64,
         /// The checkpoint to inspect.
         saved: PathBuf,
     },
@@ -74,6 +79,10 @@ pub enum TrainError {
     },
 }
 
+fn skips(steps: u64) -> String {
+    if steps == 0 { String::new() } else { format!(", after {steps} skipped in a row") }
+}
+
 /// What the loop leaves behind; `fit` can only return the model.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -91,6 +100,10 @@ pub struct StepStrategy<const D: usize> {
     pub snapshot: SnapshotConfig,
     /// Where everything goes.
     pub run: RunFolder,
+    /// Whose checkpoints they are: experiment and beginning of the run.
+    pub origin: String,
+    /// How losses are told apart by noise level.
+    pub quartiles: Quartiles,
     /// The device, with autodiff.
     pub device: Device,
     /// Counters to begin from.
@@ -184,7 +197,7 @@ impl<const D: usize> Loop<'_, D> {
                 }
                 let output = learner.train_step(batch);
                 report.loss += output.item.loss;
-                report.row_losses.extend(output.item.row_losses);
+                report.rows.extend(output.item.rows);
                 accumulator.accumulate(&learner.model(), output.grads);
             }
 
@@ -193,11 +206,18 @@ impl<const D: usize> Loop<'_, D> {
             report.grad_norm =
                 clip_global_norm(&learner.model(), &mut grads, self.strategy.experiment.optimizer.clip_norm);
             report.learning_rate = self.strategy.experiment.optimizer.rate_at(self.state.step);
-            self.check_finite(&report, parts, learner)?;
+            let what = non_finite(&report, &learner.model(), &grads);
             learner.lr_step();
-            learner.optimizer_step(grads);
-            if let Some(history) = &mut self.state.loss_history {
-                by_loss.record(history, &drawn, &std::mem::take(&mut report.row_losses));
+            match &what {
+                Some(what) => self.skip(what, &report, parts, learner)?,
+                None => {
+                    learner.optimizer_step(grads);
+                    self.count(&report);
+                    if let Some(history) = &mut self.state.loss_history {
+                        let losses: Vec<f64> = report.rows.iter().map(|(_, loss)| *loss).collect();
+                        by_loss.record(history, &drawn, &losses);
+                    }
+                }
             }
 
             // 3. The averages of the weights.
@@ -207,15 +227,18 @@ impl<const D: usize> Loop<'_, D> {
                 self.state.images_seen,
                 config.batch_size,
             );
-            for (width, average) in &mut self.post_hoc {
+            let taken = what.is_none();
+            for (width, average) in self.post_hoc.iter_mut().filter(|_| taken) {
                 let decay = power_decay(config.batch_size, self.state.images_seen, gamma_of(*width));
                 *average = ema_update(average.clone(), &learner.model(), decay);
             }
             self.state.images_seen += config.batch_size as u64;
-            self.ema = ema_update(self.ema.clone(), &learner.model(), report.ema_decay);
+            if taken {
+                self.ema = ema_update(self.ema.clone(), &learner.model(), report.ema_decay);
+            }
 
             // 4. Numbers, pictures, snapshots, checkpoints.
-            self.log(report, parts);
+            self.log(report, parts, learner);
             let last = self.state.step == config.steps;
             if last || due(self.state.step, self.strategy.experiment.preview.every) {
                 self.preview();
@@ -240,47 +263,78 @@ impl<const D: usize> Loop<'_, D> {
         Ok(())
     }
 
-    /// A step that would poison the weights is not taken; they are saved as they are.
-    fn check_finite(
+    /// A step that would poison the weights is not taken: they are saved as they are, or the run goes on without it.
+    fn skip(
         &mut self,
+        what: &str,
         report: &StepReport,
         parts: &mut TrainingComponents<TrainModel<D>>,
         learner: &Learner<TrainModel<D>>,
     ) -> Result<(), TrainError> {
-        let what = match (report.loss.is_finite(), report.grad_norm.is_finite()) {
-            (false, _) => "loss",
-            (true, false) => "gradient",
-            (true, true) => {
-                self.state.last_finite_loss = report.loss;
-                return Ok(());
-            }
-        };
-        let saved = self.save_checkpoint(parts, learner)?;
-        Err(TrainError::NotFinite {
-            step: self.state.step + 1,
-            what,
-            learning_rate: report.learning_rate,
-            last_finite_loss: self.state.last_finite_loss,
-            saved,
-        })
+        let config = &self.strategy.experiment.train;
+        let step = self.state.step + 1;
+        let skipped = self.state.skipped_in_a_row;
+        if config.on_non_finite == OnNonFinite::Stop || skipped >= config.max_skips {
+            return Err(TrainError::NotFinite {
+                step,
+                what: what.into(),
+                learning_rate: report.learning_rate,
+                last_finite_loss: self.state.last_finite_loss,
+                skipped,
+                saved: self.save_checkpoint(parts, learner)?,
+            });
+        }
+        self.state.skipped += 1;
+        self.state.skipped_in_a_row += 1;
+        self.state.skipped_since_line += 1;
+        self.strategy.reporter.say(&format!(
+            "warning: step {step}: {what} is not finite; the step is skipped ({} in a row, at most {})",
+            skipped + 1,
+            config.max_skips
+        ));
+        Ok(())
     }
 
-    fn log(&mut self, mut report: StepReport, parts: &mut TrainingComponents<TrainModel<D>>) {
-        let config = &self.strategy.experiment.train;
+    /// Counts the losses of a step that was taken.
+    fn count(&mut self, report: &StepReport) {
         let state = &mut self.state;
+        state.skipped_in_a_row = 0;
+        state.last_finite_loss = report.loss;
         state.loss_sum += report.loss;
         state.loss_count += 1;
+        for (time, loss) in &report.rows {
+            state.quartiles[self.strategy.quartiles.index(*time)].add(*loss);
+        }
+    }
+
+    fn log(
+        &mut self,
+        mut report: StepReport,
+        parts: &mut TrainingComponents<TrainModel<D>>,
+        learner: &Learner<TrainModel<D>>,
+    ) {
+        let config = &self.strategy.experiment.train;
+        let state = &mut self.state;
         report.step = state.step;
         report.images_seen = state.images_seen;
+        report.skipped = state.skipped;
+        report.rows = Vec::new();
         let (since, items) = self.window;
         report.images_per_sec = (state.images_seen - items) as f64 / since.elapsed().as_secs_f64();
         // The last step always has a line; one that falls between two regular ones is dropped on resumption.
         let regular = due(state.step, config.log_every);
         if regular || state.step == config.steps {
-            report.mean_loss = Some(state.loss_sum / state.loss_count as f64);
+            // Not a number would mean that no line is due; an infinity becomes `null`.
+            let mean = if state.loss_count > 0 { state.loss_sum / state.loss_count as f64 } else { f64::INFINITY };
+            report.mean_loss = Some(mean);
+            report.quartiles = state.quartiles.map(|losses| losses.mean());
+            report.weight_norm = Some(weight_norm(&learner.model()));
+            report.memory_mib = resident_mib();
+            report.time = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64());
         }
         if regular {
-            (state.loss_sum, state.loss_count) = (0.0, 0);
+            (state.loss_sum, state.loss_count, state.skipped_since_line) = (0.0, 0, 0);
+            state.quartiles = Default::default();
             self.window = (Instant::now(), state.images_seen);
         }
         let progress = Progress::new(report.step as usize, config.steps as usize, Some("steps".into()));
@@ -316,7 +370,7 @@ impl<const D: usize> Loop<'_, D> {
                 .collect(),
             optimizer,
         };
-        let saved = checkpoint.save(&checkpoints).map_err(failed)?;
+        let saved = checkpoint.save(&checkpoints, &self.strategy.origin).map_err(failed)?;
         prune(&checkpoints, self.strategy.experiment.train.keep_checkpoints);
         Ok(saved)
     }
@@ -360,6 +414,20 @@ impl<const D: usize> Loop<'_, D> {
         // Pictures are not training: they stay out of images/s.
         self.window.0 += start.elapsed();
     }
+}
+
+/// What about a step is not finite: its loss or its gradient, and the first parameter whose gradient it is.
+fn non_finite<M: Module>(report: &StepReport, model: &M, grads: &GradientsParams) -> Option<String> {
+    let what = match (report.loss.is_finite(), report.grad_norm.is_finite()) {
+        (false, _) => "the loss",
+        (true, false) => "the gradient",
+        (true, true) => return None,
+    };
+    Some(match first_non_finite(model, grads) {
+        Some(parameter) => format!("{what} (first in the gradient of {parameter})"),
+        // Every gradient is finite, and the sum of their squares too large for a number.
+        None => what.into(),
+    })
 }
 
 fn due(step: u64, every: u64) -> bool {

@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use burn::module::Module;
@@ -25,7 +26,7 @@ use ddpm_model::variance::Variance;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::checkpoint::{Checkpoint, TrainState, prune, restore};
+use crate::checkpoint::{Checkpoint, Found, TrainState, prune, restore, set_aside};
 use crate::config::load::{ConfigError, Problem, find, load};
 use crate::config::{Experiment, TimeSampling};
 use crate::fine_tune::Start;
@@ -36,7 +37,10 @@ use crate::noising::{Labels, Noising, NoisyLoader};
 use crate::optim::{RateSchedule, settle};
 use crate::preview::Preview;
 use crate::progress::{Display, PlainRenderer, Reporter};
+use crate::quartiles::Quartiles;
+use crate::report;
 use crate::strategy::{Outcome, StepStrategy};
+use crate::tensorboard::EventFile;
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
@@ -47,6 +51,8 @@ pub struct Options {
     pub set: Vec<String>,
     /// The run to go on with, instead of a new one.
     pub resume: Option<String>,
+    /// The step of the run to go on from, instead of its newest good checkpoint.
+    pub step: Option<u64>,
     /// A snapshot whose weights a new run starts from.
     pub from: Option<PathBuf>,
     /// The device.
@@ -75,8 +81,14 @@ pub enum Finish {
 #[error("{0}")]
 pub struct UsageError(String);
 
+/// The exit code after a second signal: nothing was saved since the last checkpoint.
+const LEFT_AT_ONCE: i32 = 131;
+
+/// How long a trainer that was killed may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Keys that may change when a run goes on. With any other key it would be another run.
-const RESUMABLE: [&str; 9] = [
+const RESUMABLE: [&str; 12] = [
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
@@ -84,6 +96,9 @@ const RESUMABLE: [&str; 9] = [
     "train.snapshot_every",
     "train.workers",
     "train.accumulate",
+    "train.on_non_finite",
+    "train.max_skips",
+    "train.tensorboard",
     "preview.",
     "optimizer.learning_rate",
 ];
@@ -114,7 +129,7 @@ struct Plan {
     data: OpenData,
     diffusion: Diffusion,
     device: OpenDevice,
-    resumed: Option<(RunFolder, PathBuf)>,
+    resumed: Option<(RunFolder, Manifest)>,
     start: Option<Start>,
 }
 
@@ -122,11 +137,7 @@ impl Plan {
     fn make(options: &Options) -> anyhow::Result<Self> {
         let resumed = options.resume.as_deref().map(|run| resumable(&options.runs, run, &options.set)).transpose()?;
         let (file, name) = match &resumed {
-            Some((run, _)) => {
-                let manifest = Manifest::read(&run.manifest())
-                    .with_context(|| format!("{}: cannot be read", run.manifest().display()))?;
-                (run.config(), manifest.experiment)
-            }
+            Some((run, manifest)) => (run.config(), manifest.experiment.clone()),
             None => {
                 let file = find(&options.experiment)?;
                 let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -190,19 +201,31 @@ impl Plan {
             net = settle(start.give(net)?);
         }
         let parameters = net.num_params();
+
+        // The run folder, and what was left in it.
+        let run = match &resumed {
+            Some((run, _)) => run.clone(),
+            None => new_run(&options.runs, &name)?,
+        };
+        let lock = lock(&run)?;
         let widths = experiment.ema.post_hoc.as_ref().map(|post_hoc| &post_hoc.widths[..]).unwrap_or_default();
-        let checkpoint = resumed.as_ref().map(|(_, path)| Checkpoint::load(path, widths)).transpose()?;
+        let choose = |(run, manifest): &(RunFolder, Manifest)| {
+            Checkpoint::choose(&run.checkpoints(), options.step, widths, &manifest.origin())
+                .with_context(|| format!("{} cannot go on", run.0.display()))
+        };
+        let (checkpoint, found) = resumed.as_ref().map(choose).transpose()?.unzip();
         let mut state = TrainState::default();
         let mut average = None;
         let mut kept = Vec::new();
         let mut moments = None;
-        if let (Some(checkpoint), Some((_, path))) = (checkpoint, &resumed) {
-            net = restore(net, checkpoint.model, path)?;
+        if let (Some(checkpoint), Some(found)) = (checkpoint, &found) {
+            net = restore(net, checkpoint.model, &found.path)?;
             average = Some(checkpoint.ema);
             kept = checkpoint.post_hoc;
             moments = Some(checkpoint.optimizer);
             state = checkpoint.state;
         }
+        let quartiles = Quartiles::of(&diffusion);
         let process = Arc::new(diffusion.clone());
         if experiment.train.time_sampling == TimeSampling::LossSecondMoment && state.loss_history.is_none() {
             state.loss_history = diffusion.schedule().map(|schedule| LossHistory::new(schedule.len()));
@@ -211,26 +234,25 @@ impl Plan {
         let model = TrainModel::<D>::new(net, process.clone(), loss, weighting);
         let mut ema = model.clone().valid();
         let mut post_hoc: Vec<_> = widths.iter().map(|&width| (width, ema.clone())).collect();
-        if let (Some(record), Some((_, path))) = (average, &resumed) {
+        if let (Some(record), Some(Found { path, .. })) = (average, &found) {
             ema = TrainModel::new(restore(ema.net, record, path)?, process.clone(), loss, weighting);
             for ((_, record), (_, average)) in kept.into_iter().zip(&mut post_hoc) {
                 average.net = restore(average.net.clone(), record, path)?;
             }
         }
 
-        // The run folder.
-        let run = match &resumed {
-            Some((run, _)) => run.clone(),
-            None => new_run(&options.runs, &name)?,
-        };
-        let _lock = lock(&run)?;
         if state.step >= train.steps {
             eprintln!("{}: {} steps are done; to go further: --set train.steps=N", run.0.display(), state.step);
             return Ok(Finish::Done(run.0));
         }
-        write_records(&run, &name, &experiment, &data, &device, parameters, state.step)?;
+        if let Some(found) = found {
+            make_way(&found)?;
+        }
+        let manifest = write_records(&run, &name, &experiment, &data, &device, parameters, state.step)?;
         announce(&run, &experiment, &data, &device, parameters, state.step);
-        truncate_after(&run.metrics(), state.step - state.loss_count)?;
+        truncate_after(&run.metrics(), state.last_line())?;
+        let events = train.tensorboard.then(|| EventFile::rebuild(&run)).transpose();
+        let events = events.with_context(|| format!("cannot write the events of {}", run.0.display()))?;
 
         // The learner and its loop.
         let optimizer = match moments {
@@ -279,6 +301,8 @@ impl Plan {
             ),
             experiment: experiment.clone(),
             run: run.clone(),
+            origin: manifest.origin(),
+            quartiles,
             device: autodiff,
             state,
             ema,
@@ -290,7 +314,7 @@ impl Plan {
         let mut training = SupervisedTraining::<TrainModel<D>>::new(&run.0, loader.clone(), loader)
             .with_application_logger(None)
             .with_interrupter(interrupter.clone())
-            .with_metric_logger(JsonLines::append(&run.metrics())?)
+            .with_metric_logger(JsonLines::append(&run.metrics(), events)?)
             .renderer(renderer(display, &interrupter, &reporter, train.steps))
             .metric_train_numeric(StepMetric::new(STEP_LOSS));
         for field in FIELDS {
@@ -308,6 +332,10 @@ impl Plan {
         if let Some(error) = result.error {
             anyhow::bail!("{} stopped: {error}", run.0.display());
         }
+        drop(lock);
+        if let Err(error) = report::write(std::slice::from_ref(&run), &run.0.join(report::NAME)) {
+            eprintln!("warning: no report: {error:#}");
+        }
         if outcome.state.step < train.steps {
             eprintln!("stopped after step {} of {}; to go on: {}", outcome.state.step, train.steps, resume_words(&run));
             return Ok(Finish::Interrupted(run.0));
@@ -316,8 +344,8 @@ impl Plan {
     }
 }
 
-/// Finds the run and its newest checkpoint, and refuses changes that would make it another run.
-fn resumable(runs: &Path, run: &str, sets: &[String]) -> anyhow::Result<(RunFolder, PathBuf)> {
+/// Finds the run and what it says of itself, and refuses changes that would make it another run.
+fn resumable(runs: &Path, run: &str, sets: &[String]) -> anyhow::Result<(RunFolder, Manifest)> {
     let run = RunFolder::find(runs, run)?;
     for set in sets {
         let key = set.split('=').next().unwrap_or_default().trim();
@@ -330,9 +358,27 @@ fn resumable(runs: &Path, run: &str, sets: &[String]) -> anyhow::Result<(RunFold
             .into());
         }
     }
-    let checkpoint = Checkpoint::newest(&run.checkpoints())
-        .with_context(|| format!("{} has no checkpoint to resume from", run.0.display()))?;
-    Ok((run, checkpoint))
+    let manifest =
+        Manifest::read(&run.manifest()).with_context(|| format!("{}: cannot be read", run.manifest().display()))?;
+    Ok((run, manifest))
+}
+
+/// Says which checkpoint the run goes on from, if it is not simply the newest, and moves the later ones out of its way.
+fn make_way(found: &Found) -> anyhow::Result<()> {
+    for damage in &found.damaged {
+        eprintln!("warning: {damage}");
+    }
+    for path in &found.later {
+        eprintln!("{} is kept as {}", path.display(), set_aside(path)?.display());
+    }
+    let path = found.path.display();
+    if !found.damaged.is_empty() {
+        eprintln!("the newest good checkpoint is {path}");
+    }
+    if !found.verified {
+        eprintln!("note: {path} has no checksums, as an older version wrote it: it is not verified");
+    }
+    Ok(())
 }
 
 /// Fills in what the network takes from the data, and checks that they fit.
@@ -397,14 +443,22 @@ fn new_run(runs: &Path, name: &str) -> anyhow::Result<RunFolder> {
     unreachable!("there is always a next name")
 }
 
-/// Only one trainer may write into a run. The lock goes when the process does.
-fn lock(run: &RunFolder) -> anyhow::Result<File> {
+/// Only one trainer may write into a run. The lock goes when the process does, which may take a moment.
+pub(crate) fn lock(run: &RunFolder) -> anyhow::Result<File> {
     let path = run.0.join(".lock");
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => anyhow::bail!("another ddpm-train is at work on {}", run.0.display()),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    let asked = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+            Err(TryLockError::WouldBlock) if asked.elapsed() > PATIENCE => {
+                anyhow::bail!("another ddpm-train is at work on {}", run.0.display());
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PATIENCE / 20),
+        }
     }
 }
 
@@ -417,7 +471,7 @@ fn write_records(
     device: &OpenDevice,
     parameters: usize,
     from_step: u64,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Manifest> {
     let config = toml::to_string(experiment)?;
     let aside = run.config().with_extension("toml.tmp");
     std::fs::write(&aside, config).with_context(|| format!("cannot write {}", aside.display()))?;
@@ -432,7 +486,7 @@ fn write_records(
     };
     manifest.write(&run.manifest()).with_context(|| format!("cannot write {}", run.manifest().display()))?;
     prune(&run.checkpoints(), experiment.train.keep_checkpoints);
-    Ok(())
+    Ok(manifest)
 }
 
 fn announce(
@@ -461,13 +515,13 @@ fn announce(
     }
 }
 
-/// The first signal finishes the step and saves, the second leaves at once.
+/// Ctrl-C, SIGTERM and SIGHUP: the first signal finishes the step and saves, the second leaves at once.
 fn stop_on_signals(interrupter: &Interrupter) -> anyhow::Result<()> {
     let interrupter = interrupter.clone();
     let asked = AtomicBool::new(false);
     ctrlc::set_handler(move || {
         if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+            std::process::exit(LEFT_AT_ONCE);
         }
         eprintln!("\nstopping after this step; once more to leave at once (back to the last checkpoint)");
         interrupter.stop(Some("signal"));

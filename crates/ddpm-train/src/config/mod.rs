@@ -47,6 +47,36 @@ pub enum OptimizerKind {
     AdamW,
 }
 
+/// How the learning rate goes on after the warm-up. Steps count from the beginning of the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum RateDecay {
+    /// Not at all.
+    #[default]
+    Constant,
+    /// Falls along half a cosine (Loshchilov & Hutter, 2017, without restarts).
+    Cosine {
+        /// The step at which it has fallen.
+        until: u64,
+        /// What is left then, as a share of the learning rate.
+        #[serde(default)]
+        lowest: f64,
+    },
+    /// Falls in a straight line.
+    Linear {
+        /// The step at which it has fallen.
+        until: u64,
+        /// What is left then, as a share of the learning rate.
+        #[serde(default)]
+        lowest: f64,
+    },
+    /// Falls as one over the square root of the step (Karras et al. 2024).
+    InverseSqrt {
+        /// The step up to which it stays.
+        after: u64,
+    },
+}
+
 /// `[optimizer]`: the constants of the DDPM paper are the defaults.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -57,6 +87,8 @@ pub struct OptimizerConfig {
     pub learning_rate: f64,
     /// Steps over which the rate rises linearly from zero.
     pub warmup_steps: u64,
+    /// How the rate goes on from there.
+    pub decay: RateDecay,
     /// Decay of the first moment.
     pub beta_1: f64,
     /// Decay of the second moment.
@@ -75,6 +107,7 @@ impl Default for OptimizerConfig {
             kind: OptimizerKind::Adam,
             learning_rate: 2e-4,
             warmup_steps: 5000,
+            decay: RateDecay::Constant,
             beta_1: 0.9,
             beta_2: 0.999,
             epsilon: 1e-8,
@@ -93,6 +126,17 @@ pub enum TimeSampling {
     Uniform,
     /// Steps with large losses more often, the loss divided by how much more often (Nichol & Dhariwal 2021).
     LossSecondMoment,
+}
+
+/// What happens at a loss or gradient that is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnNonFinite {
+    /// The run stops before the step.
+    #[default]
+    Stop,
+    /// The step is counted but not taken, as long as there are not too many in a row.
+    Skip,
 }
 
 /// `[train]`.
@@ -121,6 +165,12 @@ pub struct TrainConfig {
     pub snapshot_every: u64,
     /// Threads that decode ahead of the step.
     pub workers: usize,
+    /// What happens at a loss or gradient that is not finite.
+    pub on_non_finite: OnNonFinite,
+    /// Steps in a row that may be skipped; one more stops the run.
+    pub max_skips: u64,
+    /// Whether the metrics are also written as an event file of TensorBoard.
+    pub tensorboard: bool,
 }
 
 impl Default for TrainConfig {
@@ -137,6 +187,9 @@ impl Default for TrainConfig {
             keep_checkpoints: 2,
             snapshot_every: 20_000,
             workers: 2,
+            on_non_finite: OnNonFinite::Stop,
+            max_skips: 10,
+            tensorboard: false,
         }
     }
 }
@@ -180,6 +233,7 @@ impl Experiment {
             ("train.keep_checkpoints", train.keep_checkpoints as u64),
             ("train.snapshot_every", train.snapshot_every),
             ("train.workers", train.workers as u64),
+            ("train.max_skips", train.max_skips),
             ("preview.count", self.preview.count as u64),
             ("preview.steps", self.preview.steps as u64),
         ] {
@@ -200,6 +254,9 @@ impl Experiment {
             "optimizer.learning_rate",
             format!("must lie in (0, 1], not {}", optimizer.learning_rate),
         );
+        for (key, message) in optimizer.decay.problems(optimizer.warmup_steps) {
+            require(false, &format!("optimizer.decay.{key}"), message);
+        }
         for (key, beta) in [("optimizer.beta_1", optimizer.beta_1), ("optimizer.beta_2", optimizer.beta_2)] {
             require((0.0..1.0).contains(&beta), key, format!("must lie in [0, 1), not {beta}"));
         }

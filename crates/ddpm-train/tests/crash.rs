@@ -1,0 +1,320 @@
+//! What happens to a run happens to nobody's work: killed, damaged, asked to stop, it goes on from what is whole.
+#![allow(clippy::unwrap_used)]
+#![cfg(unix)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use ddpm_data::random::{Stream, mix};
+use support::{Bench, TINY_DIGITS, checkpoint_file, metrics, stderr};
+
+/// Points that write a checkpoint at every fifth step.
+const RESTLESS: [&str; 22] = [
+    "--experiment",
+    "points-swiss-roll",
+    "--set",
+    "model.hidden=[16]",
+    "--set",
+    "train.batch_size=16",
+    "--set",
+    "train.log_every=3",
+    "--set",
+    "train.checkpoint_every=5",
+    "--set",
+    "train.snapshot_every=100000",
+    "--set",
+    "preview.every=0",
+    "--set",
+    "preview.count=4",
+    "--set",
+    "preview.steps=2",
+    "--set",
+    "train.tensorboard=true",
+    "--set",
+    "optimizer.decay={ kind = \"cosine\", until = 200, lowest = 0.1 }",
+];
+
+fn words<'a>(first: &[&'a str], sets: &[&'a str]) -> Vec<&'a str> {
+    [first, sets].concat()
+}
+
+/// Waits for something that a trainer does.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < Duration::from_secs(120), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The one run in a folder, once it has a file of this name.
+fn run_with(runs: &Path, name: &str) -> PathBuf {
+    wait_for(name, || {
+        let run = std::fs::read_dir(runs).ok()?.next()?.ok()?.path();
+        run.join(name).exists().then_some(run)
+    })
+}
+
+/// The steps of the complete checkpoints.
+fn steps(run: &Path) -> Vec<u64> {
+    let names = std::fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut steps: Vec<u64> = names.filter_map(|name| name.to_str()?.strip_prefix("step-")?.parse().ok()).collect();
+    steps.sort_unstable();
+    steps
+}
+
+fn signal(name: &str, trainer: &Child) {
+    // The shell has a `kill` of its own; a machine may have no other.
+    let kill = format!("kill -{name} {}", trainer.id());
+    assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
+/// What a trainer that was started with its stderr piped ends with.
+fn end_of(trainer: Child) -> (Option<i32>, String) {
+    let output = trainer.wait_with_output().unwrap();
+    (output.status.code(), stderr(&output))
+}
+
+#[test]
+fn thirty_kills_lose_nothing() {
+    let bench = Bench::new();
+    // The end is far away: a trainer leaves only by being killed.
+    let endless = ["--set", "train.steps=100000000"];
+    let spawn = |words: &[&str]| {
+        bench
+            .command(words)
+            .stderr(std::fs::File::create(bench.path("said")).unwrap())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let started = Instant::now();
+    let mut trainer = spawn(&[&["--runs", "killed"], &RESTLESS[..], &endless].concat());
+    let run = run_with(&bench.path("killed"), "checkpoints/step-00000005");
+    // Long enough for a start and some checkpoints, on this machine as busy as it is.
+    let longest = started.elapsed().mul_f64(2.5).min(Duration::from_millis(900));
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let name = run.to_str().unwrap().to_string();
+    let mut whole = 0;
+    for kill in 0..30 {
+        std::thread::sleep(longest.mul_f64(mix(seed, Stream::Split, kill) as f64 / u64::MAX as f64));
+        let said = || std::fs::read_to_string(bench.path("said")).unwrap();
+        assert!(trainer.try_wait().unwrap().is_none(), "kill {kill} of seed {seed}: it left by itself: {}", said());
+        trainer.kill().unwrap();
+        trainer.wait().unwrap();
+        let newest = *steps(&run).last().unwrap();
+        assert!(newest >= whole, "kill {kill} of seed {seed}: back from step {whole} to {newest}");
+        whole = newest;
+        trainer = spawn(&["--resume", &name]);
+    }
+    trainer.kill().unwrap();
+    trainer.wait().unwrap();
+
+    let last = steps(&run).last().unwrap() + 4;
+    let end = format!("train.steps={last}");
+    let resumed = bench.run(&["--resume", &name, "--set", &end]);
+    assert!(resumed.status.success() && !stderr(&resumed).contains("warning"), "seed {seed}: {}", stderr(&resumed));
+    let never_killed = bench.train(&[&["--runs", "whole"], &RESTLESS[..], &["--set", &end]].concat());
+    for name in ["model.bpk", "ema.bpk", "state.json"] {
+        let equal = checkpoint_file(&run, last, name) == checkpoint_file(&never_killed, last, name);
+        assert!(equal, "seed {seed}: {name} differs after step {last}");
+    }
+    assert_eq!(metrics(&run), metrics(&never_killed), "seed {seed}");
+    // Nothing half-written is left.
+    let left = std::fs::read_dir(run.join("checkpoints")).unwrap().count();
+    assert_eq!(left, 2, "seed {seed}");
+    println!("thirty kills took {:.1} s, to step {last}", started.elapsed().as_secs_f64());
+}
+
+/// A run of six steps with the checkpoints of steps 2, 4 and 6.
+fn run_of_six(bench: &Bench, runs: &str) -> PathBuf {
+    let sets = ["--runs", runs, "--set", "train.steps=6", "--set", "train.checkpoint_every=2"];
+    bench.train(&[&sets[..], &["--set", "train.keep_checkpoints=9"], &TINY_DIGITS].concat())
+}
+
+#[test]
+fn damaged_checkpoints_are_named_and_the_newest_good_one_is_used() {
+    let bench = Bench::new();
+    let whole = run_of_six(&bench, "a");
+    let run = run_of_six(&bench, "b");
+    let name = run.to_str().unwrap();
+    let file = |step: u64, name: &str| run.join(format!("checkpoints/step-{step:08}")).join(name);
+    // One is cut off, in one a bit has changed.
+    let cut = std::fs::read(file(6, "optimizer.bpk")).unwrap();
+    std::fs::write(file(6, "optimizer.bpk"), &cut[..cut.len() / 2]).unwrap();
+    let mut flipped = std::fs::read(file(4, "ema.bpk")).unwrap();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 4;
+    std::fs::write(file(4, "ema.bpk"), flipped).unwrap();
+
+    // Asked for by name, a damaged one is refused and a good one offered; nothing is moved.
+    let (code, said) = bench.refusal(&["--resume", name, "--step", "6", "--set", "train.steps=8"]);
+    assert_eq!(code, 1);
+    let expected = format!("optimizer.bpk has {} bytes, expected {}", cut.len() / 2, cut.len());
+    assert!(said.contains(&expected) && said.contains("that of step 2"), "{said}");
+    let (_, said) = bench.refusal(&["--resume", name, "--step", "5"]);
+    assert!(said.contains("no checkpoint of step 5; there are: 2, 4, 6"), "{said}");
+    assert_eq!(steps(&run), [2, 4, 6]);
+
+    // Otherwise the newest good one is used, and said to be.
+    let output = bench.run(&["--resume", name]);
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    for part in ["step-00000006/optimizer.bpk has", "step-00000004/ema.bpk has changed", "going on after step 2"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+    assert!(run.join("checkpoints/set-aside-1-step-00000006/optimizer.bpk").is_file(), "it is kept to be inspected");
+    assert_eq!(steps(&run), [2, 4, 6]);
+    for name in ["model.bpk", "ema.bpk", "state.json"] {
+        assert!(checkpoint_file(&run, 6, name) == checkpoint_file(&whole, 6, name), "{name} differs");
+    }
+    assert_eq!(metrics(&run), metrics(&whole));
+}
+
+#[test]
+fn foreign_checkpoints_are_refused_and_old_ones_noted() {
+    let bench = Bench::new();
+    let [here, there] = ["a", "b"].map(|runs| run_of_six(&bench, runs));
+    let name = here.to_str().unwrap();
+    let checkpoint = |run: &Path, step: u64| run.join(format!("checkpoints/step-{step:08}"));
+    for step in [2, 4] {
+        std::fs::remove_dir_all(checkpoint(&here, step)).unwrap();
+    }
+    std::fs::remove_dir_all(checkpoint(&here, 6)).unwrap();
+    std::fs::rename(checkpoint(&there, 6), checkpoint(&here, 6)).unwrap();
+    let (code, said) = bench.refusal(&["--resume", name, "--set", "train.steps=8"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("no checkpoint to resume from") && said.contains("belongs to another run"), "{said}");
+    // Without its list nobody can tell, as with those of older versions.
+    std::fs::remove_file(checkpoint(&here, 6).join("checksums.json")).unwrap();
+    let output = bench.run(&["--resume", name, "--set", "train.steps=8"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("not verified"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_earlier_checkpoint_is_gone_on_from_as_told() {
+    let bench = Bench::new();
+    let run = run_of_six(&bench, "a");
+    let name = run.to_str().unwrap();
+    let slow = ["--resume", name, "--step", "4", "--set", "optimizer.learning_rate=1e-9"];
+    let output = bench.run(&slow);
+    assert!(stderr(&output).contains("going on after step 4"), "{}", stderr(&output));
+    let kept = std::fs::read(run.join("checkpoints/set-aside-1-step-00000006/model.bpk")).unwrap();
+    assert!(checkpoint_file(&run, 6, "model.bpk") != kept, "the step was taken anew");
+}
+
+#[test]
+fn a_second_trainer_on_a_run_is_refused_and_a_second_signal_leaves_at_once() {
+    let bench = Bench::new();
+    // One step takes so long that a second signal comes before it ends.
+    let big = ["--set", "train.batch_size=1024", "--set", "model.base_channels=32", "--set", "train.steps=9"];
+    let mut trainer = bench.command(&words(&big, &TINY_DIGITS[2..8])).stderr(Stdio::piped()).spawn().unwrap();
+    let run = run_with(&bench.path("runs"), "metrics.jsonl");
+    let (code, said) = bench.refusal(&["--resume", run.to_str().unwrap()]);
+    assert_eq!(code, 1);
+    assert!(said.contains("another ddpm-train is at work on"), "{said}");
+
+    assert!(trainer.try_wait().unwrap().is_none());
+    signal("TERM", &trainer);
+    std::thread::sleep(Duration::from_millis(150));
+    signal("TERM", &trainer);
+    let sent = Instant::now();
+    let (code, said) = end_of(trainer);
+    assert_eq!(code, Some(131), "{said}");
+    assert!(sent.elapsed() < Duration::from_secs(5), "{:?}", sent.elapsed());
+    assert!(steps(&run).is_empty());
+}
+
+#[test]
+fn sigterm_saves_as_ctrl_c_does() {
+    let bench = Bench::new();
+    let sets = ["--set", "train.steps=100000", "--set", "train.checkpoint_every=100000"];
+    let trainer = bench.command(&words(&sets, &TINY_DIGITS)).stderr(Stdio::piped()).spawn().unwrap();
+    let run = run_with(&bench.path("runs"), "metrics.jsonl");
+    wait_for("a line", || std::fs::read(run.join("metrics.jsonl")).is_ok_and(|text| !text.is_empty()).then_some(()));
+    signal("TERM", &trainer);
+    let (code, said) = end_of(trainer);
+    assert_eq!(code, Some(130), "{said}");
+    assert_eq!(steps(&run).len(), 1, "{said}");
+}
+
+#[test]
+fn a_run_that_can_no_longer_write_says_where_and_keeps_what_it_has() {
+    let bench = Bench::new();
+    let sets = ["--set", "train.steps=100000000", "--set", "train.keep_checkpoints=3"];
+    let trainer = bench.command(&words(&RESTLESS, &sets)).stderr(Stdio::piped()).spawn().unwrap();
+    let run = run_with(&bench.path("runs"), "checkpoints/step-00000010");
+    // In one moment the folder is gone, and there is something in its place that nobody can write into.
+    std::fs::rename(run.join("checkpoints"), run.join("elsewhere")).unwrap();
+    std::fs::write(run.join("checkpoints"), "").unwrap();
+    let (code, said) = end_of(trainer);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("could not be written") && said.contains("checkpoints/.step-"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    let reason = said.trim().rsplit(": ").next().unwrap();
+    assert_eq!(said.matches(reason).count(), 1, "{said}");
+
+    std::fs::remove_file(run.join("checkpoints")).unwrap();
+    std::fs::rename(run.join("elsewhere"), run.join("checkpoints")).unwrap();
+    let end = format!("train.steps={}", steps(&run).last().unwrap() + 3);
+    let output = bench.run(&["--resume", run.to_str().unwrap(), "--set", &end]);
+    assert!(output.status.success() && !stderr(&output).contains("warning"), "{}", stderr(&output));
+}
+
+/// A chain whose last step has hardly any signal, and a weight of its loss that no number of 32 bits can hold.
+const CHANCY: [&str; 12] = [
+    "--set",
+    "diffusion.schedule={ kind = \"explicit\", betas = [0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.9999] }",
+    "--set",
+    "diffusion.weighting={ kind = \"p2\", k = 1e-9, gamma = 20.0 }",
+    "--set",
+    "train.batch_size=1",
+    "--set",
+    "train.max_skips=30",
+    "--set",
+    "train.log_every=2",
+    "--set",
+    "train.checkpoint_every=7",
+];
+
+#[test]
+fn steps_that_are_not_finite_are_skipped_and_counted() {
+    let bench = Bench::new();
+    let sets = [&CHANCY[..], &["--set", "train.on_non_finite=skip"]].concat();
+    let sets: Vec<&str> = [&RESTLESS[..], &sets].concat();
+    let whole = bench.train(&words(&["--runs", "a", "--set", "train.steps=60"], &sets));
+    let last: serde_json::Value = serde_json::from_str(&format!("{}}}", metrics(&whole).last().unwrap())).unwrap();
+    let skipped = last["skipped"].as_u64().unwrap();
+    assert!((1..30).contains(&skipped), "one step in eight: {skipped}");
+    assert!(last["loss"].is_number() && last["weight_norm"].as_f64().unwrap().is_finite());
+
+    let half = bench.train(&words(&["--runs", "b", "--set", "train.steps=31"], &sets));
+    bench.train(&["--resume", half.to_str().unwrap(), "--set", "train.steps=60"]);
+    for name in ["model.bpk", "ema.bpk", "state.json"] {
+        assert!(checkpoint_file(&whole, 60, name) == checkpoint_file(&half, 60, name), "{name} differs");
+    }
+    assert_eq!(metrics(&whole), metrics(&half));
+}
+
+#[test]
+fn too_many_steps_that_are_not_finite_stop_the_run_and_name_the_parameter() {
+    let bench = Bench::new();
+    let sets: Vec<&str> = [&RESTLESS[..], &CHANCY, &["--set", "train.steps=60"]].concat();
+    let (code, said) = bench.refusal(&sets);
+    assert_eq!(code, 1);
+    assert!(said.contains("not finite") && said.contains("first in the gradient of net."), "{said}");
+    let all = [&sets[..], &["--set", "diffusion.schedule={ kind = \"explicit\", betas = [0.9999, 0.9999] }"]].concat();
+    let patient = [&all[..], &["--set", "train.on_non_finite=skip", "--set", "train.max_skips=3"]].concat();
+    let (code, said) = bench.refusal(&patient);
+    assert_eq!(code, 1);
+    for part in ["(1 in a row, at most 3)", "(3 in a row, at most 3)", "step 4: ", "after 3 skipped in a row"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+}
