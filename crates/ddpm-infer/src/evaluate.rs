@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use burn::tensor::Device;
 use clap::{Args, Parser, ValueEnum};
 use ddpm_model::diffusion::Diffusion;
 
@@ -27,7 +26,7 @@ use crate::noise::NoiseChoice;
 use crate::runs::{RunFolder, steps_in};
 use crate::sample::{clip_for, load};
 use crate::samplers::{Sampler, SamplerOptions};
-use crate::snapshot::{Snapshot, SnapshotConfig};
+use crate::snapshot::Snapshot;
 use crate::tasks::Task;
 use real::Real;
 
@@ -150,11 +149,11 @@ struct Drawn {
 pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
     args.check()?;
     let open = device::open(args.snapshot.device.as_deref())?;
-    let (snapshots, source) = args.snapshots(&open.device)?;
+    let drawn = args.drawn(args.snapshots()?, &open)?;
     let real = match &args.against {
         Some(against) => Real::parse(against)?,
-        None => match &source {
-            Some(config) => match &config.source {
+        None => match drawn.last() {
+            Some(newest) => match &newest.snapshot.config.source {
                 Some(source) => Real::Data(source.clone()),
                 None => bail!("the snapshot does not say what data it was trained on: --against what?"),
             },
@@ -162,7 +161,6 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
         },
     };
     std::fs::create_dir_all(&args.work).with_context(|| format!("cannot make the folder {}", args.work.display()))?;
-    let drawn = args.drawn(snapshots, &open)?;
     let mut verdicts = match real.is_points()? {
         true => points::judge(args, &real, &drawn, &open)?,
         false => match pictures::judge(args, &real, &drawn, &open)? {
@@ -211,19 +209,17 @@ impl EvalArgs {
         Ok(())
     }
 
-    /// The snapshots that are judged, and what the newest says of itself.
-    fn snapshots(&self, device: &Device) -> anyhow::Result<(Vec<PathBuf>, Option<SnapshotConfig>)> {
+    /// The snapshots that are judged, the newest one last.
+    fn snapshots(&self) -> anyhow::Result<Vec<PathBuf>> {
         if self.files.is_some() {
-            return Ok((Vec::new(), None));
+            return Ok(Vec::new());
         }
         let (newest, run) = self.snapshot.choose()?;
-        let config = load(&newest, device)?.0.config;
         let all = |run: &RunFolder| steps_in(&run.snapshots()).into_iter().map(|(_, path)| path).collect();
-        let snapshots = match (&run, self.every_snapshot) {
+        Ok(match (&run, self.every_snapshot) {
             (Some(run), true) => all(run),
             _ => vec![newest],
-        };
-        Ok((snapshots, Some(config)))
+        })
     }
 
     /// Every snapshot with every sampler in every number of steps.

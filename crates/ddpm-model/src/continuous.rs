@@ -90,6 +90,11 @@ impl ContinuousDiffusion {
         path.chain(times).chain(sigma_data.map(|message| ("sigma_data".to_string(), message))).collect()
     }
 
+    /// Standard deviation that the data are taken to have.
+    fn deviation(&self) -> f64 {
+        self.sigma_data.unwrap_or(USUAL_SIGMA_DATA)
+    }
+
     /// The mixture that the network is to predict at a time.
     fn mixture(&self, t: f64) -> Mixture {
         let NoiseLevel { alpha, sigma } = self.path.level(t);
@@ -105,7 +110,7 @@ impl ContinuousDiffusion {
             Target::Edm => {
                 // Karras et al. 2022, table 1: F = (x_0 - c_skip y) / c_out for y = x_0 + s eps. With their
                 // c_skip = d^2 / (s^2 + d^2) and c_out = s d / sqrt(s^2 + d^2), in sigma and alpha:
-                let d = self.sigma_data.unwrap_or(USUAL_SIGMA_DATA);
+                let d = self.deviation();
                 let size = sigma.hypot(alpha * d);
                 Mixture { of_x_0: sigma / (d * size), of_eps: -alpha * d / size }
             }
@@ -119,7 +124,7 @@ impl ContinuousDiffusion {
         // F = a x_0 + b eps and x_t = alpha x_0 + sigma eps, solved for x_0.
         let determinant = b * alpha - a * sigma;
         let c_in = match (self.prediction, self.path) {
-            (Target::Edm, _) => 1.0 / sigma.hypot(alpha * self.sigma_data.unwrap_or(USUAL_SIGMA_DATA)),
+            (Target::Edm, _) => 1.0 / sigma.hypot(alpha * self.deviation()),
             // What explodes is brought back to the size of the data.
             (_, Path::Ve { .. }) => 1.0 / sigma.hypot(1.0),
             _ => 1.0,
