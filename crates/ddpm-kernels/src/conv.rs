@@ -10,7 +10,12 @@ mod flex;
 #[cfg(feature = "flex")]
 mod gemm;
 #[cfg(feature = "flex")]
+mod general;
+#[cfg(feature = "flex")]
 mod kernel;
+mod rectified;
+
+pub use rectified::conv2d_relu;
 
 /// Convolution of `[batch, channels, height, width]`.
 ///

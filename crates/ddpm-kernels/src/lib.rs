@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `group_norm.rs` | [`norm_silu`] and [`group_norm`]: when the kernel is used, and the fallback |
 //! | `conv.rs` | [`conv2d`]: the same |
+//! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
 //! | `*/kernel.rs` | the arithmetic, on slices |
 //! | `flex.rs` | from tensors to slices and back; whether a tensor lives on flex |
@@ -24,11 +25,13 @@ mod conv;
 #[cfg(feature = "flex")]
 mod flex;
 mod group_norm;
+mod pool;
 #[cfg(feature = "flex")]
 mod simd;
 
-pub use conv::conv2d;
+pub use conv::{conv2d, conv2d_relu};
 pub use group_norm::{group_norm, norm_silu};
+pub use pool::{avg_pool2d, max_pool2d};
 
 use burn::tensor::{Tensor, activation};
 
