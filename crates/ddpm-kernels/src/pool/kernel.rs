@@ -39,6 +39,13 @@ impl Window {
         let end = (first + self.size[axis]).saturating_sub(self.padding[axis]).min(size);
         first.saturating_sub(self.padding[axis]).min(end)..end
     }
+
+    /// The output columns whose window is wholly in the picture, of `width`.
+    fn inside(&self, size: usize, width: usize) -> Range<usize> {
+        let ([_, window], [_, stride], [_, padding]) = (self.size, self.stride, self.padding);
+        let end = (size + padding).checked_sub(window).map_or(0, |last| last / stride + 1).min(width);
+        padding.div_ceil(stride).min(end)..end
+    }
 }
 
 /// Every plane of `x`, pooled.
@@ -66,15 +73,39 @@ fn plane(x: &[f32], y: &mut [f32], line: &mut [f32], size: [usize; 2], width: us
                 Kind::Mean => line.iter_mut().zip(other).for_each(|(value, other)| *value += other),
             }
         }
-        for (column, y) in y.iter_mut().enumerate() {
-            let columns = window.seen(1, column, size[1]);
-            let count = rows.len() * columns.len();
-            let seen = &line[columns];
-            *y = match kind {
+        let inside = window.inside(size[1], width);
+        for column in (0..inside.start).chain(inside.end..width) {
+            let seen = &line[window.seen(1, column, size[1])];
+            y[column] = match kind {
                 Kind::Max => seen.iter().fold(f32::NEG_INFINITY, |a, b| larger(a, *b)),
-                Kind::Mean => seen.iter().sum::<f32>() / count as f32,
+                Kind::Mean => seen.iter().sum::<f32>() / (rows.len() * seen.len()) as f32,
             };
         }
+        let first = (inside.start * window.stride[1]).saturating_sub(window.padding[1]);
+        let y = &mut y[inside];
+        for tap in 0..window.size[1] {
+            let values = &line[(first + tap).min(line.len())..];
+            match window.stride[1] {
+                // A constant step is turned into vector code.
+                1 => along(y, values.iter(), tap == 0, kind),
+                step => along(y, values.iter().step_by(step), tap == 0, kind),
+            }
+        }
+        if kind == Kind::Mean {
+            let count = (rows.len() * window.size[1]) as f32;
+            y.iter_mut().for_each(|value| *value /= count);
+        }
+    }
+}
+
+/// Joins one tap of the windows with those before it.
+#[inline(always)]
+fn along<'a>(y: &mut [f32], values: impl Iterator<Item = &'a f32>, is_first: bool, kind: Kind) {
+    let pairs = y.iter_mut().zip(values);
+    match kind {
+        _ if is_first => pairs.for_each(|(y, value)| *y = *value),
+        Kind::Max => pairs.for_each(|(y, value)| *y = larger(*y, *value)),
+        Kind::Mean => pairs.for_each(|(y, value)| *y += value),
     }
 }
 
