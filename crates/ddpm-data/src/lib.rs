@@ -6,11 +6,14 @@
 mod cifar10;
 mod config;
 mod csv_points;
+mod decode;
 mod digits;
 mod error;
 mod example;
+mod file_list;
 mod hold_out;
 mod image_folder;
+mod known_good;
 mod loader;
 mod mnist;
 mod open;
@@ -19,6 +22,8 @@ mod pictures;
 mod pixels;
 mod points;
 pub mod random;
+pub mod zip;
+mod zip_pictures;
 
 pub use config::{
     Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, ImageChannels, ImageLabels, ImageResize, ImagesConfig,

@@ -315,6 +315,7 @@ mod tests {
             },
             items,
             skipped: Vec::new(),
+            labels: None,
             flip,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn_dataset::Dataset;
+use burn_dataset::{Dataset, DatasetError};
 
 use crate::config::DataConfig;
 use crate::error::{BadFile, DataError};
@@ -38,8 +38,21 @@ pub struct OpenData {
     pub items: Arc<dyn Dataset<Example>>,
     /// Files that were left out because the config allows it.
     pub skipped: Vec<BadFile>,
+    /// The class of every item, where it is known without reading the items; see [`OpenData::labels`].
+    pub labels: Option<Arc<[u32]>>,
     /// Whether the items are mirrored at random when they are learnt from.
     pub flip: Flip,
+}
+
+impl OpenData {
+    /// The class of every item; none if the data are unlabelled.
+    pub fn labels(&self) -> Result<Option<Arc<[u32]>>, DatasetError> {
+        if self.labels.is_some() || self.info.classes.is_empty() {
+            return Ok(self.labels.clone());
+        }
+        let label = |item| Ok(self.items.get(item)?.label.map(|label| label as u32));
+        (0..self.items.len()).map(label).collect()
+    }
 }
 
 /// Finds and checks the data of a config. The seed is for generated points only: which files and pictures
