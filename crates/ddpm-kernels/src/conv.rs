@@ -8,9 +8,13 @@ mod columns;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
+mod frame;
+#[cfg(feature = "flex")]
 mod gemm;
 #[cfg(feature = "flex")]
 mod kernel;
+#[cfg(feature = "flex")]
+mod winograd;
 
 /// Convolution of `[batch, channels, height, width]`.
 ///

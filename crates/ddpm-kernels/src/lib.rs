@@ -12,6 +12,7 @@
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
 //! | `*/kernel.rs` | the arithmetic, on slices |
 //! | `flex.rs` | from tensors to slices and back; whether a tensor lives on flex |
+//! | `clock.rs` | how long each kernel ran |
 //! | `simd.rs` | choice of vector instructions at run time, exponential, sums |
 //!
 //! Results do not depend on the number of threads, bit for bit: every element of an output belongs to
@@ -20,6 +21,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod clock;
 mod conv;
 #[cfg(feature = "flex")]
 mod flex;
