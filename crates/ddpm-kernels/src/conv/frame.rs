@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::scratch::Scratch;
 use crate::simd::vectorised;
 
 /// Channels that lie side by side.
@@ -16,7 +17,7 @@ pub(super) struct Frame {
     pub(super) blocks: usize,
     pub(super) rows: usize,
     pub(super) columns: usize,
-    values: Vec<Lanes>,
+    values: Scratch,
 }
 
 impl Frame {
@@ -25,15 +26,24 @@ impl Frame {
         let blocks = channels.div_ceil(LANES);
         let (rows, columns) = (4 * height.div_ceil(4) + 2, 4 * width.div_ceil(4) + 2);
         let plane = height * width;
-        let mut values = vec![[0.0; LANES]; batch * blocks * rows * columns];
-        values.par_chunks_mut(rows * columns).enumerate().for_each(|(index, frame)| {
+        let mut values = Scratch::new(batch * blocks * rows * columns * LANES);
+        let (pixels, _) = values.as_chunks_mut::<LANES>();
+        pixels.par_chunks_mut(rows * columns).enumerate().for_each(|(index, frame)| {
             let (image, block) = (index / blocks, index % blocks);
             let first = block * LANES;
             let present = LANES.min(channels - first);
             let x = &x[(image * channels + first) * plane..][..present * plane];
             vectorised(|| {
-                let lines = frame.chunks_exact_mut(columns).skip(1).take(height);
-                for (row, line) in lines.enumerate() {
+                if present < LANES {
+                    frame.fill([0.0; LANES]);
+                }
+                let (above, frame) = frame.split_at_mut(columns);
+                let (lines, below) = frame.split_at_mut(height * columns);
+                above.fill([0.0; LANES]);
+                below.fill([0.0; LANES]);
+                for (row, line) in lines.chunks_exact_mut(columns).enumerate() {
+                    line[0] = [0.0; LANES];
+                    line[width + 1..].fill([0.0; LANES]);
                     let sources: [&[f32]; LANES] =
                         std::array::from_fn(|lane| &x[lane.min(present - 1) * plane + row * width..][..width]);
                     interleave(&sources, present, &mut line[1..=width]);
@@ -46,7 +56,8 @@ impl Frame {
     /// Rows and columns of a block of channels of an image.
     pub(super) fn block(&self, image: usize, block: usize) -> &[Lanes] {
         let size = self.rows * self.columns;
-        &self.values[(image * self.blocks + block) * size..][..size]
+        let (pixels, _) = self.values.as_chunks::<LANES>();
+        &pixels[(image * self.blocks + block) * size..][..size]
     }
 }
 

@@ -3,9 +3,11 @@
 //!
 //! The maps follow from the points 0, ±3/4, ±3/2 and infinity, at which polynomials are evaluated and from which they
 //! are put together again. With the usual ±1 and ±2 the result has four times the rounding error; with these it is
-//! hardly more than that of the plain sum, and all factors are exact in f32.
+//! hardly more than that of the plain sum, and all factors but those of G are exact in f32.
 
-use super::super::frame::Lanes;
+use std::array::from_fn;
+
+use pulp::Simd;
 
 /// Values of a transformed tile.
 pub(super) const POINTS: usize = 36;
@@ -14,163 +16,147 @@ const A: f32 = 0.75;
 const B: f32 = 1.5;
 const A2: f32 = A * A;
 const B2: f32 = B * B;
-
-/// `B^T d`
-#[inline(always)]
-fn data(d: [f32; 6]) -> [f32; 6] {
-    let (even_a, odd_a) = (d[4] - B2 * d[2], A * (d[3] - B2 * d[1]));
-    let (even_b, odd_b) = (d[4] - A2 * d[2], B * (d[3] - A2 * d[1]));
-    [
-        A2 * B2 * d[0] - (A2 + B2) * d[2] + d[4],
-        even_a + odd_a,
-        even_a - odd_a,
-        even_b + odd_b,
-        even_b - odd_b,
-        A2 * B2 * d[1] - (A2 + B2) * d[3] + d[5],
-    ]
-}
-
-/// `A^T m`
-#[inline(always)]
-fn output(m: [f32; 6]) -> [f32; 4] {
-    let (sum_a, difference_a) = (m[1] + m[2], m[1] - m[2]);
-    let (sum_b, difference_b) = (m[3] + m[4], m[3] - m[4]);
-    [
-        m[0] + sum_a + sum_b,
-        A * difference_a + B * difference_b,
-        A2 * sum_a + B2 * sum_b,
-        A2 * A * difference_a + B2 * B * difference_b + m[5],
-    ]
-}
-
-/// `A y`, the transpose of [`output`]
-#[inline(always)]
-fn output_gradient(y: [f32; 4]) -> [f32; 6] {
-    let (even_a, odd_a) = (y[0] + A2 * y[2], A * y[1] + A2 * A * y[3]);
-    let (even_b, odd_b) = (y[0] + B2 * y[2], B * y[1] + B2 * B * y[3]);
-    [y[0], even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, y[3]]
-}
-
 const G_0: f32 = 1.0 / (A2 * B2);
 const G_A: f32 = 1.0 / (2.0 * A2 * (A2 - B2));
 const G_B: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
 
-/// `G g`
-#[inline(always)]
-fn kernel(g: [f32; 3]) -> [f32; 6] {
-    let (even_a, odd_a) = (G_A * (g[0] + A2 * g[2]), G_A * A * g[1]);
-    let (even_b, odd_b) = (G_B * (g[0] + B2 * g[2]), G_B * B * g[1]);
-    [G_0 * g[0], even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, g[2]]
-}
+/// The maps in one dimension, for as many channels as a vector has room for.
+#[derive(Clone, Copy)]
+pub(super) struct Maps<S>(pub(super) S);
 
-/// `G^T u`, the transpose of [`kernel`]
-#[inline(always)]
-fn kernel_gradient(u: [f32; 6]) -> [f32; 3] {
-    let (sum_a, difference_a) = (G_A * (u[1] + u[2]), G_A * (u[1] - u[2]));
-    let (sum_b, difference_b) = (G_B * (u[3] + u[4]), G_B * (u[3] - u[4]));
-    [G_0 * u[0] + sum_a + sum_b, A * difference_a + B * difference_b, A2 * sum_a + B2 * sum_b + u[5]]
-}
-
-/// Applies a map to the columns and then to the rows of a square, in all lanes.
-macro_rules! in_two_dimensions {
-    ($(#[$doc:meta])* $name:ident, $map:ident, $from:literal, $to:literal) => {
-        $(#[$doc])*
-        #[inline(always)]
-        pub(super) fn $name<const N: usize>(square: &[[f32; N]; $from * $from]) -> [[f32; N]; $to * $to] {
-            let mut half = [[0.0; N]; $to * $from];
-            for column in 0..$from {
-                for lane in 0..N {
-                    let mapped = $map(std::array::from_fn(|row| square[row * $from + column][lane]));
-                    for (row, value) in mapped.into_iter().enumerate() {
-                        half[row * $from + column][lane] = value;
-                    }
-                }
-            }
-            let mut whole = [[0.0; N]; $to * $to];
-            for row in 0..$to {
-                for lane in 0..N {
-                    let mapped = $map(std::array::from_fn(|column| half[row * $from + column][lane]));
-                    for (column, value) in mapped.into_iter().enumerate() {
-                        whole[row * $to + column][lane] = value;
-                    }
-                }
-            }
-            whole
-        }
-    };
-}
-
-in_two_dimensions!(
-    /// `B^T d B` of a tile with its neighbours.
-    data_tile, data, 6, 6
-);
-in_two_dimensions!(
-    /// `A^T m A`, a tile of the output.
-    output_tile, output, 6, 4
-);
-in_two_dimensions!(
-    /// `A dy A^T` for the gradient of a tile of the output.
-    output_tile_gradient, output_gradient, 4, 6
-);
-in_two_dimensions!(
-    /// `G g G^T` of a kernel.
-    kernel_square, kernel, 3, 6
-);
-in_two_dimensions!(
-    /// `G^T u G`, the gradient of a kernel.
-    kernel_square_gradient, kernel_gradient, 6, 3
-);
-
-/// The square of `N * N` pixels of a frame that begins at `first`.
-#[inline(always)]
-pub(super) fn square<const N: usize, const SQUARE: usize>(
-    frame: &[Lanes],
-    columns: usize,
-    first: usize,
-) -> [Lanes; SQUARE] {
-    let mut square = [[0.0; 16]; SQUARE];
-    for (square, line) in square.chunks_exact_mut(N).zip(frame[first..].chunks(columns)) {
-        square.copy_from_slice(&line[..N]);
+impl<S: Simd> Maps<S> {
+    /// `a x + y`
+    #[inline(always)]
+    fn add(self, a: f32, x: S::f32s, y: S::f32s) -> S::f32s {
+        self.0.mul_add_e_f32s(self.0.splat_f32s(a), x, y)
     }
-    square
+
+    #[inline(always)]
+    fn scale(self, a: f32, x: S::f32s) -> S::f32s {
+        self.0.mul_f32s(self.0.splat_f32s(a), x)
+    }
+
+    /// `x + y` and `x - y`
+    #[inline(always)]
+    fn both(self, x: S::f32s, y: S::f32s) -> (S::f32s, S::f32s) {
+        (self.0.add_f32s(x, y), self.0.sub_f32s(x, y))
+    }
+
+    /// `B^T d`
+    #[inline(always)]
+    pub(super) fn data(self, d: [S::f32s; 6]) -> [S::f32s; 6] {
+        let (even_a, odd_a) = (self.add(-B2, d[2], d[4]), self.scale(A, self.add(-B2, d[1], d[3])));
+        let (even_b, odd_b) = (self.add(-A2, d[2], d[4]), self.scale(B, self.add(-A2, d[1], d[3])));
+        let (plus_a, minus_a) = self.both(even_a, odd_a);
+        let (plus_b, minus_b) = self.both(even_b, odd_b);
+        let ends = |x, y, z| self.add(A2 * B2, x, self.add(-(A2 + B2), y, z));
+        [ends(d[0], d[2], d[4]), plus_a, minus_a, plus_b, minus_b, ends(d[1], d[3], d[5])]
+    }
+
+    /// `A^T m`
+    #[inline(always)]
+    pub(super) fn output(self, m: [S::f32s; 6]) -> [S::f32s; 4] {
+        let (even_a, odd_a) = self.both(m[1], m[2]);
+        let (even_b, odd_b) = self.both(m[3], m[4]);
+        [
+            self.0.add_f32s(m[0], self.0.add_f32s(even_a, even_b)),
+            self.add(A, odd_a, self.scale(B, odd_b)),
+            self.add(A2, even_a, self.scale(B2, even_b)),
+            self.add(A2 * A, odd_a, self.add(B2 * B, odd_b, m[5])),
+        ]
+    }
+
+    /// `A y`, the transpose of [`Self::output`]
+    #[inline(always)]
+    pub(super) fn output_gradient(self, y: [S::f32s; 4]) -> [S::f32s; 6] {
+        let (plus_a, minus_a) =
+            self.both(self.add(A2, y[2], y[0]), self.add(A, y[1], self.scale(A2 * A, y[3])));
+        let (plus_b, minus_b) =
+            self.both(self.add(B2, y[2], y[0]), self.add(B, y[1], self.scale(B2 * B, y[3])));
+        [y[0], plus_a, minus_a, plus_b, minus_b, y[3]]
+    }
+
+    /// `G g`
+    #[inline(always)]
+    pub(super) fn kernel(self, g: [S::f32s; 3]) -> [S::f32s; 6] {
+        let (plus_a, minus_a) =
+            self.both(self.add(G_A * A2, g[2], self.scale(G_A, g[0])), self.scale(G_A * A, g[1]));
+        let (plus_b, minus_b) =
+            self.both(self.add(G_B * B2, g[2], self.scale(G_B, g[0])), self.scale(G_B * B, g[1]));
+        [self.scale(G_0, g[0]), plus_a, minus_a, plus_b, minus_b, g[2]]
+    }
+
+    /// `G^T u`, the transpose of [`Self::kernel`]
+    #[inline(always)]
+    pub(super) fn kernel_gradient(self, u: [S::f32s; 6]) -> [S::f32s; 3] {
+        let (even_a, odd_a) = self.both(u[1], u[2]);
+        let (even_b, odd_b) = self.both(u[3], u[4]);
+        [
+            self.add(G_0, u[0], self.add(G_A, even_a, self.scale(G_B, even_b))),
+            self.add(G_A * A, odd_a, self.scale(G_B * B, odd_b)),
+            self.add(G_A * A2, even_a, self.add(G_B * B2, even_b, u[5])),
+        ]
+    }
+}
+
+/// Applies a map to the columns and then to the rows of a square: reads `load(row, column)`, and hands the values of
+/// the result to `store`, row by row.
+#[inline(always)]
+pub(super) fn in_two_dimensions<V: Copy, const FROM: usize, const TO: usize>(
+    map: impl Fn([V; FROM]) -> [V; TO],
+    load: impl Fn(usize, usize) -> V,
+    mut store: impl FnMut(usize, V),
+) {
+    let columns: [[V; TO]; FROM] = from_fn(|column| map(from_fn(|row| load(row, column))));
+    for row in 0..TO {
+        let mapped = map(from_fn(|column| columns[column][row]));
+        for (column, value) in mapped.into_iter().enumerate() {
+            store(row * TO + column, value);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pulp::Scalar;
+
+    const MAPS: Maps<Scalar> = Maps(Scalar);
 
     /// Numbers in [-1, 1).
     fn noise(n: usize) -> Vec<f32> {
         (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
     }
 
-    fn convolved(d: &[f32], g: &[f32]) -> Vec<f32> {
-        let at = |i: usize| (0..9).map(|tap| d[(i / 4 + tap / 3) * 6 + i % 4 + tap % 3] * g[tap]).sum();
-        (0..16).map(at).collect()
+    fn apply<const FROM: usize, const TO: usize>(map: impl Fn([f32; FROM]) -> [f32; TO], x: &[f32]) -> Vec<f32> {
+        let mut result = vec![0.0; TO * TO];
+        in_two_dimensions(map, |row, column| x[row * FROM + column], |i, value| result[i] = value);
+        result
+    }
+
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
+        a.iter().zip(b).map(|(a, b)| a * b).sum()
     }
 
     #[test]
     fn a_product_of_transforms_is_a_convolution() {
         let (d, g) = (noise(36), &noise(60)[40..49]);
-        let v = data_tile::<1>(&std::array::from_fn(|i| [d[i]]));
-        let u = kernel_square::<1>(&std::array::from_fn(|i| [g[i]]));
-        let y = output_tile::<1>(&std::array::from_fn(|i| [v[i][0] * u[i][0]]));
-        for (y, expected) in y.iter().zip(convolved(&d, g)) {
-            assert!((y[0] - expected).abs() < 2e-6, "{} instead of {expected}", y[0]);
+        let v = apply(|d| MAPS.data(d), &d);
+        let u = apply(|g| MAPS.kernel(g), g);
+        let m: Vec<f32> = u.iter().zip(v).map(|(u, v)| u * v).collect();
+        for (i, y) in apply(|m| MAPS.output(m), &m).into_iter().enumerate() {
+            let expected: f32 = (0..9).map(|tap| d[(i / 4 + tap / 3) * 6 + i % 4 + tap % 3] * g[tap]).sum();
+            assert!((y - expected).abs() < 2e-6, "{y} instead of {expected}");
         }
     }
 
     #[test]
     fn gradients_are_transposes() {
         // <output(m), y> = <m, output_gradient(y)>, and likewise for kernels.
-        let (m, y) = (noise(36), noise(16));
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-        let there = output_tile::<1>(&std::array::from_fn(|i| [m[i]]));
-        let back = output_tile_gradient::<1>(&std::array::from_fn(|i| [y[i]]));
-        assert!((dot(there.as_flattened(), &y) - dot(&m, back.as_flattened())).abs() < 1e-4);
-        let (g, u) = (noise(9), noise(36));
-        let there = kernel_square::<1>(&std::array::from_fn(|i| [g[i]]));
-        let back = kernel_square_gradient::<1>(&std::array::from_fn(|i| [u[i]]));
-        assert!((dot(there.as_flattened(), &u) - dot(&g, back.as_flattened())).abs() < 1e-5);
+        let (m, y, g) = (noise(36), noise(16), noise(9));
+        let (there, back) = (apply(|m| MAPS.output(m), &m), apply(|y| MAPS.output_gradient(y), &y));
+        assert!((dot(&there, &y) - dot(&m, &back)).abs() < 1e-4);
+        let (there, back) = (apply(|g| MAPS.kernel(g), &g), apply(|u| MAPS.kernel_gradient(u), &m));
+        assert!((dot(&there, &m) - dot(&g, &back)).abs() < 1e-5);
     }
 }
