@@ -67,11 +67,10 @@ fn interleave(sources: &[&[f32]; LANES], present: usize, line: &mut [Lanes]) {
     let width = line.len();
     let whole = if present == LANES { width / LANES * LANES } else { 0 };
     for first in (0..whole).step_by(LANES) {
-        let square: [Lanes; LANES] = std::array::from_fn(|lane| {
-            let mut row = [0.0; LANES];
-            row.copy_from_slice(&sources[lane][first..first + LANES]);
-            row
-        });
+        let mut square = [[0.0; LANES]; LANES];
+        for (row, source) in square.iter_mut().zip(sources) {
+            row.copy_from_slice(&source[first..first + LANES]);
+        }
         line[first..first + LANES].copy_from_slice(&transposed(square));
     }
     for i in whole..width {
@@ -93,10 +92,13 @@ pub(super) fn transposed(mut rows: [Lanes; LANES]) -> [Lanes; LANES] {
 
 #[inline(always)]
 fn exchange<const D: usize>(rows: &mut [Lanes; LANES]) {
-    for i in (0..LANES).filter(|i| i & D == 0) {
+    for pair in 0..LANES / 2 {
+        let i = pair / D * 2 * D + pair % D;
         let (a, b) = (rows[i], rows[i + D]);
-        rows[i] = std::array::from_fn(|j| if j & D == 0 { a[j] } else { b[j - D] });
-        rows[i + D] = std::array::from_fn(|j| if j & D == 0 { a[j + D] } else { b[j] });
+        for j in 0..LANES {
+            rows[i][j] = if j & D == 0 { a[j] } else { b[j - D] };
+            rows[i + D][j] = if j & D == 0 { a[j + D] } else { b[j] };
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use pulp::{Simd, WithSimd};
 use super::super::frame::{Frame, LANES, Lanes, transposed};
 use super::super::kernel::Dims;
 use super::product::{PANEL, ROWS, Row};
-use super::transforms::{Maps, POINTS, in_two_dimensions};
+use super::transforms::{Maps, POINTS, from_3_to_6, from_4_to_6, from_6_to_3, from_6_to_4, from_6_to_6};
 
 /// Width of a tile of the output.
 pub(super) const TILE: usize = 4;
@@ -126,7 +126,7 @@ impl WithSimd for TransformInput<'_> {
             for block in 0..x.blocks {
                 let window = window::<6>(x.block(image, block), x.columns, TILE * (row * x.columns + column));
                 for v in 0..LANES / S::F32_LANES {
-                    in_two_dimensions(
+                    from_6_to_6(
                         #[inline(always)]
                         |d| maps.data(d),
                         #[inline(always)]
@@ -174,7 +174,7 @@ impl WithSimd for TransformGradient<'_> {
                 }
                 let window = window::<4>(dy.block(image, block), dy.columns, corner);
                 for v in 0..LANES / S::F32_LANES {
-                    in_two_dimensions(
+                    from_4_to_6(
                         #[inline(always)]
                         |y| maps.output_gradient(y),
                         #[inline(always)]
@@ -224,7 +224,7 @@ impl WithSimd for Inverse<'_, '_> {
             for (i, tile) in range.clone().enumerate() {
                 for v in 0..LANES / S::F32_LANES {
                     let bias = vector::<S>(&of_lanes, v);
-                    in_two_dimensions(
+                    from_6_to_4(
                         #[inline(always)]
                         |m| maps.output(m),
                         #[inline(always)]
@@ -303,7 +303,7 @@ impl WithSimd for TransformWeights<'_, '_> {
                     taps.reverse();
                 }
                 for v in 0..LANES / S::F32_LANES {
-                    in_two_dimensions(
+                    from_3_to_6(
                         #[inline(always)]
                         |g| maps.kernel(g),
                         #[inline(always)]
@@ -338,7 +338,7 @@ impl WithSimd for InverseWeights<'_> {
         let mut taps = [[0.0; PANEL]; 9];
         for from in 0..channels_in {
             for v in 0..PANEL / S::F32_LANES {
-                in_two_dimensions(
+                from_6_to_3(
                     #[inline(always)]
                     |u| maps.kernel_gradient(u),
                     #[inline(always)]

@@ -5,8 +5,6 @@
 //! are put together again. With the usual ±1 and ±2 the result has four times the rounding error; with these it is
 //! hardly more than that of the plain sum, and all factors but those of G are exact in f32.
 
-use std::array::from_fn;
-
 use pulp::Simd;
 
 /// Values of a transformed tile.
@@ -99,22 +97,39 @@ impl<S: Simd> Maps<S> {
     }
 }
 
-/// Applies a map to the columns and then to the rows of a square: reads `load(row, column)`, and hands the values of
-/// the result to `store`, row by row.
-#[inline(always)]
-pub(super) fn in_two_dimensions<V: Copy, const FROM: usize, const TO: usize>(
-    map: impl Fn([V; FROM]) -> [V; TO],
-    load: impl Fn(usize, usize) -> V,
-    mut store: impl FnMut(usize, V),
-) {
-    let columns: [[V; TO]; FROM] = from_fn(|column| map(from_fn(|row| load(row, column))));
-    for row in 0..TO {
-        let mapped = map(from_fn(|column| columns[column][row]));
-        for (column, value) in mapped.into_iter().enumerate() {
-            store(row * TO + column, value);
-        }
-    }
+macro_rules! column_of {
+    ($load:ident, $column:literal, [$($row:literal)*]) => { [$($load($row, $column)),*] };
 }
+
+macro_rules! in_two_dimensions {
+    ($name:ident, $from:literal = [$($i:literal)*] = $all:tt, $to:literal) => {
+        /// Applies a map to the columns and then to the rows of a square: reads `load(row, column)`, and hands the
+        /// values of the result to `store`, row by row.
+        ///
+        /// Written out by a macro, because functions of the standard library that take a closure are not compiled for
+        /// the vector instructions of the one who calls them.
+        #[inline(always)]
+        pub(super) fn $name<V: Copy>(
+            map: impl Fn([V; $from]) -> [V; $to],
+            load: impl Fn(usize, usize) -> V,
+            mut store: impl FnMut(usize, V),
+        ) {
+            let columns = [$(map(column_of!(load, $i, $all))),*];
+            for row in 0..$to {
+                let mapped = map([$(columns[$i][row]),*]);
+                for i in 0..$to {
+                    store(row * $to + i, mapped[i]);
+                }
+            }
+        }
+    };
+}
+
+in_two_dimensions!(from_6_to_6, 6 = [0 1 2 3 4 5] = [0 1 2 3 4 5], 6);
+in_two_dimensions!(from_6_to_4, 6 = [0 1 2 3 4 5] = [0 1 2 3 4 5], 4);
+in_two_dimensions!(from_4_to_6, 4 = [0 1 2 3] = [0 1 2 3], 6);
+in_two_dimensions!(from_3_to_6, 3 = [0 1 2] = [0 1 2], 6);
+in_two_dimensions!(from_6_to_3, 6 = [0 1 2 3 4 5] = [0 1 2 3 4 5], 3);
 
 #[cfg(test)]
 mod tests {
@@ -128,10 +143,13 @@ mod tests {
         (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
     }
 
-    fn apply<const FROM: usize, const TO: usize>(map: impl Fn([f32; FROM]) -> [f32; TO], x: &[f32]) -> Vec<f32> {
-        let mut result = vec![0.0; TO * TO];
-        in_two_dimensions(map, |row, column| x[row * FROM + column], |i, value| result[i] = value);
-        result
+    macro_rules! apply {
+        ($square:ident, $map:ident, $x:expr) => {{
+            let (x, mut result) = ($x, Vec::new());
+            let width = (x.len() as f32).sqrt() as usize;
+            $square(|d| MAPS.$map(d), |row, column| x[row * width + column], |_, value| result.push(value));
+            result
+        }};
     }
 
     fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -141,10 +159,10 @@ mod tests {
     #[test]
     fn a_product_of_transforms_is_a_convolution() {
         let (d, g) = (noise(36), &noise(60)[40..49]);
-        let v = apply(|d| MAPS.data(d), &d);
-        let u = apply(|g| MAPS.kernel(g), g);
+        let v = apply!(from_6_to_6, data, &d);
+        let u = apply!(from_3_to_6, kernel, g);
         let m: Vec<f32> = u.iter().zip(v).map(|(u, v)| u * v).collect();
-        for (i, y) in apply(|m| MAPS.output(m), &m).into_iter().enumerate() {
+        for (i, y) in apply!(from_6_to_4, output, &m).into_iter().enumerate() {
             let expected: f32 = (0..9).map(|tap| d[(i / 4 + tap / 3) * 6 + i % 4 + tap % 3] * g[tap]).sum();
             assert!((y - expected).abs() < 2e-6, "{y} instead of {expected}");
         }
@@ -154,9 +172,9 @@ mod tests {
     fn gradients_are_transposes() {
         // <output(m), y> = <m, output_gradient(y)>, and likewise for kernels.
         let (m, y, g) = (noise(36), noise(16), noise(9));
-        let (there, back) = (apply(|m| MAPS.output(m), &m), apply(|y| MAPS.output_gradient(y), &y));
+        let (there, back) = (apply!(from_6_to_4, output, &m), apply!(from_4_to_6, output_gradient, &y));
         assert!((dot(&there, &y) - dot(&m, &back)).abs() < 1e-4);
-        let (there, back) = (apply(|g| MAPS.kernel(g), &g), apply(|u| MAPS.kernel_gradient(u), &m));
+        let (there, back) = (apply!(from_3_to_6, kernel, &g), apply!(from_6_to_3, kernel_gradient, &m));
         assert!((dot(&there, &m) - dot(&g, &back)).abs() < 1e-5);
     }
 }
