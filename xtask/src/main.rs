@@ -18,6 +18,7 @@ cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
   inspect      says what a file or folder of weights is, and what is wrong with it (ddpm-infer inspect)
   eval         judges the samples of the newest run, or files (ddpm-infer eval)
   data         shows what datasets there are, or what a dataset holds (ddpm-infer data)
+  bench        measures speed and memory, in turns with PyTorch if there is one (ddpm-train bench --peer PYTHON)
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
   ci           test, and then the slow acceptance suite, which trains the digits and the swiss roll and judges them
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         "inspect" => start("ddpm-infer", &["inspect"], &arguments),
         "eval" => start("ddpm-infer", &["eval"], &arguments),
         "data" => start("ddpm-infer", &["data"], &arguments),
+        "bench" => start("ddpm-train", &["bench"], &arguments),
         "test" => test(),
         "ci" => test().and_then(|()| acceptance()),
         "help" | "--help" | "-h" => {

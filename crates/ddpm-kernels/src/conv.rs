@@ -8,14 +8,21 @@ mod columns;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
+mod frame;
+#[cfg(feature = "flex")]
 mod gemm;
 #[cfg(feature = "flex")]
 mod general;
 #[cfg(feature = "flex")]
 mod kernel;
+<<<<<<< HEAD
 mod rectified;
 
 pub use rectified::conv2d_relu;
+=======
+#[cfg(feature = "flex")]
+mod winograd;
+>>>>>>> speed
 
 /// Convolution of `[batch, channels, height, width]`.
 ///

@@ -13,6 +13,8 @@
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
 //! | `*/kernel.rs` | the arithmetic, on slices |
 //! | `flex.rs` | from tensors to slices and back; whether a tensor lives on flex |
+//! | `clock.rs` | how long each kernel ran |
+//! | `scratch.rs` | memory that is used again |
 //! | `simd.rs` | choice of vector instructions at run time, exponential, sums |
 //!
 //! Results do not depend on the number of threads, bit for bit: every element of an output belongs to
@@ -21,11 +23,14 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod clock;
 mod conv;
 #[cfg(feature = "flex")]
 mod flex;
 mod group_norm;
 mod pool;
+#[cfg(feature = "flex")]
+mod scratch;
 #[cfg(feature = "flex")]
 mod simd;
 

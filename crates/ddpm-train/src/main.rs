@@ -1,4 +1,4 @@
-//! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs.
+//! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs; measures speed.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 130 interrupted after a checkpoint,
 //! 131 left at once after a second signal.
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ddpm_train::bench::{self, BenchArgs};
 use ddpm_train::config::load::ConfigError;
 use ddpm_train::list_runs::{self, ListArgs};
 use ddpm_train::prune_run::{self, PruneArgs};
@@ -65,6 +66,8 @@ enum Command {
     Prune(PruneArgs),
     /// Writes one HTML page with the curves, pictures and settings of runs.
     Report(ReportArgs),
+    /// Measures speed and memory, in turns with PyTorch if there is one.
+    Bench(BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
             Command::Show(args) => show_run::run(&args),
             Command::Prune(args) => prune_run::run(&args),
             Command::Report(args) => report::run(&args),
+            Command::Bench(args) => bench::run(&args),
         };
         return done.map_or_else(failed, |()| ExitCode::SUCCESS);
     }

@@ -12,6 +12,7 @@ use burn::nn::GroupNorm;
 use burn::tensor::{Shape, Tensor};
 
 use super::kernel::{self, Activation, Dims, Statistics};
+use crate::clock::{Operation, time};
 use crate::flex::{FlexTensor, contiguous, tensor, values};
 
 /// `activation(norm(x))` by the kernel; `x` and the parameters must be `f32` on flex.
@@ -113,15 +114,10 @@ impl Backward<Flex, 3> for FusedGroupNorm {
         let [x, gamma, beta] = inputs.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
         let shape = x.shape();
         let channels = shape[1];
-        let gradients = kernel::backward(
-            &dims(&shape, groups),
-            values(&x),
-            values(&gamma),
-            values(&beta),
-            &statistics,
-            values(&dy),
-            activation,
-        );
+        let dims = dims(&shape, groups);
+        let gradients = time(Operation::NormBackward, || {
+            kernel::backward(&dims, values(&x), values(&gamma), values(&beta), &statistics, values(&dy), activation)
+        });
 
         let [x_node, gamma_node, beta_node] = ops.parents;
         if let Some(node) = x_node {
@@ -146,8 +142,10 @@ fn forward(
 ) -> (FlexTensor, Vec<Statistics>) {
     let [x, gamma, beta] = [x, gamma, beta].map(contiguous);
     let shape = x.shape();
-    let (y, statistics) =
-        kernel::forward(&dims(&shape, groups), values(&x), values(&gamma), values(&beta), epsilon, activation);
+    let dims = dims(&shape, groups);
+    let (y, statistics) = time(Operation::NormForward, || {
+        kernel::forward(&dims, values(&x), values(&gamma), values(&beta), epsilon, activation)
+    });
     (tensor(y, shape), statistics)
 }
 
