@@ -15,14 +15,11 @@ mod gemm;
 mod general;
 #[cfg(feature = "flex")]
 mod kernel;
-<<<<<<< HEAD
 mod rectified;
-
-pub use rectified::conv2d_relu;
-=======
 #[cfg(feature = "flex")]
 mod winograd;
->>>>>>> speed
+
+pub use rectified::conv2d_relu;
 
 /// Convolution of `[batch, channels, height, width]`.
 ///
