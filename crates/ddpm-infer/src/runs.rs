@@ -74,6 +74,20 @@ impl RunFolder {
         self.0.join("samples")
     }
 
+    /// What evaluations found, one JSON line for each set of samples.
+    pub fn evaluations(&self) -> PathBuf {
+        self.0.join("evaluations.jsonl")
+    }
+
+    /// The run that a snapshot or a stored average lies in.
+    pub fn around(snapshot: &Path) -> Option<Self> {
+        let snapshot = snapshot.canonicalize().ok()?;
+        let mut folders = snapshot.ancestors().skip(1).map(|folder| Self(folder.to_path_buf()));
+        folders.find(|run| {
+            run.config().is_file() && [run.snapshots(), run.averages()].iter().any(|own| snapshot.starts_with(own))
+        })
+    }
+
     /// The folder `--run RUN` names: a path, or a name within `runs`.
     pub fn find(runs: &Path, run: &str) -> Result<Self, RunError> {
         [PathBuf::from(run), runs.join(run)].into_iter().map(Self).find(|folder| folder.config().is_file()).ok_or_else(

@@ -18,6 +18,9 @@ use crate::evaluation::sources::{AnySource, Dataset, GAUSSIAN_VALUES, PictureSou
 use crate::evaluation::{Statistics, frechet};
 use crate::weights::{StoredTensor, Weights};
 
+/// Draws of the Gaussian baseline at most: it is so far off that more would say nothing.
+const GAUSSIAN_DRAWS: usize = 5000;
+
 /// Pictures of all that is compared.
 struct Sets {
     /// What is judged.
@@ -217,7 +220,7 @@ fn sets(
     let count = args.count.unwrap_or(usize::MAX).min(judged.first().map_or(0, |first| first.count()));
     let fitted_to = train.as_ref().map(|train| train as &dyn PictureSource).or(own.as_deref());
     let gaussian = match fitted_to {
-        Some(source) => PixelGaussian::fit(source, args.most, count, args.seed)?,
+        Some(source) => PixelGaussian::fit(source, args.most, count.min(GAUSSIAN_DRAWS), args.seed)?,
         None => None,
     };
     let gaussian = gaussian.map(|gaussian| Box::new(gaussian) as AnySource);

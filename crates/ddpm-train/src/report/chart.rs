@@ -22,6 +22,8 @@ pub struct Chart {
     pub may_be_logarithmic: bool,
     /// The curves.
     pub series: Vec<Series>,
+    /// Dashed lines to compare the curves with, and their names.
+    pub marks: Vec<(String, f64)>,
 }
 
 const WIDTH: f64 = 480.0;
@@ -45,8 +47,9 @@ impl Chart {
     pub fn svg(&self) -> Option<String> {
         let series: Vec<&Series> = self.series.iter().filter(|series| series.points.len() > 1).collect();
         let xs = Axis::over(series.iter().flat_map(|series| series.points.iter().map(|point| point.0)), false)?;
+        let marks = self.marks.iter().map(|mark| mark.1);
         let ys = Axis::over(
-            series.iter().flat_map(|series| series.points.iter().map(|point| point.1)),
+            series.iter().flat_map(|series| series.points.iter().map(|point| point.1)).chain(marks),
             self.may_be_logarithmic,
         )?;
         let place = |(x, y): (f64, f64)| {
@@ -80,6 +83,13 @@ impl Chart {
                 HEIGHT - 8.0,
                 short(tick)
             );
+        }
+        for (name, height) in &self.marks {
+            let (right, y) = (WIDTH - RIGHT, place((xs.from, *height)).1);
+            let _ = write!(svg, "<path class=\"mark\" d=\"M{LEFT} {y:.1}H{right}\"/>");
+            // Beneath the line where there is no room above.
+            let beside = if y < TOP + 14.0 { y + 13.0 } else { y - 4.0 };
+            let _ = write!(svg, "<text x=\"{right}\" y=\"{beside:.1}\" text-anchor=\"end\">{}</text>", escape(name));
         }
         for series in &series {
             let points: Vec<String> =
@@ -214,10 +224,12 @@ mod tests {
             title: "a < b".into(),
             may_be_logarithmic: false,
             series: vec![Series { label: "one".into(), color: 7, points, faint: false }],
+            marks: vec![("floor".into(), 2.0)],
         };
         let svg = chart(points).svg().unwrap();
         assert!(svg.contains("a &lt; b") && svg.contains("class=\"curve c1\""), "{svg}");
         assert!(svg.contains("points=\"58.0,117.0 263.0,10.0 468.0,224.0\""), "{svg}");
+        assert!(svg.contains("class=\"mark\" d=\"M58 117.0H468\"") && svg.contains(">floor</text>"), "{svg}");
         assert!(chart(vec![(0.0, 1.0)]).svg().is_none());
     }
 
