@@ -17,6 +17,7 @@ pub mod path;
 pub mod point_mlp;
 pub mod posthoc;
 pub mod prediction;
+pub mod probe;
 pub mod resample;
 pub mod schedule;
 pub mod time_density;

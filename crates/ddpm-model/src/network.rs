@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
 use crate::point_mlp::{PointMlp, PointMlpConfig};
+use crate::probe::Probe;
 use crate::unet::{UNet, UNetConfig};
 
 /// Which network, and how it is built.
@@ -188,16 +189,27 @@ impl Network {
     /// Shapes that [`check_input`](Self::check_input) refuses, and conditions that the config does not have,
     /// are errors of the caller.
     pub fn forward<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
+        self.forward_probed(x_t, t, condition, &Probe::off())
+    }
+
+    /// The same, with a probe that may look at every layer.
+    pub fn forward_probed<const D: usize>(
+        &self,
+        x_t: Tensor<D>,
+        t: Tensor<1>,
+        condition: &Condition,
+        probe: &Probe<'_>,
+    ) -> Tensor<D> {
         let shape = x_t.shape();
         debug_assert_eq!(self.check_input(shape.as_slice()), Ok(()));
         match self {
             Self::UNet(network) => {
-                let y = network.forward(x_t.reshape::<4, _>(shape), t, condition);
+                let y = network.forward_probed(x_t.reshape::<4, _>(shape), t, condition, probe);
                 let shape = y.shape();
                 y.reshape::<D, _>(shape)
             }
             Self::PointMlp(network) => {
-                let y = network.forward(x_t.reshape::<2, _>(shape), t, condition);
+                let y = network.forward_probed(x_t.reshape::<2, _>(shape), t, condition, probe);
                 let shape = y.shape();
                 y.reshape::<D, _>(shape)
             }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::Condition;
 use crate::embedding::{SinusoidConfig, class_features};
 use crate::network::Problem;
+use crate::probe::Probe;
 
 /// A time-conditioned multi-layer perceptron for points `[B, dims]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,11 +117,21 @@ impl PointMlp {
 
     /// `x_t` `[B, dims]` at the times `[B]` to the prediction `[B, out]`.
     pub fn forward(&self, x_t: Tensor<2>, t: Tensor<1>, condition: &Condition) -> Tensor<2> {
+        self.forward_probed(x_t, t, condition, &Probe::off())
+    }
+
+    pub(crate) fn forward_probed(
+        &self,
+        x_t: Tensor<2>,
+        t: Tensor<1>,
+        condition: &Condition,
+        probe: &Probe<'_>,
+    ) -> Tensor<2> {
         let ([batch], device) = (t.dims(), t.device());
         let mut time = self.config.embedding.embed(t, self.config.embedding_width);
         if let Some(table) = &self.class_embedding {
             if let Some(class) = class_features(table, self.config.null_class(), condition, batch, &device) {
-                time = time + class;
+                time = probe.joined("class_embedding", time + class);
             }
         } else {
             debug_assert!(matches!(condition, Condition::None), "this network knows no classes");
@@ -129,7 +140,7 @@ impl PointMlp {
         let mut h = x_t;
         for (i, layer) in self.layers.iter().enumerate() {
             let input = if i == 0 { h } else { relu(h) };
-            h = layer.forward(input, time.clone());
+            h = layer.forward(input, time.clone(), &probe.inside(format_args!("layers.{i}")));
         }
         h
     }
@@ -150,8 +161,11 @@ impl TimeLinear {
         Self { fc: linear(inputs, outputs), time_1: linear(time_width, outputs), time_2: linear(outputs, outputs) }
     }
 
-    fn forward(&self, x: Tensor<2>, time: Tensor<2>) -> Tensor<2> {
-        self.fc.forward(x) * self.time_2.forward(silu(self.time_1.forward(time)))
+    fn forward(&self, x: Tensor<2>, time: Tensor<2>, probe: &Probe<'_>) -> Tensor<2> {
+        let time = probe.layer("time_1", time, |time| self.time_1.forward(time));
+        let scale = probe.layer("time_2", silu(time), |time| self.time_2.forward(time));
+        let h = probe.layer("fc", x, |x| self.fc.forward(x));
+        probe.joined("product", h * scale)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Trains diffusion models with burn-train's `Learner`: step by step, resumable bit for bit.
 
 pub mod bench;
+pub mod anomaly;
 pub mod checkpoint;
 pub mod checksums;
 pub mod config;
@@ -13,12 +14,17 @@ pub mod metrics;
 pub mod model;
 pub mod noising;
 pub mod optim;
+pub mod optimizers;
+pub mod parameters;
 pub mod preview;
 pub mod progress;
 pub mod prune_run;
 pub mod quartiles;
+pub mod rate;
 pub mod report;
 pub mod show_run;
 pub mod strategy;
 pub mod tensorboard;
 pub mod train;
+pub mod trained_part;
+pub mod validation;

@@ -50,6 +50,9 @@ struct Args {
     /// Shows Burn's dashboard instead of a progress bar.
     #[arg(long)]
     tui: bool,
+    /// Says in which layer a step that is not finite begins to be so, with what goes in and the weights there.
+    #[arg(long)]
+    detect_anomaly: bool,
     /// Prints the resolved experiment, the number of parameters and the memory needed, and stops.
     #[arg(long)]
     dry_run: bool,
@@ -71,7 +74,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Args { command, experiment, set, resume, step, from, device, runs, tui, dry_run } = Args::parse();
+    outlive_file_size_limit();
+    let Args { command, experiment, set, resume, step, from, device, runs, tui, detect_anomaly, dry_run } =
+        Args::parse();
     if let Some(command) = command {
         let done = match command {
             Command::List(args) => list_runs::run(&args),
@@ -82,7 +87,7 @@ fn main() -> ExitCode {
         };
         return done.map_or_else(failed, |()| ExitCode::SUCCESS);
     }
-    match run(&Options { experiment, set, resume, step, from, device, runs, tui, dry_run }) {
+    match run(&Options { experiment, set, resume, step, from, device, runs, tui, detect_anomaly, dry_run }) {
         Ok(Finish::DryRun) => ExitCode::SUCCESS,
         Ok(Finish::Done(folder)) => {
             println!("{}", folder.display());
@@ -93,6 +98,15 @@ fn main() -> ExitCode {
             ExitCode::from(130)
         }
         Err(error) => failed(error),
+    }
+}
+
+/// By default a write that goes past `ulimit -f` ends the process; with any handler it only fails, and the error says
+/// which file it was.
+fn outlive_file_size_limit() {
+    #[cfg(unix)]
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Default::default()) {
+        eprintln!("warning: a file that reaches the limit of its size would end the program: {error}");
     }
 }
 

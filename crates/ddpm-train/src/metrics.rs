@@ -15,13 +15,14 @@ use burn_train::metric::{
 };
 
 use crate::model::StepReport;
+use crate::progress::Reporter;
 use crate::tensorboard::EventFile;
 
 /// A metric's name in `metrics.jsonl`, and where its value comes from.
 type Field = (&'static str, fn(&StepReport) -> f64);
 
 /// The fields of a line. A NaN mean loss says that no line is due. From `images_per_sec` on they depend on the machine.
-pub const FIELDS: [Field; 15] = [
+pub const FIELDS: [Field; 17] = [
     ("step", |report| report.step as f64),
     ("images_seen", |report| report.images_seen as f64),
     ("loss", |report| report.mean_loss.unwrap_or(f64::NAN)),
@@ -29,6 +30,8 @@ pub const FIELDS: [Field; 15] = [
     ("loss_q2", |report| report.quartiles[1].unwrap_or(f64::NAN)),
     ("loss_q3", |report| report.quartiles[2].unwrap_or(f64::NAN)),
     ("loss_q4", |report| report.quartiles[3].unwrap_or(f64::NAN)),
+    ("valid_loss", |report| report.held_out.map_or(f64::NAN, |held_out| held_out.loss)),
+    ("valid_bpd", |report| report.held_out.and_then(|held_out| held_out.bits_per_dim).unwrap_or(f64::NAN)),
     ("grad_norm", |report| report.grad_norm),
     ("weight_norm", |report| report.weight_norm.unwrap_or(f64::NAN)),
     ("learning_rate", |report| report.learning_rate),
@@ -106,16 +109,20 @@ impl Numeric for StepMetric {
 
 /// Writes a line of `metrics.jsonl` whenever one is due, each with a single write so that a kill leaves whole lines.
 pub struct JsonLines {
+    path: PathBuf,
     file: File,
     events: Option<EventFile>,
     names: HashMap<MetricId, MetricName>,
+    reporter: Reporter,
+    /// Whether somebody knows already that lines are missing.
+    said: bool,
 }
 
 impl JsonLines {
     /// Opens the file at its end. What is written goes to TensorBoard's file too, if there is one.
-    pub fn append(path: &Path, events: Option<EventFile>) -> std::io::Result<Self> {
+    pub fn append(path: &Path, events: Option<EventFile>, reporter: Reporter) -> std::io::Result<Self> {
         let file = File::options().create(true).append(true).open(path)?;
-        Ok(Self { file, events, names: HashMap::new() })
+        Ok(Self { path: path.into(), file, events, names: HashMap::new(), reporter, said: false })
     }
 }
 
@@ -137,10 +144,13 @@ impl MetricLogger for JsonLines {
             FIELDS.iter().filter_map(|(name, _)| Some((*name, *values.get(name)?))).collect();
         let fields = values.iter().map(|(name, value)| format!("\"{name}\":{}", number(*value)));
         let line = format!("{{{}}}\n", fields.collect::<Vec<_>>().join(","));
-        // A full disk must not stop the training here: the checkpoint that follows reports it.
-        let _ = self.file.write_all(line.as_bytes());
-        if let Some(events) = &mut self.events {
-            let _ = events.write(&values);
+        // What keeps lines from being written must not stop the training; it may keep checkpoints from it, too.
+        let written = self.file.write_all(line.as_bytes());
+        let written = written.and(self.events.as_mut().map_or(Ok(()), |events| events.write(&values)));
+        if let Err(error) = written
+            && !std::mem::replace(&mut self.said, true)
+        {
+            self.reporter.say(&format!("warning: {}: metrics are no longer all written: {error}", self.path.display()));
         }
     }
 

@@ -12,7 +12,10 @@ use ddpm_model::denoiser::beside_estimate;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::Network;
 use ddpm_model::noise_level::per_row;
+use ddpm_model::probe::Probe;
 use ddpm_model::weighting::Weighting;
+
+use crate::validation::HeldOut;
 
 /// One batch, with everything random about it already drawn.
 #[derive(Clone, Debug)]
@@ -64,6 +67,8 @@ pub struct StepReport {
     pub memory_mib: Option<f64>,
     /// Seconds since 1970; only where a line is due.
     pub time: Option<f64>,
+    /// What the averaged weights make of held-out data; only where they are looked at.
+    pub held_out: Option<HeldOut>,
     /// Training time of each row, and its loss without its importance; until the step is counted.
     pub rows: Vec<(f64, f64)>,
 }
@@ -101,20 +106,39 @@ impl<const D: usize> TrainModel<D> {
 
     /// The loss of each row: by default `L_simple`, eq. 14 of Ho et al. 2020.
     pub fn row_losses(&self, batch: &TrainBatch<D>) -> Tensor<1> {
-        let TrainBatch { x_0, eps, times, condition, .. } = batch;
-        let estimate = batch.shown.as_ref().map(|shown| self.estimate(batch, shown));
+        self.row_losses_of(batch, |x, t| self.net.forward(x, t, &batch.condition))
+    }
+
+    /// The same while a probe looks at every layer.
+    pub fn row_losses_probed(&self, batch: &TrainBatch<D>, probe: &Probe<'_>) -> Tensor<1> {
+        self.row_losses_of(batch, |x, t| self.net.forward_probed(x, t, &batch.condition, probe))
+    }
+
+    /// The same, with somebody between the loss and the network. What is asked last, the loss is made of.
+    pub(crate) fn row_losses_of(
+        &self,
+        batch: &TrainBatch<D>,
+        ask: impl Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
+    ) -> Tensor<1> {
+        let TrainBatch { x_0, eps, times, .. } = batch;
+        let estimate = batch.shown.as_ref().map(|shown| self.estimate(batch, shown, &ask));
         let network = |x: Tensor<D>, t: Tensor<1>| match estimate {
-            Some(estimate) => self.net.forward(beside_estimate(x, Some(estimate)), t, condition),
-            None => self.net.forward(x, t, condition),
+            Some(estimate) => ask(beside_estimate(x, Some(estimate)), t),
+            None => ask(x, t),
         };
         self.diffusion.row_losses(self.objective, self.weighting, network, x_0, times, eps)
     }
 
     /// What the network says of the data before it is shown anything, for the rows that are shown it (Chen et al.
     /// 2023, algorithm 1). Nothing is learned from how it came about.
-    fn estimate(&self, batch: &TrainBatch<D>, shown: &[f64]) -> Tensor<D> {
-        let TrainBatch { x_0, eps, times, condition, .. } = batch;
-        let network = |x, t| self.net.forward(beside_estimate(x, None), t, condition);
+    fn estimate(
+        &self,
+        batch: &TrainBatch<D>,
+        shown: &[f64],
+        ask: &impl Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
+    ) -> Tensor<D> {
+        let TrainBatch { x_0, eps, times, .. } = batch;
+        let network = |x, t| ask(beside_estimate(x, None), t);
         let x_t = self.diffusion.q_sample(x_0, times, eps);
         let estimate = self.diffusion.denoise_rows(network, &x_t, times).detach();
         per_row(shown, &estimate) * estimate

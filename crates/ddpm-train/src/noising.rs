@@ -51,7 +51,7 @@ pub struct Noising {
 
 impl Noising {
     /// Draws the time and `eps` from N(0, I) for every row, plus what a channel shares.
-    fn apply<const D: usize>(&self, batch: ExampleBatch<D>) -> TrainBatch<D> {
+    pub(crate) fn apply<const D: usize>(&self, batch: ExampleBatch<D>) -> TrainBatch<D> {
         let ExampleBatch { x_0, labels, first_item } = batch;
         let device = x_0.device();
         let dims = x_0.dims();

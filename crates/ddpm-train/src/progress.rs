@@ -91,7 +91,12 @@ impl PlainRenderer {
     fn show(&mut self, step: u64) {
         let loss = self.values.get("loss").copied().unwrap_or_else(|| self.value("step_loss"));
         let memory = self.values.get("memory_mib").map_or_else(String::new, |mib| format!("  {mib:.0} MiB"));
-        let message = format!("loss {loss:.4}  {:.1} images/s{memory}", self.value("images_per_sec"));
+        let held_out = match (self.values.get("valid_bpd"), self.values.get("valid_loss")) {
+            (Some(bits), _) => format!("  held out {bits:.3} bits/dim"),
+            (None, Some(loss)) => format!("  held out {loss:.4}"),
+            (None, None) => String::new(),
+        };
+        let message = format!("loss {loss:.4}{held_out}  {:.1} images/s{memory}", self.value("images_per_sec"));
         let bar = &self.reporter.bar;
         if !bar.is_hidden() {
             bar.set_position(step);

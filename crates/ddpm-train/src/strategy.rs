@@ -18,6 +18,7 @@ use ddpm_infer::snapshot::{Snapshot, SnapshotConfig, Written};
 use ddpm_model::ema::{gamma_of, power_decay};
 use ddpm_model::resample::LossSecondMoment;
 
+use crate::anomaly::{self, Anomaly};
 use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, prune};
 use crate::config::{Experiment, OnNonFinite};
 use crate::memory::resident_mib;
@@ -27,6 +28,7 @@ use crate::optim::{clip_global_norm, ema_update, first_non_finite, weight_norm};
 use crate::preview::Preview;
 use crate::progress::Reporter;
 use crate::quartiles::Quartiles;
+use crate::validation::{HeldOut, Validation};
 
 /// Why training stopped before its last step.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +36,9 @@ pub enum TrainError {
     /// A loss or gradient that is not finite.
     #[error(
         "step {step}: {what} is not finite (learning rate {learning_rate:e}, last finite loss {last_finite_loss}{}); \
-         the weights before this step lie in {saved}",
-        skips(*.skipped)
+         the weights before this step lie in {saved}{}",
+        skips(*.skipped),
+        found(.anomaly.as_deref())
     )]
     NotFinite {
         /// The step that was being taken.
@@ -50,6 +53,8 @@ pub enum TrainError {
         skipped: u64,
         /// The checkpoint to inspect.
         saved: PathBuf,
+        /// Where it began, if that was looked for.
+        anomaly: Option<Box<Anomaly>>,
     },
     /// The data gave out.
     #[error("step {step}: {reason}; everything before this step is saved in {saved}")]
@@ -83,6 +88,13 @@ fn skips(steps: u64) -> String {
     if steps == 0 { String::new() } else { format!(", after {steps} skipped in a row") }
 }
 
+fn found(anomaly: Option<&Anomaly>) -> String {
+    match anomaly {
+        Some(anomaly) => format!("\n{anomaly}"),
+        None => "; --resume with --detect-anomaly says in which layer it begins".into(),
+    }
+}
+
 /// What the loop leaves behind; `fit` can only return the model.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -114,6 +126,10 @@ pub struct StepStrategy<const D: usize> {
     pub post_hoc: Vec<(f64, TrainModel<D>)>,
     /// Makes pictures.
     pub preview: Preview,
+    /// Looks at held-out data.
+    pub validation: Option<Validation<D>>,
+    /// Whether a step that is not finite is computed once more, to find where that begins.
+    pub detect_anomaly: bool,
     /// Says what happens.
     pub reporter: Reporter,
     /// Takes the result.
@@ -182,6 +198,7 @@ impl<const D: usize> Loop<'_, D> {
             // All parts draw by the history before the step, so that their number changes nothing.
             let probabilities = self.state.loss_history.as_ref().map(|history| by_loss.probabilities(history));
             let mut drawn = Vec::new();
+            let mut computed = Vec::new();
             for _ in 0..config.accumulate {
                 let mut batch = match batches.next() {
                     Some(Ok(batch)) => batch,
@@ -195,6 +212,9 @@ impl<const D: usize> Loop<'_, D> {
                 if let Some(probabilities) = &probabilities {
                     drawn.extend(draw_by_importance(&mut batch, config.seed, probabilities));
                 }
+                if self.strategy.detect_anomaly {
+                    computed.push(batch.clone());
+                }
                 let output = learner.train_step(batch);
                 report.loss += output.item.loss;
                 report.rows.extend(output.item.rows);
@@ -205,11 +225,16 @@ impl<const D: usize> Loop<'_, D> {
             let mut grads = accumulator.grads();
             report.grad_norm =
                 clip_global_norm(&learner.model(), &mut grads, self.strategy.experiment.optimizer.clip_norm);
-            report.learning_rate = self.strategy.experiment.optimizer.rate_at(self.state.step);
+            report.learning_rate = self.strategy.experiment.optimizer.rate_at(self.state.step, config.batch_size);
             let what = non_finite(&report, &learner.model(), &grads);
             learner.lr_step();
             match &what {
-                Some(what) => self.skip(what, &report, parts, learner)?,
+                Some(what) => {
+                    // With the same dropout as before.
+                    self.strategy.device.seed(mix(config.seed, Stream::Dropout, self.state.step));
+                    let anomaly = anomaly::find(&learner.model(), &computed, &grads);
+                    self.skip(what, anomaly, &report, parts, learner)?;
+                }
                 None => {
                     learner.optimizer_step(grads);
                     self.count(&report);
@@ -238,6 +263,7 @@ impl<const D: usize> Loop<'_, D> {
             }
 
             // 4. Numbers, pictures, snapshots, checkpoints.
+            report.held_out = self.validate();
             self.log(report, parts, learner);
             let last = self.state.step == config.steps;
             if last || due(self.state.step, self.strategy.experiment.preview.every) {
@@ -267,6 +293,7 @@ impl<const D: usize> Loop<'_, D> {
     fn skip(
         &mut self,
         what: &str,
+        anomaly: Option<Anomaly>,
         report: &StepReport,
         parts: &mut TrainingComponents<TrainModel<D>>,
         learner: &Learner<TrainModel<D>>,
@@ -282,15 +309,17 @@ impl<const D: usize> Loop<'_, D> {
                 last_finite_loss: self.state.last_finite_loss,
                 skipped,
                 saved: self.save_checkpoint(parts, learner)?,
+                anomaly: anomaly.map(Box::new),
             });
         }
         self.state.skipped += 1;
         self.state.skipped_in_a_row += 1;
         self.state.skipped_since_line += 1;
         self.strategy.reporter.say(&format!(
-            "warning: step {step}: {what} is not finite; the step is skipped ({} in a row, at most {})",
+            "warning: step {step}: {what} is not finite; the step is skipped ({} in a row, at most {}){}",
             skipped + 1,
-            config.max_skips
+            config.max_skips,
+            anomaly.map_or_else(String::new, |anomaly| format!("\n{anomaly}"))
         ));
         Ok(())
     }
@@ -399,7 +428,24 @@ impl<const D: usize> Loop<'_, D> {
     fn save_weights(&self, model: &TrainModel<D>, dir: &Path) -> Result<Written, TrainError> {
         let step = self.state.step;
         let config = SnapshotConfig { step, images_seen: self.state.images_seen, ..self.strategy.snapshot.clone() };
-        Snapshot::save(&model.net, &config, dir).map_err(|source| TrainError::Snapshot { step, source })
+        // Factors that are trained beside weights become part of these.
+        Snapshot::save(&model.net.clone().materialize(), &config, dir)
+            .map_err(|source| TrainError::Snapshot { step, source })
+    }
+
+    /// What the averaged weights make of held-out data, where it is time for it and a regular line of metrics is due:
+    /// so it is on the same lines whether the run was stopped or not.
+    fn validate(&mut self) -> Option<HeldOut> {
+        let (step, line) = (self.state.step, self.strategy.experiment.train.log_every);
+        let every = self.strategy.experiment.validation.every;
+        let validation = self.strategy.validation.as_ref()?;
+        if !due(step, line) || step / every == (step - line) / every {
+            return None;
+        }
+        let start = Instant::now();
+        let held_out = validation.measure(&self.ema);
+        self.window.0 += start.elapsed();
+        Some(held_out)
     }
 
     /// A picture that cannot be made is no reason to stop training.

@@ -34,13 +34,16 @@ use crate::manifest::{self, Manifest};
 use crate::metrics::{FIELDS, JsonLines, STEP_LOSS, StepMetric, truncate_after};
 use crate::model::TrainModel;
 use crate::noising::{Labels, Noising, NoisyLoader};
-use crate::optim::{RateSchedule, settle};
+use crate::optim::settle;
 use crate::preview::Preview;
 use crate::progress::{Display, PlainRenderer, Reporter};
 use crate::quartiles::Quartiles;
+use crate::rate::RateSchedule;
 use crate::report;
 use crate::strategy::{Outcome, StepStrategy};
 use crate::tensorboard::EventFile;
+use crate::trained_part::trained_numbers;
+use crate::validation::{Validation, ValidationError};
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
@@ -61,6 +64,8 @@ pub struct Options {
     pub runs: PathBuf,
     /// Burn's dashboard.
     pub tui: bool,
+    /// Look for the layer in which a step that is not finite begins to be so.
+    pub detect_anomaly: bool,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -88,7 +93,7 @@ const LEFT_AT_ONCE: i32 = 131;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keys that may change when a run goes on. With any other key it would be another run.
-const RESUMABLE: [&str; 12] = [
+const RESUMABLE: [&str; 13] = [
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
@@ -100,6 +105,7 @@ const RESUMABLE: [&str; 12] = [
     "train.max_skips",
     "train.tensorboard",
     "preview.",
+    "validation.",
     "optimizer.learning_rate",
 ];
 
@@ -148,6 +154,12 @@ impl Plan {
         let device = device::open(options.device.as_deref())?;
         let data = ddpm_data::open(&experiment.data, Split::Train, experiment.train.seed)?;
         experiment.model = resolve_network(&experiment, &data, &file)?;
+        experiment.optimizer = experiment.optimizer.resolved();
+        let parts = experiment.fine_tune.problems(&experiment.model.init(&device.device));
+        if !parts.is_empty() {
+            let problem = |(key, message)| Problem { key: format!("fine_tune.{key}"), message, from_set: false };
+            return Err(ConfigError { file, problems: parts.into_iter().map(problem).collect() }.into());
+        }
         let diffusion = experiment.diffusion.init()?;
         if let Some(warning) = diffusion.schedule().and_then(Schedule::warning) {
             eprintln!("warning: diffusion.schedule: {warning}");
@@ -163,8 +175,15 @@ impl Plan {
     /// `--dry-run`.
     fn describe(&self) -> anyhow::Result<()> {
         let train = &self.experiment.train;
-        let network = self.experiment.model.init(&self.device.device);
+        let network = self.experiment.model.init(&self.device.device.clone().autodiff());
         let parameters = network.num_params();
+        let trained = match self.experiment.fine_tune.is_everything() {
+            true => String::new(),
+            false => {
+                let trained = trained_numbers(&self.experiment.fine_tune.apply(settle(network)));
+                format!(", {trained} of them trained")
+            }
+        };
         let memory = self.experiment.model.memory_estimate(
             parameters,
             &self.data.info.shape,
@@ -174,7 +193,7 @@ impl Plan {
         println!("# experiment   {}", self.name);
         println!("# data         {} items of shape {:?}", self.data.items.len(), self.data.info.shape);
         println!("# device       {}", self.device.name);
-        println!("# parameters   {parameters}");
+        println!("# parameters   {parameters}{trained}");
         let kept = self.experiment.ema.post_hoc.as_ref().map_or(0, |post_hoc| post_hoc.widths.len() as u64);
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         println!(
@@ -201,6 +220,7 @@ impl Plan {
             net = settle(start.give(net)?);
         }
         let parameters = net.num_params();
+        net = experiment.fine_tune.apply(net);
 
         // The run folder, and what was left in it.
         let run = match &resumed {
@@ -250,16 +270,20 @@ impl Plan {
         }
         let manifest = write_records(&run, &name, &experiment, &data, &device, parameters, state.step)?;
         announce(&run, &experiment, &data, &device, parameters, state.step);
+        if !experiment.fine_tune.is_everything() {
+            eprintln!("{} of the parameters are trained", trained_numbers(&model.net));
+        }
         truncate_after(&run.metrics(), state.last_line())?;
         let events = train.tensorboard.then(|| EventFile::rebuild(&run)).transpose();
         let events = events.with_context(|| format!("cannot write the events of {}", run.0.display()))?;
 
         // The learner and its loop.
         let optimizer = match moments {
-            Some(record) => experiment.optimizer.init().load_record(record),
-            None => experiment.optimizer.init(),
+            Some(record) => experiment.optimizer.init(&model.net).load_record(record),
+            None => experiment.optimizer.init(&model.net),
         };
-        let rate = RateSchedule { config: experiment.optimizer.clone(), step: state.step };
+        let rate =
+            RateSchedule { config: experiment.optimizer.clone(), batch_size: train.batch_size, step: state.step };
         let learner = Learner::new(model, optimizer, rate);
         let items = OrderedLoader::<D>::new(&data, train.batch_size / train.accumulate, train.seed, &autodiff)?
             .with_workers(train.workers);
@@ -275,6 +299,7 @@ impl Plan {
             offset_noise: experiment.diffusion.offset_noise,
             self_conditioning: experiment.diffusion.self_conditioning,
         };
+        let validation = validation::<D>(&experiment, &noising, &device);
         let loader = Arc::new(NoisyLoader::new(Arc::new(items), noising));
         let beside = if data.info.shape.len() == 1 { points_beside(&experiment.data) } else { None };
         let preview = Preview::new(
@@ -308,13 +333,15 @@ impl Plan {
             ema,
             post_hoc,
             preview,
+            validation,
+            detect_anomaly: options.detect_anomaly,
             reporter: reporter.clone(),
             outcome: outcome.clone(),
         };
         let mut training = SupervisedTraining::<TrainModel<D>>::new(&run.0, loader.clone(), loader)
             .with_application_logger(None)
             .with_interrupter(interrupter.clone())
-            .with_metric_logger(JsonLines::append(&run.metrics(), events)?)
+            .with_metric_logger(JsonLines::append(&run.metrics(), events, reporter.clone())?)
             .renderer(renderer(display, &interrupter, &reporter, train.steps))
             .metric_train_numeric(StepMetric::new(STEP_LOSS));
         for field in FIELDS {
@@ -353,7 +380,7 @@ fn resumable(runs: &Path, run: &str, sets: &[String]) -> anyhow::Result<(RunFold
             return Err(UsageError(format!(
                 "--set {key}: would make {} another run; with --resume only these can change: {}",
                 run.0.display(),
-                RESUMABLE.join(", ").replace("preview.,", "preview.*,")
+                RESUMABLE.join(", ").replace(".,", ".*,")
             ))
             .into());
         }
@@ -379,6 +406,23 @@ fn make_way(found: &Found) -> anyhow::Result<()> {
         eprintln!("note: {path} has no checksums, as an older version wrote it: it is not verified");
     }
     Ok(())
+}
+
+/// Reads the held-out data that are looked at while training. Without them there is a warning, and training.
+fn validation<const D: usize>(
+    experiment: &Experiment,
+    noising: &Noising,
+    device: &OpenDevice,
+) -> Option<Validation<D>> {
+    let (config, train) = (&experiment.validation, &experiment.train);
+    if config.every == 0 {
+        return None;
+    }
+    let batch_size = train.batch_size / train.accumulate;
+    let data = ddpm_data::open(&experiment.data, Split::Test, train.seed).map_err(ValidationError::from);
+    data.and_then(|data| Validation::read(config, &data, batch_size, noising, &device.device))
+        .map_err(|error| eprintln!("warning: no validation: {error}"))
+        .ok()
 }
 
 /// Fills in what the network takes from the data, and checks that they fit.

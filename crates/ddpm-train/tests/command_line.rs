@@ -117,8 +117,18 @@ fn a_loss_that_is_not_finite_stops_the_run_and_leaves_state() {
     for part in ["step", "not finite", "learning rate", "last finite loss", "checkpoints/step-"] {
         assert!(said.contains(part), "{part} is missing: {said}");
     }
+    assert!(said.contains("--detect-anomaly"), "it says how to learn more: {said}");
     let run = std::fs::read_dir(bench.path("runs")).unwrap().next().unwrap().unwrap().path();
     assert!(std::fs::read_dir(run.join("checkpoints")).unwrap().next().is_some());
+
+    // The same step once more, and where it fails.
+    let (code, closer) = bench.refusal(&["--resume", run.to_str().unwrap(), "--detect-anomaly"]);
+    assert_eq!(code, 1);
+    let step = |said: &str| said.split("step ").find_map(|rest| rest.split_once(": the")?.0.parse::<u64>().ok());
+    assert!(step(&said).is_some() && step(&said) == step(&closer), "{said} {closer}");
+    for part in ["the first ", "its output: ", "root mean square"] {
+        assert!(closer.contains(part), "{part} is missing: {closer}");
+    }
 }
 
 #[test]
@@ -197,6 +207,36 @@ fn a_run_folder_holds_what_is_promised() {
     let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
     assert_eq!(line["step"], 2);
     assert_eq!(line["images_seen"], 16);
+}
+
+#[test]
+fn a_part_that_is_not_there_cannot_be_frozen() {
+    let bench = Bench::new();
+    let (code, said) = bench.refusal(&["--set", "fine_tune.freeze=[\"down\", \"conv_in\"]"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("fine_tune.freeze: no parameter begins with `down`"), "{said}");
+    assert!(said.contains("down_blocks, ") && said.contains("time_embedding"), "{said}");
+    let lora = "fine_tune.lora={ rank = 4, parts = [\"mid_block\"] }";
+    let output = bench.run(&["--dry-run", "--set", lora]);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains(" of them trained"), "{told}");
+}
+
+#[test]
+fn optimisers_and_their_constants_are_checked_by_name() {
+    let bench = Bench::new();
+    let (code, said) = bench.refusal(&["--set", "optimizer.kind=lion", "--set", "optimizer.epsilon=1e-8"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("optimizer.epsilon: is no constant of this kind, which has beta_1, beta_2"), "{said}");
+    let (_, said) = bench.refusal(&["--set", "optimizer.kind=adamm"]);
+    assert!(said.contains("optimizer.kind") && said.contains("adafactor"), "{said}");
+    let decay = "optimizer.decay={ kind = \"cosine\", until_images = 6400 }";
+    let (_, said) = bench.refusal(&["--set", decay, "--set", "optimizer.warmup_images=6400"]);
+    assert!(said.contains("optimizer.decay.until_images: step 100 must be after the warm-up of 100 steps"), "{said}");
+    // What is left out is that of the rule's paper, and is written down.
+    let output = bench.run(&["--dry-run", "--set", "optimizer.kind=lion"]);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("kind = \"lion\"") && told.contains("beta_2 = 0.99\n"), "{told}");
 }
 
 #[test]

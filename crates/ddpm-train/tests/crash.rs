@@ -268,6 +268,39 @@ fn a_run_that_can_no_longer_write_says_where_and_keeps_what_it_has() {
     assert!(output.status.success() && !stderr(&output).contains("warning"), "{}", stderr(&output));
 }
 
+#[test]
+fn a_file_that_may_not_grow_so_large_is_an_error_and_not_the_end_of_the_process() {
+    let bench = Bench::new();
+    let sets = ["--set", "model.hidden=[64, 64]", "--set", "train.steps=6"];
+    let run = bench.train(&words(&RESTLESS, &sets));
+    let name = run.to_str().unwrap();
+    // 64 blocks of 512 bytes: less than the weights take.
+    let endless = ["--resume", name, "--set", "train.steps=100000000"];
+    let limited = "ulimit -f 64 && exec \"$0\" \"$@\"";
+    let output = std::process::Command::new("sh")
+        .args(["-c", limited, env!("CARGO_BIN_EXE_ddpm-train")])
+        .args(endless)
+        .current_dir(bench.path(""))
+        .output()
+        .unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{:?}: {said}", output.status);
+    for part in ["the checkpoint of step 10 could not be written", ".bpk", "File too large"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(steps(&run), [5, 6]);
+
+    let output = bench.run(&["--resume", name, "--set", "train.steps=12"]);
+    assert!(output.status.success() && !stderr(&output).contains("warning"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("going on after step 6"), "{}", stderr(&output));
+    let twelve = ["--runs", "whole", "--set", "train.steps=12"];
+    let whole = bench.train(&words(&RESTLESS, &[&sets[..2], &twelve].concat()));
+    for name in ["model.bpk", "ema.bpk", "state.json"] {
+        assert!(checkpoint_file(&run, 12, name) == checkpoint_file(&whole, 12, name), "{name} differs");
+    }
+}
+
 /// A chain whose last step has hardly any signal, and a weight of its loss that no number of 32 bits can hold.
 const CHANCY: [&str; 12] = [
     "--set",

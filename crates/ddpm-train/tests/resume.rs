@@ -128,6 +128,72 @@ fn averages_for_later_go_on_where_they_were() {
 }
 
 #[test]
+fn a_look_at_held_out_data_changes_nothing_and_goes_on_where_it_was() {
+    let bench = Bench::new();
+    let train = |runs: &str, every: &str, steps: &str| {
+        bench.train(&words(
+            &["--runs", runs, "--set", every, "--set", steps, "--set", "validation.count=5"],
+            &TINY_DIGITS,
+        ))
+    };
+    let whole = train("a", "validation.every=3", "train.steps=10");
+    let half = train("b", "validation.every=3", "train.steps=5");
+    bench.train(&["--resume", half.to_str().unwrap(), "--set", "train.steps=10"]);
+    assert_same_run(&bench, &whole, &half, 10);
+    let without = train("c", "validation.every=0", "train.steps=10");
+    for name in ["model.bpk", "ema.bpk", "state.json"] {
+        assert!(checkpoint_file(&whole, 10, name) == checkpoint_file(&without, 10, name), "{name} differs");
+    }
+    // At the first line of metrics after every third step.
+    let looked_at: Vec<bool> = metrics(&whole).iter().map(|line| line.contains("valid_bpd")).collect();
+    assert_eq!(looked_at[..5], [false, true, true, false, true]);
+    assert!(metrics(&without).iter().all(|line| !line.contains("valid")));
+}
+
+#[test]
+fn other_optimisers_go_on_where_they_were() {
+    let bench = Bench::new();
+    let points = ["--experiment", "points-swiss-roll", "--set", "model.hidden=[16]", "--set", "preview.count=4"];
+    let points = words(&points, &["--set", "preview.steps=2", "--set", "train.log_every=4"]);
+    for (kind, sets) in [("muon", &TINY_DIGITS[..]), ("sgd", &points), ("adafactor", &points)] {
+        let kind = format!("optimizer.kind={kind}");
+        let train =
+            |runs: &str, steps: &str| bench.train(&words(&["--runs", runs, "--set", &kind, "--set", steps], sets));
+        let (whole, half) = (train("a", "train.steps=8"), train("b", "train.steps=4"));
+        bench.train(&["--resume", half.to_str().unwrap(), "--set", "train.steps=8"]);
+        assert_same_run(&bench, &whole, &half, 8);
+    }
+}
+
+#[test]
+fn frozen_parts_and_factors_go_on_where_they_were_and_leave_whole_snapshots() {
+    let bench = Bench::new();
+    let train = |more: &[&str]| bench.train(&words(more, &TINY_DIGITS));
+    let first = train(&["--runs", "a", "--set", "train.steps=2"]);
+    let from = first.join("snapshots/step-00000002");
+    let from = from.to_str().unwrap();
+    for (runs, key) in [
+        ("b", "fine_tune.freeze=[\"down_blocks\", \"time_embedding\"]"),
+        ("c", "fine_tune.lora={ rank = 2, parts = [\"mid_block\", \"up_blocks\"] }"),
+    ] {
+        let [all, half] = ["8", "4"].map(|steps| {
+            let steps = format!("train.steps={steps}");
+            train(&["--runs", runs, "--from", from, "--set", key, "--set", &steps])
+        });
+        bench.train(&["--resume", half.to_str().unwrap(), "--set", "train.steps=8"]);
+        assert_same_run(&bench, &all, &half, 8);
+        // Anybody can open what it leaves, another training for one.
+        let snapshot = all.join("snapshots/step-00000008");
+        train(&["--runs", "d", "--from", snapshot.to_str().unwrap(), "--set", "train.steps=1"]);
+        let size = |run: &Path| {
+            let file = run.join("unet/diffusion_pytorch_model.safetensors");
+            std::fs::metadata(file).unwrap().len().div_ceil(1024)
+        };
+        assert_eq!(size(&snapshot), size(&first.join("snapshots/step-00000002")));
+    }
+}
+
+#[test]
 fn threads_and_workers_change_nothing() {
     let bench = Bench::new();
     let sets = words(&["--set", "train.steps=4"], &TINY_DIGITS);

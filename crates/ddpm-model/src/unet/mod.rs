@@ -17,6 +17,7 @@ use ddpm_kernels::{conv2d, norm_silu, silu};
 
 use crate::condition::Condition;
 use crate::embedding::class_features;
+use crate::probe::Probe;
 use attention::{SelfAttention, SelfAttentionConfig};
 use block::{ResidualBlock, ResidualBlockConfig};
 pub use config::{DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShift, UNetConfig};
@@ -151,26 +152,39 @@ impl UNet {
 
     /// `x_t` `[B, C, H, W]` at the times `[B]` to the prediction `[B, C_out, H, W]`.
     pub fn forward(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
-        let time = self.time_features(t, condition);
+        self.forward_probed(x_t, t, condition, &Probe::off())
+    }
 
-        let mut h = conv2d(&self.conv_in, x_t);
+    pub(crate) fn forward_probed(
+        &self,
+        x_t: Tensor<4>,
+        t: Tensor<1>,
+        condition: &Condition,
+        probe: &Probe<'_>,
+    ) -> Tensor<4> {
+        let time = self.time_features(t, condition, probe);
+
+        let mut h = probe.layer("conv_in", x_t, |x| conv2d(&self.conv_in, x));
         let mut skips = vec![h.clone()];
-        for block in &self.down_blocks {
-            h = block.forward(h, &time, &mut skips);
+        for (i, block) in self.down_blocks.iter().enumerate() {
+            h = block.forward(h, &time, &mut skips, &probe.inside(format_args!("down_blocks.{i}")));
         }
-        h = self.mid_block.forward(h, &time);
-        for block in &self.up_blocks {
-            h = block.forward(h, &time, &mut skips);
+        h = self.mid_block.forward(h, &time, &probe.inside(format_args!("mid_block")));
+        for (i, block) in self.up_blocks.iter().enumerate() {
+            h = block.forward(h, &time, &mut skips, &probe.inside(format_args!("up_blocks.{i}")));
         }
-        conv2d(&self.conv_out, norm_silu(&self.conv_norm_out, h))
+        h = probe.layer("conv_norm_out", h, |h| norm_silu(&self.conv_norm_out, h));
+        probe.layer("conv_out", h, |h| conv2d(&self.conv_out, h))
     }
 
     /// What every block is told, `[B, time]`. Each applies its own projection to the activation, which is
     /// therefore taken once.
-    fn time_features(&self, t: Tensor<1>, condition: &Condition) -> Tensor<2> {
+    fn time_features(&self, t: Tensor<1>, condition: &Condition, probe: &Probe<'_>) -> Tensor<2> {
         let ([batch], device) = (t.dims(), t.device());
         let sinusoids = self.config.embedding.embed(t, self.config.base_channels);
-        let time = self.time_embedding.linear_2.forward(silu(self.time_embedding.linear_1.forward(sinusoids)));
+        let TimeEmbedding { linear_1, linear_2 } = &self.time_embedding;
+        let time = probe.layer("time_embedding.linear_1", sinusoids, |sinusoids| linear_1.forward(sinusoids));
+        let time = probe.layer("time_embedding.linear_2", silu(time), |time| linear_2.forward(time));
         let class = match &self.class_embedding {
             Some(table) => class_features(table, self.config.null_class(), condition, batch, &device),
             None => {
@@ -179,7 +193,7 @@ impl UNet {
             }
         };
         silu(match class {
-            Some(class) => time + class,
+            Some(class) => probe.joined("class_embedding", time + class),
             None => time,
         })
     }
@@ -199,16 +213,16 @@ struct DownBlock {
 }
 
 impl DownBlock {
-    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>, probe: &Probe<'_>) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            h = resnet.forward(h, time.clone());
+            h = resnet.forward(h, time.clone(), &probe.inside(format_args!("resnets.{i}")));
             if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(h);
+                h = attention.forward(h, &probe.inside(format_args!("attentions.{i}")));
             }
             skips.push(h.clone());
         }
         for downsampler in &self.downsamplers {
-            h = downsampler.forward(h, time.clone());
+            h = downsampler.forward(h, time.clone(), &probe.inside(format_args!("downsamplers.0")));
             skips.push(h.clone());
         }
         h
@@ -222,11 +236,11 @@ struct MiddleBlock {
 }
 
 impl MiddleBlock {
-    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
+    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, probe: &Probe<'_>) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            h = resnet.forward(h, time.clone());
+            h = resnet.forward(h, time.clone(), &probe.inside(format_args!("resnets.{i}")));
             if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(h);
+                h = attention.forward(h, &probe.inside(format_args!("attentions.{i}")));
             }
         }
         h
@@ -241,16 +255,17 @@ struct UpBlock {
 }
 
 impl UpBlock {
-    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>, probe: &Probe<'_>) -> Tensor<4> {
         let waiting = skips.split_off(skips.len() - self.resnets.len());
         for (i, (resnet, skip)) in self.resnets.iter().zip(waiting.into_iter().rev()).enumerate() {
-            h = resnet.forward(Tensor::cat(vec![h, skip], 1), time.clone());
+            let wide = Tensor::cat(vec![h, skip], 1);
+            h = resnet.forward(wide, time.clone(), &probe.inside(format_args!("resnets.{i}")));
             if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(h);
+                h = attention.forward(h, &probe.inside(format_args!("attentions.{i}")));
             }
         }
         for upsampler in &self.upsamplers {
-            h = upsampler.forward(h, time.clone());
+            h = upsampler.forward(h, time.clone(), &probe.inside(format_args!("upsamplers.0")));
         }
         h
     }

@@ -11,6 +11,7 @@ use ddpm_kernels::conv2d;
 use super::block::ResidualBlock;
 use super::config::DownsamplePadding;
 use super::layers::{Start, conv3x3, conv3x3_strided};
+use crate::probe::Probe;
 
 /// What a residual block does to the size of its feature map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +56,10 @@ impl Downsampler {
         Self::Conv(ConvDown { conv: conv3x3_strided([channels, channels], padding, device) })
     }
 
-    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>) -> Tensor<4> {
+    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, probe: &Probe<'_>) -> Tensor<4> {
         match self {
-            Self::Conv(down) => conv2d(&down.conv, x),
-            Self::Residual(block) => block.forward(x, time),
+            Self::Conv(down) => probe.layer("conv", x, |x| conv2d(&down.conv, x)),
+            Self::Residual(block) => block.forward(x, time, probe),
         }
     }
 }
@@ -78,10 +79,10 @@ impl Upsampler {
         Self::Conv(ConvUp { conv: conv3x3([channels, channels], Start::Random, device) })
     }
 
-    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>) -> Tensor<4> {
+    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, probe: &Probe<'_>) -> Tensor<4> {
         match self {
-            Self::Conv(up) => conv2d(&up.conv, Resize::Double.apply(x)),
-            Self::Residual(block) => block.forward(x, time),
+            Self::Conv(up) => probe.layer("conv", Resize::Double.apply(x), |x| conv2d(&up.conv, x)),
+            Self::Residual(block) => block.forward(x, time, probe),
         }
     }
 }

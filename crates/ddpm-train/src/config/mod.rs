@@ -28,15 +28,21 @@ pub struct Experiment {
     /// The average of the weights that samples are drawn from.
     #[serde(default)]
     pub ema: EmaConfig,
+    /// Which part of the network is trained, where it is not all of it.
+    #[serde(default, skip_serializing_if = "FineTuneConfig::is_everything")]
+    pub fine_tune: FineTuneConfig,
     /// How long, how often, with which seed.
     #[serde(default)]
     pub train: TrainConfig,
     /// The pictures made while training.
     #[serde(default)]
     pub preview: PreviewConfig,
+    /// What is measured on held-out data while training.
+    #[serde(default)]
+    pub validation: ValidationConfig,
 }
 
-/// Adam's family.
+/// Which rule makes a step of a gradient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OptimizerKind {
@@ -45,9 +51,26 @@ pub enum OptimizerKind {
     Adam,
     /// Adam with decoupled weight decay (Loshchilov & Hutter, 2019).
     AdamW,
+    /// Gradient descent, with or without momentum (Sutskever et al., 2013).
+    Sgd,
+    /// RMSProp (Hinton, 2012).
+    RmsProp,
+    /// AdaGrad (Duchi et al., 2011).
+    AdaGrad,
+    /// Adan (Xie et al., 2022).
+    Adan,
+    /// LAMB (You et al., 2020).
+    Lamb,
+    /// Lion (Chen et al., 2023).
+    Lion,
+    /// Adafactor (Shazeer & Stern, 2018).
+    Adafactor,
+    /// Muon (Jordan et al., 2024) for the weights that multiply, AdamW for the others.
+    Muon,
 }
 
-/// How the learning rate goes on after the warm-up. Steps count from the beginning of the run.
+/// How the learning rate goes on after the warm-up. Steps count from the beginning of the run; each place can be given
+/// in images instead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum RateDecay {
@@ -57,7 +80,11 @@ pub enum RateDecay {
     /// Falls along half a cosine (Loshchilov & Hutter, 2017, without restarts).
     Cosine {
         /// The step at which it has fallen.
-        until: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<u64>,
+        /// The same in images.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until_images: Option<u64>,
         /// What is left then, as a share of the learning rate.
         #[serde(default)]
         lowest: f64,
@@ -65,7 +92,11 @@ pub enum RateDecay {
     /// Falls in a straight line.
     Linear {
         /// The step at which it has fallen.
-        until: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<u64>,
+        /// The same in images.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until_images: Option<u64>,
         /// What is left then, as a share of the learning rate.
         #[serde(default)]
         lowest: f64,
@@ -73,11 +104,16 @@ pub enum RateDecay {
     /// Falls as one over the square root of the step (Karras et al. 2024).
     InverseSqrt {
         /// The step up to which it stays.
-        after: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+        /// The same in images.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after_images: Option<u64>,
     },
 }
 
-/// `[optimizer]`: the constants of the DDPM paper are the defaults.
+/// `[optimizer]`: the constants of the DDPM paper are the defaults. A constant that is left out is that of the rule's
+/// own paper ([`OptimizerKind::constants`]).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
@@ -87,16 +123,32 @@ pub struct OptimizerConfig {
     pub learning_rate: f64,
     /// Steps over which the rate rises linearly from zero.
     pub warmup_steps: u64,
+    /// Images over which it rises, in place of `warmup_steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_images: Option<u64>,
     /// How the rate goes on from there.
     pub decay: RateDecay,
     /// Decay of the first moment.
-    pub beta_1: f64,
-    /// Decay of the second moment.
-    pub beta_2: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta_1: Option<f64>,
+    /// Decay of the second moment; for Adan of the differences of gradients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta_2: Option<f64>,
+    /// Decay of the second moment of Adan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta_3: Option<f64>,
+    /// Share of the last direction that stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
+    /// Whether the gradient is taken where the momentum leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nesterov: Option<bool>,
     /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Decoupled weight decay; AdamW only.
-    pub weight_decay: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
+    /// Weight decay; not with Adam. Decoupled but for the three oldest rules, which add it to the gradient.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
     /// Largest norm of all gradients together; 0 leaves them as they are.
     pub clip_norm: f64,
 }
@@ -107,14 +159,50 @@ impl Default for OptimizerConfig {
             kind: OptimizerKind::Adam,
             learning_rate: 2e-4,
             warmup_steps: 5000,
+            warmup_images: None,
             decay: RateDecay::Constant,
-            beta_1: 0.9,
-            beta_2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
+            beta_1: None,
+            beta_2: None,
+            beta_3: None,
+            momentum: None,
+            nesterov: None,
+            epsilon: None,
+            weight_decay: None,
             clip_norm: 1.0,
         }
     }
+}
+
+/// `[fine_tune]`: all of the network is trained, but for what is said here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FineTuneConfig {
+    /// Parts that stay as they are, by the beginnings of their parameters' names.
+    pub freeze: Vec<String>,
+    /// Factors beside frozen weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+}
+
+impl FineTuneConfig {
+    /// Whether nothing is left out.
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// LoRA (Hu et al., 2022): every weight is frozen, and the product of two thin matrices is learned beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// The width of the factors.
+    pub rank: usize,
+    /// What their product is multiplied by, times the rank; without it the rank, so that it counts as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// The parts that get factors; none: all.
+    #[serde(default)]
+    pub parts: Vec<String>,
 }
 
 /// How the step of a training item is drawn.
@@ -214,6 +302,24 @@ impl Default for PreviewConfig {
     }
 }
 
+/// `[validation]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ValidationConfig {
+    /// Steps between two looks at held-out data, each at the next line of metrics; 0: none.
+    pub every: u64,
+    /// How many items of the test split are looked at.
+    pub count: usize,
+    /// At how many noise levels each of them.
+    pub levels: usize,
+}
+
+impl Default for ValidationConfig {
+    fn default() -> Self {
+        Self { every: 5_000, count: 64, levels: 16 }
+    }
+}
+
 impl Experiment {
     /// What is wrong with values that are of the right type, key by key.
     pub fn problems(&self) -> Vec<(String, String)> {
@@ -236,6 +342,7 @@ impl Experiment {
             ("train.max_skips", train.max_skips),
             ("preview.count", self.preview.count as u64),
             ("preview.steps", self.preview.steps as u64),
+            ("validation.count", self.validation.count as u64),
         ] {
             require(value > 0, key, "must be at least 1, not 0".into());
         }
@@ -254,23 +361,21 @@ impl Experiment {
             "optimizer.learning_rate",
             format!("must lie in (0, 1], not {}", optimizer.learning_rate),
         );
-        for (key, message) in optimizer.decay.problems(optimizer.warmup_steps) {
+        for (key, message) in optimizer.rate_problems(train.batch_size.max(1)) {
             require(false, &format!("optimizer.decay.{key}"), message);
         }
-        for (key, beta) in [("optimizer.beta_1", optimizer.beta_1), ("optimizer.beta_2", optimizer.beta_2)] {
-            require((0.0..1.0).contains(&beta), key, format!("must lie in [0, 1), not {beta}"));
-        }
-        for (key, value) in [
-            ("optimizer.epsilon", optimizer.epsilon),
-            ("optimizer.weight_decay", optimizer.weight_decay),
-            ("optimizer.clip_norm", optimizer.clip_norm),
-        ] {
-            require(value >= 0.0 && value.is_finite(), key, format!("must not be negative, but is {value}"));
+        for (key, message) in optimizer.constant_problems() {
+            require(false, &format!("optimizer.{key}"), message);
         }
         require(
-            optimizer.kind == OptimizerKind::AdamW || optimizer.weight_decay == 0.0,
-            "optimizer.weight_decay",
-            "decoupled weight decay needs kind = \"adam-w\"".into(),
+            optimizer.clip_norm >= 0.0 && optimizer.clip_norm.is_finite(),
+            "optimizer.clip_norm",
+            format!("must not be negative, but is {}", optimizer.clip_norm),
+        );
+        require(
+            self.validation.levels >= 2,
+            "validation.levels",
+            format!("must be at least 2, not {}", self.validation.levels),
         );
         require(
             Sampler::NAMES.contains(&self.preview.sampler.as_str()),

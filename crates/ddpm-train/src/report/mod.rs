@@ -137,6 +137,8 @@ fn charts(runs: &[Facts]) -> Vec<Chart> {
         _ => quarters.iter().map(|(label, name)| of_all(&format!("Loss, {label}"), name)).collect(),
     };
     let others = [
+        ("Bits per dimension, held out", "valid_bpd"),
+        ("Loss, held out", "valid_loss"),
         ("Learning rate", "learning_rate"),
         ("Gradient norm", "grad_norm"),
         ("Weight norm", "weight_norm"),

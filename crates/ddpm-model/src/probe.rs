@@ -1,0 +1,179 @@
+//! A look at what passes through a network, layer by layer. Where nobody looks it costs nothing.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use burn::tensor::Tensor;
+
+/// What can be said of the numbers of a tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Values {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them are not a number.
+    pub not_a_number: usize,
+    /// How many of them are infinite.
+    pub infinite: usize,
+    /// The lowest of the others; 0 if there are none.
+    pub lowest: f64,
+    /// The highest of the others.
+    pub highest: f64,
+    /// The root of the mean square of the others.
+    pub rms: f64,
+}
+
+impl Values {
+    /// Reads a tensor.
+    pub fn of<const D: usize>(tensor: &Tensor<D>) -> Self {
+        let mut values = Self::default();
+        let (mut lowest, mut highest, mut squares) = (f64::INFINITY, f64::NEG_INFINITY, 0.0);
+        for value in tensor.clone().into_data().iter::<f64>() {
+            values.count += 1;
+            if value.is_nan() {
+                values.not_a_number += 1;
+            } else if value.is_infinite() {
+                values.infinite += 1;
+            } else {
+                lowest = value.min(lowest);
+                highest = value.max(highest);
+                squares += value * value;
+            }
+        }
+        let finite = values.count - values.not_a_number - values.infinite;
+        if finite > 0 {
+            (values.lowest, values.highest, values.rms) = (lowest, highest, (squares / finite as f64).sqrt());
+        }
+        values
+    }
+
+    /// Whether all of them are finite.
+    pub fn are_finite(&self) -> bool {
+        self.not_a_number + self.infinite == 0
+    }
+}
+
+impl fmt::Display for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, not_a_number, infinite, lowest, highest, rms } = self;
+        write!(f, "{count} values")?;
+        if !self.are_finite() {
+            write!(f, ", {not_a_number} of them not a number and {infinite} infinite")?;
+        }
+        match count - not_a_number - infinite {
+            0 => Ok(()),
+            _ => write!(f, ", from {lowest:.3e} to {highest:.3e}, root mean square {rms:.3e}"),
+        }
+    }
+}
+
+/// A layer, or what joins layers, in one forward pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerSeen {
+    /// Where it is: the path of its parameters, without their own names.
+    pub path: String,
+    /// What went in, where that is one tensor.
+    pub input: Option<Values>,
+    /// What came out.
+    pub output: Values,
+}
+
+/// All that probes have seen, in the order of the forward pass.
+#[derive(Debug, Default)]
+pub struct Trace(RefCell<Vec<LayerSeen>>);
+
+impl Trace {
+    /// A probe that writes into this trace.
+    pub fn probe(&self) -> Probe<'_> {
+        Probe { path: String::new(), seen: Some(&self.0) }
+    }
+
+    /// What was seen.
+    pub fn into_layers(self) -> Vec<LayerSeen> {
+        self.0.into_inner()
+    }
+}
+
+/// Goes along with a forward pass, and may look at what passes.
+#[derive(Clone, Debug)]
+pub struct Probe<'a> {
+    path: String,
+    seen: Option<&'a RefCell<Vec<LayerSeen>>>,
+}
+
+impl Probe<'_> {
+    /// One that does not look.
+    pub const fn off() -> Self {
+        Self { path: String::new(), seen: None }
+    }
+
+    /// The same probe inside a part of the network: `probe.inside(format_args!("resnets.{i}"))`.
+    pub(crate) fn inside(&self, name: fmt::Arguments<'_>) -> Self {
+        let path = if self.seen.is_some() { self.path_of(name) } else { String::new() };
+        Self { path, seen: self.seen }
+    }
+
+    /// Runs a layer.
+    pub(crate) fn layer<const A: usize, const B: usize>(
+        &self,
+        name: &str,
+        x: Tensor<A>,
+        forward: impl FnOnce(Tensor<A>) -> Tensor<B>,
+    ) -> Tensor<B> {
+        let Some(seen) = self.seen else { return forward(x) };
+        let input = Some(Values::of(&x));
+        let y = forward(x);
+        let path = self.path_of(format_args!("{name}"));
+        seen.borrow_mut().push(LayerSeen { path, input, output: Values::of(&y) });
+        y
+    }
+
+    /// Passes on what was made of more than one tensor.
+    pub(crate) fn joined<const D: usize>(&self, name: &str, y: Tensor<D>) -> Tensor<D> {
+        if let Some(seen) = self.seen {
+            let path = self.path_of(format_args!("{name}"));
+            seen.borrow_mut().push(LayerSeen { path, input: None, output: Values::of(&y) });
+        }
+        y
+    }
+
+    fn path_of(&self, name: fmt::Arguments<'_>) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn values_count_what_is_not_finite_and_measure_the_rest() {
+        let x = Tensor::<2>::from_floats([[3.0, f32::NAN], [f32::NEG_INFINITY, -4.0]], &Device::default());
+        let values = Values::of(&x);
+        let expected =
+            Values { count: 4, not_a_number: 1, infinite: 1, lowest: -4.0, highest: 3.0, rms: 12.5_f64.sqrt() };
+        assert_eq!(values, expected);
+        assert!(!values.are_finite());
+        let text = values.to_string();
+        assert!(text.contains("1 of them not a number and 1 infinite, from -4.000e0 to 3.000e0"), "{text}");
+        let nothing = Values::of(&(x * f32::NAN));
+        assert_eq!((nothing.not_a_number, nothing.to_string().contains("from")), (4, false));
+    }
+
+    #[test]
+    fn a_probe_writes_paths_and_one_that_is_off_nothing() {
+        let trace = Trace::default();
+        let device = Device::default();
+        let run = |probe: &Probe<'_>| {
+            let inner = probe.inside(format_args!("blocks.{}", 2)).inside(format_args!("a"));
+            let y = inner.layer("b", Tensor::<1>::ones([3], &device), |x| x * 2.0);
+            probe.joined("sum", y.clone() + y).into_data()
+        };
+        assert_eq!(run(&Probe::off()), run(&trace.probe()));
+        let layers = trace.into_layers();
+        let paths: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
+        assert_eq!(paths, ["blocks.2.a.b", "sum"]);
+        assert_eq!((layers[0].input.map(|input| input.highest), layers[0].output.highest), (Some(1.0), 2.0));
+        assert_eq!((layers[1].input, layers[1].output.highest), (None, 4.0));
+    }
+}

@@ -1,0 +1,293 @@
+//! Held-out data while training: what the averaged weights make of them, always at the same noise levels with the same
+//! noise, so that figures of two steps can be compared, and those of two runs.
+
+use std::cell::RefCell;
+
+use burn::data::dataloader::DataLoader;
+use burn::data::dataset::DatasetError;
+use burn::tensor::{Device, Tensor};
+use ddpm_data::random::{RngExt, Stream, mix, rng};
+use ddpm_data::{DataError, ExampleBatch, OpenData, OrderedLoader};
+use ddpm_infer::sample::clip_for;
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::gaussian::{Clip, GaussianDiffusion};
+
+use crate::config::ValidationConfig;
+use crate::model::{TrainBatch, TrainModel};
+use crate::noising::{Labels, Noising};
+
+/// What is drawn for held-out data follows from this seed, whatever the run's is.
+const SEED: u64 = 0;
+
+/// Why there is nothing to validate with.
+#[derive(Debug, thiserror::Error)]
+pub enum ValidationError {
+    /// There is no test split, or it does not fit.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// An item cannot be read.
+    #[error(transparent)]
+    Item(#[from] DatasetError),
+}
+
+/// What was measured of held-out data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeldOut {
+    /// The loss that is trained, as a mean over data and times.
+    pub loss: f64,
+    /// The variational bound, where there is one: of 8-bit images under a chain of steps.
+    pub bits_per_dim: Option<f64>,
+}
+
+/// Held-out data, and how they are looked at.
+pub struct Validation<const D: usize> {
+    items: Vec<ExampleBatch<D>>,
+    noising: Noising,
+    levels: usize,
+    clip: Clip,
+}
+
+impl<const D: usize> Validation<D> {
+    /// Reads the items that are looked at, spread over all of `data`, to the device of the averaged weights.
+    pub fn read(
+        config: &ValidationConfig,
+        data: &OpenData,
+        batch_size: usize,
+        training: &Noising,
+        device: &Device,
+    ) -> Result<Self, ValidationError> {
+        let count = config.count.min(data.items.len());
+        let loader = OrderedLoader::<D>::new(data, batch_size, SEED, device)?.with_workers(0);
+        let items = loader.slice(0, count).iter().collect::<Result<_, _>>()?;
+        let labels = match training.labels {
+            Labels::Unused => Labels::Unused,
+            Labels::Kept | Labels::Dropped { .. } => Labels::Kept,
+        };
+        // The bound is about plain noise.
+        let noising = Noising { labels, accumulate: 1, offset_noise: 0.0, ..training.clone() };
+        let steps = match &*noising.diffusion {
+            Diffusion::Discrete(diffusion) => diffusion.schedule.len(),
+            Diffusion::Continuous(_) => usize::MAX,
+        };
+        Ok(Self { items, noising, levels: config.levels.min(steps), clip: clip_for(&data.info) })
+    }
+
+    /// Looks at every item once in each of the stretches that the times are cut into.
+    pub fn measure(&self, model: &TrainModel<D>) -> HeldOut {
+        let chain = match &*self.noising.diffusion {
+            // The last term of the bound is about 8-bit values.
+            Diffusion::Discrete(diffusion) if self.clip == Clip::Unit => Some(diffusion),
+            _ => None,
+        };
+        let count = self.items.iter().map(|items| items.x_0.dims()[0]).sum::<usize>() as f64;
+        let (mut loss, mut bits) = (0.0, 0.0);
+        for items in &self.items {
+            for stretch in 0..self.levels {
+                let (batch, share) = self.batch(items, stretch);
+                let output = RefCell::new(None);
+                let losses = model.row_losses_of(&batch, |x, t| {
+                    let y = model.net.forward(x, t, &batch.condition);
+                    output.replace(Some(y.clone()));
+                    y
+                });
+                loss += share * total(losses) / count;
+                if let (Some(chain), Some(output)) = (chain, output.into_inner()) {
+                    let steps = chain.schedule.len() as f64;
+                    bits += steps * share * total(terms(chain, &batch, output, self.clip)) / count;
+                }
+            }
+            bits += chain.map_or(0.0, |chain| total(chain.prior_bpd(&items.x_0)) / count);
+        }
+        HeldOut { loss, bits_per_dim: chain.map(|_| bits) }
+    }
+
+    /// The items with noise and times of one stretch, and the share of all times that these stand for.
+    ///
+    /// The first stretch of a chain is its first step alone, whose term of the bound is like no other; the rest is cut
+    /// evenly. So the mean over all of a chain is met on average, and exactly by as many stretches as steps. The times of
+    /// a path are drawn as in training.
+    fn batch(&self, items: &ExampleBatch<D>, stretch: usize) -> (TrainBatch<D>, f64) {
+        let noising = Noising { seed: mix(SEED, Stream::Bound, stretch as u64), ..self.noising.clone() };
+        let mut batch = noising.apply(items.clone());
+        let Diffusion::Discrete(diffusion) = &*self.noising.diffusion else {
+            return (batch, 1.0 / self.levels as f64);
+        };
+        let steps = diffusion.schedule.len() as f64;
+        let width = (steps - 1.0) / (self.levels - 1).max(1) as f64;
+        for (row, time) in batch.times.iter_mut().enumerate() {
+            let place: f64 = rng(noising.seed, Stream::Time, items.first_item + row as u64).random();
+            *time = if stretch == 0 {
+                0.0
+            } else {
+                (1.0 + (stretch as f64 - 1.0 + place) * width).min(steps - 1.0).floor()
+            };
+        }
+        (batch, if stretch == 0 { 1.0 } else { width } / steps)
+    }
+}
+
+/// The terms of the variational bound at the times of a batch, in bits per dimension.
+fn terms<const D: usize>(
+    diffusion: &GaussianDiffusion,
+    batch: &TrainBatch<D>,
+    output: Tensor<D>,
+    clip: Clip,
+) -> Tensor<1> {
+    let t: Vec<usize> = batch.times.iter().map(|time| *time as usize).collect();
+    let x_t = diffusion.q_sample(batch.x_0.clone(), &t, batch.eps.clone());
+    let step = diffusion.p_mean_variance(output, x_t.clone(), &t, clip);
+    diffusion.vb_term_bpd(&step, &batch.x_0, &x_t, &t)
+}
+
+fn total(rows: Tensor<1>) -> f64 {
+    rows.into_data().iter::<f64>().sum()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use burn::module::Module;
+    use ddpm_data::{DataConfig, Split};
+    use ddpm_infer::snapshot::DiffusionConfig;
+    use ddpm_model::denoiser::time_tensor;
+    use ddpm_model::network::{Network, NetworkConfig};
+    use ddpm_model::unet::UNetConfig;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::optim::settle;
+
+    fn data(config: Value) -> OpenData {
+        let config: DataConfig = serde_json::from_value(config).unwrap();
+        ddpm_data::open(&config, Split::Test, 0).unwrap()
+    }
+
+    fn diffusion(config: Value) -> DiffusionConfig {
+        serde_json::from_value(config).unwrap()
+    }
+
+    fn noising(config: &DiffusionConfig) -> Noising {
+        let labels = Labels::Dropped { null_class: 10, share: 1.0 };
+        let diffusion = Arc::new(config.init().unwrap());
+        let self_conditioning = config.self_conditioning;
+        Noising { seed: 5, diffusion, labels, accumulate: 4, offset_noise: 0.3, self_conditioning }
+    }
+
+    /// A small network of digits with other weights than those it starts with, most of which are zero.
+    fn network(channels: [usize; 2]) -> Network {
+        let config = UNetConfig {
+            base_channels: 8,
+            multipliers: vec![1.0],
+            attention_resolutions: vec![],
+            blocks_per_level: 1,
+            norm_groups: 4,
+            dropout: 0.0,
+            classes: 10,
+            ..UNetConfig::default()
+        };
+        let device = Device::default();
+        device.seed(3);
+        let config = NetworkConfig::UNet(config).with_io(&[channels[0], 8, 8], channels[1]);
+        let drawn = settle(config.init(&device));
+        let other = settle(config.init(&device));
+        crate::optim::ema_update(drawn, &Shaken(other).shake(), 0.5)
+    }
+
+    /// Gives every weight a value.
+    struct Shaken(Network);
+
+    impl Shaken {
+        fn shake(self) -> Network {
+            struct Add;
+            impl burn::module::ModuleMapper for Add {
+                fn map_float<const D: usize>(
+                    &mut self,
+                    param: burn::module::Param<Tensor<D>>,
+                ) -> burn::module::Param<Tensor<D>> {
+                    param.map(|value| {
+                        let normal = burn::tensor::Distribution::Normal(0.0, 0.1);
+                        value.clone() + value.random_like(normal)
+                    })
+                }
+            }
+            self.0.map(&mut Add)
+        }
+    }
+
+    fn model(config: &DiffusionConfig, net: Network) -> TrainModel<4> {
+        TrainModel::new(net, Arc::new(config.init().unwrap()), config.loss, config.weighting)
+    }
+
+    const COUNT: usize = 6;
+
+    fn validation(levels: usize, batch_size: usize, config: &DiffusionConfig) -> Validation<4> {
+        let validation = ValidationConfig { every: 1, count: COUNT, levels };
+        let data = data(json!({"kind": "digits"}));
+        Validation::read(&validation, &data, batch_size, &noising(config), &Device::default()).unwrap()
+    }
+
+    #[test]
+    fn as_many_levels_as_steps_give_the_whole_bound_and_the_mean_loss() {
+        let steps = 7;
+        for variance in ["learned", "fixed-large"] {
+            let config = diffusion(json!({"schedule": {"kind": "linear", "steps": steps, "beta_start": 0.02,
+                "beta_end": 0.5}, "variance": variance}));
+            let net = network([1, if variance == "learned" { 2 } else { 1 }]);
+            // More levels than there are steps, and batches of uneven sizes.
+            let validation = validation(100, 4, &config);
+            assert_eq!((validation.levels, validation.items.len()), (steps, 2));
+            let found = validation.measure(&model(&config, net.clone()));
+            let Diffusion::Discrete(chain) = config.init().unwrap() else { unreachable!("a chain") };
+            let (mut bits, mut loss) = (0.0, 0.0);
+            for items in &validation.items {
+                let rows = items.x_0.dims()[0];
+                let at = |t: usize| validation.batch(items, t).0;
+                let condition = at(0).condition;
+                let ask = |x_t: Tensor<4>, t: &[usize]| {
+                    let times: Vec<f64> = t.iter().map(|t| *t as f64).collect();
+                    net.forward(x_t.clone(), time_tensor(&chain.network_times(&times), &x_t), &condition)
+                };
+                bits += total(chain.bound(&items.x_0, Clip::Unit, |t| at(t).eps, ask).total_bpd);
+                for t in 0..steps {
+                    assert!(at(t).times.iter().all(|&time| time == t as f64));
+                    let x_t = chain.q_sample(items.x_0.clone(), &vec![t; rows], at(t).eps);
+                    let error = (ask(x_t, &vec![t; rows]).narrow(1, 0, 1) - at(t).eps).square().mean();
+                    loss += error.into_scalar::<f64>() * rows as f64 / steps as f64;
+                }
+            }
+            let (bits, loss) = (bits / COUNT as f64, loss / COUNT as f64);
+            assert!((found.bits_per_dim.unwrap() - bits).abs() < 1e-5 * bits, "{found:?} {bits}");
+            // A learned variance adds its own part to the loss.
+            assert!(variance == "learned" || (found.loss - loss).abs() < 1e-5 * loss, "{found:?} {loss}");
+        }
+    }
+
+    #[test]
+    fn few_levels_estimate_what_all_give() {
+        let config = diffusion(json!({"schedule": {"kind": "cosine", "steps": 120}}));
+        let model = model(&config, network([1, 1]));
+        let [few, all] = [9, 120].map(|levels| validation(levels, 6, &config).measure(&model));
+        let apart = |few: f64, all: f64| (few - all).abs() / all;
+        assert!(apart(few.loss, all.loss) < 0.1, "{few:?} {all:?}");
+        assert!(apart(few.bits_per_dim.unwrap(), all.bits_per_dim.unwrap()) < 0.1, "{few:?} {all:?}");
+    }
+
+    #[test]
+    fn the_same_weights_give_the_same_figure_in_any_batches() {
+        let config = diffusion(json!({}));
+        let model = model(&config, network([1, 1]));
+        let [one, two, three] = [6, 6, 4].map(|batch| validation(5, batch, &config).measure(&model));
+        assert_eq!(one, two);
+        assert!((one.loss - three.loss).abs() < 1e-6 * one.loss, "{one:?} {three:?}");
+    }
+
+    #[test]
+    fn a_path_has_a_loss_and_no_bound() {
+        let config = diffusion(json!({"continuous": {"path": {"kind": "linear"}, "prediction": "flow"},
+            "self_conditioning": true}));
+        let found = validation(3, 6, &config).measure(&model(&config, network([2, 1])));
+        assert!(found.loss > 0.0 && found.loss.is_finite() && found.bits_per_dim.is_none(), "{found:?}");
+    }
+}
