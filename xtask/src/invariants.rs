@@ -8,7 +8,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
     ("crates/ddpm-model", &["ddpm-kernels"]),
     ("crates/ddpm-data", &[]),
     ("crates/ddpm-infer", &["ddpm-model", "ddpm-data"]),
-    ("crates/ddpm-train", &["ddpm-infer", "ddpm-model", "ddpm-data"]),
+    ("crates/ddpm-train", &["ddpm-infer", "ddpm-model", "ddpm-kernels", "ddpm-data"]),
     ("xtask", &[]),
 ];
 

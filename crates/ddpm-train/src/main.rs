@@ -1,6 +1,7 @@
-//! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs.
+//! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs;
+//! judges devices.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 130 interrupted after a checkpoint,
+//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 3 a device to be judged was not there, 130 interrupted after a checkpoint,
 //! 131 left at once after a second signal.
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ddpm_train::config::load::ConfigError;
+use ddpm_train::conformance::{self, ConformanceArgs, Verdict};
 use ddpm_train::list_runs::{self, ListArgs};
 use ddpm_train::prune_run::{self, PruneArgs};
 use ddpm_train::report::{self, ReportArgs};
@@ -65,6 +67,8 @@ enum Command {
     Prune(PruneArgs),
     /// Writes one HTML page with the curves, pictures and settings of runs.
     Report(ReportArgs),
+    /// Judges whether devices compute what they should.
+    Conformance(ConformanceArgs),
 }
 
 fn main() -> ExitCode {
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
             Command::Show(args) => show_run::run(&args),
             Command::Prune(args) => prune_run::run(&args),
             Command::Report(args) => report::run(&args),
+            Command::Conformance(args) => return conformance::run(&args).map_or_else(failed, verdict),
         };
         return done.map_or_else(failed, |()| ExitCode::SUCCESS);
     }
@@ -89,6 +94,14 @@ fn main() -> ExitCode {
             ExitCode::from(130)
         }
         Err(error) => failed(error),
+    }
+}
+
+fn verdict(verdict: Verdict) -> ExitCode {
+    match verdict {
+        Verdict::Passed => ExitCode::SUCCESS,
+        Verdict::Failed => ExitCode::FAILURE,
+        Verdict::Skipped => ExitCode::from(3),
     }
 }
 
