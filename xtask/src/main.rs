@@ -1,6 +1,7 @@
 //! `cargo xtask`: a thin driver of cargo. It starts the project's programs as processes and knows none of them.
 
 mod invariants;
+mod torch;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -19,8 +20,12 @@ cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
   eval         judges the samples of the newest run, or files (ddpm-infer eval)
   data         shows what datasets there are, or what a dataset holds (ddpm-infer data)
   bench        measures speed and memory, in turns with PyTorch if there is one (ddpm-train bench --peer PYTHON)
+  devices      lists the devices there are, and the backends that are compiled in (ddpm-infer devices)
+  conformance  judges whether a device computes what it should: --device NAME, --quick (ddpm-train conformance)
+  setup-torch  installs PyTorch's LibTorch for the feature tch, in target/torch
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
-  ci           test, and then the slow acceptance suite, which trains the digits and the swiss roll and judges them
+  ci           test, conformance of flex, ndarray and wgpu, and the slow acceptance suite, which trains the digits and the
+               swiss roll and judges them
 
 Programs are built with --release; --dev builds them with the dev profile, which is nearly as fast and shares
 its build with `cargo run` and the tests.
@@ -41,8 +46,11 @@ fn main() -> ExitCode {
         "eval" => start("ddpm-infer", &["eval"], &arguments),
         "data" => start("ddpm-infer", &["data"], &arguments),
         "bench" => start("ddpm-train", &["bench"], &arguments),
+        "devices" => start("ddpm-infer", &["devices"], &arguments),
+        "conformance" => start("ddpm-train", &["conformance"], &with_features(&arguments)),
+        "setup-torch" => torch::set_up(&root()),
         "test" => test(),
-        "ci" => test().and_then(|()| acceptance()),
+        "ci" => test().and_then(|()| conformance()).and_then(|()| acceptance()),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())
@@ -90,6 +98,18 @@ fn start(package: &str, leading: &[&str], arguments: &[String]) -> Result<(), u8
     run(cargo_command().args(&cargo))
 }
 
+/// With the features of the devices that are named, unless features are.
+fn with_features(arguments: &[String]) -> Vec<String> {
+    let names = arguments.windows(2).filter(|pair| pair[0] == "--device").map(|pair| pair[1].as_str());
+    let names = names.chain(arguments.iter().filter_map(|argument| argument.strip_prefix("--device=")));
+    let features: Vec<&str> = names.filter_map(|name| name.split(':').next()).filter(|name| *name != "flex").collect();
+    let chosen = arguments.iter().any(|argument| argument.starts_with("--features"));
+    if chosen || features.is_empty() {
+        return arguments.to_vec();
+    }
+    ["--features".to_string(), features.join(",")].into_iter().chain(arguments.iter().cloned()).collect()
+}
+
 /// Everything a change must pass.
 fn test() -> Result<(), u8> {
     let root = root();
@@ -108,6 +128,26 @@ fn test() -> Result<(), u8> {
     })
 }
 
+/// What the conformance suite exits with where there is no such device.
+const NO_DEVICE: u8 = 3;
+
+/// Judges the backends that need no particular machine, in one build. Software Vulkan serves for wgpu; where there is none
+/// that is said, and nothing is called passed.
+fn conformance() -> Result<(), u8> {
+    for device in ["flex", "ndarray", "wgpu"] {
+        let program = ["run", "--quiet", "--package", "ddpm-train", "--features", "ndarray,wgpu", "--"];
+        let words = ["conformance", "--quick", "--device", device];
+        let mut command = cargo_command();
+        command.current_dir(root()).args(program).args(words);
+        let name = format!("conformance of {device}");
+        match step(&name, || run(&mut command)) {
+            Err(NO_DEVICE) => eprintln!("xtask: {name} was SKIPPED: there is no such device on this machine"),
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
 /// Trains the two bundled experiments as a user would and judges what comes out; about ten minutes.
 fn acceptance() -> Result<(), u8> {
     let arguments = ["test", "--workspace", "--test", "acceptance", "--", "--nocapture", "--test-threads=1"];
@@ -118,7 +158,11 @@ fn step(name: &str, work: impl FnOnce() -> Result<(), u8>) -> Result<(), u8> {
     eprintln!("xtask: {name}");
     let start = Instant::now();
     let done = work();
-    let outcome = if done.is_ok() { "passed" } else { "FAILED" };
+    let outcome = match done {
+        Ok(()) => "passed",
+        Err(NO_DEVICE) => "skipped",
+        Err(_) => "FAILED",
+    };
     eprintln!("xtask: {name} {outcome} after {:.0} s", start.elapsed().as_secs_f64());
     done
 }

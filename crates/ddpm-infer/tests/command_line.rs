@@ -96,6 +96,46 @@ fn images_come_out_the_same_at_any_batch_size() {
 }
 
 #[test]
+fn shards_are_the_samples_of_one_piece_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let start = ["sample", "--from", from.to_str().unwrap(), "--count", "11", "--seed", "5", "--steps", "4"];
+    let sample = |out: &str, words: &[&str]| {
+        let output = infer(dir.path(), &[&start[..], &["--out", out], words].concat());
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    sample("whole", &[]);
+    // The second of four is lost, and the first was made twice, in another division.
+    for shard in ["3/4", "1/4", "1/5", "4/4"] {
+        sample("shared", &["--shard", shard, "--batch-size", "2"]);
+    }
+    assert!(!dir.path().join("shared/samples.npy").exists());
+    sample("shared", &[]);
+    let read = |folder: &str, name: &str| std::fs::read(dir.path().join(folder).join(name)).unwrap();
+    for name in ["samples.npy", "grid.png", "0000.png", "0010.png"] {
+        assert_eq!(read("shared", name), read("whole", name), "{name}");
+    }
+
+    let other = ["sample", "--from", from.to_str().unwrap(), "--count", "11", "--seed", "6", "--steps", "4"];
+    let said = refusal(dir.path(), &[&other[..], &["--out", "shared", "--shard", "2/4"]].concat());
+    assert!(said.contains("another job") && said.contains("seed 5") && said.contains("seed 6"), "{said}");
+    let said = refusal(dir.path(), &[&start[..], &["--shard", "2/4"]].concat());
+    assert!(said.contains("--out"), "{said}");
+}
+
+#[test]
+fn devices_are_listed_with_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let listed = String::from_utf8(infer(dir.path(), &["devices"]).stdout).unwrap();
+    for name in ddpm_infer::device::compiled_in() {
+        assert!(listed.lines().any(|line| line.starts_with(name) && !line.contains("--features")), "{listed}");
+    }
+    assert!(listed.lines().filter(|line| line.contains("not compiled in")).all(|line| line.contains("--features")));
+    assert!(listed.contains("flex"), "{listed}");
+}
+
+#[test]
 fn points_come_out_with_a_table_and_a_plot() {
     let dir = tempfile::tempdir().unwrap();
     let from = points(dir.path());

@@ -5,6 +5,7 @@ pub mod anomaly;
 pub mod checkpoint;
 pub mod checksums;
 pub mod config;
+pub mod conformance;
 pub mod facts;
 pub mod fine_tune;
 pub mod list_runs;

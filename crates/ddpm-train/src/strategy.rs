@@ -188,6 +188,7 @@ impl<const D: usize> Loop<'_, D> {
         let train = train.slice(self.state.images_seen as usize, end as usize);
         let mut batches = train.iter();
         let mut saved_at = self.state.step;
+        let mut is_first = true;
         let by_loss = LossSecondMoment::default();
 
         while self.state.step < config.steps && !parts.interrupter.should_stop() {
@@ -265,6 +266,10 @@ impl<const D: usize> Loop<'_, D> {
             // 4. Numbers, pictures, snapshots, checkpoints.
             report.held_out = self.validate();
             self.log(report, parts, learner);
+            // Some devices compile and choose their kernels in the first step: it stays out of images/s.
+            if std::mem::take(&mut is_first) {
+                self.window = (Instant::now(), self.state.images_seen);
+            }
             let last = self.state.step == config.steps;
             if last || due(self.state.step, self.strategy.experiment.preview.every) {
                 self.preview();

@@ -557,6 +557,9 @@ fn announce(
     if from_step > 0 {
         eprintln!("going on after step {from_step}");
     }
+    if let Some(remark) = device.first_use() {
+        eprintln!("{remark}");
+    }
 }
 
 /// Ctrl-C, SIGTERM and SIGHUP: the first signal finishes the step and saves, the second leaves at once.
