@@ -51,5 +51,7 @@ pub fn reset() {
 pub fn read() -> Vec<(&'static str, u64, Duration)> {
     let counters = NAMES.iter().zip(&CALLS).zip(&NANOSECONDS);
     let read = counters.map(|((name, calls), time)| (*name, calls.load(Relaxed), time.load(Relaxed)));
-    read.filter(|(_, calls, _)| *calls > 0).map(|(name, calls, time)| (name, calls, Duration::from_nanos(time))).collect()
+    read.filter(|(_, calls, _)| *calls > 0)
+        .map(|(name, calls, time)| (name, calls, Duration::from_nanos(time)))
+        .collect()
 }

@@ -1,7 +1,7 @@
 //! Trains diffusion models with burn-train's `Learner`: step by step, resumable bit for bit.
 
-pub mod bench;
 pub mod anomaly;
+pub mod bench;
 pub mod checkpoint;
 pub mod checksums;
 pub mod config;

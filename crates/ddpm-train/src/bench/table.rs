@@ -62,7 +62,11 @@ fn profile(text: &mut String, comparison: &Comparison) {
         return;
     }
     let step = comparison.step_ms;
-    let _ = writeln!(text, "\nA training step of ours by operation\n\n{:<44} {:>6} {:>9} {:>7}", "", "calls", "ms", "share");
+    let _ = writeln!(
+        text,
+        "\nA training step of ours by operation\n\n{:<44} {:>6} {:>9} {:>7}",
+        "", "calls", "ms", "share"
+    );
     let mut line = |name: &str, calls: &str, time: f64| {
         let _ = writeln!(text, "{name:<44} {calls:>6} {time:>9.2} {:>6.1}%", 100.0 * time / step);
     };

@@ -29,8 +29,9 @@ use super::Shape;
 use crate::config::OptimizerConfig;
 use crate::memory::peak_mib;
 use crate::model::{TrainBatch, TrainModel};
-use crate::noising::{Labels, NoisyLoader, Noising};
-use crate::optim::{RateSchedule, clip_global_norm, ema_update, settle};
+use crate::noising::{Labels, Noising, NoisyLoader};
+use crate::optim::{clip_global_norm, ema_update, settle};
+use crate::rate::RateSchedule;
 
 /// Pictures that are loaded from.
 const PICTURES: usize = 1024;
@@ -95,7 +96,7 @@ impl Worker {
         let model = TrainModel::new(net, diffusion.clone(), config.loss, config.weighting);
         let average = model.clone().valid();
         let optimizer = OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() };
-        let rate = RateSchedule { config: optimizer.clone(), step: 0 };
+        let rate = RateSchedule { config: optimizer.clone(), batch_size: shape.batch, step: 0 };
         let dims = [shape.batch, 3, shape.size, shape.size];
         let noise = || Tensor::random(dims, Distribution::Normal(0.0, 1.0), &autodiff);
         let batch = TrainBatch {
@@ -108,7 +109,8 @@ impl Worker {
             shown: None,
             importance: None,
         };
-        let learner = Learner::new(model, optimizer.init(), rate);
+        let optimizer = optimizer.init(&model);
+        let learner = Learner::new(model, optimizer, rate);
         Ok(Self { shape, device: device.clone(), diffusion, data: data_info(shape), learner, average, batch })
     }
 
@@ -172,6 +174,7 @@ impl Worker {
             info: self.data.clone(),
             items: Arc::new(InMemDataset::new((0..PICTURES as u64).map(picture).collect())),
             skipped: Vec::new(),
+            labels: None,
             flip: Flip::Never,
         };
         let items = OrderedLoader::<4>::new(&data, self.shape.batch, 0, &self.device)?.with_workers(2);

@@ -69,14 +69,14 @@ impl<'a> Training<'a> {
     /// From the first weights.
     pub fn new(recipe: &'a Recipe, device: &Device) -> anyhow::Result<Self> {
         let record = recipe.weights.clone().into_record();
-        let optimizer = recipe.experiment.optimizer.init();
+        let optimizer = recipe.experiment.optimizer.init(&recipe.weights);
         Self::start(recipe, device, record, optimizer, TrainState::default())
     }
 
     /// From a checkpoint, wherever it was written.
     pub fn load(recipe: &'a Recipe, device: &Device, dir: &Path) -> anyhow::Result<Self> {
         let Checkpoint { state, model, optimizer, .. } = Checkpoint::load(dir, &[])?;
-        let optimizer = recipe.experiment.optimizer.init().load_record(optimizer);
+        let optimizer = recipe.experiment.optimizer.init(&recipe.weights).load_record(optimizer);
         Self::start(recipe, device, model, optimizer, state)
     }
 
@@ -105,7 +105,7 @@ impl<'a> Training<'a> {
             let output = TrainStep::step(&self.model, batch?);
             let mut gradients = output.grads;
             let norm = clip_global_norm(&self.model, &mut gradients, optimizer.clip_norm);
-            let rate = optimizer.rate_at(self.state.step);
+            let rate = optimizer.rate_at(self.state.step, train.batch_size);
             self.model = self.optimizer.step(rate, self.model.clone(), gradients);
             self.average = ema_update(self.average.clone(), &self.model, 0.9);
             self.state.step += 1;
