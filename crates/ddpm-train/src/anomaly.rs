@@ -97,7 +97,11 @@ impl fmt::Display for Anomaly {
                 }
             }
             write!(f, "\n  its output: {}", layer.output)?;
-            weights.iter().try_for_each(|(name, values)| write!(f, "\n  {name}: {values}"))
+            for (name, values) in weights {
+                let old = if values.are_finite() { "" } else { " (from the step before, or from the start)" };
+                write!(f, "\n  {name}: {values}{old}")?;
+            }
+            Ok(())
         };
         match self {
             Self::Layer { layer, weights } => {

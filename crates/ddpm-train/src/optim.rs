@@ -27,38 +27,6 @@ pub fn weight_norm<M: Module>(module: &M) -> f64 {
     clip_global_norm(module, &mut weights.0, 0.0)
 }
 
-/// The name of the first parameter, in the order of the fields, whose gradient is not finite.
-pub fn first_non_finite<M: Module>(module: &M, grads: &GradientsParams) -> Option<String> {
-    let mut search = NonFinite { grads, path: Vec::new(), found: None };
-    module.visit(&mut search);
-    search.found
-}
-
-struct NonFinite<'a> {
-    grads: &'a GradientsParams,
-    path: Vec<String>,
-    found: Option<String>,
-}
-
-impl ModuleVisitor for NonFinite<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.found.is_none()
-            && let Some(grad) = self.grads.get::<D>(param.id)
-            && !grad.is_finite().all().into_scalar::<bool>()
-        {
-            self.found = Some(self.path.join("."));
-        }
-    }
-}
-
 struct Squares<'a> {
     grads: &'a GradientsParams,
     sums: Vec<Tensor<1>>,
@@ -162,20 +130,5 @@ mod tests {
             .collect();
         let wanted = values.iter().map(|value| value * value).sum::<f64>().sqrt();
         assert!((weight_norm(&linear) - wanted).abs() < 1e-6);
-    }
-
-    #[test]
-    fn the_first_gradient_that_is_not_finite_is_named() {
-        let linear = linear();
-        let device = Device::default();
-        let grads = |weight: f32, bias: f32| {
-            let mut grads = GradientsParams::new();
-            grads.register(ParamId::from(1), Tensor::<2>::full([2, 3], weight, &device));
-            grads.register(ParamId::from(2), Tensor::<1>::full([3], bias, &device));
-            first_non_finite(&linear, &grads)
-        };
-        assert_eq!(grads(1.0, 2.0), None);
-        assert_eq!(grads(f32::NAN, f32::INFINITY).unwrap(), "weight");
-        assert_eq!(grads(1.0, f32::INFINITY).unwrap(), "bias");
     }
 }

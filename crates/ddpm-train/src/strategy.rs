@@ -24,10 +24,12 @@ use crate::config::{Experiment, OnNonFinite};
 use crate::memory::resident_mib;
 use crate::model::{StepReport, TrainModel};
 use crate::noising::draw_by_importance;
-use crate::optim::{clip_global_norm, ema_update, first_non_finite, weight_norm};
+use crate::optim::{clip_global_norm, ema_update, weight_norm};
+use crate::parameters::gradients_of;
 use crate::preview::Preview;
 use crate::progress::Reporter;
 use crate::quartiles::Quartiles;
+use crate::trained_part::with_frozen_of;
 use crate::validation::{HeldOut, Validation};
 
 /// Why training stopped before its last step.
@@ -165,6 +167,14 @@ impl<const D: usize> SupervisedLearningStrategy<TrainModel<D>> for StepStrategy<
     }
 }
 
+impl<const D: usize> StepStrategy<D> {
+    /// An average of the weights after a step.
+    fn averaged(&self, average: &TrainModel<D>, model: &TrainModel<D>, decay: f64) -> TrainModel<D> {
+        let average = ema_update(average.clone(), model, decay);
+        if self.experiment.fine_tune.is_everything() { average } else { with_frozen_of(average, model) }
+    }
+}
+
 struct Loop<'a, const D: usize> {
     strategy: &'a StepStrategy<D>,
     state: TrainState,
@@ -233,7 +243,8 @@ impl<const D: usize> Loop<'_, D> {
                 Some(what) => {
                     // With the same dropout as before.
                     self.strategy.device.seed(mix(config.seed, Stream::Dropout, self.state.step));
-                    let anomaly = anomaly::find(&learner.model(), &computed, &grads);
+                    let find = || anomaly::find(&learner.model(), &computed, &grads);
+                    let anomaly = self.strategy.detect_anomaly.then(find).flatten();
                     self.skip(what, anomaly, &report, parts, learner)?;
                 }
                 None => {
@@ -256,11 +267,11 @@ impl<const D: usize> Loop<'_, D> {
             let taken = what.is_none();
             for (width, average) in self.post_hoc.iter_mut().filter(|_| taken) {
                 let decay = power_decay(config.batch_size, self.state.images_seen, gamma_of(*width));
-                *average = ema_update(average.clone(), &learner.model(), decay);
+                *average = self.strategy.averaged(average, &learner.model(), decay);
             }
             self.state.images_seen += config.batch_size as u64;
             if taken {
-                self.ema = ema_update(self.ema.clone(), &learner.model(), report.ema_decay);
+                self.ema = self.strategy.averaged(&self.ema, &learner.model(), report.ema_decay);
             }
 
             // 4. Numbers, pictures, snapshots, checkpoints.
@@ -468,14 +479,19 @@ impl<const D: usize> Loop<'_, D> {
 }
 
 /// What about a step is not finite: its loss or its gradient, and the first parameter whose gradient it is.
-fn non_finite<M: Module>(report: &StepReport, model: &M, grads: &GradientsParams) -> Option<String> {
+fn non_finite<const D: usize>(
+    report: &StepReport,
+    model: &TrainModel<D>,
+    gradients: &GradientsParams,
+) -> Option<String> {
     let what = match (report.loss.is_finite(), report.grad_norm.is_finite()) {
         (false, _) => "the loss",
         (true, false) => "the gradient",
         (true, true) => return None,
     };
-    Some(match first_non_finite(model, grads) {
-        Some(parameter) => format!("{what} (first in the gradient of {parameter})"),
+    let at_fault = gradients_of(&model.net, gradients).into_iter().find(|(_, gradient)| !gradient.are_finite());
+    Some(match at_fault {
+        Some((parameter, _)) => format!("{what} (first in the gradient of {parameter})"),
         // Every gradient is finite, and the sum of their squares too large for a number.
         None => what.into(),
     })

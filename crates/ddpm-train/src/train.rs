@@ -300,6 +300,11 @@ impl Plan {
             self_conditioning: experiment.diffusion.self_conditioning,
         };
         let validation = validation::<D>(&experiment, &noising, &device);
+        let absent: &[&str] = match &validation {
+            None => &["valid_loss", "valid_bpd"],
+            Some(validation) if !validation.has_bound() => &["valid_bpd"],
+            Some(_) => &[],
+        };
         let loader = Arc::new(NoisyLoader::new(Arc::new(items), noising));
         let beside = if data.info.shape.len() == 1 { points_beside(&experiment.data) } else { None };
         let preview = Preview::new(
@@ -344,8 +349,10 @@ impl Plan {
             .with_metric_logger(JsonLines::append(&run.metrics(), events, reporter.clone())?)
             .renderer(renderer(display, &interrupter, &reporter, train.steps))
             .metric_train_numeric(StepMetric::new(STEP_LOSS));
-        for field in FIELDS {
-            training = training.metric_train_numeric(StepMetric::new(field));
+        // Counters last, for the dashboard; and what has no value in this run is not on it at all.
+        let (counters, values) = FIELDS.split_at(2);
+        for field in values.iter().chain(counters).filter(|(name, _)| !absent.contains(name)) {
+            training = training.metric_train_numeric(StepMetric::new(*field));
         }
         let result = training.with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy))).launch(learner);
         // The dashboard gives the screen back when it is dropped.

@@ -1,6 +1,7 @@
 //! Which part of a network is trained: parts that are frozen, and LoRA, which trains small factors beside frozen weights.
 
-use burn::module::{LoraAdapter, Module, ModuleVisitor, Param, ParamGroup, Reparameterizer};
+use burn::module::{LoraAdapter, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, Reparameterizer};
+use burn::optim::GradientsParams;
 use burn::tensor::{Distribution, Tensor};
 use ddpm_model::network::Network;
 
@@ -79,6 +80,28 @@ pub fn trained_numbers(network: &Network) -> usize {
     count.0
 }
 
+/// The average with the frozen weights as they are: an average of what stands still drifts away from it by rounding.
+pub fn with_frozen_of<M: Module>(average: M, model: &M) -> M {
+    struct Frozen(GradientsParams);
+    impl ModuleVisitor for Frozen {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let weight = param.val();
+            if !weight.is_require_grad() {
+                self.0.register::<D>(param.id, weight.inner());
+            }
+        }
+    }
+    impl ModuleMapper for Frozen {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, average, mapper) = param.consume();
+            Param::from_mapped_value(id, self.0.remove::<D>(id).unwrap_or(average), mapper)
+        }
+    }
+    let mut frozen = Frozen(GradientsParams::new());
+    model.visit(&mut frozen);
+    average.map(&mut frozen)
+}
+
 /// Whether a name begins with the parts of the pattern, of which `*` is any one: `down_blocks.*.attentions`.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = name.split('.');
@@ -144,7 +167,6 @@ impl Reparameterizer for Attach<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn::optim::GradientsParams;
     use burn::tensor::{Device, TensorData};
     use ddpm_data::random::{Stream, normals, rng};
     use ddpm_model::condition::Condition;
@@ -224,7 +246,13 @@ mod tests {
         let part = config.apply(before.clone());
         let counted: usize = weights(&before).iter().filter(|(name, _)| !frozen(name)).map(|(_, w)| w.len()).sum();
         assert_eq!(trained_numbers(&part), counted);
-        let after = train(part);
+        let after = train(part.clone());
+        // The average of what stands still is that, to the last bit, and of the rest it is an average.
+        let average = (0..50).fold(part.valid(), |average, _| with_frozen_of(ema_update(average, &after, 0.9), &after));
+        for ((name, before), (_, average)) in weights(&before).into_iter().zip(weights(&average)) {
+            assert!(before == average || !frozen(&name), "{name}");
+        }
+        assert!(weights(&average) != weights(&after));
         for ((name, before), (_, after)) in weights(&before).into_iter().zip(weights(&after)) {
             // The bias of the keys has no gradient but for rounding: a softmax does not see what all its rows share.
             if !name.ends_with("to_k.bias") || frozen(&name) {

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -268,6 +270,59 @@ fn a_run_that_can_no_longer_write_says_where_and_keeps_what_it_has() {
     assert!(output.status.success() && !stderr(&output).contains("warning"), "{}", stderr(&output));
 }
 
+/// A trainer that the rules for files hold for, which they do not for root.
+fn ruled(bench: &Bench, words: &[&str]) -> std::process::Command {
+    let program = bench.path("trainer");
+    if !program.exists() {
+        // Where the program and the experiment lie, others may not look.
+        std::fs::copy(env!("CARGO_BIN_EXE_ddpm-train"), &program).unwrap();
+        let experiment = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments/points-swiss-roll.toml");
+        std::fs::copy(experiment, bench.path("points.toml")).unwrap();
+    }
+    let mut command = std::process::Command::new(program);
+    command.current_dir(bench.path("")).args(words);
+    if std::fs::metadata(bench.path("")).unwrap().uid() == 0 {
+        allow(&bench.path(""), 0o777);
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+/// A user without rights.
+const NOBODY: u32 = 65534;
+
+fn allow(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn permissions_that_are_missing_or_lost_are_named_and_nothing_else_is_lost() {
+    let bench = Bench::new();
+    let points = [&["--experiment", "points.toml"], &RESTLESS[2..]].concat();
+    std::fs::create_dir(bench.path("closed")).unwrap();
+    allow(&bench.path("closed"), 0o555);
+    let output = ruled(&bench, &words(&points, &["--runs", "closed"])).output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot make the folder closed/points-") && said.contains("Permission denied"), "{said}");
+
+    let sets = ["--set", "train.steps=100000000", "--set", "train.keep_checkpoints=3"];
+    let trainer = ruled(&bench, &words(&points, &sets)).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let run = run_with(&bench.path("runs"), "checkpoints/step-00000010");
+    allow(&run.join("checkpoints"), 0o555);
+    let (code, said) = end_of(trainer);
+    assert_eq!(code, Some(1), "{said}");
+    for part in ["could not be written", "checkpoints/.step-", "Permission denied"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+
+    allow(&run.join("checkpoints"), 0o777);
+    let end = format!("train.steps={}", steps(&run).last().unwrap() + 3);
+    let output = ruled(&bench, &["--resume", run.to_str().unwrap(), "--set", &end]).output().unwrap();
+    assert!(output.status.success() && !stderr(&output).contains("warning"), "{}", stderr(&output));
+}
+
 #[test]
 fn a_file_that_may_not_grow_so_large_is_an_error_and_not_the_end_of_the_process() {
     let bench = Bench::new();
@@ -342,7 +397,7 @@ fn too_many_steps_that_are_not_finite_stop_the_run_and_name_the_parameter() {
     let sets: Vec<&str> = [&RESTLESS[..], &CHANCY, &["--set", "train.steps=60"]].concat();
     let (code, said) = bench.refusal(&sets);
     assert_eq!(code, 1);
-    assert!(said.contains("not finite") && said.contains("first in the gradient of net."), "{said}");
+    assert!(said.contains("not finite") && said.contains("first in the gradient of layers."), "{said}");
     let all = [&sets[..], &["--set", "diffusion.schedule={ kind = \"explicit\", betas = [0.9999, 0.9999] }"]].concat();
     let patient = [&all[..], &["--set", "train.on_non_finite=skip", "--set", "train.max_skips=3"]].concat();
     let (code, said) = bench.refusal(&patient);
