@@ -9,6 +9,9 @@
 //! | --- | --- |
 //! | `group_norm.rs` | [`norm_silu`] and [`group_norm`]: when the kernel is used, and the fallback |
 //! | `conv.rs` | [`conv2d`]: the same |
+//! | `attention.rs` | [`attention`]: the same |
+//! | `channels.rs`, `sum.rs` | [`concat`], [`shift`], [`add`]: the same |
+//! | `weights.rs` | Adam, averages and norms of weights |
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
 //! | `*/kernel.rs` | the arithmetic, on slices |
 //! | `flex.rs` | from tensors to slices and back; whether a tensor lives on flex |
@@ -22,6 +25,8 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod attention;
+mod channels;
 pub mod clock;
 mod conv;
 #[cfg(feature = "flex")]
@@ -31,9 +36,14 @@ mod group_norm;
 mod scratch;
 #[cfg(feature = "flex")]
 mod simd;
+mod sum;
+pub mod weights;
 
+pub use attention::attention;
+pub use channels::{concat, shift};
 pub use conv::conv2d;
 pub use group_norm::{group_norm, norm_silu};
+pub use sum::add;
 
 use burn::tensor::{Tensor, activation};
 

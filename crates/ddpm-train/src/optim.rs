@@ -2,20 +2,20 @@
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::lr_scheduler::{LrScheduler, LrSchedulerRecord};
-use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
+use ddpm_kernels::weights::{blend, scale, sum_of_squares};
 
+use crate::adam::Adam;
 use crate::config::{OptimizerConfig, OptimizerKind, RateDecay};
 use crate::model::host;
 
 impl OptimizerConfig {
-    /// Burn's optimiser with every constant stated: its defaults are not those of the papers.
+    /// The optimiser with every constant stated: Burn's defaults are not those of the papers.
     pub fn init(&self) -> ModuleOptimizer {
         let [beta_1, beta_2, epsilon] = [self.beta_1, self.beta_2, self.epsilon].map(|value| value as f32);
         match self.kind {
-            OptimizerKind::Adam => {
-                AdamConfig::new().with_beta_1(beta_1).with_beta_2(beta_2).with_epsilon(epsilon).init()
-            }
+            OptimizerKind::Adam => Adam { beta_1, beta_2, epsilon }.into(),
             OptimizerKind::AdamW => AdamWConfig::new()
                 .with_beta_1(beta_1)
                 .with_beta_2(beta_2)
@@ -156,7 +156,7 @@ struct Squares<'a> {
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.get::<D>(param.id) {
-            self.sums.push(grad.square().sum());
+            self.sums.push(sum_of_squares(grad));
         }
     }
 }
@@ -169,7 +169,7 @@ struct Scale<'a> {
 impl ModuleVisitor for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.remove::<D>(param.id) {
-            self.grads.register::<D>(param.id, grad * self.factor);
+            self.grads.register::<D>(param.id, scale(grad, self.factor));
         }
     }
 }
@@ -177,14 +177,15 @@ impl ModuleVisitor for Scale<'_> {
 /// `ema <- decay ema + (1 - decay) live`, parameter by parameter.
 ///
 /// `ema` must be a copy of `live` with the same parameter ids.
-pub fn ema_update<M: Module>(ema: M, live: &M, decay: f64) -> M {
+pub fn ema_update<M: Module>(ema: &mut M, live: &M, decay: f64) {
     let mut weights = Collect(GradientsParams::new());
     live.visit(&mut weights);
     let mut average = Average { live: weights.0, decay, missing: 0 };
-    let ema = ema.map(&mut average);
+    // Out of its place, so that nobody else holds the weights and they can change where they lie.
+    let held = std::mem::replace(ema, live.clone());
+    *ema = held.map(&mut average);
     // Averages loaded without their ids would stand still, silently.
     assert_eq!(average.missing, 0, "the averaged weights have lost their parameter ids");
-    ema
 }
 
 /// A tensor for each parameter id, of any rank.
@@ -206,7 +207,7 @@ impl ModuleMapper for Average {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, ema, mapper) = param.consume();
         let ema = match self.live.remove::<D>(id) {
-            Some(live) => ema * self.decay + live * (1.0 - self.decay),
+            Some(live) => blend(ema, live, self.decay),
             None => {
                 self.missing += 1;
                 ema

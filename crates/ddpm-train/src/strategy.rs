@@ -230,11 +230,11 @@ impl<const D: usize> Loop<'_, D> {
             let taken = what.is_none();
             for (width, average) in self.post_hoc.iter_mut().filter(|_| taken) {
                 let decay = power_decay(config.batch_size, self.state.images_seen, gamma_of(*width));
-                *average = ema_update(average.clone(), &learner.model(), decay);
+                ema_update(average, &learner.model(), decay);
             }
             self.state.images_seen += config.batch_size as u64;
             if taken {
-                self.ema = ema_update(self.ema.clone(), &learner.model(), report.ema_decay);
+                ema_update(&mut self.ema, &learner.model(), report.ema_decay);
             }
 
             // 4. Numbers, pictures, snapshots, checkpoints.

@@ -2,10 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::{GroupNorm, Linear};
-use burn::tensor::module::attention;
-use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::group_norm;
+use ddpm_kernels::{add, attention, group_norm};
 
 use super::layers::{Norm, Start, linear};
 
@@ -59,10 +57,10 @@ impl SelfAttention {
         let k = split_heads(self.to_k.forward(h.clone()));
         let v = split_heads(self.to_v.forward(h));
 
-        let h = attention(q, k, v, None, None, AttentionModuleOptions::default());
+        let h = attention(q, k, v);
         let h = h.swap_dims(1, 2).reshape([batch, pixels, channels]);
         let h = self.to_out.iter().fold(h, |h, layer| layer.forward(h));
-        x + h.swap_dims(1, 2).reshape([batch, channels, height, width])
+        add(x, h.swap_dims(1, 2).reshape([batch, channels, height, width]))
     }
 }
 

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Dropout, DropoutConfig, GroupNorm, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{conv2d, group_norm, norm_silu, silu};
+use ddpm_kernels::{add, conv2d, group_norm, norm_silu, shift, silu};
 
 use super::config::TimeShift;
 use super::layers::{Norm, Start, conv1x1, conv3x3, linear};
@@ -67,11 +67,11 @@ impl ResidualBlock {
         let h = conv2d(&self.conv1, h);
 
         let time = self.time_emb_proj.forward(time);
-        let [batch, outputs] = time.dims();
-        let time = time.reshape([batch, outputs, 1, 1]);
         let h = match self.time_shift {
-            TimeShift::Additive => norm_silu(&self.norm2, h + time),
+            TimeShift::Additive => norm_silu(&self.norm2, shift(h, time)),
             TimeShift::ScaleShift => {
+                let [batch, outputs] = time.dims();
+                let time = time.reshape([batch, outputs, 1, 1]);
                 let scale = time.clone().narrow(1, 0, outputs / 2);
                 let shift = time.narrow(1, outputs / 2, outputs / 2);
                 silu(group_norm(&self.norm2, h) * (scale + 1.0) + shift)
@@ -80,8 +80,8 @@ impl ResidualBlock {
         let h = conv2d(&self.conv2, self.dropout.forward(h));
 
         match &self.conv_shortcut {
-            Some(shortcut) => conv2d(shortcut, x) + h,
-            None => x + h,
+            Some(shortcut) => add(conv2d(shortcut, x), h),
+            None => add(x, h),
         }
     }
 }

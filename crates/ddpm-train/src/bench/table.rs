@@ -32,6 +32,12 @@ pub(super) fn text(comparison: &Comparison) -> String {
         row(&mut text, &name, sides, |side| speed(side, |side| &side.sample, pictures, "img/s"));
     }
     row(&mut text, "loading and noise", sides, |side| speed(side, |side| &side.load, pictures, "img/s"));
+    let cpu = |side: &Measured, times: fn(&Measured) -> &Vec<f64>| match median(times(side)) {
+        Some(time) => format!("{time:.3} s{}", ratio(&sides[0], side, times)),
+        None => "-".into(),
+    };
+    row(&mut text, "forward, CPU time", sides, |side| cpu(side, |side| &side.forward_cpu));
+    row(&mut text, "training, CPU time", sides, |side| cpu(side, |side| &side.train_cpu));
     row(&mut text, "start to first step", sides, |side| match median(&side.start) {
         Some(time) => format!("{time:.2} s{}", ratio(&sides[0], side, |side| &side.start)),
         None => "-".into(),
@@ -62,7 +68,11 @@ fn profile(text: &mut String, comparison: &Comparison) {
         return;
     }
     let step = comparison.step_ms;
-    let _ = writeln!(text, "\nA training step of ours by operation\n\n{:<44} {:>6} {:>9} {:>7}", "", "calls", "ms", "share");
+    let _ = writeln!(
+        text,
+        "\nA training step of ours by operation\n\n{:<44} {:>6} {:>9} {:>7}",
+        "", "calls", "ms", "share"
+    );
     let mut line = |name: &str, calls: &str, time: f64| {
         let _ = writeln!(text, "{name:<44} {calls:>6} {time:>9.2} {:>6.1}%", 100.0 * time / step);
     };

@@ -35,13 +35,7 @@ impl WithSimd for Multiply<'_> {
         let depth = self.weights.len();
         for (tiles, out) in self.tiles.chunks_exact(ROWS * depth).zip(self.out.chunks_exact_mut(ROWS)) {
             let rows: [&[f32]; ROWS] = std::array::from_fn(|row| &tiles[row * depth..][..depth]);
-            by_registers(
-                simd,
-                self.weights,
-                out,
-                Previous::Discard,
-                |k, row| rows[row][k],
-            );
+            by_registers(simd, self.weights, out, Previous::Discard, |k, row| rows[row][k]);
         }
     }
 }

@@ -342,9 +342,7 @@ impl WithSimd for InverseWeights<'_> {
                     #[inline(always)]
                     |u| maps.kernel_gradient(u),
                     #[inline(always)]
-                    |row, column| {
-                        vector::<S>(&gradients[((row * 6 + column) * panels + panel) * depth + from], v)
-                    },
+                    |row, column| vector::<S>(&gradients[((row * 6 + column) * panels + panel) * depth + from], v),
                     #[inline(always)]
                     |tap, value| put::<S>(&mut taps[tap], v, value),
                 );

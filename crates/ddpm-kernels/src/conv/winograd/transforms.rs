@@ -67,20 +67,16 @@ impl<S: Simd> Maps<S> {
     /// `A y`, the transpose of [`Self::output`]
     #[inline(always)]
     pub(super) fn output_gradient(self, y: [S::f32s; 4]) -> [S::f32s; 6] {
-        let (plus_a, minus_a) =
-            self.both(self.add(A2, y[2], y[0]), self.add(A, y[1], self.scale(A2 * A, y[3])));
-        let (plus_b, minus_b) =
-            self.both(self.add(B2, y[2], y[0]), self.add(B, y[1], self.scale(B2 * B, y[3])));
+        let (plus_a, minus_a) = self.both(self.add(A2, y[2], y[0]), self.add(A, y[1], self.scale(A2 * A, y[3])));
+        let (plus_b, minus_b) = self.both(self.add(B2, y[2], y[0]), self.add(B, y[1], self.scale(B2 * B, y[3])));
         [y[0], plus_a, minus_a, plus_b, minus_b, y[3]]
     }
 
     /// `G g`
     #[inline(always)]
     pub(super) fn kernel(self, g: [S::f32s; 3]) -> [S::f32s; 6] {
-        let (plus_a, minus_a) =
-            self.both(self.add(G_A * A2, g[2], self.scale(G_A, g[0])), self.scale(G_A * A, g[1]));
-        let (plus_b, minus_b) =
-            self.both(self.add(G_B * B2, g[2], self.scale(G_B, g[0])), self.scale(G_B * B, g[1]));
+        let (plus_a, minus_a) = self.both(self.add(G_A * A2, g[2], self.scale(G_A, g[0])), self.scale(G_A * A, g[1]));
+        let (plus_b, minus_b) = self.both(self.add(G_B * B2, g[2], self.scale(G_B, g[0])), self.scale(G_B * B, g[1]));
         [self.scale(G_0, g[0]), plus_a, minus_a, plus_b, minus_b, g[2]]
     }
 
