@@ -25,6 +25,14 @@ operations! {
     Conv1Weight => "convolution 1x1, gradient of the weight",
     NormForward => "group norm and SiLU",
     NormBackward => "group norm and SiLU, gradients",
+    Attention => "attention",
+    AttentionBackward => "attention, gradients",
+    Sum => "sum of a residual connection",
+    Concat => "joining channels, and their gradients",
+    Shift => "shifting channels by the time, and its gradient",
+    Adam => "Adam",
+    Average => "average of the weights",
+    Norm => "norm and clipping of the gradients",
 }
 
 static CALLS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.len()];

@@ -10,7 +10,7 @@ mod flex;
 #[cfg(feature = "flex")]
 mod frame;
 #[cfg(feature = "flex")]
-mod gemm;
+pub(crate) mod gemm;
 #[cfg(feature = "flex")]
 mod general;
 #[cfg(feature = "flex")]

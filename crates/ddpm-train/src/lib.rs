@@ -1,5 +1,6 @@
 //! Trains diffusion models with burn-train's `Learner`: step by step, resumable bit for bit.
 
+pub mod adam;
 pub mod anomaly;
 pub mod bench;
 pub mod checkpoint;

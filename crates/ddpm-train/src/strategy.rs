@@ -168,10 +168,12 @@ impl<const D: usize> SupervisedLearningStrategy<TrainModel<D>> for StepStrategy<
 }
 
 impl<const D: usize> StepStrategy<D> {
-    /// An average of the weights after a step.
-    fn averaged(&self, average: &TrainModel<D>, model: &TrainModel<D>, decay: f64) -> TrainModel<D> {
-        let average = ema_update(average.clone(), model, decay);
-        if self.experiment.fine_tune.is_everything() { average } else { with_frozen_of(average, model) }
+    /// Brings an average of the weights up to date after a step.
+    fn average(&self, average: &mut TrainModel<D>, model: &TrainModel<D>, decay: f64) {
+        ema_update(average, model, decay);
+        if !self.experiment.fine_tune.is_everything() {
+            *average = with_frozen_of(average.clone(), model);
+        }
     }
 }
 
@@ -267,11 +269,11 @@ impl<const D: usize> Loop<'_, D> {
             let taken = what.is_none();
             for (width, average) in self.post_hoc.iter_mut().filter(|_| taken) {
                 let decay = power_decay(config.batch_size, self.state.images_seen, gamma_of(*width));
-                *average = self.strategy.averaged(average, &learner.model(), decay);
+                self.strategy.average(average, &learner.model(), decay);
             }
             self.state.images_seen += config.batch_size as u64;
             if taken {
-                self.ema = self.strategy.averaged(&self.ema, &learner.model(), report.ema_decay);
+                self.strategy.average(&mut self.ema, &learner.model(), report.ema_decay);
             }
 
             // 4. Numbers, pictures, snapshots, checkpoints.

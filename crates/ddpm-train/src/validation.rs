@@ -205,9 +205,10 @@ mod tests {
         let device = Device::default();
         device.seed(3);
         let config = NetworkConfig::UNet(config).with_io(&[channels[0], 8, 8], channels[1]);
-        let drawn = settle(config.init(&device));
+        let mut drawn = settle(config.init(&device));
         let other = settle(config.init(&device));
-        crate::optim::ema_update(drawn, &Shaken(other).shake(), 0.5)
+        crate::optim::ema_update(&mut drawn, &Shaken(other).shake(), 0.5);
+        drawn
     }
 
     /// Gives every weight a value.

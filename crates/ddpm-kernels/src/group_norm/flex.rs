@@ -13,7 +13,7 @@ use burn::tensor::{Shape, Tensor};
 
 use super::kernel::{self, Activation, Dims, Statistics};
 use crate::clock::{Operation, time};
-use crate::flex::{FlexTensor, contiguous, tensor, values};
+use crate::flex::{FlexTensor, contiguous, tensor, values, values_mut};
 
 /// `activation(norm(x))` by the kernel; `x` and the parameters must be `f32` on flex.
 pub(super) fn group_norm<const D: usize>(
@@ -110,18 +110,26 @@ impl Backward<Flex, 3> for FusedGroupNorm {
 
     fn backward(self, ops: Ops<Saved, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let Saved { inputs, statistics, groups, activation } = ops.state;
-        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let mut dx = contiguous(grads.consume::<Flex>(&ops.node));
         let [x, gamma, beta] = inputs.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
         let shape = x.shape();
         let channels = shape[1];
         let dims = dims(&shape, groups);
         let gradients = time(Operation::NormBackward, || {
-            kernel::backward(&dims, values(&x), values(&gamma), values(&beta), &statistics, values(&dy), activation)
+            kernel::backward(
+                &dims,
+                values(&x),
+                values(&gamma),
+                values(&beta),
+                &statistics,
+                values_mut(&mut dx),
+                activation,
+            )
         });
 
         let [x_node, gamma_node, beta_node] = ops.parents;
         if let Some(node) = x_node {
-            grads.register::<Flex>(node.id, tensor(gradients.x, shape));
+            grads.register::<Flex>(node.id, dx);
         }
         if let Some(node) = gamma_node {
             grads.register::<Flex>(node.id, tensor(gradients.gamma, [channels]));

@@ -13,7 +13,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{conv2d, norm_silu, silu};
+use ddpm_kernels::{concat, conv2d, norm_silu, silu};
 
 use crate::condition::Condition;
 use crate::embedding::class_features;
@@ -258,8 +258,7 @@ impl UpBlock {
     fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>, probe: &Probe<'_>) -> Tensor<4> {
         let waiting = skips.split_off(skips.len() - self.resnets.len());
         for (i, (resnet, skip)) in self.resnets.iter().zip(waiting.into_iter().rev()).enumerate() {
-            let wide = Tensor::cat(vec![h, skip], 1);
-            h = resnet.forward(wide, time.clone(), &probe.inside(format_args!("resnets.{i}")));
+            h = resnet.forward(concat(h, skip), time.clone(), &probe.inside(format_args!("resnets.{i}")));
             if let Some(attention) = self.attentions.get(i) {
                 h = attention.forward(h, &probe.inside(format_args!("attentions.{i}")));
             }

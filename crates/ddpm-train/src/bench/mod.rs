@@ -14,7 +14,7 @@ use ddpm_infer::device;
 use ddpm_model::unet::{DownsamplePadding, UNetConfig};
 use serde::Serialize;
 
-use process::{Hello, Operation, Process, answer_of};
+use process::{Answer, Hello, Operation, Process, answer_of};
 
 /// The network in PyTorch, which runs as `python -c`.
 const PEER: &str = include_str!("peer.py");
@@ -104,6 +104,9 @@ struct Measured {
     load: Vec<f64>,
     start: Vec<f64>,
     multiply: Vec<f64>,
+    /// Of the processor, on all cores together.
+    forward_cpu: Vec<f64>,
+    train_cpu: Vec<f64>,
     forward_peak_mib: f64,
     train_peak_mib: f64,
 }
@@ -174,22 +177,30 @@ fn compare(args: &BenchArgs, shape: Shape) -> anyhow::Result<Comparison> {
             hello.parameters
         );
     }
-    in_turns(args.rounds, &mut sides, &format!("multiply {PRODUCTS}"), |side| &mut side.multiply)?;
-    in_turns(args.rounds, &mut sides, &format!("forward {TURN}"), |side| &mut side.forward)?;
+    in_turns(args.rounds, &mut sides, &format!("multiply {PRODUCTS}"), |side, answer| {
+        side.multiply.extend(answer.seconds)
+    })?;
+    in_turns(args.rounds, &mut sides, &format!("forward {TURN}"), |side, answer| {
+        side.forward.extend(answer.seconds);
+        side.forward_cpu.extend(answer.cpu_seconds);
+    })?;
     for side in &mut sides {
         side.measured.forward_peak_mib = side.process.ask("memory")?.peak_mib;
     }
-    in_turns(args.rounds, &mut sides, &format!("train {TURN}"), |side| &mut side.train)?;
+    in_turns(args.rounds, &mut sides, &format!("train {TURN}"), |side, answer| {
+        side.train.extend(answer.seconds);
+        side.train_cpu.extend(answer.cpu_seconds);
+    })?;
     for side in &mut sides {
         side.measured.train_peak_mib = side.process.ask("memory")?.peak_mib;
     }
     if args.steps > 0 {
-        in_turns(1, &mut sides, &format!("sample {}", args.steps), |side| &mut side.sample)?;
+        in_turns(1, &mut sides, &format!("sample {}", args.steps), |side, answer| side.sample.extend(answer.seconds))?;
     }
-    in_turns(1, &mut sides, &format!("load {LOADS}"), |side| &mut side.load)?;
+    in_turns(1, &mut sides, &format!("load {LOADS}"), |side, answer| side.load.extend(answer.seconds))?;
     let profile = match args.profile {
         true => sides[0].process.ask(&format!("profile {}", 2 * args.rounds))?,
-        false => process::Answer::default(),
+        false => Answer::default(),
     };
     let mut sides: Vec<Measured> = sides.into_iter().map(|side| side.measured).collect();
     measure_start(args, shape, &mut sides)?;
@@ -256,17 +267,11 @@ fn threads(args: &BenchArgs) -> usize {
 }
 
 /// Asks one after the other, so that whatever else the machine does meets all sides alike.
-fn in_turns(
-    rounds: usize,
-    sides: &mut [Side],
-    command: &str,
-    times: fn(&mut Measured) -> &mut Vec<f64>,
-) -> anyhow::Result<()> {
+fn in_turns(rounds: usize, sides: &mut [Side], command: &str, take: fn(&mut Measured, Answer)) -> anyhow::Result<()> {
     for round in 0..rounds {
         for side in sides.iter_mut() {
             eprintln!("{}: {command}, round {} of {rounds}", side.measured.name, round + 1);
-            let answer = side.process.ask(command)?;
-            times(&mut side.measured).extend(answer.seconds);
+            take(&mut side.measured, side.process.ask(command)?);
         }
     }
     Ok(())

@@ -208,14 +208,15 @@ def multiply():
         a @ b
 
 
-def seconds(work, repeats):
-    """The first run is for warming up."""
-    times = []
+def measure(work, repeats, share=1):
+    """The first run is for warming up. With the time of the clock, that of the processor: what a busy machine leaves."""
+    walls, cpus = [], []
     for _ in range(repeats + 1):
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         work()
-        times.append(time.perf_counter() - start)
-    return times[1:]
+        walls.append((time.perf_counter() - wall) * share)
+        cpus.append((time.process_time() - cpu) * share)
+    say(seconds=walls[1:], cpu_seconds=cpus[1:])
 
 
 name = "PyTorch " + torch.__version__.split("+")[0] + (" bf16" if options.bf16 else "")
@@ -231,10 +232,10 @@ for line in sys.stdin:
     if command == "memory":
         say(peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     elif command == "sample":
-        say(seconds=seconds(lambda: sample(number), 1))
+        measure(lambda: sample(number), 1)
     elif command == "load":
-        say(seconds=[elapsed / number for elapsed in seconds(lambda: load(number), 3)])
+        measure(lambda: load(number), 3, 1 / number)
     elif command in ("forward", "train", "multiply"):
-        say(seconds=seconds({"forward": forward, "train": train, "multiply": multiply}[command], number))
+        measure({"forward": forward, "train": train, "multiply": multiply}[command], number)
     else:
         say(error="no such command: " + command)

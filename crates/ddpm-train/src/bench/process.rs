@@ -4,9 +4,9 @@
 //!
 //! | command | answer |
 //! | --- | --- |
-//! | `forward N`, `train N`, `multiply N` | `{"seconds": [..]}` of N runs after one that is not counted |
-//! | `sample N` | `{"seconds": [..]}` of a batch in N steps |
-//! | `load N` | `{"seconds": [..]}` a batch, over N batches |
+//! | `forward N`, `train N`, `multiply N` | `{"seconds": [..], "cpu_seconds": [..]}` of N runs after one that is not counted |
+//! | `sample N` | the same, of a batch in N steps |
+//! | `load N` | the same, a batch, over N batches |
 //! | `memory` | `{"peak_mib": ..}` of the process so far |
 //! | `profile N` | `{"step_ms": .., "operations": [..]}` of N training steps; ours only |
 
@@ -29,6 +29,7 @@ pub(super) struct Hello {
 #[serde(default)]
 pub(super) struct Answer {
     pub(super) seconds: Vec<f64>,
+    pub(super) cpu_seconds: Vec<f64>,
     pub(super) peak_mib: f64,
     pub(super) step_ms: f64,
     pub(super) operations: Vec<Operation>,

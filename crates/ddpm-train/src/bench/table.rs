@@ -32,6 +32,12 @@ pub(super) fn text(comparison: &Comparison) -> String {
         row(&mut text, &name, sides, |side| speed(side, |side| &side.sample, pictures, "img/s"));
     }
     row(&mut text, "loading and noise", sides, |side| speed(side, |side| &side.load, pictures, "img/s"));
+    let cpu = |side: &Measured, times: fn(&Measured) -> &Vec<f64>| match median(times(side)) {
+        Some(time) => format!("{time:.3} s{}", ratio(&sides[0], side, times)),
+        None => "-".into(),
+    };
+    row(&mut text, "forward, CPU time", sides, |side| cpu(side, |side| &side.forward_cpu));
+    row(&mut text, "training, CPU time", sides, |side| cpu(side, |side| &side.train_cpu));
     row(&mut text, "start to first step", sides, |side| match median(&side.start) {
         Some(time) => format!("{time:.2} s{}", ratio(&sides[0], side, |side| &side.start)),
         None => "-".into(),

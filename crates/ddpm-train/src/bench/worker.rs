@@ -116,22 +116,22 @@ impl Worker {
 
     fn answer(&mut self, command: &str, number: usize) -> anyhow::Result<serde_json::Value> {
         Ok(match command {
-            "forward" => json!({ "seconds": self.forward(number) }),
-            "train" => json!({ "seconds": seconds(number, || self.train()) }),
-            "sample" => json!({ "seconds": self.sample(number)? }),
-            "load" => json!({ "seconds": self.load(number)? }),
-            "multiply" => json!({ "seconds": self.multiply(number) }),
+            "forward" => self.forward(number),
+            "train" => measure(number, || self.train()),
+            "sample" => self.sample(number)?,
+            "load" => self.load(number)?,
+            "multiply" => self.multiply(number),
             "memory" => json!({ "peak_mib": peak_mib().unwrap_or(0.0) }),
             "profile" => self.profile(number),
             other => bail!("no such command: {other}"),
         })
     }
 
-    fn forward(&self, repeats: usize) -> Vec<f64> {
+    fn forward(&self, repeats: usize) -> serde_json::Value {
         let network = &self.average.net;
         let x = self.batch.x_0.clone().inner();
         let t = Tensor::<1>::full([self.shape.batch], 500.0, &self.device);
-        seconds(repeats, || {
+        measure(repeats, || {
             let y = network.forward(x.clone(), t.clone(), &Condition::None);
             y.sum().into_scalar::<f32>();
         })
@@ -146,10 +146,10 @@ impl Worker {
         drop(model);
         self.learner.lr_step();
         self.learner.optimizer_step(grads);
-        self.average = ema_update(self.average.clone(), &self.learner.model(), 0.9999);
+        ema_update(&mut self.average, &self.learner.model(), 0.9999);
     }
 
-    fn sample(&self, steps: usize) -> anyhow::Result<Vec<f64>> {
+    fn sample(&self, steps: usize) -> anyhow::Result<serde_json::Value> {
         let model = TrainedModel {
             network: &self.average.net,
             diffusion: &self.diffusion,
@@ -160,14 +160,18 @@ impl Worker {
             guide: None,
         };
         let job = job(self.shape.batch, steps, &self.data, &self.diffusion);
-        job.run(&model, &self.device, &mut |_| {})?;
-        let start = Instant::now();
-        job.run(&model, &self.device, &mut |_| {})?;
-        Ok(vec![start.elapsed().as_secs_f64()])
+        let mut done = Ok(());
+        let measured = measure(1, || {
+            if let Err(error) = job.run(&model, &self.device, &mut |_| {}) {
+                done = Err(error);
+            }
+        });
+        done?;
+        Ok(measured)
     }
 
-    /// Seconds a batch, with its noise and times.
-    fn load(&self, batches: usize) -> anyhow::Result<Vec<f64>> {
+    /// A batch, with its noise and times.
+    fn load(&self, batches: usize) -> anyhow::Result<serde_json::Value> {
         let width = self.data.values_per_item();
         let picture = |n| Example { values: normals(&mut rng(0, Stream::Points, n), width), label: None };
         let data = OpenData {
@@ -187,14 +191,13 @@ impl Worker {
             self_conditioning: false,
         };
         let loader = NoisyLoader::new(Arc::new(items), noising);
-        let times = seconds(3, || loader.iter().take(batches).for_each(drop));
-        Ok(times.into_iter().map(|time| time / batches as f64).collect())
+        Ok(measure_share(3, 1.0 / batches as f64, || loader.iter().take(batches).for_each(drop)))
     }
 
-    fn multiply(&self, repeats: usize) -> Vec<f64> {
+    fn multiply(&self, repeats: usize) -> serde_json::Value {
         let matrix = || Tensor::<2>::random([MATRIX; 2], Distribution::Default, &self.device);
         let (a, b) = (matrix(), matrix());
-        seconds(repeats, || {
+        measure(repeats, || {
             a.clone().matmul(b.clone()).slice([0..1, 0..1]).into_scalar::<f32>();
         })
     }
@@ -245,15 +248,31 @@ fn job(count: usize, steps: usize, data: &DataInfo, diffusion: &Diffusion) -> Sa
     }
 }
 
-/// The first run is for warming up.
-fn seconds(repeats: usize, mut work: impl FnMut()) -> Vec<f64> {
+fn measure(repeats: usize, work: impl FnMut()) -> serde_json::Value {
+    measure_share(repeats, 1.0, work)
+}
+
+/// A share of the time of each run, by the clock and of the processor. The first run is for warming up.
+fn measure_share(repeats: usize, share: f64, mut work: impl FnMut()) -> serde_json::Value {
     work();
-    let time = |_| {
-        let start = Instant::now();
+    let (mut walls, mut cpus) = (Vec::new(), Vec::new());
+    for _ in 0..repeats {
+        let (wall, cpu) = (Instant::now(), cpu_seconds());
         work();
-        start.elapsed().as_secs_f64()
-    };
-    (0..repeats).map(time).collect()
+        walls.push(wall.elapsed().as_secs_f64() * share);
+        cpus.extend(cpu.zip(cpu_seconds()).map(|(before, after)| (after - before) * share));
+    }
+    json!({ "seconds": walls, "cpu_seconds": cpus })
+}
+
+/// What all threads of this process have run so far, where the system tells it in `/proc`.
+fn cpu_seconds() -> Option<f64> {
+    let threads = std::fs::read_dir("/proc/self/task").ok()?;
+    let nanoseconds = threads.map(|thread| {
+        let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    Some(nanoseconds.flatten().sum::<f64>() * 1e-9)
 }
 
 fn say(answer: &serde_json::Value) -> anyhow::Result<()> {

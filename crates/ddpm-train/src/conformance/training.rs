@@ -107,7 +107,7 @@ impl<'a> Training<'a> {
             let norm = clip_global_norm(&self.model, &mut gradients, optimizer.clip_norm);
             let rate = optimizer.rate_at(self.state.step, train.batch_size);
             self.model = self.optimizer.step(rate, self.model.clone(), gradients);
-            self.average = ema_update(self.average.clone(), &self.model, 0.9);
+            ema_update(&mut self.average, &self.model, 0.9);
             self.state.step += 1;
             self.state.images_seen += train.batch_size as u64;
             curve.push([output.item.loss, norm]);
