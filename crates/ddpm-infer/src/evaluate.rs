@@ -248,6 +248,7 @@ impl EvalArgs {
         }
         let mut all: Vec<Weights> = Vec::new();
         for (step, path) in snapshots {
+            all.push(usual(path));
             for (width, averages) in &stored {
                 let Some((_, average)) = averages.iter().rev().find(|(stored, _)| *stored <= step) else { continue };
                 // Where fewer averages than snapshots were stored, one is the last before several.
@@ -255,7 +256,6 @@ impl EvalArgs {
                     all.push(Weights { path: average.clone(), width: Some(*width) });
                 }
             }
-            all.push(usual(path));
         }
         Ok(all)
     }

@@ -40,7 +40,7 @@ pub const COLORS: usize = 6;
 const DETAIL: usize = 400;
 
 /// A curve that spans more than this factor has a logarithmic axis.
-const LOGARITHMIC_FROM: f64 = 20.0;
+pub const LOGARITHMIC_FROM: f64 = 20.0;
 
 impl Chart {
     /// The figure, or nothing if there are no two points to join.

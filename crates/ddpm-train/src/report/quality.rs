@@ -6,9 +6,12 @@ use ddpm_infer::evaluation::judge::Verdict;
 use ddpm_infer::evaluation::record::{How, Record, read};
 use ddpm_infer::evaluation::report::rounded;
 
-use super::chart::{Chart, Series, escape};
+use super::chart::{Chart, LOGARITHMIC_FROM, Series, escape};
 use super::table;
 use crate::facts::Facts;
+
+/// A table of more evaluations than this is folded.
+const MOST_SHOWN: usize = 12;
 
 /// Marks further away from the curves than this many of their spans are only in the table.
 const FARTHEST: f64 = 3.0;
@@ -32,10 +35,14 @@ pub(super) fn section(runs: &[Facts]) -> String {
     let mut html = String::new();
     for group in groups(runs) {
         let charts: String = group.charts(runs).iter().filter_map(Chart::svg).collect();
-        let _ = write!(html, "<h3>{}</h3>{}", escape(&group.title()), group.table(runs));
+        let _ = write!(html, "<h3>{}</h3>", escape(&group.title()));
         if !charts.is_empty() {
             let _ = write!(html, "<div class=\"charts\">{charts}</div>");
         }
+        let (count, table) = (group.entries.len(), group.table(runs));
+        // A long table is there for who asks for it.
+        let open = if count > MOST_SHOWN { "" } else { " open" };
+        let _ = write!(html, "<details class=\"numbers\"{open}><summary>Numbers of {count}</summary>{table}</details>");
     }
     if html.is_empty() { html } else { format!("<h2>Evaluations</h2>{html}") }
 }
@@ -103,7 +110,7 @@ impl Group {
     fn table(&self, runs: &[Facts]) -> String {
         let several = runs.len() > 1;
         let names = several.then_some("run").into_iter();
-        let names = names.chain(["step", "average", "sampler", "seed", "measured"]).chain(self.metrics());
+        let names = names.chain(["step", "average", "sampler", "seed"]).chain(self.metrics()).chain(["measured"]);
         let names: Vec<&str> = names.collect();
         let numbers = |verdict: &Verdict| {
             let cell = |metric: &str| match verdict.measured.iter().find(|measured| measured.metric == metric) {
@@ -118,14 +125,17 @@ impl Group {
         let drawn = self.entries.iter().map(|entry| {
             let How { step, sampler, sampler_steps, seed, .. } = &entry.record.how;
             let day = entry.record.at.split('T').next().unwrap_or_default().to_string();
-            let about =
-                [step.to_string(), entry.average(), format!("{sampler} {sampler_steps}"), seed.to_string(), day];
+            let about = [step.to_string(), entry.average(), format!("{sampler} {sampler_steps}"), seed.to_string()];
             let name = several.then(|| runs[entry.run].name()).into_iter();
-            name.chain(about).chain(numbers(&entry.record.verdict)).collect::<Vec<_>>()
+            name.chain(about).chain(numbers(&entry.record.verdict)).chain([day]).collect::<Vec<_>>()
         });
         let floors = self.floors().iter().map(|floor| {
-            let empty = vec![String::new(); names.len() - self.metrics().count() - 1];
-            std::iter::once(floor.of.clone()).chain(empty).chain(numbers(floor)).collect::<Vec<_>>()
+            let empty = vec![String::new(); names.len() - self.metrics().count() - 2];
+            std::iter::once(floor.of.clone())
+                .chain(empty)
+                .chain(numbers(floor))
+                .chain([String::new()])
+                .collect::<Vec<_>>()
         });
         table(&names, drawn.chain(floors))
     }
@@ -164,7 +174,8 @@ impl Group {
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (_, y)| (low.min(*y), high.max(*y)));
         let near = |mark: f64| {
             let reach = FARTHEST * (high - low);
-            (low > 0.0 && mark > 0.0) || (low - reach..=high + reach).contains(&mark)
+            let is_logarithmic = low > 0.0 && high / low > LOGARITHMIC_FROM;
+            if is_logarithmic { mark > 0.0 } else { (low - reach..=high + reach).contains(&mark) }
         };
         let marks = self.floors().iter().filter_map(|floor| Some((floor.of.clone(), value(floor)?)));
         let marks = marks.filter(|(_, mark)| near(*mark)).collect();
