@@ -40,7 +40,7 @@ pub enum TrainError {
         "step {step}: {what} is not finite (learning rate {learning_rate:e}, last finite loss {last_finite_loss}{}); \
          the weights before this step lie in {saved}{}",
         skips(*.skipped),
-        found(.anomaly.as_deref())
+        seen(.closer)
     )]
     NotFinite {
         /// The step that was being taken.
@@ -55,8 +55,8 @@ pub enum TrainError {
         skipped: u64,
         /// The checkpoint to inspect.
         saved: PathBuf,
-        /// Where it began, if that was looked for.
-        anomaly: Option<Box<Anomaly>>,
+        /// What a closer look at the step showed, if there was one.
+        closer: Option<Closer>,
     },
     /// The data gave out.
     #[error("step {step}: {reason}; everything before this step is saved in {saved}")]
@@ -90,9 +90,13 @@ fn skips(steps: u64) -> String {
     if steps == 0 { String::new() } else { format!(", after {steps} skipped in a row") }
 }
 
-fn found(anomaly: Option<&Anomaly>) -> String {
-    match anomaly {
-        Some(anomaly) => format!("\n{anomaly}"),
+/// What computing a step once more showed: where it stops being finite, unless it is finite this time.
+type Closer = Option<Box<Anomaly>>;
+
+fn seen(closer: &Option<Closer>) -> String {
+    match closer {
+        Some(Some(anomaly)) => format!("\n{anomaly}"),
+        Some(None) => "\ncomputed once more, the step is finite: this device does not repeat itself".into(),
         None => "; --resume with --detect-anomaly says in which layer it begins".into(),
     }
 }
@@ -243,11 +247,13 @@ impl<const D: usize> Loop<'_, D> {
             learner.lr_step();
             match &what {
                 Some(what) => {
-                    // With the same dropout as before.
-                    self.strategy.device.seed(mix(config.seed, Stream::Dropout, self.state.step));
-                    let find = || anomaly::find(&learner.model(), &computed, &grads);
-                    let anomaly = self.strategy.detect_anomaly.then(find).flatten();
-                    self.skip(what, anomaly, &report, parts, learner)?;
+                    let look_closer = || {
+                        // With the same dropout as before.
+                        self.strategy.device.seed(mix(config.seed, Stream::Dropout, self.state.step));
+                        anomaly::find(&learner.model(), &computed, &grads).map(Box::new)
+                    };
+                    let closer = self.strategy.detect_anomaly.then(look_closer);
+                    self.skip(what, closer, &report, parts, learner)?;
                 }
                 None => {
                     learner.optimizer_step(grads);
@@ -311,7 +317,7 @@ impl<const D: usize> Loop<'_, D> {
     fn skip(
         &mut self,
         what: &str,
-        anomaly: Option<Anomaly>,
+        closer: Option<Closer>,
         report: &StepReport,
         parts: &mut TrainingComponents<TrainModel<D>>,
         learner: &Learner<TrainModel<D>>,
@@ -327,7 +333,7 @@ impl<const D: usize> Loop<'_, D> {
                 last_finite_loss: self.state.last_finite_loss,
                 skipped,
                 saved: self.save_checkpoint(parts, learner)?,
-                anomaly: anomaly.map(Box::new),
+                closer,
             });
         }
         self.state.skipped += 1;
@@ -337,7 +343,7 @@ impl<const D: usize> Loop<'_, D> {
             "warning: step {step}: {what} is not finite; the step is skipped ({} in a row, at most {}){}",
             skipped + 1,
             config.max_skips,
-            anomaly.map_or_else(String::new, |anomaly| format!("\n{anomaly}"))
+            closer.map_or_else(String::new, |closer| seen(&Some(closer)))
         ));
         Ok(())
     }

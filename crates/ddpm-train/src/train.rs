@@ -426,7 +426,8 @@ fn validation<const D: usize>(
         return None;
     }
     let batch_size = train.batch_size / train.accumulate;
-    let data = ddpm_data::open(&experiment.data, Split::Test, train.seed).map_err(ValidationError::from);
+    // Generated points are the same for every run, too.
+    let data = ddpm_data::open(&experiment.data, Split::Test, 0).map_err(ValidationError::from);
     data.and_then(|data| Validation::read(config, &data, batch_size, noising, &device.device))
         .map_err(|error| eprintln!("warning: no validation: {error}"))
         .ok()

@@ -323,21 +323,34 @@ fn permissions_that_are_missing_or_lost_are_named_and_nothing_else_is_lost() {
     assert!(output.status.success() && !stderr(&output).contains("warning"), "{}", stderr(&output));
 }
 
+/// A trainer whose files may have so many blocks of 512 bytes.
+fn limited(bench: &Bench, blocks: u32, words: &[&str]) -> std::process::Output {
+    let script = format!("ulimit -f {blocks} && exec \"$0\" \"$@\"");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script, env!("CARGO_BIN_EXE_ddpm-train")]).args(words);
+    shell.current_dir(bench.path("")).output().unwrap()
+}
+
+#[test]
+fn metrics_that_can_no_longer_be_written_are_told_once_and_training_goes_on() {
+    let bench = Bench::new();
+    // Checkpoints have room, and hundreds of lines have not.
+    let sets = ["--set", "train.steps=600", "--set", "train.log_every=1", "--set", "train.checkpoint_every=600"];
+    let output = limited(&bench, 200, &words(&RESTLESS, &sets));
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{:?}: {said}", output.status);
+    assert_eq!(said.matches("metrics.jsonl: metrics are no longer all written: File too large").count(), 1, "{said}");
+    assert_eq!(steps(&run_with(&bench.path("runs"), "config.toml")), [600]);
+}
+
 #[test]
 fn a_file_that_may_not_grow_so_large_is_an_error_and_not_the_end_of_the_process() {
     let bench = Bench::new();
     let sets = ["--set", "model.hidden=[64, 64]", "--set", "train.steps=6"];
     let run = bench.train(&words(&RESTLESS, &sets));
     let name = run.to_str().unwrap();
-    // 64 blocks of 512 bytes: less than the weights take.
-    let endless = ["--resume", name, "--set", "train.steps=100000000"];
-    let limited = "ulimit -f 64 && exec \"$0\" \"$@\"";
-    let output = std::process::Command::new("sh")
-        .args(["-c", limited, env!("CARGO_BIN_EXE_ddpm-train")])
-        .args(endless)
-        .current_dir(bench.path(""))
-        .output()
-        .unwrap();
+    // Less than the weights take.
+    let output = limited(&bench, 64, &["--resume", name, "--set", "train.steps=100000000"]);
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{:?}: {said}", output.status);
     for part in ["the checkpoint of step 10 could not be written", ".bpk", "File too large"] {
