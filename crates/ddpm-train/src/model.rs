@@ -25,6 +25,8 @@ pub struct TrainBatch<const D: usize> {
     pub times: Vec<f64>,
     /// What the network is told besides.
     pub condition: Condition,
+    /// What the network is told of how the data were changed, `[B, augment_dim]`.
+    pub told: Option<Tensor<2>>,
     /// Share of this batch in the optimiser step: 1 over the number of parts.
     pub share: f64,
     /// Place of the first row in the endless stream of items.
@@ -60,6 +62,10 @@ pub struct StepReport {
     pub skipped: u64,
     /// Speed since the last line of metrics.
     pub images_per_sec: f64,
+    /// Share of the time since the last line of metrics in which the step waited for its data; only where a line is due.
+    pub data_wait: Option<f64>,
+    /// Items a second that the loader could give; only where a line is due.
+    pub data_per_sec: Option<f64>,
     /// What the process keeps in memory, in MiB; only where a line is due and the system says it.
     pub memory_mib: Option<f64>,
     /// Seconds since 1970; only where a line is due.
@@ -101,11 +107,11 @@ impl<const D: usize> TrainModel<D> {
 
     /// The loss of each row: by default `L_simple`, eq. 14 of Ho et al. 2020.
     pub fn row_losses(&self, batch: &TrainBatch<D>) -> Tensor<1> {
-        let TrainBatch { x_0, eps, times, condition, .. } = batch;
+        let TrainBatch { x_0, eps, times, condition, told, .. } = batch;
         let estimate = batch.shown.as_ref().map(|shown| self.estimate(batch, shown));
         let network = |x: Tensor<D>, t: Tensor<1>| match estimate {
-            Some(estimate) => self.net.forward(beside_estimate(x, Some(estimate)), t, condition),
-            None => self.net.forward(x, t, condition),
+            Some(estimate) => self.net.forward_told(beside_estimate(x, Some(estimate)), t, condition, told.clone()),
+            None => self.net.forward_told(x, t, condition, told.clone()),
         };
         self.diffusion.row_losses(self.objective, self.weighting, network, x_0, times, eps)
     }
@@ -113,8 +119,8 @@ impl<const D: usize> TrainModel<D> {
     /// What the network says of the data before it is shown anything, for the rows that are shown it (Chen et al.
     /// 2023, algorithm 1). Nothing is learned from how it came about.
     fn estimate(&self, batch: &TrainBatch<D>, shown: &[f64]) -> Tensor<D> {
-        let TrainBatch { x_0, eps, times, condition, .. } = batch;
-        let network = |x, t| self.net.forward(beside_estimate(x, None), t, condition);
+        let TrainBatch { x_0, eps, times, condition, told, .. } = batch;
+        let network = |x, t| self.net.forward_told(beside_estimate(x, None), t, condition, told.clone());
         let x_t = self.diffusion.q_sample(x_0, times, eps);
         let estimate = self.diffusion.denoise_rows(network, &x_t, times).detach();
         per_row(shown, &estimate) * estimate

@@ -11,7 +11,7 @@ mod resample;
 
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
-use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, Linear};
+use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, Initializer, Linear};
 use burn::tensor::{Device, Tensor};
 use ddpm_kernels::{conv2d, norm_silu, silu};
 
@@ -96,6 +96,12 @@ impl UNetConfig {
                 linear_2: linear(time_width, time_width, Start::Random, device),
             },
             class_embedding: (self.classes > 0).then(|| EmbeddingConfig::new(rows, time_width).init(device)),
+            augment_embedding: (self.augment_dim > 0).then(|| {
+                // As the dense layers: variance 1 / fan_avg.
+                let most = (6.0 / (self.augment_dim + time_width) as f64).sqrt();
+                let start = Initializer::Uniform { min: -most, max: most };
+                EmbeddingConfig::new(self.augment_dim, time_width).with_initializer(start).init(device)
+            }),
             down_blocks,
             mid_block,
             up_blocks,
@@ -134,6 +140,8 @@ pub struct UNet {
     conv_in: Conv2d,
     time_embedding: TimeEmbedding,
     class_embedding: Option<Embedding>,
+    /// A linear map without a bias: what is told, times these rows.
+    augment_embedding: Option<Embedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: MiddleBlock,
     up_blocks: Vec<UpBlock>,
@@ -151,7 +159,19 @@ impl UNet {
 
     /// `x_t` `[B, C, H, W]` at the times `[B]` to the prediction `[B, C_out, H, W]`.
     pub fn forward(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
-        let time = self.time_features(t, condition);
+        self.forward_told(x_t, t, condition, None)
+    }
+
+    /// As [`forward`](Self::forward), and told how the data were changed, `[B, augment_dim]` (Karras et al. 2022,
+    /// appendix F.2). Zeros and nothing are the same.
+    pub fn forward_told(
+        &self,
+        x_t: Tensor<4>,
+        t: Tensor<1>,
+        condition: &Condition,
+        told: Option<Tensor<2>>,
+    ) -> Tensor<4> {
+        let time = self.time_features(t, condition, told);
 
         let mut h = conv2d(&self.conv_in, x_t);
         let mut skips = vec![h.clone()];
@@ -167,10 +187,14 @@ impl UNet {
 
     /// What every block is told, `[B, time]`. Each applies its own projection to the activation, which is
     /// therefore taken once.
-    fn time_features(&self, t: Tensor<1>, condition: &Condition) -> Tensor<2> {
+    fn time_features(&self, t: Tensor<1>, condition: &Condition, told: Option<Tensor<2>>) -> Tensor<2> {
         let ([batch], device) = (t.dims(), t.device());
         let sinusoids = self.config.embedding.embed(t, self.config.base_channels);
         let time = self.time_embedding.linear_2.forward(silu(self.time_embedding.linear_1.forward(sinusoids)));
+        let time = match (&self.augment_embedding, told) {
+            (Some(rows), Some(told)) => time + told.matmul(rows.weight.val()),
+            _ => time,
+        };
         let class = match &self.class_embedding {
             Some(table) => class_features(table, self.config.null_class(), condition, batch, &device),
             None => {
