@@ -1,6 +1,6 @@
 //! From the bytes of a picture file to pixels, without trust in what its header claims.
 
-use std::io::{BufRead, Seek};
+use std::io::{BufRead, Seek, SeekFrom};
 
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -13,6 +13,9 @@ const NEVER_ALLOWED: u64 = 512 << 20;
 
 /// Pixels that a byte of a file can stand for: as many as deflate can pack into one.
 const MOST_PER_BYTE: u64 = 1032;
+
+/// A picture stands near the front.
+const MOST_WEBP_CHUNKS: usize = 64;
 
 /// Reads the header of a file of `len` bytes.
 pub(crate) fn check_header(file: impl BufRead + Seek + 'static, len: u64) -> Result<(), String> {
@@ -30,10 +33,12 @@ pub(crate) fn decode(file: impl BufRead + Seek + 'static, len: u64) -> Result<Dy
 }
 
 /// The format is told by the content; the name of a file promises nothing.
-fn decoder<R: BufRead + Seek + 'static>(file: R, len: u64) -> Result<impl ImageDecoder + use<R>, String> {
+fn decoder<R: BufRead + Seek + 'static>(mut file: R, len: u64) -> Result<impl ImageDecoder + use<R>, String> {
     if len == 0 {
         return Err("the file is empty".into());
     }
+    check_webp(&mut file)?;
+    file.rewind().map_err(|error| error.to_string())?;
     let mut reader = ImageReader::new(file).with_guessed_format().map_err(|error| error.to_string())?;
     match reader.format() {
         Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp | ImageFormat::Tiff) => {}
@@ -53,6 +58,48 @@ fn decoder<R: BufRead + Seek + 'static>(file: R, len: u64) -> Result<impl ImageD
         ));
     }
     Ok(decoder)
+}
+
+/// The lossy picture inside a WebP has a size of its own, for which memory is taken before it is compared with that of
+/// the whole. So it is compared here; an animation has many of them.
+fn check_webp(file: &mut (impl BufRead + Seek)) -> Result<(), String> {
+    let mut start = [0; 12];
+    if file.read_exact(&mut start).is_err() || &start[..4] != b"RIFF" || &start[8..] != b"WEBP" {
+        return Ok(());
+    }
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0u32, |number, &byte| number << 8 | u32::from(byte));
+    let mut whole = None;
+    for _ in 0..MOST_WEBP_CHUNKS {
+        let (mut head, mut fields) = ([0; 8], [0; 10]);
+        // A file that ends here is the decoder's matter.
+        if file.read_exact(&mut head).is_err() {
+            return Ok(());
+        }
+        let (kind, len) = (&head[..4], number(&head[4..]));
+        let mut next = i64::from(len) + i64::from(len % 2);
+        if matches!(kind, b"VP8X" | b"VP8 ") {
+            if file.read_exact(&mut fields).is_err() {
+                return Ok(());
+            }
+            next -= 10;
+        }
+        match (kind, whole) {
+            (b"VP8X", _) => whole = Some([number(&fields[4..7]) + 1, number(&fields[7..]) + 1]),
+            (b"VP8 ", Some(whole)) => {
+                let own = [number(&fields[6..8]) & 0x3fff, number(&fields[8..]) & 0x3fff];
+                let [[w, h], [own_w, own_h]] = [whole, own];
+                return match own == whole {
+                    true => Ok(()),
+                    false => Err(format!("a picture of {own_w}x{own_h} pixels in a file of {w}x{h}")),
+                };
+            }
+            (b"VP8 " | b"VP8L", _) => return Ok(()),
+            (b"ANIM" | b"ANMF", _) => return Err("an animation; expected one picture".into()),
+            _ => {}
+        }
+        file.seek(SeekFrom::Current(next)).map_err(|error| error.to_string())?;
+    }
+    Err(format!("no picture in its first {MOST_WEBP_CHUNKS} parts"))
 }
 
 /// A picture as bytes, channel by channel, scaled until it covers this width and height and cut to them.

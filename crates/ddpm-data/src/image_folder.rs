@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufReader, Cursor};
+use std::io::{BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +19,7 @@ use crate::hold_out::held_out;
 use crate::known_good::{KnownGood, WORTH_KEEPING, cache_folder, note, stamp};
 use crate::open::{OpenData, Split};
 use crate::pixels::values_of_bytes;
+use crate::random::{Stream, mix};
 use crate::zip_pictures::ZipPictures;
 
 pub(crate) const EXPECTED: &str = "a folder with png, jpeg, webp, bmp or tiff files, or a zip archive of them";
@@ -39,6 +40,32 @@ pub(crate) fn open(config: &ImagesConfig, split: Split) -> Result<OpenData, Data
         items: Arc::new(images),
         flip: Flip::half_if(config.horizontal_flip),
     })
+}
+
+/// A number for what lies in a folder, or for an archive: names, sizes and times of change.
+pub(crate) fn fingerprint(root: &Path) -> Result<u64, DataError> {
+    let on_io = |source| DataError::io(root, EXPECTED, source);
+    if !root.is_dir() {
+        return Ok(stamp(0, &fs::metadata(root).map_err(on_io)?));
+    }
+    let files = FileList::find(root, EXPECTED)?;
+    let stamps: Vec<u64> = (0..files.len())
+        .into_par_iter()
+        // A link that leads nowhere has no metadata, and its name counts.
+        .map(|file| match fs::metadata(root.join(files.path(file))) {
+            Ok(metadata) => stamp(files.key(file), &metadata),
+            Err(_) => files.key(file),
+        })
+        .collect();
+    Ok(stamps.into_iter().fold(0, |all, stamp| mix(all, Stream::Split, stamp)))
+}
+
+/// Whether a file is a zip archive, by its name or its first bytes.
+fn is_zip(path: &Path) -> bool {
+    let named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zip"));
+    let mut start = [0; 2];
+    path.is_file()
+        && (named || File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && &start == b"PK"))
 }
 
 /// How many.
@@ -76,7 +103,7 @@ impl Images {
                 let classes = place.top_folders();
                 (place, classes, false)
             }
-        } else if root.is_file() {
+        } else if is_zip(root) {
             let (zip, classes, has_split) = ZipPictures::open(root, split)?;
             (Place::Zip(zip), classes, has_split)
         } else {

@@ -3,6 +3,7 @@
 //! [`open`] turns a [`DataConfig`] into items behind burn-dataset's `Dataset` trait, and an
 //! [`OrderedLoader`] turns the items into batches in an order that depends on the seed alone.
 
+pub mod augment;
 mod cifar10;
 mod config;
 mod csv_points;
@@ -18,6 +19,7 @@ mod loader;
 mod mnist;
 mod open;
 mod order;
+pub mod packed;
 mod pictures;
 mod pixels;
 mod points;
@@ -27,11 +29,11 @@ mod zip_pictures;
 
 pub use config::{
     Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, ImageChannels, ImageLabels, ImageResize, ImagesConfig,
-    MnistConfig, MnistSize, OnBadFile, PointsConfig, Problem,
+    MnistConfig, MnistSize, OnBadFile, PackedConfig, PointsConfig, Problem,
 };
 pub use error::{BadFile, DataError};
 pub use example::{DataInfo, Example, Flip, Units};
-pub use loader::{ExampleBatch, ExampleBatcher, OrderedLoader, StreamItem};
+pub use loader::{ExampleBatch, ExampleBatcher, OrderedLoader, ReadingSpeed, StreamItem};
 pub use open::{OpenData, Split, open};
-pub use order::{Order, permutation};
+pub use order::{BalancedOrder, Order, items_by_class, permutation};
 pub use pictures::{Fit, read_pictures};

@@ -8,7 +8,7 @@ use crate::config::DataConfig;
 use crate::error::{BadFile, DataError};
 use crate::example::{DataInfo, Example, Flip};
 use crate::points::Shape;
-use crate::{cifar10, csv_points, digits, image_folder, mnist, points};
+use crate::{cifar10, csv_points, digits, image_folder, mnist, packed, points};
 
 /// What items are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,7 @@ pub fn open(config: &DataConfig, split: Split, seed: u64) -> Result<OpenData, Da
     let mut data = match config {
         DataConfig::Digits(_) => digits::open(split)?,
         DataConfig::Images(images) => image_folder::open(images, split)?,
+        DataConfig::Packed(packed) => packed::open(packed, split)?,
         DataConfig::Cifar10(cifar) => cifar10::open(cifar, split)?,
         DataConfig::Mnist(mnist) => mnist::open(mnist, name, &mnist::DIGITS, split)?,
         DataConfig::FashionMnist(mnist) => mnist::open(mnist, name, &mnist::CLOTHES, split)?,

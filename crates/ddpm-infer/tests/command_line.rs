@@ -386,6 +386,30 @@ fn likelihoods_are_measured() {
 }
 
 #[test]
+fn pictures_are_packed_verified_and_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("cats")).unwrap();
+    for k in 0..10 {
+        image::RgbImage::new(6, 7 + k).save(dir.path().join(format!("cats/{k}.png"))).unwrap();
+    }
+    let text = |output: Output| String::from_utf8(output.stdout).unwrap();
+    let built = infer(dir.path(), &["data", "build", "cats", "--size", "8", "--out", "cats.ddpm"]);
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    assert_eq!(text(built), "cats.ddpm\n");
+    assert!(text(infer(dir.path(), &["data", "verify", "cats.ddpm"])).contains("whole; 9 pictures of shape [3, 8, 8]"));
+    assert!(text(infer(dir.path(), &["data", "cats.ddpm"])).contains("9 to train on, 1 held out"));
+
+    let mut bytes = std::fs::read(dir.path().join("cats.ddpm")).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(dir.path().join("cats.ddpm"), &bytes).unwrap();
+    assert!(refusal(dir.path(), &["data", "verify", "cats.ddpm"]).contains("cats.ddpm: damaged"));
+    image::RgbImage::new(9, 9).save(dir.path().join("cats/new.png")).unwrap();
+    assert!(refusal(dir.path(), &["data", "cats.ddpm"]).contains("has changed since"));
+    assert!(refusal(dir.path(), &["data", "build", "dogs", "--out", "dogs.ddpm"]).contains("dogs: not found"));
+    assert!(refusal(dir.path(), &["data", "build", "cats", "--size", "0", "--out", "x.ddpm"]).contains("--size: 0"));
+}
+
+#[test]
 fn data_are_listed_and_looked_at() {
     let dir = tempfile::tempdir().unwrap();
     let list = String::from_utf8(infer(dir.path(), &["data"]).stdout).unwrap();

@@ -38,6 +38,8 @@ pub const FIELDS: [Field; 17] = [
     ("ema_decay", |report| report.ema_decay),
     ("skipped", |report| report.skipped as f64),
     ("images_per_sec", |report| report.images_per_sec),
+    ("data_wait", |report| report.data_wait.unwrap_or(f64::NAN)),
+    ("data_per_sec", |report| report.data_per_sec.unwrap_or(f64::NAN)),
     ("memory_mib", |report| report.memory_mib.unwrap_or(f64::NAN)),
     ("time", |report| report.time.unwrap_or(f64::NAN)),
 ];

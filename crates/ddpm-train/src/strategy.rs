@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use burn::data::dataloader::Progress;
 use burn::module::Module;
@@ -12,6 +12,7 @@ use burn_train::{
     EventProcessorTraining, Learner, LearnerEvent, SupervisedLearningStrategy, SupervisedTrainingEventProcessor,
     TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
+use ddpm_data::ReadingSpeed;
 use ddpm_data::random::{Stream, mix};
 use ddpm_infer::runs::{RunFolder, step_name, steps_in, width_name};
 use ddpm_infer::snapshot::{Snapshot, SnapshotConfig, Written};
@@ -130,6 +131,8 @@ pub struct StepStrategy<const D: usize> {
     pub ema: TrainModel<D>,
     /// The averages that are kept besides, with their widths; likewise.
     pub post_hoc: Vec<(f64, TrainModel<D>)>,
+    /// How fast the data are read.
+    pub reading: Arc<ReadingSpeed>,
     /// Makes pictures.
     pub preview: Preview,
     /// Looks at held-out data.
@@ -162,6 +165,7 @@ impl<const D: usize> SupervisedLearningStrategy<TrainModel<D>> for StepStrategy<
             post_hoc: self.post_hoc.clone(),
             tap: OptimizerTap::default(),
             window: (Instant::now(), self.state.images_seen),
+            waited: Duration::ZERO,
         };
         let error = run.run(&mut parts, &mut learner, &train).err();
 
@@ -189,6 +193,8 @@ struct Loop<'a, const D: usize> {
     tap: OptimizerTap<TrainModel<D>>,
     /// When the present stretch of steps began, and after how many items: for images/s.
     window: (Instant, u64),
+    /// How long it waited for data in that stretch.
+    waited: Duration,
 }
 
 impl<const D: usize> Loop<'_, D> {
@@ -217,7 +223,10 @@ impl<const D: usize> Loop<'_, D> {
             let mut drawn = Vec::new();
             let mut computed = Vec::new();
             for _ in 0..config.accumulate {
-                let mut batch = match batches.next() {
+                let asked = Instant::now();
+                let next = batches.next();
+                self.waited += asked.elapsed();
+                let mut batch = match next {
                     Some(Ok(batch)) => batch,
                     fault => {
                         let ended = || "the data came to an end".to_string();
@@ -382,6 +391,8 @@ impl<const D: usize> Loop<'_, D> {
             report.mean_loss = Some(mean);
             report.quartiles = state.quartiles.map(|losses| losses.mean());
             report.weight_norm = Some(weight_norm(&learner.model()));
+            report.data_wait = Some(self.waited.as_secs_f64() / since.elapsed().as_secs_f64());
+            report.data_per_sec = self.strategy.reading.take();
             report.memory_mib = resident_mib();
             report.time = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64());
         }
@@ -389,6 +400,7 @@ impl<const D: usize> Loop<'_, D> {
             (state.loss_sum, state.loss_count, state.skipped_since_line) = (0.0, 0, 0);
             state.quartiles = Default::default();
             self.window = (Instant::now(), state.images_seen);
+            self.waited = Duration::ZERO;
         }
         let progress = Progress::new(report.step as usize, config.steps as usize, Some("steps".into()));
         let (step, rate) = (report.step as usize, report.learning_rate);

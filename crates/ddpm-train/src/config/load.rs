@@ -91,7 +91,8 @@ pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
     let fail = |problems| ConfigError { file: file.to_path_buf(), problems };
     let whole = |message: String| fail(vec![Problem { key: String::new(), message, from_set: false }]);
     let text = std::fs::read_to_string(file).map_err(|error| whole(format!("cannot be read: {error}")))?;
-    let mut tree: Table = text.parse().map_err(|error: toml::de::Error| whole(format!("is not TOML: {error}")))?;
+    let mut tree: Table =
+        text.parse().map_err(|error: toml::de::Error| whole(format!("is not TOML: {}", shown(&error))))?;
 
     let mut problems = Vec::new();
     let mut set_keys = Vec::new();
@@ -117,6 +118,12 @@ pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
         Some(experiment) if problems.is_empty() => Ok(experiment),
         _ => Err(fail(problems)),
     }
+}
+
+/// What TOML says, with the line at fault unless that is endless.
+fn shown(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    if text.len() <= LONGEST_FAULT { text } else { error.message().to_string() }
 }
 
 /// `a.b=c`, where `c` is a TOML value, or else a bare string.
@@ -146,6 +153,9 @@ fn insert(tree: &mut Table, key: &str, value: Value) {
         }
     }
 }
+
+/// A message that a person reads.
+const LONGEST_FAULT: usize = 1000;
 
 /// More problems than this are not a mistake in a config, but another file.
 const MOST_PROBLEMS: usize = 50;
