@@ -88,7 +88,7 @@ const LEFT_AT_ONCE: i32 = 131;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keys that may change when a run goes on. With any other key it would be another run.
-const RESUMABLE: [&str; 12] = [
+const RESUMABLE: [&str; 13] = [
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
@@ -98,6 +98,7 @@ const RESUMABLE: [&str; 12] = [
     "train.accumulate",
     "train.on_non_finite",
     "train.max_skips",
+    "train.gradient_checkpointing",
     "train.tensorboard",
     "preview.",
     "optimizer.learning_rate",
@@ -192,7 +193,10 @@ impl Plan {
     fn train<const D: usize>(self, options: &Options) -> anyhow::Result<Finish> {
         let Self { name, experiment, data, diffusion, device, resumed, start } = self;
         let train = &experiment.train;
-        let autodiff = device.device.clone().autodiff();
+        let autodiff = match train.gradient_checkpointing {
+            true => device.device.clone().autodiff().gradient_checkpointing(),
+            false => device.device.clone().autodiff(),
+        };
 
         // The network, freshly drawn or as it was left.
         autodiff.seed(mix(train.seed, Stream::Init, 0));
