@@ -5,8 +5,9 @@
 #[allow(dead_code)]
 mod support;
 
+use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{concat, shift};
+use ddpm_kernels::{add, concat, group_norm, norm_silu, shift};
 use support::{Input, Loss, assert_close, floats, noise, run};
 
 const SHAPES: [[usize; 4]; 5] = [[1, 1, 1, 1], [3, 5, 2, 7], [2, 33, 8, 8], [1, 9, 17, 3], [5, 64, 16, 16]];
@@ -61,4 +62,22 @@ fn a_tensor_that_somebody_else_holds_is_not_shifted() {
     let before = floats(x.to_data());
     shift(x.clone(), noise([2, 3], 2, &device));
     assert_eq!(floats(x.to_data()), before);
+}
+
+#[test]
+fn gradient_checkpointing_computes_the_same_again() {
+    let shape = [3, 6, 5, 7];
+    let outcomes = [Device::flex().autodiff(), Device::flex().autodiff().gradient_checkpointing()].map(|device| {
+        let norm: GroupNorm = GroupNormConfig::new(2, 6).init(&device);
+        let wide: GroupNorm = GroupNormConfig::new(3, 12).init(&device);
+        let by = noise([3, 6], 8, &device).require_grad();
+        let layer = |x: Tensor<4>| {
+            let h = shift(norm_silu(&norm, x.clone()), by.clone());
+            let h = add(group_norm(&norm, h), x.clone());
+            norm_silu(&wide, concat(h.clone(), add(h, x)))
+        };
+        let gradient = |grads: &_| vec![("d_by", by.grad(grads).map(|g| g.to_data()))];
+        run(shape, Input::Contiguous, Loss::Weighted, &device, &layer, &gradient)
+    });
+    assert_eq!(outcomes[1], outcomes[0]);
 }

@@ -104,6 +104,7 @@ const RESUMABLE: [&str; 13] = [
     "train.accumulate",
     "train.on_non_finite",
     "train.max_skips",
+    "train.gradient_checkpointing",
     "train.tensorboard",
     "preview.",
     "validation.",
@@ -212,7 +213,10 @@ impl Plan {
     fn train<const D: usize>(self, options: &Options) -> anyhow::Result<Finish> {
         let Self { name, experiment, data, diffusion, device, resumed, start } = self;
         let train = &experiment.train;
-        let autodiff = device.device.clone().autodiff();
+        let autodiff = match train.gradient_checkpointing {
+            true => device.device.clone().autodiff().gradient_checkpointing(),
+            false => device.device.clone().autodiff(),
+        };
 
         // The network, freshly drawn or as it was left.
         autodiff.seed(mix(train.seed, Stream::Init, 0));

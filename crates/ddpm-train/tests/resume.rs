@@ -55,6 +55,15 @@ fn changed_pictures_and_balanced_classes_go_on_where_they_were() {
 }
 
 #[test]
+fn gradient_checkpointing_changes_no_bit() {
+    let bench = Bench::new();
+    let plain = bench.train(&words(&["--runs", "a", "--set", "train.steps=4"], &TINY_DIGITS));
+    let sets = ["--runs", "b", "--set", "train.steps=4", "--set", "train.gradient_checkpointing=true"];
+    let saving = bench.train(&words(&sets, &TINY_DIGITS));
+    assert_same_run(&bench, &plain, &saving, 4);
+}
+
+#[test]
 fn twice_twenty_steps_of_points_are_forty() {
     let bench = Bench::new();
     let sets = [

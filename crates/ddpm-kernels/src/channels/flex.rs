@@ -1,5 +1,8 @@
 //! Joining and shifting channels as operations of Burn.
 
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::retro_forward::RetroForward;
+use burn::backend::autodiff::checkpoint::state::BackwardStates;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -63,7 +66,8 @@ impl<C: CheckpointStrategy> ChannelOps for Autodiff<Flex, C> {
     fn concat_channels(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [a.node(), b.node()];
         let channels = [a.primitive().shape()[1], b.primitive().shape()[1]];
-        match Concat.prepare::<C>(nodes).compute_bound().stateful() {
+        let again = ConcatAgain(nodes.each_ref().map(|node| node.id()));
+        match Concat.prepare::<C>(nodes).memory_bound().retro_forward(again).parents([&a, &b]).stateful() {
             OpsKind::Tracked(prep) => {
                 prep.finish(channels, Flex::concat_channels(a.into_primitive(), b.into_primitive()))
             }
@@ -73,10 +77,33 @@ impl<C: CheckpointStrategy> ChannelOps for Autodiff<Flex, C> {
 
     fn shift_channels(x: FloatTensor<Self>, by: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [x.node(), by.node()];
-        match Shift.prepare::<C>(nodes).compute_bound().stateful() {
+        let again = ShiftAgain(nodes.each_ref().map(|node| node.id()));
+        match Shift.prepare::<C>(nodes).memory_bound().retro_forward(again).parents([&x, &by]).stateful() {
             OpsKind::Tracked(prep) => prep.finish((), Flex::shift_channels(x.into_primitive(), by.into_primitive())),
             OpsKind::UnTracked(prep) => prep.finish(Flex::shift_channels(x.into_primitive(), by.into_primitive())),
         }
+    }
+}
+
+/// How channels are joined again, where memory is to be saved.
+#[derive(Debug)]
+struct ConcatAgain([NodeId; 2]);
+
+impl RetroForward for ConcatAgain {
+    fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
+        let [a, b] = self.0.map(|id| states.get_state::<FlexTensor>(&id));
+        states.save(out_node, Flex::concat_channels(a, b));
+    }
+}
+
+/// How channels are shifted again, where memory is to be saved.
+#[derive(Debug)]
+struct ShiftAgain([NodeId; 2]);
+
+impl RetroForward for ShiftAgain {
+    fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
+        let [x, by] = self.0.map(|id| states.get_state::<FlexTensor>(&id));
+        states.save(out_node, Flex::shift_channels(x, by));
     }
 }
 

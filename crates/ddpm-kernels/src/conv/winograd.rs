@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::frame::{Frame, LANES};
 use super::kernel::Dims;
 use crate::scratch::Scratch;
-use product::{PANEL, accumulate, multiply};
+use product::{PANEL, Row, accumulate, multiply};
 use tiles::{Inverse, InverseWeights, Kernels, TILE, Tiles, TransformGradient, TransformInput, TransformWeights};
 use transforms::POINTS;
 
@@ -130,13 +130,16 @@ pub(super) fn weight_gradient(dims: &Dims, x: &[f32], dy: &Frame) -> Vec<f32> {
         );
         // Each point is the sum over all tiles of one task.
         gradients.par_chunks_mut(panels * depth * PANEL).enumerate().for_each(|(point, gradients)| {
-            for (data, outputs) in data.chunks_exact(data_size).zip(outputs.chunks_exact(outputs_size)) {
-                let data = &data[point * room * depth..][..room * depth];
-                let outputs = outputs[point * panels * room * PANEL..][..panels * room * PANEL].as_chunks::<PANEL>().0;
-                let gradients = gradients.as_chunks_mut::<PANEL>().0;
-                for (gradients, outputs) in gradients.chunks_exact_mut(depth).zip(outputs.chunks_exact(room)) {
-                    accumulate(data, outputs, gradients);
-                }
+            let data: Vec<&[f32]> =
+                data.chunks_exact(data_size).map(|data| &data[point * room * depth..][..room * depth]).collect();
+            let gradients = gradients.as_chunks_mut::<PANEL>().0;
+            for (panel, gradients) in gradients.chunks_exact_mut(depth).enumerate() {
+                let first = (point * panels + panel) * room;
+                let outputs: Vec<&[Row]> = outputs
+                    .chunks_exact(outputs_size)
+                    .map(|outputs| &outputs.as_chunks::<PANEL>().0[first..first + room])
+                    .collect();
+                accumulate(&data, &outputs, gradients);
             }
         });
     }

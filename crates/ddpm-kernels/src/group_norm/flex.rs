@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::retro_forward::RetroForward;
+use burn::backend::autodiff::checkpoint::state::BackwardStates;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -67,7 +69,10 @@ impl<C: CheckpointStrategy> GroupNormOps for Autodiff<Flex, C> {
         activation: Activation,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), gamma.node(), beta.node()];
-        match FusedGroupNorm.prepare::<C>(nodes).compute_bound().stateful() {
+        // Cheaper to compute again than to keep, where memory is to be saved.
+        let again = Again { inputs: nodes.each_ref().map(|node| node.id()), groups, epsilon, activation };
+        let prep = FusedGroupNorm.prepare::<C>(nodes).memory_bound().retro_forward(again);
+        match prep.parents([&x, &gamma, &beta]).stateful() {
             OpsKind::Tracked(mut prep) => {
                 let inputs = [prep.checkpoint(&x), prep.checkpoint(&gamma), prep.checkpoint(&beta)];
                 let (y, statistics) = forward(
@@ -100,6 +105,22 @@ struct Saved {
     statistics: Arc<Vec<Statistics>>,
     groups: usize,
     activation: Activation,
+}
+
+/// How the output is computed again.
+#[derive(Debug)]
+struct Again {
+    inputs: [NodeId; 3],
+    groups: usize,
+    epsilon: f64,
+    activation: Activation,
+}
+
+impl RetroForward for Again {
+    fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
+        let [x, gamma, beta] = self.inputs.map(|id| states.get_state::<FlexTensor>(&id));
+        states.save(out_node, Flex::group_norm(x, gamma, beta, self.groups, self.epsilon, self.activation));
+    }
 }
 
 #[derive(Debug)]

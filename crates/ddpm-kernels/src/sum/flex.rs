@@ -1,5 +1,8 @@
 //! The sum as an operation of Burn.
 
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::retro_forward::RetroForward;
+use burn::backend::autodiff::checkpoint::state::BackwardStates;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -43,10 +46,23 @@ impl SumOps for Flex {
 impl<C: CheckpointStrategy> SumOps for Autodiff<Flex, C> {
     fn parallel_sum(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [a.node(), b.node()];
-        match ParallelSum.prepare::<C>(nodes).compute_bound().stateful() {
+        let again = Again(nodes.each_ref().map(|node| node.id()));
+        let prep = ParallelSum.prepare::<C>(nodes).memory_bound().retro_forward(again);
+        match prep.parents([&a, &b]).stateful() {
             OpsKind::Tracked(prep) => prep.finish((), Flex::parallel_sum(a.into_primitive(), b.into_primitive())),
             OpsKind::UnTracked(prep) => prep.finish(Flex::parallel_sum(a.into_primitive(), b.into_primitive())),
         }
+    }
+}
+
+/// How the sum is computed again, where memory is to be saved.
+#[derive(Debug)]
+struct Again([NodeId; 2]);
+
+impl RetroForward for Again {
+    fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
+        let [a, b] = self.0.map(|id| states.get_state::<FlexTensor>(&id));
+        states.save(out_node, Flex::parallel_sum(a, b));
     }
 }
 

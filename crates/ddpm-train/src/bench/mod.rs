@@ -58,6 +58,9 @@ pub struct BenchArgs {
     /// Where ours computes.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+    /// Ours trains as with train.gradient_checkpointing.
+    #[arg(long)]
+    gradient_checkpointing: bool,
     /// Shows which operations a training step of ours spends its time in.
     #[arg(long)]
     profile: bool,
@@ -132,7 +135,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         let device = device::open(args.device.as_deref())?.device;
         return match &args.start {
             Some(snapshot) => worker::start(snapshot, &device),
-            None => worker::run(first, &device),
+            None => worker::run(first, &device, args.gradient_checkpointing),
         };
     }
     ensure!(args.rounds > 0, "--rounds must be at least 1, not 0");
@@ -247,6 +250,9 @@ fn sides(args: &BenchArgs, shape: Shape) -> anyhow::Result<Vec<Side>> {
 fn ours(args: &BenchArgs, shape: Shape, words: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("this program does not know where it is")?);
     command.arg("bench").args(words).args(of_shape(shape)).env("RAYON_NUM_THREADS", threads(args).to_string());
+    if args.gradient_checkpointing {
+        command.arg("--gradient-checkpointing");
+    }
     command.args(args.device.iter().flat_map(|device| ["--device", device]));
     Ok(command)
 }

@@ -50,8 +50,8 @@ struct Worker {
 }
 
 /// Answers commands until there are no more.
-pub(super) fn run(shape: Shape, device: &Device) -> anyhow::Result<()> {
-    let mut worker = Worker::new(shape, device)?;
+pub(super) fn run(shape: Shape, device: &Device, gradient_checkpointing: bool) -> anyhow::Result<()> {
+    let mut worker = Worker::new(shape, device, gradient_checkpointing)?;
     let parameters = worker.average.num_params();
     let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0_usize);
     say(&json!({ "name": "ours", "parameters": parameters, "threads": threads }))?;
@@ -87,8 +87,11 @@ pub(super) fn write_snapshot(shape: Shape, device: &Device, folder: &Path) -> an
 }
 
 impl Worker {
-    fn new(shape: Shape, device: &Device) -> anyhow::Result<Self> {
-        let autodiff = device.clone().autodiff();
+    fn new(shape: Shape, device: &Device, gradient_checkpointing: bool) -> anyhow::Result<Self> {
+        let autodiff = match gradient_checkpointing {
+            true => device.clone().autodiff().gradient_checkpointing(),
+            false => device.clone().autodiff(),
+        };
         autodiff.seed(mix(0, Stream::Init, 0));
         let net: Network = settle(NetworkConfig::UNet(shape.network()).init(&autodiff));
         let config = DiffusionConfig::default();

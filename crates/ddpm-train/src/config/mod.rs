@@ -274,6 +274,8 @@ pub struct TrainConfig {
     pub on_non_finite: OnNonFinite,
     /// Steps in a row that may be skipped; one more stops the run.
     pub max_skips: u64,
+    /// Whether cheap operations are computed again on the way back instead of kept: less memory, and a slower step.
+    pub gradient_checkpointing: bool,
     /// Whether the metrics are also written as an event file of TensorBoard.
     pub tensorboard: bool,
 }
@@ -295,6 +297,7 @@ impl Default for TrainConfig {
             workers: 2,
             on_non_finite: OnNonFinite::Stop,
             max_skips: 10,
+            gradient_checkpointing: false,
             tensorboard: false,
         }
     }
