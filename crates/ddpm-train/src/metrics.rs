@@ -22,7 +22,7 @@ use crate::tensorboard::EventFile;
 type Field = (&'static str, fn(&StepReport) -> f64);
 
 /// The fields of a line. A NaN mean loss says that no line is due. From `images_per_sec` on they depend on the machine.
-pub const FIELDS: [Field; 17] = [
+pub const FIELDS: [Field; 19] = [
     ("step", |report| report.step as f64),
     ("images_seen", |report| report.images_seen as f64),
     ("loss", |report| report.mean_loss.unwrap_or(f64::NAN)),

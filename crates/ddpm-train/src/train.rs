@@ -94,7 +94,7 @@ const LEFT_AT_ONCE: i32 = 131;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keys that may change when a run goes on. With any other key it would be another run.
-const RESUMABLE: [&str; 13] = [
+const RESUMABLE: [&str; 14] = [
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",

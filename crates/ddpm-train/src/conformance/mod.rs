@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use burn::tensor::{DType, Device};
 use ddpm_data::{DataConfig, ImageChannels};
 use ddpm_infer::device::{self, DeviceError, OpenDevice};
@@ -115,6 +115,9 @@ struct Suite {
 
 impl Suite {
     fn prepare(quick: bool, fixtures: PathBuf, flex: Device) -> anyhow::Result<Self> {
+        for index in ["unet/index.json", "pipelines/index.json"].map(|index| fixtures.join(index)) {
+            ensure!(index.is_file(), "the fixtures lack {}: --fixtures DIR names their folder", index.display());
+        }
         Ok(Self { quick, fixtures, networks: networks(quick)?, recipe: Recipe::digits(quick, &flex)?, flex })
     }
 
@@ -208,7 +211,11 @@ fn networks(quick: bool) -> anyhow::Result<Vec<(String, NetworkConfig, Vec<usize
     files.sort();
     let mut found: Vec<(String, NetworkConfig, Vec<usize>)> = Vec::new();
     for file in files {
-        let experiment = load(&file, &[])?;
+        let mut experiment = load(&file, &[])?;
+        // Each backend drops other values.
+        if let NetworkConfig::UNet(config) = &mut experiment.model {
+            config.dropout = 0.0;
+        }
         let shape = shape_of(&experiment.data);
         let small = shape.iter().product::<usize>() <= 64;
         let config = experiment.model.with_io(&shape, experiment.diffusion.variance.output_channels(shape[0]));
@@ -227,6 +234,7 @@ fn networks(quick: bool) -> anyhow::Result<Vec<(String, NetworkConfig, Vec<usize
             attention_resolutions: vec![16, 8],
             heads: Heads::Count(4),
             time_shift: TimeShift::ScaleShift,
+            dropout: 0.0,
             ..UNetConfig::cifar10()
         };
         found.push(("ImageNet at 64x64".into(), NetworkConfig::UNet(nichol), vec![3, 64, 64]));
