@@ -25,7 +25,7 @@ use crate::job::{ClassChoice, SamplingJob};
 use crate::levels::Ladder;
 use crate::measure_likelihood::{self, LikelihoodArgs};
 use crate::noise::NoiseChoice;
-use crate::runs::{RunFolder, steps_in, widths_in};
+use crate::runs::{RunFolder, steps_in, width_of, widths_in};
 use crate::sample::{clip_for, load};
 use crate::samplers::{Sampler, SamplerOptions};
 use crate::snapshot::Snapshot;
@@ -112,7 +112,7 @@ pub struct EvalArgs {
     /// Where features are kept.
     #[arg(long, value_name = "DIR", default_value = "evaluations")]
     work: PathBuf,
-    /// Writes mean and covariance of what is judged, as pytorch-fid does.
+    /// Writes mean and covariance of what is judged, as pytorch-fid does; of --files without --against only this.
     #[arg(long, value_name = "FILE.npz")]
     statistics: Option<PathBuf>,
     /// Writes all numbers with their full names.
@@ -161,6 +161,9 @@ struct Weights {
 pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
     args.check()?;
     let open = device::open(args.snapshot.device.as_deref())?;
+    if let (Some(files), Some(path), None) = (&args.files, &args.statistics, &args.against) {
+        return pictures::only_statistics(args, files, path, &open);
+    }
     let drawn = args.drawn(args.weights()?, &open)?;
     let real = match &args.against {
         Some(against) => Real::parse(against)?,
@@ -228,7 +231,7 @@ impl EvalArgs {
             return Ok(Vec::new());
         }
         let (newest, run) = self.snapshot.choose()?;
-        let usual = |path| Weights { path, width: None };
+        let usual = |path: PathBuf| Weights { width: width_of(&path), path };
         let Some(run) = run else { return Ok(vec![usual(newest)]) };
         let mut snapshots = steps_in(&run.snapshots());
         if !self.every_snapshot {

@@ -146,6 +146,11 @@ pub fn widths_in(dir: &Path) -> Vec<(f64, PathBuf)> {
     widths
 }
 
+/// The width of the stored average that a path is, if it is one.
+pub fn width_of(average: &Path) -> Option<f64> {
+    average.parent()?.file_name()?.to_str()?.strip_prefix("width-")?.parse().ok()
+}
+
 /// The name of what belongs to a step, in the order of steps.
 pub fn step_name(step: u64) -> String {
     format!("step-{step:08}")

@@ -448,7 +448,7 @@ fn pictures_are_judged_with_floor_and_baseline() {
         let json = std::fs::read_to_string(dir.path().join("j.json")).unwrap_or_default();
         (String::from_utf8(output.stdout).unwrap(), serde_json::from_str::<serde_json::Value>(&json).ok())
     };
-    let (said, json) = judge(&["--against", &b, "--out", "o"]);
+    let (said, json) = judge(&["--against", &b, "--out", "o", "--statistics", "colour.npz"]);
     let json = json.unwrap();
     let value = |set: usize| json["verdicts"][set]["measured"][0]["value"].as_f64().unwrap();
     // Of one distribution; the floor is of half as many, so it lies higher; the Gaussian knows the data themselves.
@@ -473,8 +473,18 @@ fn pictures_are_judged_with_floor_and_baseline() {
     assert!(line.starts_with("FD (statistics of 64 features; 150 against 150) "), "{said}");
     assert!(line.rsplit(' ').next().unwrap().parse::<f64>().unwrap().abs() < 1e-4, "{line}");
 
+    // They can be had alone, and are the same.
+    let words = ["eval", "--files", &a, "--extractor", "pixels", "--statistics", "alone.npz"];
+    let output = infer(dir.path(), &words);
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "alone.npz");
+    let output = infer(dir.path(), &["eval", "--files", "alone.npz", "--against", "colour.npz"]);
+    let line = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_string();
+    assert!(line.contains("150 against 150"), "{line}");
+    assert!(line.rsplit(' ').next().unwrap().parse::<f64>().unwrap().abs() < 1e-4, "{line}");
+
     for (words, parts) in [
         (&["--files", &a] as &[&str], &["--against"] as &[&str]),
+        (&["--files", "a.npz", "--statistics", "b.npz"], &["a.npz", "pictures"]),
         (&["--files", "nowhere", "--against", &b], &["nowhere"]),
         (&["--files", &a, "--against", &b], &["pixels", "inception", "--weights"]),
         (&["--files", &a, "--against", &b, "--extractor", "classifier"], &["labelled", "digits"]),

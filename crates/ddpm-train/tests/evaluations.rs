@@ -60,6 +60,7 @@ fn every_width_and_snapshot_is_judged_kept_and_reported() {
     eval(&bench, &["--from", alone.to_str().unwrap()]).unwrap();
     let records = kept(&run);
     assert_eq!(records.len(), 7);
+    assert_eq!(about(&records[6]), (6, Some(0.05)));
     assert_eq!(records[6].verdict.measured, records[4].verdict.measured);
     assert_ne!(records[6].verdict.measured, records[3].verdict.measured);
     assert_eq!(records[3].floors.len(), 2);

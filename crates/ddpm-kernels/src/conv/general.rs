@@ -1,4 +1,4 @@
-//! Convolution of any kernel, stride and padding as matrix products, forward only.
+//! Convolution of any kernel, stride and padding, with a rectifier, as matrix products; forward only.
 //!
 //! As in `kernel.rs` and `columns.rs`, but a tile is a run of *output* pixels that may go over the end of an image into
 //! the next one, so that small images fill their tiles too. Its columns are gathered row by row: a stretch of an output
@@ -58,8 +58,8 @@ struct Stretch {
     at: usize,
 }
 
-/// The output `[batch, channels_out, height, width]`; with `rectified` the larger of it and 0.
-pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], bias: &[f32], rectified: bool) -> Vec<f32> {
+/// The output `[batch, channels_out, height, width]`, or 0 where it is negative.
+pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let geometry = geometry.flattened();
     let Some([height, width]) = geometry.output() else { return Vec::new() };
     let (channels, plane) = (geometry.channels_out, height * width);
@@ -88,7 +88,7 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], bias: &[f3
                     Matrix::row_major(columns, rows, pixels, pixels),
                 );
             }
-            vectorised(|| scatter(product, pixels, channels, bias, rectified, outputs));
+            vectorised(|| scatter(product, pixels, channels, bias, outputs));
         },
     );
     y
@@ -176,23 +176,19 @@ fn gather(
     }
 }
 
-/// Distributes `product`, `[channels, pixels]`, over the output.
+/// Distributes `product`, `[channels, pixels]`, over the output, with the bias and the rectifier.
 #[inline(always)]
-fn scatter(product: &[f32], pixels: usize, channels: usize, bias: &[f32], rectified: bool, outputs: Vec<&mut [f32]>) {
+fn scatter(product: &[f32], pixels: usize, channels: usize, bias: &[f32], outputs: Vec<&mut [f32]>) {
     let mut first = 0;
     for (i, output) in outputs.into_iter().enumerate() {
         let channel = i % channels;
         let values = &product[channel * pixels + first..][..output.len()];
         let bias = bias[channel];
-        // A NaN must not become 0.
-        if rectified {
-            output.iter_mut().zip(values).for_each(|(y, value)| {
-                let sum = value + bias;
-                *y = if sum < 0.0 { 0.0 } else { sum };
-            });
-        } else {
-            output.iter_mut().zip(values).for_each(|(y, value)| *y = value + bias);
-        }
+        output.iter_mut().zip(values).for_each(|(y, value)| {
+            let sum = value + bias;
+            // A NaN must not become 0.
+            *y = if sum < 0.0 { 0.0 } else { sum };
+        });
         if channel + 1 == channels {
             first += output.len();
         }

@@ -83,7 +83,7 @@ mod flex {
     impl ConvReluOps for Flex {
         fn conv_relu(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, geometry: Geometry) -> FlexTensor {
             let [x, weight, bias] = [x, weight, bias].map(contiguous);
-            let y = general::forward(&geometry, values(&x), values(&weight), values(&bias), true);
+            let y = general::forward(&geometry, values(&x), values(&weight), values(&bias));
             let [height, width] = geometry.output().unwrap_or_default();
             tensor(y, [geometry.batch, geometry.channels_out, height, width])
         }
