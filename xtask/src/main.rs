@@ -24,8 +24,7 @@ cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
   conformance  judges whether a device computes what it should: --device NAME, --quick (ddpm-train conformance)
   setup-torch  installs PyTorch's LibTorch for the feature tch, in target/torch
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
-  ci           test, conformance of flex, ndarray and wgpu, and the slow acceptance suite, which trains the digits and the
-               swiss roll and judges them
+  ci           test, and then the slow acceptance suite, which trains the digits and the swiss roll and judges them
 
 Programs are built with --release; --dev builds them with the dev profile, which is nearly as fast and shares
 its build with `cargo run` and the tests.
@@ -50,7 +49,7 @@ fn main() -> ExitCode {
         "conformance" => start("ddpm-train", &["conformance"], &with_features(&arguments)),
         "setup-torch" => torch::set_up(&root()),
         "test" => test(),
-        "ci" => test().and_then(|()| conformance()).and_then(|()| acceptance()),
+        "ci" => test().and_then(|()| acceptance()),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())
@@ -128,26 +127,6 @@ fn test() -> Result<(), u8> {
     })
 }
 
-/// What the conformance suite exits with where there is no such device.
-const NO_DEVICE: u8 = 3;
-
-/// Judges the backends that need no particular machine, in one build. Software Vulkan serves for wgpu; where there is none
-/// that is said, and nothing is called passed.
-fn conformance() -> Result<(), u8> {
-    for device in ["flex", "ndarray", "wgpu"] {
-        let program = ["run", "--quiet", "--package", "ddpm-train", "--features", "ndarray,wgpu", "--"];
-        let words = ["conformance", "--quick", "--device", device];
-        let mut command = cargo_command();
-        command.current_dir(root()).args(program).args(words);
-        let name = format!("conformance of {device}");
-        match step(&name, || run(&mut command)) {
-            Err(NO_DEVICE) => eprintln!("xtask: {name} was SKIPPED: there is no such device on this machine"),
-            done => done?,
-        }
-    }
-    Ok(())
-}
-
 /// Trains the two bundled experiments as a user would and judges what comes out; about ten minutes.
 fn acceptance() -> Result<(), u8> {
     let arguments = ["test", "--workspace", "--test", "acceptance", "--", "--nocapture", "--test-threads=1"];
@@ -158,11 +137,7 @@ fn step(name: &str, work: impl FnOnce() -> Result<(), u8>) -> Result<(), u8> {
     eprintln!("xtask: {name}");
     let start = Instant::now();
     let done = work();
-    let outcome = match done {
-        Ok(()) => "passed",
-        Err(NO_DEVICE) => "skipped",
-        Err(_) => "FAILED",
-    };
+    let outcome = if done.is_ok() { "passed" } else { "FAILED" };
     eprintln!("xtask: {name} {outcome} after {:.0} s", start.elapsed().as_secs_f64());
     done
 }

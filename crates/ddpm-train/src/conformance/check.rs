@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use ddpm_infer::device::quietly;
 
-/// What may be off, in f32, always relative to the largest value that is compared. Ten times or more what flex, ndarray,
-/// wgpu and LibTorch were measured to be off by; a wrong kernel is off by a thousand times that.
+/// What may be off, in f32, always relative to the largest value that is compared: 25 times or more what flex is off by,
+/// and a thousandth, or less, of what a wrong kernel is.
 pub mod tolerance {
     /// One operation against the same in f64: the longest sum, of thousands of terms, decides.
     pub const OPERATION: f64 = 5e-5;
