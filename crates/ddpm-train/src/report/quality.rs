@@ -13,7 +13,7 @@ use crate::facts::Facts;
 /// A table of more evaluations than this is folded.
 const MOST_SHOWN: usize = 12;
 
-/// Marks further away from the curves than this many of their spans are only in the table.
+/// The mark of the Gaussian is only in the table if it is further away from all else than this many times its span.
 const FARTHEST: f64 = 3.0;
 
 /// An evaluation and the run it is of.
@@ -167,18 +167,23 @@ impl Group {
             }
             series.push(Series { label, color, points: points.collect(), faint: false });
         }
-        let (low, high) = series
+        let (mut low, mut high) = series
             .iter()
             .filter(|series| series.points.len() > 1)
             .flat_map(|series| &series.points)
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (_, y)| (low.min(*y), high.max(*y)));
-        let near = |mark: f64| {
+        let mut marks: Vec<(String, f64)> = Vec::new();
+        for (floor, mark) in self.floors().iter().filter_map(|floor| Some((floor, value(floor)?))) {
             let reach = FARTHEST * (high - low);
             let is_logarithmic = low > 0.0 && high / low > LOGARITHMIC_FROM;
-            if is_logarithmic { mark > 0.0 } else { (low - reach..=high + reach).contains(&mark) }
-        };
-        let marks = self.floors().iter().filter_map(|floor| Some((floor.of.clone(), value(floor)?)));
-        let marks = marks.filter(|(_, mark)| near(*mark)).collect();
+            // The first floor is that of real items, which the curves are to be compared with however far they are.
+            let is_near = marks.is_empty() || (low - reach..=high + reach).contains(&mark);
+            let is_shown = if is_logarithmic { mark > 0.0 } else { is_near };
+            if is_shown {
+                (low, high) = (low.min(mark), high.max(mark));
+                marks.push((floor.of.clone(), mark));
+            }
+        }
         Chart { title: metric.into(), may_be_logarithmic: true, series, marks }
     }
 }
