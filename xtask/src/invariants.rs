@@ -7,8 +7,8 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
     ("crates/ddpm-kernels", &[]),
     ("crates/ddpm-model", &["ddpm-kernels"]),
     ("crates/ddpm-data", &[]),
-    ("crates/ddpm-infer", &["ddpm-model", "ddpm-data"]),
-    ("crates/ddpm-train", &["ddpm-infer", "ddpm-model", "ddpm-data"]),
+    ("crates/ddpm-infer", &["ddpm-kernels", "ddpm-model", "ddpm-data"]),
+    ("crates/ddpm-train", &["ddpm-infer", "ddpm-model", "ddpm-data", "ddpm-kernels"]),
     ("xtask", &[]),
 ];
 

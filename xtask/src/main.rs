@@ -1,6 +1,7 @@
 //! `cargo xtask`: a thin driver of cargo. It starts the project's programs as processes and knows none of them.
 
 mod invariants;
+mod torch;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -18,6 +19,10 @@ cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
   inspect      says what a file or folder of weights is, and what is wrong with it (ddpm-infer inspect)
   eval         judges the samples of the newest run, or files (ddpm-infer eval)
   data         shows what datasets there are, or what a dataset holds (ddpm-infer data)
+  bench        measures speed and memory, in turns with PyTorch if there is one (ddpm-train bench --peer PYTHON)
+  devices      lists the devices there are, and the backends that are compiled in (ddpm-infer devices)
+  conformance  judges whether a device computes what it should: --device NAME, --quick (ddpm-train conformance)
+  setup-torch  installs PyTorch's LibTorch for the feature tch, in target/torch
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
   ci           test, and then the slow acceptance suite, which trains the digits and the swiss roll and judges them
 
@@ -39,6 +44,10 @@ fn main() -> ExitCode {
         "inspect" => start("ddpm-infer", &["inspect"], &arguments),
         "eval" => start("ddpm-infer", &["eval"], &arguments),
         "data" => start("ddpm-infer", &["data"], &arguments),
+        "bench" => start("ddpm-train", &["bench"], &arguments),
+        "devices" => start("ddpm-infer", &["devices"], &arguments),
+        "conformance" => start("ddpm-train", &["conformance"], &with_features(&arguments)),
+        "setup-torch" => torch::set_up(&root()),
         "test" => test(),
         "ci" => test().and_then(|()| acceptance()),
         "help" | "--help" | "-h" => {
@@ -86,6 +95,18 @@ fn start(package: &str, leading: &[&str], arguments: &[String]) -> Result<(), u8
     cargo.extend(rest);
     // In the user's folder, so that relative paths mean what they say.
     run(cargo_command().args(&cargo))
+}
+
+/// With the features of the devices that are named, unless features are.
+fn with_features(arguments: &[String]) -> Vec<String> {
+    let names = arguments.windows(2).filter(|pair| pair[0] == "--device").map(|pair| pair[1].as_str());
+    let names = names.chain(arguments.iter().filter_map(|argument| argument.strip_prefix("--device=")));
+    let features: Vec<&str> = names.filter_map(|name| name.split(':').next()).filter(|name| *name != "flex").collect();
+    let chosen = arguments.iter().any(|argument| argument.starts_with("--features"));
+    if chosen || features.is_empty() {
+        return arguments.to_vec();
+    }
+    ["--features".to_string(), features.join(",")].into_iter().chain(arguments.iter().cloned()).collect()
 }
 
 /// Everything a change must pass.

@@ -12,6 +12,8 @@ pub enum DataConfig {
     Digits(DigitsConfig),
     /// A folder of pictures.
     Images(ImagesConfig),
+    /// Pictures that `ddpm-infer data build` decoded into one file.
+    Packed(PackedConfig),
     /// CIFAR-10 in its binary version, 32x32.
     Cifar10(Cifar10Config),
     /// MNIST as idx files.
@@ -43,11 +45,11 @@ pub enum DataConfig {
 #[serde(deny_unknown_fields)]
 pub struct DigitsConfig {}
 
-/// A folder of png, jpeg, webp, bmp or tiff files.
+/// A folder or zip archive of png, jpeg, webp, bmp or tiff files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImagesConfig {
-    /// The folder; sub-folders `train` and `test`, where both exist, are the split.
+    /// The folder or archive; sub-folders `train` and `test`, where both exist, are the split.
     pub path: PathBuf,
     /// Height and width that every picture is scaled and cropped to.
     #[serde(default = "default_image_size")]
@@ -110,6 +112,17 @@ pub enum OnBadFile {
     /// Leave them out, and report them. Decodes every file once at the start, because what is left out
     /// must be known before the order of items is.
     Skip,
+}
+
+/// A file of pictures in the size of training, with their classes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackedConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// Mirror half of the training pictures.
+    #[serde(default)]
+    pub horizontal_flip: bool,
 }
 
 /// The folder with `data_batch_1.bin` and its siblings, or the folder above it.
@@ -195,6 +208,7 @@ impl DataConfig {
         match self {
             DataConfig::Digits(_) => "digits",
             DataConfig::Images(_) => "images",
+            DataConfig::Packed(_) => "packed",
             DataConfig::Cifar10(_) => "cifar10",
             DataConfig::Mnist(_) => "mnist",
             DataConfig::FashionMnist(_) => "fashion-mnist",
@@ -294,9 +308,10 @@ fn default_columns() -> [Column; 2] {
 mod tests {
     use super::*;
 
-    const KINDS: [(&str, &str); 13] = [
+    const KINDS: [(&str, &str); 14] = [
         ("digits", ""),
         ("images", "path = 'p'"),
+        ("packed", "path = 'p'"),
         ("cifar10", "path = 'p'"),
         ("mnist", "path = 'p'"),
         ("fashion-mnist", "path = 'p'"),

@@ -34,6 +34,7 @@ pub(crate) fn open(config: &CsvConfig, split: Split) -> Result<OpenData, DataErr
         info: DataInfo { name: "csv".into(), shape: vec![2], classes: Vec::new(), units },
         items: Arc::new(InMemDataset::new(items)),
         skipped: Vec::new(),
+        labels: None,
         flip: Flip::Never,
     })
 }

@@ -46,6 +46,14 @@ pub enum DataError {
         /// The refusal.
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error("{}: cannot be written: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The refusal.
+        source: io::Error,
+    },
     /// A folder without items.
     #[error("{}: the folder is empty; expected {expected}", path.display())]
     EmptyFolder {

@@ -1,271 +1,291 @@
-//! A folder of pictures: found, checked and sorted when opened, decoded when asked for.
+//! Pictures in a folder or a zip archive: found, checked and sorted when opened, decoded when asked for.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use burn_dataset::transform::SelectionDataset;
 use burn_dataset::{Dataset, DatasetError};
-use image::imageops::FilterType;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use image::DynamicImage;
 use rayon::prelude::*;
 
 use crate::config::{ImageChannels, ImageLabels, ImageResize, ImagesConfig, OnBadFile};
+use crate::decode::{check_header, decode, pixels};
 use crate::error::{BadFile, DataError};
 use crate::example::{DataInfo, Example, Flip, Units};
-use crate::hold_out::{held_out, key_of_name};
+use crate::file_list::FileList;
+use crate::hold_out::held_out;
+use crate::known_good::{KnownGood, WORTH_KEEPING, cache_folder, note, stamp};
 use crate::open::{OpenData, Split};
-use crate::pixels::value_of_byte;
+use crate::pixels::values_of_bytes;
+use crate::random::{Stream, mix};
+use crate::zip_pictures::ZipPictures;
 
-const EXPECTED: &str = "a folder with png, jpeg, webp, bmp or tiff files";
-
-/// A picture may not take more memory than this while it is decoded: headers can claim anything.
-const MAX_DECODED_BYTES: u64 = 512 << 20;
+pub(crate) const EXPECTED: &str = "a folder with png, jpeg, webp, bmp or tiff files, or a zip archive of them";
 
 /// Opens a split of an image folder.
 pub(crate) fn open(config: &ImagesConfig, split: Split) -> Result<OpenData, DataError> {
-    let root = &config.path;
-    let (train_root, test_root) = (root.join("train"), root.join("test"));
-    let has_split_folders = train_root.is_dir() && test_root.is_dir();
-
-    let (files, classes) = if has_split_folders {
-        let (train, test) = (find_files(&train_root)?, find_files(&test_root)?);
-        // Both splits must number the classes alike.
-        let classes = classes(config.labels, train.iter().chain(&test));
-        match split {
-            Split::Train => (train, classes),
-            Split::Test => (test, classes),
-        }
-    } else {
-        let files = find_files(root)?;
-        let classes = classes(config.labels, files.iter());
-        (files, classes)
-    };
-
-    let (files, bad): (Vec<_>, Vec<_>) = files
-        .into_par_iter()
-        .map(|file| match check(&file, config) {
-            Ok(()) => (Some(file), None),
-            Err(reason) => {
-                let path = file.path;
-                (None, Some(BadFile { path, reason }))
-            }
-        })
-        .unzip();
-    let files: Vec<FoundFile> = files.into_iter().flatten().collect();
-    let skipped: Vec<BadFile> = bad.into_iter().flatten().collect();
-    if !skipped.is_empty() && (config.on_bad_file == OnBadFile::Stop || files.is_empty()) {
-        return Err(DataError::BadFiles { folder: root.clone(), files: skipped });
-    }
-
-    let is_held_out = match has_split_folders {
-        true => vec![split == Split::Test; files.len()],
-        false => held_out(&files.iter().map(FoundFile::key).collect::<Vec<_>>()),
-    };
-    let chosen = (0..files.len()).filter(|&file| is_held_out[file] == (split == Split::Test)).collect();
-    let images = ImageFiles {
-        labels: files.iter().map(|file| file.label(&classes)).collect(),
-        paths: files.into_iter().map(|file| file.path).collect(),
-        config: config.clone(),
-    };
-    let channels = match config.channels {
-        ImageChannels::Rgb => 3,
-        ImageChannels::Grayscale => 1,
-    };
+    let images = Images::open(config, split, cache_folder().as_deref())?;
+    let channels = channels(config.channels);
     Ok(OpenData {
         info: DataInfo {
             name: "images".into(),
             shape: vec![channels, config.size, config.size],
-            classes,
+            classes: images.classes.clone(),
             units: Units::identity(channels),
         },
-        items: Arc::new(SelectionDataset::from_indices_checked(images, chosen)),
-        skipped,
+        skipped: images.skipped.clone(),
+        labels: images.labels.clone(),
+        items: Arc::new(images),
         flip: Flip::half_if(config.horizontal_flip),
     })
 }
 
-/// The pictures of a folder, by path.
-struct ImageFiles {
-    paths: Vec<PathBuf>,
-    labels: Vec<Option<usize>>,
+/// A number for what lies in a folder, or for an archive: names, sizes and times of change.
+pub(crate) fn fingerprint(root: &Path) -> Result<u64, DataError> {
+    let on_io = |source| DataError::io(root, EXPECTED, source);
+    if !root.is_dir() {
+        return Ok(stamp(0, &fs::metadata(root).map_err(on_io)?));
+    }
+    let files = FileList::find(root, EXPECTED)?;
+    let stamps: Vec<u64> = (0..files.len())
+        .into_par_iter()
+        // A link that leads nowhere has no metadata, and its name counts.
+        .map(|file| match fs::metadata(root.join(files.path(file))) {
+            Ok(metadata) => stamp(files.key(file), &metadata),
+            Err(_) => files.key(file),
+        })
+        .collect();
+    Ok(stamps.into_iter().fold(0, |all, stamp| mix(all, Stream::Split, stamp)))
+}
+
+/// Whether a file is a zip archive, by its name or its first bytes.
+fn is_zip(path: &Path) -> bool {
+    let named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zip"));
+    let mut start = [0; 2];
+    path.is_file()
+        && (named || File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && &start == b"PK"))
+}
+
+/// How many.
+pub(crate) fn channels(channels: ImageChannels) -> usize {
+    match channels {
+        ImageChannels::Rgb => 3,
+        ImageChannels::Grayscale => 1,
+    }
+}
+
+/// The pictures of a split. In memory lies what finds them: about their names.
+pub(crate) struct Images {
+    place: Place,
+    /// Which of the files are items, in their order.
+    chosen: Vec<u32>,
+    pub(crate) labels: Option<Arc<[u32]>>,
+    pub(crate) classes: Vec<String>,
+    pub(crate) skipped: Vec<BadFile>,
     config: ImagesConfig,
 }
 
-impl Dataset<Example> for ImageFiles {
-    fn get(&self, index: usize) -> Result<Example, DatasetError> {
-        let path = &self.paths[index];
-        let image = decode(path).map_err(|reason| {
+impl Images {
+    /// Finds and checks the pictures; what is known of them from before lies in `cache`.
+    pub(crate) fn open(config: &ImagesConfig, split: Split, cache: Option<&Path>) -> Result<Self, DataError> {
+        let root = &config.path;
+        let (place, all_classes, has_split) = if root.is_dir() {
+            let (train, test) = (root.join("train"), root.join("test"));
+            if train.is_dir() && test.is_dir() {
+                let (train, test) = (Place::folder(&train)?, Place::folder(&test)?);
+                // Both splits must number the classes alike.
+                let classes = &train.top_folders() | &test.top_folders();
+                (if split == Split::Train { train } else { test }, classes, true)
+            } else {
+                let place = Place::folder(root)?;
+                let classes = place.top_folders();
+                (place, classes, false)
+            }
+        } else if is_zip(root) {
+            let (zip, classes, has_split) = ZipPictures::open(root, split)?;
+            (Place::Zip(zip), classes, has_split)
+        } else {
+            // Says what is wrong.
+            (Place::folder(root)?, BTreeSet::new(), false)
+        };
+        let classes = match config.labels {
+            ImageLabels::None => Vec::new(),
+            ImageLabels::Folders => all_classes.into_iter().collect::<Vec<_>>(),
+        };
+
+        let skipped = place.bad_files(config, cache);
+        let bad: Vec<u32> = skipped.iter().map(|(file, _)| *file).collect();
+        let skipped: Vec<BadFile> = skipped.into_iter().map(|(_, bad)| bad).collect();
+        let mut good: Vec<u32> = (0..place.files().len() as u32).collect();
+        good.retain(|file| bad.binary_search(file).is_err());
+        if !skipped.is_empty() && (config.on_bad_file == OnBadFile::Stop || good.is_empty()) {
+            return Err(DataError::BadFiles { folder: root.clone(), files: skipped });
+        }
+
+        let mut chosen = good;
+        if !has_split {
+            let keys: Vec<u64> = chosen.iter().map(|&file| place.files().key(file as usize)).collect();
+            let mut is_held_out = held_out(&keys).into_iter();
+            chosen.retain(|_| is_held_out.next() == Some(split == Split::Test));
+            chosen.shrink_to_fit();
+        }
+        let label = |&file: &u32| {
+            let folder = place.top_folder(file as usize)?;
+            classes.binary_search(&folder).ok().map(|class| class as u32)
+        };
+        // Every file lies in a class folder, or it would be a bad one.
+        let labels = (!classes.is_empty()).then(|| chosen.iter().filter_map(label).collect());
+        Ok(Self { place, chosen, labels, classes, skipped, config: config.clone() })
+    }
+
+    /// A picture as bytes, channel by channel.
+    pub(crate) fn pixels(&self, index: usize) -> Result<Vec<u8>, DataError> {
+        let file = self.chosen[index] as usize;
+        let image = self.place.decode(file).map_err(|reason| {
             let reason = format!("{reason} (data.on_bad_file = \"skip\" leaves such files out)");
-            DatasetError::new(DataError::format(path, reason))
+            DataError::format(&self.place.path(file), reason)
         })?;
         // At most 4096, as the config was checked.
         let side = self.config.size as u32;
         let ImageResize::CoverAndCentreCrop = self.config.resize;
-        Ok(Example { values: values(&image, self.config.channels, [side; 2]), label: self.labels[index] })
+        Ok(pixels(&image, self.config.channels, [side; 2]))
+    }
+}
+
+impl Dataset<Example> for Images {
+    fn get(&self, index: usize) -> Result<Example, DatasetError> {
+        let pixels = self.pixels(index).map_err(DatasetError::new)?;
+        let label = self.labels.as_ref().map(|labels| labels[index] as usize);
+        Ok(Example { values: values_of_bytes(&pixels), label })
     }
 
     fn len(&self) -> usize {
-        self.paths.len()
+        self.chosen.len()
     }
 }
 
-/// A file below the root.
-pub(crate) struct FoundFile {
-    pub(crate) path: PathBuf,
-    /// From the root: its parts are what the class and the split depend on, wherever the root lies.
-    relative: PathBuf,
+/// Where the files are.
+enum Place {
+    Folder { root: PathBuf, files: FileList },
+    Zip(ZipPictures),
 }
 
-impl FoundFile {
-    /// The first folder on the way to the file.
-    fn folder(&self) -> Option<String> {
-        let mut parts = self.relative.components();
-        let first = parts.next()?;
-        parts.next()?;
-        Some(first.as_os_str().to_string_lossy().into_owned())
+impl Place {
+    fn folder(root: &Path) -> Result<Self, DataError> {
+        Ok(Self::Folder { root: root.to_path_buf(), files: FileList::find(root, EXPECTED)? })
     }
 
-    fn label(&self, classes: &[String]) -> Option<usize> {
-        classes.binary_search(&self.folder()?).ok()
-    }
-
-    fn key(&self) -> u64 {
-        let parts = self.relative.components();
-        key_of_name(parts.map(|part| part.as_os_str().as_encoded_bytes()))
-    }
-}
-
-/// The names of the sub-folders, sorted; none if they are not to be classes.
-fn classes<'a>(labels: ImageLabels, files: impl Iterator<Item = &'a FoundFile>) -> Vec<String> {
-    match labels {
-        ImageLabels::None => Vec::new(),
-        ImageLabels::Folders => {
-            let mut classes: Vec<String> = files.filter_map(FoundFile::folder).collect();
-            classes.sort_unstable();
-            classes.dedup();
-            classes
+    fn files(&self) -> &FileList {
+        match self {
+            Self::Folder { files, .. } => files,
+            Self::Zip(zip) => &zip.files,
         }
     }
-}
 
-/// All files below a folder, sorted by path; hidden ones (`.DS_Store`, `.thumbnails`) are not looked at.
-pub(crate) fn find_files(root: &Path) -> Result<Vec<FoundFile>, DataError> {
-    let on_io = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| DataError::io(&path, EXPECTED, source)
-    };
-    let metadata = fs::metadata(root).map_err(on_io(root))?;
-    if !metadata.is_dir() {
-        return Err(DataError::format(root, format!("not a folder; expected {EXPECTED}")));
-    }
-    let mut files = Vec::new();
-    let mut folders = vec![PathBuf::new()];
-    // Links to folders are followed, so a folder can be reached twice, or for ever.
-    let mut visited = HashSet::new();
-    while let Some(folder) = folders.pop() {
-        let folder_path = root.join(&folder);
-        if !visited.insert(fs::canonicalize(&folder_path).map_err(on_io(&folder_path))?) {
-            continue;
+    /// What all paths begin with.
+    fn root(&self) -> PathBuf {
+        match self {
+            Self::Folder { root, .. } => root.clone(),
+            Self::Zip(zip) => zip.path.join(zip.prefix),
         }
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&folder_path).map_err(on_io(&folder_path))? {
-            let name = entry.map_err(on_io(&folder_path))?.file_name();
-            if !name.as_encoded_bytes().starts_with(b".") {
-                names.push(name);
+    }
+
+    /// For messages, and to open a file of a folder.
+    fn path(&self, file: usize) -> PathBuf {
+        match self {
+            Self::Folder { root, files } => root.join(files.path(file)),
+            Self::Zip(zip) => zip.path.join(zip.files.path(file)),
+        }
+    }
+
+    fn top_folder(&self, file: usize) -> Option<String> {
+        Some(self.files().top_folder(file)?.to_string_lossy().into_owned())
+    }
+
+    fn top_folders(&self) -> BTreeSet<String> {
+        (0..self.files().len()).filter_map(|file| self.top_folder(file)).collect()
+    }
+
+    fn decode(&self, file: usize) -> Result<DynamicImage, String> {
+        match self {
+            Self::Folder { .. } => decode_file(&self.path(file)),
+            Self::Zip(zip) => zip.read(file).and_then(|bytes| {
+                let len = bytes.len() as u64;
+                decode(Cursor::new(bytes), len)
+            }),
+        }
+    }
+
+    /// The files that will not do, in their order. Reading headers finds foreign files quickly; only a full decode
+    /// finds those that break off later, and that is done where the config wants them left out.
+    fn bad_files(&self, config: &ImagesConfig, cache: Option<&Path>) -> Vec<(u32, BadFile)> {
+        let cache = cache.filter(|_| self.files().len() >= WORTH_KEEPING);
+        let decoded = config.on_bad_file == OnBadFile::Skip;
+        let note = cache.map(|cache| note(cache, &self.root(), decoded));
+        let known = note.as_deref().map(KnownGood::read).unwrap_or_default();
+        let bad = Mutex::new(Vec::new());
+        let stamps: Vec<u64> = (0..self.files().len() as u32)
+            .into_par_iter()
+            .filter_map(|file| {
+                let found = match config.labels {
+                    ImageLabels::Folders if self.files().top_folder(file as usize).is_none() => {
+                        Err("lies in no class folder (labels = \"folders\")".into())
+                    }
+                    _ => self.check(file as usize, decoded, &known),
+                };
+                found
+                    .map_err(|reason| {
+                        let bad_file = BadFile { path: self.path(file as usize), reason };
+                        bad.lock().unwrap_or_else(PoisonError::into_inner).push((file, bad_file));
+                    })
+                    .ok()
+            })
+            .collect();
+        if let Some(note) = note {
+            known.replace(stamps, &note);
+        }
+        let mut bad = bad.into_inner().unwrap_or_else(PoisonError::into_inner);
+        bad.sort_by_key(|(file, _)| *file);
+        bad
+    }
+
+    /// The stamp of a file that will do.
+    fn check(&self, file: usize, decoded: bool, known: &KnownGood) -> Result<u64, String> {
+        let metadata = match self {
+            Self::Folder { .. } => fs::metadata(self.path(file)),
+            Self::Zip(zip) => fs::metadata(&zip.path),
+        };
+        let stamp = stamp(self.files().key(file), &metadata.map_err(|error| error.to_string())?);
+        if known.has(stamp) {
+            return Ok(stamp);
+        }
+        match (self, decoded) {
+            (_, true) => self.decode(file).map(|_| ())?,
+            (Self::Folder { .. }, false) => {
+                open_file(&self.path(file)).and_then(|(file, len)| check_header(file, len))?;
+            }
+            (Self::Zip(zip), false) => {
+                let bytes = zip.read(file)?;
+                let len = bytes.len() as u64;
+                check_header(Cursor::new(bytes), len)?;
             }
         }
-        // Sorted backwards because the last one pushed is the next one visited.
-        names.sort_unstable_by(|a, b| b.cmp(a));
-        for name in names {
-            let relative = folder.join(name);
-            let path = root.join(&relative);
-            // A link that leads nowhere has no metadata: it is kept as a file, and found bad when read.
-            match fs::metadata(&path) {
-                Ok(metadata) if metadata.is_dir() => folders.push(relative),
-                _ => files.push(FoundFile { path, relative }),
-            }
-        }
-    }
-    if files.is_empty() {
-        return Err(DataError::EmptyFolder { path: root.to_path_buf(), expected: EXPECTED.into() });
-    }
-    files.sort_by(|a, b| a.relative.cmp(&b.relative));
-    Ok(files)
-}
-
-/// Whether a file will do. Reading headers finds foreign files quickly; only a full decode finds those that
-/// break off later, and that is done where the config wants them left out.
-fn check(file: &FoundFile, config: &ImagesConfig) -> Result<(), String> {
-    if config.labels == ImageLabels::Folders && file.folder().is_none() {
-        return Err("lies in no class folder (labels = \"folders\")".into());
-    }
-    match config.on_bad_file {
-        OnBadFile::Stop => decoder(&file.path).map(|_| ()),
-        OnBadFile::Skip => decode(&file.path).map(|_| ()),
+        Ok(stamp)
     }
 }
 
-/// Reads the header. The format is told by the content; the name of a file promises nothing.
-fn decoder(path: &Path) -> Result<impl ImageDecoder + use<>, String> {
+fn open_file(path: &Path) -> Result<(BufReader<File>, u64), String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
-    if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
-        return Err("the file is empty".into());
-    }
-    let reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(|error| error.to_string())?;
-    match reader.format() {
-        Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp | ImageFormat::Tiff) => {}
-        Some(other) => return Err(format!("a {other:?} file; expected png, jpeg, webp, bmp or tiff")),
-        None => return Err("not a picture; expected png, jpeg, webp, bmp or tiff".into()),
-    }
-    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
-    let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 || decoder.total_bytes() > MAX_DECODED_BYTES {
-        let most = MAX_DECODED_BYTES >> 20;
-        return Err(format!("{width}x{height} pixels; expected some, and at most {most} MiB of them"));
-    }
-    Ok(decoder)
+    let len = file.metadata().map_err(|error| error.to_string())?.len();
+    Ok((BufReader::new(file), len))
 }
 
-pub(crate) fn decode(path: &Path) -> Result<DynamicImage, String> {
-    let mut decoder = decoder(path)?;
-    // Cameras save pictures lying on their side with a note which way is up.
-    let orientation = decoder.orientation().map_err(|error| error.to_string())?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
-    image.apply_orientation(orientation);
-    Ok(image)
-}
-
-/// A picture as values in [-1, 1], channel by channel, scaled until it covers this width and height and cut to them.
-pub(crate) fn values(image: &DynamicImage, channels: ImageChannels, [width, height]: [u32; 2]) -> Vec<f32> {
-    let image = DynamicImage::from(over_white(image));
-    let image = match (image.width(), image.height()) {
-        size if size == (width, height) => image,
-        _ => image.resize_to_fill(width, height, FilterType::Lanczos3),
-    };
-    match channels {
-        ImageChannels::Grayscale => image.to_luma8().iter().map(|&byte| value_of_byte(byte)).collect(),
-        ImageChannels::Rgb => {
-            let rgb = image.to_rgb8();
-            (0..3).flat_map(|channel| rgb.iter().skip(channel).step_by(3)).map(|&byte| value_of_byte(byte)).collect()
-        }
-    }
-}
-
-/// Transparent parts become white: what lies hidden under them is arbitrary.
-pub(crate) fn over_white(image: &DynamicImage) -> image::RgbImage {
-    if !image.color().has_alpha() {
-        return image.to_rgb8();
-    }
-    let rgba = image.to_rgba8();
-    image::RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
-        let [r, g, b, alpha] = rgba.get_pixel(x, y).0;
-        let alpha = u32::from(alpha);
-        let blend = |byte: u8| ((u32::from(byte) * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
-        image::Rgb([blend(r), blend(g), blend(b)])
-    })
+/// Reads the picture in a file.
+pub(crate) fn decode_file(path: &Path) -> Result<DynamicImage, String> {
+    let (file, len) = open_file(path)?;
+    decode(file, len)
 }
 
 #[cfg(test)]

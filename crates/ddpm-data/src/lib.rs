@@ -3,30 +3,37 @@
 //! [`open`] turns a [`DataConfig`] into items behind burn-dataset's `Dataset` trait, and an
 //! [`OrderedLoader`] turns the items into batches in an order that depends on the seed alone.
 
+pub mod augment;
 mod cifar10;
 mod config;
 mod csv_points;
+mod decode;
 mod digits;
 mod error;
 mod example;
+mod file_list;
 mod hold_out;
 mod image_folder;
+mod known_good;
 mod loader;
 mod mnist;
 mod open;
 mod order;
+pub mod packed;
 mod pictures;
 mod pixels;
 mod points;
 pub mod random;
+pub mod zip;
+mod zip_pictures;
 
 pub use config::{
     Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, ImageChannels, ImageLabels, ImageResize, ImagesConfig,
-    MnistConfig, MnistSize, OnBadFile, PointsConfig, Problem,
+    MnistConfig, MnistSize, OnBadFile, PackedConfig, PointsConfig, Problem,
 };
 pub use error::{BadFile, DataError};
 pub use example::{DataInfo, Example, Flip, Units};
-pub use loader::{ExampleBatch, ExampleBatcher, OrderedLoader, StreamItem};
+pub use loader::{ExampleBatch, ExampleBatcher, OrderedLoader, ReadingSpeed, StreamItem};
 pub use open::{OpenData, Split, open};
-pub use order::{Order, permutation};
+pub use order::{BalancedOrder, Order, items_by_class, permutation};
 pub use pictures::{Fit, read_pictures};

@@ -1,18 +1,21 @@
 //! Batches in an order that depends on the seed alone, read on worker threads ahead of the step.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_dataset::{Dataset, DatasetError};
 
+use crate::augment::{AugmentConfig, Told};
 use crate::error::DataError;
 use crate::example::{Example, Flip};
 use crate::open::OpenData;
-use crate::order::Order;
+use crate::order::{BalancedOrder, Order, items_by_class};
 
 /// An item and its place in the endless stream.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub struct StreamItem {
     pub place: u64,
     /// The item.
     pub example: Example,
+    /// How it was changed, where a network is told.
+    pub told: Option<Told>,
 }
 
 /// What a step learns from.
@@ -30,6 +35,8 @@ pub struct ExampleBatch<const D: usize> {
     pub x_0: Tensor<D>,
     /// Their classes; none if the data are unlabelled.
     pub labels: Option<Vec<usize>>,
+    /// How they were changed, where a network is told.
+    pub told: Option<Vec<Told>>,
     /// The place of the first item in the endless stream.
     pub first_item: u64,
 }
@@ -45,12 +52,13 @@ impl<const D: usize> Batcher<StreamItem, ExampleBatch<D>> for ExampleBatcher {
     fn batch(&self, items: Vec<StreamItem>, device: &Device) -> ExampleBatch<D> {
         let shape: Vec<usize> = [&[items.len()], &self.shape[..]].concat();
         let labels = items.iter().map(|item| item.example.label).collect();
+        let told = items.iter().map(|item| item.told).collect();
         let first_item = items.first().map_or(0, |item| item.place);
         let mut values = Vec::with_capacity(shape.iter().product());
         for item in items {
             values.extend(item.example.values);
         }
-        ExampleBatch { x_0: Tensor::from_data(TensorData::new(values, shape), device), labels, first_item }
+        ExampleBatch { x_0: Tensor::from_data(TensorData::new(values, shape), device), labels, told, first_item }
     }
 }
 
@@ -68,7 +76,25 @@ pub struct OrderedLoader<const D: usize> {
     start: u64,
     end: u64,
     workers: usize,
+    speed: Arc<ReadingSpeed>,
     device: Device,
+}
+
+/// How fast items are read, counted while they are: what the loader could give if nothing held it back.
+#[derive(Debug, Default)]
+pub struct ReadingSpeed {
+    items: AtomicU64,
+    nanoseconds: AtomicU64,
+    threads: AtomicU64,
+}
+
+impl ReadingSpeed {
+    /// Items a second that all threads together could read, since this was asked last; none if nothing was read.
+    pub fn take(&self) -> Option<f64> {
+        let [items, nanoseconds] = [&self.items, &self.nanoseconds].map(|count| count.swap(0, Ordering::Relaxed));
+        let threads = self.threads.load(Ordering::Relaxed);
+        (nanoseconds > 0).then(|| items as f64 * threads as f64 / (nanoseconds as f64 * 1e-9))
+    }
 }
 
 /// Batches that each worker may have ready.
@@ -101,8 +127,10 @@ impl<const D: usize> OrderedLoader<D> {
             source: Source {
                 items: data.items.clone(),
                 values_per_item: info.values_per_item(),
-                width: info.shape.last().copied().unwrap_or(1),
+                shape: info.shape.clone(),
                 flip: data.flip,
+                augment: AugmentConfig::default(),
+                by_class: None,
                 seed,
             },
             batcher: ExampleBatcher { shape: info.shape.clone() },
@@ -110,8 +138,24 @@ impl<const D: usize> OrderedLoader<D> {
             start: 0,
             end: u64::MAX,
             workers: thread::available_parallelism().map_or(1, |n| n.get().min(MAX_DEFAULT_WORKERS)),
+            speed: Arc::default(),
             device: device.clone(),
         })
+    }
+
+    /// All classes come equally often, however many items each has.
+    pub fn balanced(mut self, data: &OpenData) -> Result<Self, DataError> {
+        let wrong = |reason| DataError::Config { key: "balance", reason };
+        let labels = data.labels().map_err(|error| wrong(error.to_string()))?;
+        let labels = labels.ok_or_else(|| wrong(format!("{} has no classes", data.info.name)))?;
+        self.source.by_class = Some(items_by_class(&labels));
+        Ok(self)
+    }
+
+    /// Pictures are changed as they are read.
+    pub fn augmented(mut self, augment: AugmentConfig) -> Self {
+        self.source.augment = augment;
+        self
     }
 
     /// The part of the stream from an item up to, not including, another.
@@ -124,6 +168,20 @@ impl<const D: usize> OrderedLoader<D> {
         Self { workers, ..self }
     }
 
+    /// How fast the items are read; all parts of a loader count together.
+    pub fn speed(&self) -> Arc<ReadingSpeed> {
+        self.speed.clone()
+    }
+
+    /// Reads the items at some places, and counts how long it takes.
+    fn read(&self, places: std::ops::Range<u64>, order: &mut ItemOrder) -> Read {
+        let (start, items) = (Instant::now(), places.end - places.start);
+        let read = self.source.read(places, order);
+        self.speed.items.fetch_add(items, Ordering::Relaxed);
+        self.speed.nanoseconds.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        read
+    }
+
     /// The places of the stream that a batch of this loader covers.
     fn places(&self, batch: u64) -> std::ops::Range<u64> {
         let size = self.batch_size as u64;
@@ -134,6 +192,7 @@ impl<const D: usize> OrderedLoader<D> {
 
 impl<const D: usize> DataLoader<ExampleBatch<D>> for OrderedLoader<D> {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ExampleBatch<D>> + 'a> {
+        self.speed.threads.store(self.workers.max(1) as u64, Ordering::Relaxed);
         let reading = match self.workers {
             0 => Reading::Here(self.source.order()),
             workers => Reading::Ahead(
@@ -162,17 +221,38 @@ impl<const D: usize> DataLoader<ExampleBatch<D>> for OrderedLoader<D> {
 struct Source {
     items: Arc<dyn Dataset<Example>>,
     values_per_item: usize,
-    width: usize,
+    shape: Vec<usize>,
     flip: Flip,
+    augment: AugmentConfig,
+    /// Where classes are to come equally often, the items of each.
+    by_class: Option<Arc<[Vec<u32>]>>,
     seed: u64,
 }
 
+/// Which item is at a place of the stream.
+enum ItemOrder {
+    Epochs(Order),
+    Balanced(BalancedOrder),
+}
+
+impl ItemOrder {
+    fn item_at(&mut self, place: u64) -> usize {
+        match self {
+            Self::Epochs(order) => order.item_at(place),
+            Self::Balanced(order) => order.item_at(place),
+        }
+    }
+}
+
 impl Source {
-    fn order(&self) -> Order {
-        Order::new(self.seed, self.items.len())
+    fn order(&self) -> ItemOrder {
+        match &self.by_class {
+            None => ItemOrder::Epochs(Order::new(self.seed, self.items.len())),
+            Some(classes) => ItemOrder::Balanced(BalancedOrder::new(self.seed, classes.clone())),
+        }
     }
 
-    fn read(&self, places: std::ops::Range<u64>, order: &mut Order) -> Result<Vec<StreamItem>, DatasetError> {
+    fn read(&self, places: std::ops::Range<u64>, order: &mut ItemOrder) -> Result<Vec<StreamItem>, DatasetError> {
         places
             .map(|place| {
                 let index = order.item_at(place);
@@ -181,8 +261,14 @@ impl Source {
                     let (found, expected) = (example.values.len(), self.values_per_item);
                     return Err(fault(format!("item {index} has {found} values; expected {expected}")));
                 }
-                self.flip.apply(&mut example.values, self.width, self.seed, place);
-                Ok(StreamItem { place, example })
+                self.flip.apply(&mut example.values, self.shape.last().copied().unwrap_or(1), self.seed, place);
+                let told = match *self.shape {
+                    [channels, height, width] => {
+                        self.augment.apply(&mut example.values, [channels, height, width], self.seed, place)
+                    }
+                    _ => None,
+                };
+                Ok(StreamItem { place, example, told })
             })
             .collect()
     }
@@ -213,7 +299,7 @@ impl Worker {
                 if places.is_empty() {
                     return;
                 }
-                let read = loader.source.read(places, &mut order);
+                let read = loader.read(places, &mut order);
                 let failed = read.is_err();
                 // Nobody listens any more, or nothing sensible can follow.
                 if sender.send(read).is_err() || failed {
@@ -250,7 +336,7 @@ impl Drop for Worker {
 }
 
 enum Reading {
-    Here(Order),
+    Here(ItemOrder),
     Ahead(Vec<Worker>),
 }
 
@@ -270,7 +356,7 @@ impl<const D: usize> Iterator for OrderedIterator<'_, D> {
             return None;
         }
         let read = match &mut self.reading {
-            Reading::Here(order) => self.loader.source.read(places, order),
+            Reading::Here(order) => self.loader.read(places, order),
             Reading::Ahead(workers) => workers[(self.next_batch % workers.len() as u64) as usize].next(),
         };
         self.next_batch += 1;
@@ -295,8 +381,8 @@ mod tests {
     use crate::example::{DataInfo, Units};
     use crate::order::permutation;
     use burn_dataset::InMemDataset;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::{Duration, Instant};
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
 
     /// Pictures of 1x1x2: the number of the item, and the same and a half.
     fn numbered(len: usize, flip: Flip) -> OpenData {
@@ -315,6 +401,7 @@ mod tests {
             },
             items,
             skipped: Vec::new(),
+            labels: None,
             flip,
         }
     }
@@ -411,6 +498,42 @@ mod tests {
     }
 
     #[test]
+    fn balanced_batches_have_all_classes_alike_whatever_the_workers() {
+        let mut data = numbered(19, Flip::Never);
+        let unlabelled = loader(&data, 4).balanced(&data).err().unwrap().to_string();
+        assert!(unlabelled.contains("numbers has no classes"), "{unlabelled}");
+        data.info.classes = vec!["a".into(), "b".into(), "c".into()];
+        let loader = loader(&data, 6).balanced(&data).unwrap().between(0, 120);
+        for batch in loader.iter() {
+            let labels = batch.unwrap().labels.unwrap();
+            assert!((0..3).all(|class| labels.iter().filter(|&&label| label == class).count() == 2), "{labels:?}");
+        }
+        let expected = all_values(&loader.clone().with_workers(0));
+        assert_eq!(all_values(&loader.clone().with_workers(3)), expected);
+        assert_eq!(all_values(&loader.between(50, 120)), expected[100..]);
+    }
+
+    #[test]
+    fn changes_follow_the_place_and_are_told() {
+        let items = (0..5).map(|item| Example { values: vec![item as f32; 64], label: None });
+        let mut data = data(Arc::new(InMemDataset::new(items.collect())), Flip::Never);
+        data.info.shape = vec![1, 8, 8];
+        let plain = loader(&data, 4).between(0, 40);
+        assert!(plain.iter().all(|batch| batch.unwrap().told.is_none()));
+        let changed = plain.clone().augmented(AugmentConfig { probability: 0.5, crop: 2 });
+        let told = |loader: &OrderedLoader<4>| -> Vec<Told> {
+            loader.iter().flat_map(|batch| batch.unwrap().told.unwrap()).collect()
+        };
+        let expected = (told(&changed), all_values(&changed));
+        assert_ne!(expected.1, all_values(&plain));
+        for workers in [0, 3] {
+            let again = changed.clone().with_workers(workers);
+            assert_eq!((told(&again), all_values(&again)), expected);
+        }
+        assert_eq!(told(&changed.between(13, 40)), expected.0[13..]);
+    }
+
+    #[test]
     fn flips_follow_the_place_in_the_stream() {
         let data = numbered(4, Flip::Half);
         let seen: Vec<f32> = all_values(&loader(&data, 4).between(0, 400));
@@ -487,6 +610,23 @@ mod tests {
         assert!(begin.elapsed() < Duration::from_secs(5));
         // All threads have ended: nobody but the loader holds the items.
         assert_eq!(counted.strong_count(), 1);
+    }
+
+    #[test]
+    fn the_speed_of_reading_is_that_of_all_threads_together() {
+        // Every other item takes a millisecond.
+        let items = Arc::new(Uneven { len: 100, ..Uneven::default() });
+        let data = data(items, Flip::Never);
+        for workers in [0, 1, 3] {
+            let loader = loader(&data, 5).with_workers(workers).between(0, 100);
+            let speed = loader.speed();
+            assert_eq!(speed.take(), None);
+            assert_eq!(loader.iter().count(), 20);
+            let most = 2000.0 * workers.max(1) as f64;
+            let found = speed.take().unwrap();
+            assert!(found > 0.0 && found < 1.05 * most, "{found} items/s with {workers} workers");
+            assert_eq!(speed.take(), None);
+        }
     }
 
     #[test]

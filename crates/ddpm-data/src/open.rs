@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use burn_dataset::Dataset;
+use burn_dataset::{Dataset, DatasetError};
 
 use crate::config::DataConfig;
 use crate::error::{BadFile, DataError};
 use crate::example::{DataInfo, Example, Flip};
 use crate::points::Shape;
-use crate::{cifar10, csv_points, digits, image_folder, mnist, points};
+use crate::{cifar10, csv_points, digits, image_folder, mnist, packed, points};
 
 /// What items are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +38,21 @@ pub struct OpenData {
     pub items: Arc<dyn Dataset<Example>>,
     /// Files that were left out because the config allows it.
     pub skipped: Vec<BadFile>,
+    /// The class of every item, where it is known without reading the items; see [`OpenData::labels`].
+    pub labels: Option<Arc<[u32]>>,
     /// Whether the items are mirrored at random when they are learnt from.
     pub flip: Flip,
+}
+
+impl OpenData {
+    /// The class of every item; none if the data are unlabelled.
+    pub fn labels(&self) -> Result<Option<Arc<[u32]>>, DatasetError> {
+        if self.labels.is_some() || self.info.classes.is_empty() {
+            return Ok(self.labels.clone());
+        }
+        let label = |item| Ok(self.items.get(item)?.label.map(|label| label as u32));
+        (0..self.items.len()).map(label).collect()
+    }
 }
 
 /// Finds and checks the data of a config. The seed is for generated points only: which files and pictures
@@ -52,6 +65,7 @@ pub fn open(config: &DataConfig, split: Split, seed: u64) -> Result<OpenData, Da
     let mut data = match config {
         DataConfig::Digits(_) => digits::open(split)?,
         DataConfig::Images(images) => image_folder::open(images, split)?,
+        DataConfig::Packed(packed) => packed::open(packed, split)?,
         DataConfig::Cifar10(cifar) => cifar10::open(cifar, split)?,
         DataConfig::Mnist(mnist) => mnist::open(mnist, name, &mnist::DIGITS, split)?,
         DataConfig::FashionMnist(mnist) => mnist::open(mnist, name, &mnist::CLOTHES, split)?,

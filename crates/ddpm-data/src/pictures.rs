@@ -5,8 +5,11 @@ use std::path::Path;
 use image::DynamicImage;
 
 use crate::config::ImageChannels;
+use crate::decode::{over_white, pixels};
 use crate::error::DataError;
-use crate::image_folder::{decode, find_files, over_white, values};
+use crate::file_list::FileList;
+use crate::image_folder::{EXPECTED, decode_file};
+use crate::pixels::values_of_bytes;
 
 /// What becomes of a picture that has another size, or colours where the network has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +23,8 @@ pub enum Fit {
 /// The pictures at `path`, in the order of their names, each as values in [-1, 1] of this `[C, H, W]`.
 pub fn read_pictures(path: &Path, shape: &[usize], fit: Fit) -> Result<Vec<Vec<f32>>, DataError> {
     if path.is_dir() {
-        return find_files(path)?.iter().map(|file| read_picture(&file.path, shape, fit)).collect();
+        let files = FileList::find(path, EXPECTED)?;
+        return (0..files.len()).map(|file| read_picture(&path.join(files.path(file)), shape, fit)).collect();
     }
     if !path.exists() {
         let expected = "a picture, or a folder of pictures".into();
@@ -36,7 +40,7 @@ fn read_picture(path: &Path, shape: &[usize], fit: Fit) -> Result<Vec<f32>, Data
         [3, height, width] => (ImageChannels::Rgb, height, width),
         _ => return Err(refuse(format!("a picture cannot have the shape {shape:?}; expected [1, H, W] or [3, H, W]"))),
     };
-    let image = decode(path).map_err(refuse)?;
+    let image = decode_file(path).map_err(refuse)?;
     let size = [width as u32, height as u32];
     if fit == Fit::Refused {
         let found = [image.width(), image.height()];
@@ -47,7 +51,7 @@ fn read_picture(path: &Path, shape: &[usize], fit: Fit) -> Result<Vec<f32>, Data
             return Err(refuse("has colours; expected shades of grey".into()));
         }
     }
-    Ok(values(&image, channels, size))
+    Ok(values_of_bytes(&pixels(&image, channels, size)))
 }
 
 /// Whether any pixel is not grey, however the file stores them.

@@ -24,11 +24,16 @@ pub(crate) fn value_of_byte(byte: u8) -> f32 {
     f32::from(byte) / 127.5 - 1.0
 }
 
+/// The same of all.
+pub(crate) fn values_of_bytes(bytes: &[u8]) -> Vec<f32> {
+    bytes.iter().map(|&byte| value_of_byte(byte)).collect()
+}
+
 struct BytesToValues;
 
 impl Mapper<ByteImage, Example> for BytesToValues {
     fn map(&self, image: &ByteImage) -> Example {
-        Example { values: image.pixels.iter().map(|&byte| value_of_byte(byte)).collect(), label: Some(image.label) }
+        Example { values: values_of_bytes(&image.pixels), label: Some(image.label) }
     }
 }
 

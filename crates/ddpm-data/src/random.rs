@@ -48,6 +48,14 @@ pub enum Stream {
     Bound = 17,
     /// Whether a training item is shown the network's own estimate; index: the item's place in the endless stream.
     SelfConditioning = 18,
+    /// Order of the classes in a round of balanced data; index: the round.
+    ClassRound = 19,
+    /// Order of the items of a class in balanced data; index: the class times 2^32, plus how often all were seen.
+    ClassItems = 20,
+    /// What is done to a training picture, and told; index: the item's place in the endless stream.
+    Augment = 21,
+    /// By how much a training picture is moved; index: the item's place in the endless stream.
+    Crop = 22,
 }
 
 /// One 64-bit number for an address. For one seed and stream, different indexes give different numbers.
@@ -123,6 +131,11 @@ mod tests {
             Stream::Dequantise,
             Stream::Probe,
             Stream::Bound,
+            Stream::SelfConditioning,
+            Stream::ClassRound,
+            Stream::ClassItems,
+            Stream::Augment,
+            Stream::Crop,
         ];
         for (k, stream) in streams.into_iter().enumerate() {
             // 10 is free.

@@ -79,6 +79,129 @@ pub struct OpenDevice {
     pub name: String,
 }
 
+impl OpenDevice {
+    /// What the hardware is called, by its driver or by the system.
+    pub fn hardware(&self) -> String {
+        let processor = || if self.is_on_host() { processor() } else { None };
+        driver_name(&self.device).or_else(processor).unwrap_or_else(|| self.name.clone())
+    }
+
+    fn is_on_host(&self) -> bool {
+        matches!(self.name.as_str(), "flex" | "ndarray" | "cpu" | "tch" | "tch:cpu")
+    }
+
+    /// The memory that it computes in, in GiB, where it is the machine's own and the system tells it in `/proc`.
+    pub fn memory_gib(&self) -> Option<f64> {
+        let about = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| self.is_on_host())?;
+        let total = about.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let kib: f64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib / f64::from(1 << 20))
+    }
+
+    /// What there is to say to whoever waits for the first results, on backends that compile and choose their kernels
+    /// when they first need them.
+    pub fn first_use(&self) -> Option<&'static str> {
+        let backend = self.name.split(':').next().unwrap_or_default();
+        (!matches!(backend, "flex" | "ndarray" | "tch")).then_some(
+            "the first steps compile kernels and try which are fastest (autotune): this can take minutes, and is not \
+             counted in images/s",
+        )
+    }
+}
+
+#[cfg(any(
+    feature = "cuda",
+    feature = "metal",
+    feature = "rocm",
+    feature = "vulkan",
+    feature = "wgpu",
+    feature = "cpu"
+))]
+fn driver_name(device: &Device) -> Option<String> {
+    device.identity().map(|identity| identity.name)
+}
+
+#[cfg(not(any(
+    feature = "cuda",
+    feature = "metal",
+    feature = "rocm",
+    feature = "vulkan",
+    feature = "wgpu",
+    feature = "cpu"
+)))]
+fn driver_name(_: &Device) -> Option<String> {
+    None
+}
+
+/// The name of the processor, where the system tells it in `/proc`.
+fn processor() -> Option<String> {
+    let about = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let name = about.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'))?.1.trim();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    Some(format!("{name}, {threads} threads"))
+}
+
+/// What there is of a backend on this machine.
+#[derive(Debug)]
+pub enum Presence {
+    /// This build does not have it.
+    NotCompiledIn,
+    /// It is compiled in, but nothing answers; with the reason.
+    NoDevice(String),
+    /// The devices that answered.
+    Devices(Vec<OpenDevice>),
+}
+
+/// Tries all devices of all backends.
+pub fn survey() -> Vec<(&'static str, Presence)> {
+    let presence = |(backend, compiled): (&'static str, bool)| match compiled {
+        false => (backend, Presence::NotCompiledIn),
+        true => (backend, try_all(backend)),
+    };
+    BACKENDS.into_iter().map(presence).collect()
+}
+
+fn try_all(backend: &str) -> Presence {
+    let mut found = Vec::new();
+    let mut reason = None;
+    for kind in kinds(backend) {
+        // Numbers have no gaps, so the first that does not answer is the end.
+        for number in 0.. {
+            match open(Some(&kind.replace('#', &number.to_string()))) {
+                Ok(device) => found.push(device),
+                Err(DeviceError::NotThere { reason: why, .. }) => {
+                    reason.get_or_insert(why);
+                    break;
+                }
+                Err(_) => break,
+            }
+            if !kind.contains('#') {
+                break;
+            }
+        }
+    }
+    match found.is_empty() {
+        true => Presence::NoDevice(reason.unwrap_or_else(|| "none answered".into())),
+        false => Presence::Devices(found),
+    }
+}
+
+/// The kinds of devices of a backend as `--device` takes them, with `#` for their number.
+fn kinds(backend: &str) -> Vec<String> {
+    let kinds: &[&str] = match backend {
+        "wgpu" | "vulkan" | "metal" => &[":#", ":integrated-#", ":virtual-#", ":cpu"],
+        "cuda" | "rocm" => &[":#"],
+        "tch" => &["", ":cuda:#"],
+        _ => &[""],
+    };
+    kinds.iter().map(|kind| format!("{backend}{kind}")).collect()
+}
+
+/// The device that others are compared with.
+pub fn reference() -> Result<Device, DeviceError> {
+    open(Some("flex")).map(|open| open.device)
+}
+
 /// Opens the device called `asked`, or the default of this build, and has it compute something.
 pub fn open(asked: Option<&str>) -> Result<OpenDevice, DeviceError> {
     let name = asked.unwrap_or_else(|| compiled_in().first().copied().unwrap_or("flex")).to_lowercase();
@@ -162,7 +285,7 @@ fn wgpu_kind(index: Option<&str>) -> Option<burn::tensor::DeviceKind> {
 }
 
 /// Runs `f` and gives a panic's message as an error instead of printing it.
-fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+pub fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let result = catch_unwind(AssertUnwindSafe(f));

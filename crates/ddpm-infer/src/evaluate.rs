@@ -4,6 +4,7 @@ mod pictures;
 mod points;
 mod real;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::choose::SnapshotArgs;
 use crate::device::{self, OpenDevice};
 use crate::evaluation::blocks::Shard;
 use crate::evaluation::judge::{Measured, Verdict};
+use crate::evaluation::record::{How, Record, append};
 use crate::evaluation::report;
 use crate::evaluation::resize::Resize;
 use crate::evaluation::sources::weights_hash;
@@ -23,7 +25,7 @@ use crate::job::{ClassChoice, SamplingJob};
 use crate::levels::Ladder;
 use crate::measure_likelihood::{self, LikelihoodArgs};
 use crate::noise::NoiseChoice;
-use crate::runs::{RunFolder, steps_in};
+use crate::runs::{RunFolder, steps_in, width_of, widths_in};
 use crate::sample::{clip_for, load};
 use crate::samplers::{Sampler, SamplerOptions};
 use crate::snapshot::Snapshot;
@@ -67,6 +69,10 @@ pub struct EvalArgs {
     /// Judges every snapshot of the run, not only the newest.
     #[arg(long, conflicts_with_all = ["from", "files"])]
     every_snapshot: bool,
+    /// Judges the averages of all widths that the run stored (ema.post_hoc) beside the usual one, each at the step of the
+    /// snapshot or the last one before it.
+    #[arg(long, conflicts_with_all = ["from", "files"])]
+    every_width: bool,
     /// What looks at the pictures; without it, inception where --weights are given, otherwise a classifier of the data.
     #[arg(long, value_enum)]
     extractor: Option<Extractor>,
@@ -106,13 +112,13 @@ pub struct EvalArgs {
     /// Where features are kept.
     #[arg(long, value_name = "DIR", default_value = "evaluations")]
     work: PathBuf,
-    /// Writes mean and covariance of what is judged, as pytorch-fid does.
+    /// Writes mean and covariance of what is judged, as pytorch-fid does; of --files without --against only this.
     #[arg(long, value_name = "FILE.npz")]
     statistics: Option<PathBuf>,
     /// Writes all numbers with their full names.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Writes table.csv, and of several samplers, steps or snapshots plot.svg, into this folder.
+    /// Writes table.csv, and of several samplers, steps, snapshots or widths plot.svg, into this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -141,15 +147,24 @@ struct Drawn {
     job: SamplingJob,
     path: PathBuf,
     name: String,
-    /// The line of the plot that it belongs to, and its place there.
-    place: (String, f64),
+    how: How,
+}
+
+/// Weights that are judged.
+struct Weights {
+    path: PathBuf,
+    /// Width of the average that they are; nothing for that of the snapshots.
+    width: Option<f64>,
 }
 
 /// Does what the arguments say and gives what goes to stdout; its last line is the first number.
 pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
     args.check()?;
     let open = device::open(args.snapshot.device.as_deref())?;
-    let drawn = args.drawn(args.snapshots()?, &open)?;
+    if let (Some(files), Some(path), None) = (&args.files, &args.statistics, &args.against) {
+        return pictures::only_statistics(args, files, path, &open);
+    }
+    let drawn = args.drawn(args.weights()?, &open)?;
     let real = match &args.against {
         Some(against) => Real::parse(against)?,
         None => match drawn.last() {
@@ -174,10 +189,11 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
             verdict.measured.extend(args.bits_per_dim(drawn, count)?);
         }
     }
+    args.keep(&verdicts, &drawn);
     args.write(&verdicts, &drawn)?;
     let first = verdicts.first().and_then(|verdict| verdict.measured.first());
     let last = first.map(|first| format!("{} {}", first.name, report::rounded(first.value))).unwrap_or_default();
-    Ok(format!("{}\n{last}", report::table(&verdicts)))
+    Ok(format!("{}\n{last}", report::table(&verdicts, &hows(&drawn))))
 }
 
 impl EvalArgs {
@@ -209,23 +225,48 @@ impl EvalArgs {
         Ok(())
     }
 
-    /// The snapshots that are judged, the newest one last.
-    fn snapshots(&self) -> anyhow::Result<Vec<PathBuf>> {
+    /// The weights that are judged, the newest ones last.
+    fn weights(&self) -> anyhow::Result<Vec<Weights>> {
         if self.files.is_some() {
             return Ok(Vec::new());
         }
         let (newest, run) = self.snapshot.choose()?;
-        let all = |run: &RunFolder| steps_in(&run.snapshots()).into_iter().map(|(_, path)| path).collect();
-        Ok(match (&run, self.every_snapshot) {
-            (Some(run), true) => all(run),
-            _ => vec![newest],
-        })
+        let usual = |path: PathBuf| Weights { width: width_of(&path), path };
+        let Some(run) = run else { return Ok(vec![usual(newest)]) };
+        let mut snapshots = steps_in(&run.snapshots());
+        if !self.every_snapshot {
+            snapshots.drain(..snapshots.len().saturating_sub(1));
+        }
+        if !self.every_width {
+            return Ok(snapshots.into_iter().map(|(_, path)| usual(path)).collect());
+        }
+        let stored: Vec<_> =
+            widths_in(&run.averages()).into_iter().map(|(width, dir)| (width, steps_in(&dir))).collect();
+        if stored.iter().all(|(_, steps)| steps.is_empty()) {
+            bail!(
+                "--every-width: {} has stored no averages; train with --set 'ema.post_hoc={{ widths = [0.05, 0.1], every = \
+                 100 }}'",
+                run.0.display()
+            );
+        }
+        let mut all: Vec<Weights> = Vec::new();
+        for (step, path) in snapshots {
+            all.push(usual(path));
+            for (width, averages) in &stored {
+                let Some((_, average)) = averages.iter().rev().find(|(stored, _)| *stored <= step) else { continue };
+                // Where fewer averages than snapshots were stored, one is the last before several.
+                if !all.iter().any(|known| known.path == *average) {
+                    all.push(Weights { path: average.clone(), width: Some(*width) });
+                }
+            }
+        }
+        Ok(all)
     }
 
-    /// Every snapshot with every sampler in every number of steps.
-    fn drawn(&self, snapshots: Vec<PathBuf>, open: &OpenDevice) -> anyhow::Result<Vec<Drawn>> {
+    /// All weights with every sampler in every number of steps.
+    fn drawn(&self, weights: Vec<Weights>, open: &OpenDevice) -> anyhow::Result<Vec<Drawn>> {
         let mut all = Vec::new();
-        for path in &snapshots {
+        for Weights { path, width } in &weights {
             let (snapshot, diffusion) = load(path, &open.device)?;
             let weights_hash = weights_hash(&snapshot);
             let (snapshot, diffusion) = (Arc::new(snapshot), Arc::new(diffusion));
@@ -252,13 +293,20 @@ impl EvalArgs {
                         guidance: Guidance::default(),
                         frames: 0,
                     };
-                    let name = format!("{} step {}, {} {steps}", config.experiment, config.step, sampler.name());
-                    let place = match self.every_snapshot {
-                        true => (format!("{} {steps}", sampler.name()), config.step as f64),
-                        false => (sampler.name().to_string(), steps as f64),
+                    let of_width = width.map(|width| format!(" width {width}")).unwrap_or_default();
+                    let name =
+                        format!("{} step {}{of_width}, {} {steps}", config.experiment, config.step, sampler.name());
+                    let how = How {
+                        step: config.step,
+                        width: *width,
+                        sampler: sampler.name().into(),
+                        sampler_steps: steps,
+                        levels: job.levels.clone(),
+                        guidance: job.guidance.scale,
+                        seed: self.seed,
                     };
                     let (snapshot, diffusion) = (snapshot.clone(), diffusion.clone());
-                    all.push(Drawn { snapshot, diffusion, weights_hash, job, path: path.clone(), name, place });
+                    all.push(Drawn { snapshot, diffusion, weights_hash, job, path: path.clone(), name, how });
                 }
             }
         }
@@ -290,6 +338,23 @@ impl EvalArgs {
         Ok(all)
     }
 
+    /// Adds what was measured to the evaluations of the run that the weights lie in.
+    fn keep(&self, verdicts: &[Verdict], drawn: &[Drawn]) {
+        let floors = &verdicts[drawn.len()..];
+        let mut runs: BTreeMap<PathBuf, Vec<Record>> = BTreeMap::new();
+        for (drawn, verdict) in drawn.iter().zip(verdicts) {
+            let Some(run) = RunFolder::around(&drawn.path) else { continue };
+            let record = Record::now(drawn.how.clone(), verdict.clone(), floors);
+            runs.entry(run.evaluations()).or_default().push(record);
+        }
+        for (path, records) in runs {
+            match append(&path, &records) {
+                Ok(()) => eprintln!("kept in {}, for `ddpm-train report`", path.display()),
+                Err(error) => eprintln!("warning: not kept with the run: {}: {error}", path.display()),
+            }
+        }
+    }
+
     fn write(&self, verdicts: &[Verdict], drawn: &[Drawn]) -> anyhow::Result<()> {
         let put = |path: &Path, bytes: &[u8]| {
             std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
@@ -299,26 +364,52 @@ impl EvalArgs {
         }
         let Some(out) = &self.out else { return Ok(()) };
         std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-        put(&out.join("table.csv"), &report::csv(verdicts)?)?;
+        put(&out.join("table.csv"), &report::csv(verdicts, &hows(drawn))?)?;
         if drawn.len() < 2 {
             return Ok(());
         }
         let mut lines: Vec<report::Line> = Vec::new();
+        let mut marks: Vec<(String, f64)> = Vec::new();
         for (drawn, verdict) in drawn.iter().zip(verdicts) {
-            let (name, x) = &drawn.place;
             let Some(first) = verdict.measured.first() else { continue };
-            let point = [*x, first.value];
-            match lines.iter_mut().find(|line| line.0 == *name) {
-                Some((_, points)) => points.push(point),
-                None => lines.push((name.clone(), vec![point])),
+            let (name, x) = self.place(&drawn.how);
+            let Some(x) = x else {
+                marks.push((name, first.value));
+                continue;
+            };
+            match lines.iter_mut().find(|line| line.0 == name) {
+                Some((_, points)) => points.push([x, first.value]),
+                None => lines.push((name, vec![[x, first.value]])),
             }
         }
-        let marks = verdicts[drawn.len()..].iter().filter_map(|verdict| {
+        marks.extend(verdicts[drawn.len()..].iter().filter_map(|verdict| {
             let first = verdict.measured.first()?;
             Some((verdict.of.clone(), first.value))
-        });
+        }));
         let title = verdicts[0].measured.first().map(|first| first.name.clone()).unwrap_or_default();
-        let x_name = if self.every_snapshot { "training step" } else { "steps of the sampler" };
-        put(&out.join("plot.svg"), report::plot(&title, x_name, &lines, &marks.collect::<Vec<_>>()).as_bytes())
+        let x_name = match (self.every_snapshot, self.every_width) {
+            (true, _) => "training step",
+            (false, true) => "width of the average",
+            (false, false) => "steps of the sampler",
+        };
+        put(&out.join("plot.svg"), report::plot(&title, x_name, &lines, &marks).as_bytes())
     }
+
+    /// The line of the plot that samples belong to, and their place on it; one without is a mark.
+    fn place(&self, how: &How) -> (String, Option<f64>) {
+        let sampler = format!("{} {}", how.sampler, how.sampler_steps);
+        match (self.every_snapshot, self.every_width, how.width) {
+            (true, _, Some(width)) => (format!("{sampler}, width {width}"), Some(how.step as f64)),
+            (true, true, None) => (format!("{sampler}, usual"), Some(how.step as f64)),
+            (true, false, None) => (sampler, Some(how.step as f64)),
+            (false, true, None) => (format!("{sampler}, usual"), None),
+            (false, true, width) => (sampler, width),
+            (false, false, _) => (how.sampler.clone(), Some(how.sampler_steps as f64)),
+        }
+    }
+}
+
+/// How the first sets were drawn; of those after them nothing is said.
+fn hows(drawn: &[Drawn]) -> Vec<&How> {
+    drawn.iter().map(|drawn| &drawn.how).collect()
 }

@@ -1,12 +1,14 @@
-//! `ddpm-infer data`: what datasets there are, and what one holds, before a training is started on it.
+//! `ddpm-infer data`: what datasets there are, what one holds before a training is started on it, and packing of pictures.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::Args;
-use ddpm_data::{DataConfig, OpenData, Split};
+use clap::{Args, Subcommand};
+use ddpm_data::packed::{self, Packed};
+use ddpm_data::{DataConfig, ImagesConfig, OpenData, Split};
 
+use crate::bar::progress_bar;
 use crate::job::Samples;
 use crate::pictures;
 
@@ -22,8 +24,9 @@ pub(crate) const BUNDLED: [(&str, &str); 8] = [
     ("checkerboard", "2-D points on every other field of a board (generated)"),
 ];
 /// Kinds that are read from a path.
-const FROM_PATH: [(&str, &str); 5] = [
-    ("images", "a folder of png, jpeg, webp, bmp or tiff files, classes by sub-folder if wanted"),
+const FROM_PATH: [(&str, &str); 6] = [
+    ("images", "a folder or zip archive of png, jpeg, webp, bmp or tiff files, classes by sub-folder if wanted"),
+    ("packed", "pictures that `data build` decoded into one file"),
     ("cifar10", "the folder of CIFAR-10's binary version"),
     ("mnist", "the folder of MNIST's idx files, with or without .gz"),
     ("fashion-mnist", "the same for Fashion-MNIST"),
@@ -34,7 +37,10 @@ const SHOWN: usize = 100;
 
 /// Lists the datasets there are, or reads one and says what it holds.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DataArgs {
+    #[command(subcommand)]
+    command: Option<DataCommand>,
     /// A bundled kind, or the folder or file of one's own data; without it, the kinds are listed.
     #[arg(value_name = "KIND|PATH")]
     what: Option<String>,
@@ -52,8 +58,89 @@ pub struct DataArgs {
     out: Option<PathBuf>,
 }
 
+#[derive(Subcommand, Debug)]
+enum DataCommand {
+    /// Decodes a folder or zip archive of pictures into one file, which trains without decoding.
+    Build(BuildArgs),
+    /// Compares such a file with its checksum, and with its source if that is there.
+    Verify {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+struct BuildArgs {
+    /// The folder or zip archive.
+    source: PathBuf,
+    /// The file to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Height and width that every picture is scaled and cropped to.
+    #[arg(long, default_value_t = 32)]
+    size: usize,
+    /// One channel instead of three.
+    #[arg(long)]
+    grayscale: bool,
+    /// One class for each sub-folder.
+    #[arg(long)]
+    classes: bool,
+    /// Leaves files out that are not readable pictures, instead of stopping at them.
+    #[arg(long)]
+    skip_bad: bool,
+}
+
+impl BuildArgs {
+    /// Builds the file and says how to train on it.
+    fn run(&self) -> anyhow::Result<()> {
+        let choose = |yes: bool, words: [&str; 2]| words[usize::from(yes)].to_string();
+        let source: ImagesConfig = serde_json::from_value(serde_json::json!({
+            "path": self.source,
+            "size": self.size,
+            "channels": choose(self.grayscale, ["rgb", "grayscale"]),
+            "labels": choose(self.classes, ["none", "folders"]),
+            "on_bad_file": choose(self.skip_bad, ["stop", "skip"]),
+        }))?;
+        if let Some(problem) = DataConfig::Images(source.clone()).problems().into_iter().next() {
+            bail!("--{}: {}", problem.key, problem.reason);
+        }
+        let bar = progress_bar("{bar:28} {pos}/{len} pictures  {elapsed} < {eta}", 0);
+        let built = packed::build(&source, &self.out, |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        });
+        bar.finish_and_clear();
+        let (packed, skipped) = built?;
+        if !skipped.is_empty() {
+            eprintln!("warning: {} files are not readable pictures and are left out:", skipped.len());
+            skipped.iter().take(10).for_each(|file| eprintln!("  {file}"));
+        }
+        eprintln!("{}", describe(&packed));
+        eprintln!("to train on it: [data] kind = \"packed\", path = {:?}", self.out);
+        println!("{}", self.out.display());
+        Ok(())
+    }
+}
+
+fn describe(packed: &Packed) -> String {
+    let Packed { info, train, test, .. } = packed;
+    let classes = match info.classes.len() {
+        0 => String::new(),
+        count => format!(", {count} classes"),
+    };
+    format!("{train} pictures of shape {:?} to train on, {test} held out{classes}", info.shape)
+}
+
 /// Does what the arguments say.
 pub fn run(args: &DataArgs) -> anyhow::Result<()> {
+    match &args.command {
+        Some(DataCommand::Build(build)) => return build.run(),
+        Some(DataCommand::Verify { file }) => {
+            println!("{}: whole; {}", file.display(), describe(&packed::verify(file)?));
+            return Ok(());
+        }
+        None => {}
+    }
     let Some(what) = &args.what else {
         for (title, kinds) in [("Ready to use:", &BUNDLED[..]), ("Your own, with a path:", &FROM_PATH[..])] {
             println!("{title}");
@@ -110,10 +197,15 @@ fn config_of(what: &str, args: &DataArgs) -> anyhow::Result<DataConfig> {
 /// The kind of data that lies at a path, by its files.
 pub(crate) fn guess(path: &Path) -> anyhow::Result<&'static str> {
     let holds = |name: &str| path.join(name).exists();
-    if path.is_file() && path.extension().is_some_and(|extension| extension == "csv") {
+    let ends_in = |ending: &str| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending));
+    if packed::is_packed(path) {
+        Ok("packed")
+    } else if path.is_file() && ends_in("zip") {
+        Ok("images")
+    } else if path.is_file() && path.extension().is_some_and(|extension| extension == "csv") {
         Ok("csv")
     } else if !path.is_dir() {
-        bail!("{}: there is no such folder, CSV file or bundled dataset", path.display())
+        bail!("{}: there is no such folder, CSV file, zip archive, packed file or bundled dataset", path.display())
     } else if holds("data_batch_1.bin") || holds("cifar-10-batches-bin") {
         Ok("cifar10")
     } else if holds("train-images-idx3-ubyte") || holds("train-images-idx3-ubyte.gz") {

@@ -367,7 +367,7 @@ impl SamplingJob {
         let mut samples = Samples {
             values: Vec::new(),
             shape: model.data.shape.clone(),
-            labels: part.clone().map(|k| self.label(k, model.classes)).collect(),
+            labels: self.labels(part.clone(), model.classes),
             frames: frame_steps(self.frames, steps)
                 .into_iter()
                 .map(|steps_done| Frame { steps_done, values: Vec::new() })
@@ -471,6 +471,11 @@ impl SamplingJob {
             None if plan.is_some() => ask(inner),
             None => ask(&Clipped { inner, clip: self.clip }),
         }
+    }
+
+    /// The classes of the samples in a part, for a network that knows so many.
+    pub fn labels(&self, part: Range<usize>, classes: Option<usize>) -> Vec<Option<usize>> {
+        part.map(|k| self.label(k, classes)).collect()
     }
 
     fn label(&self, k: usize, classes: Option<usize>) -> Option<usize> {

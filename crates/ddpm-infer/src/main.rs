@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ddpm_infer::{average_weights, evaluate, import, inspect, inspect_data, measure_likelihood, sample};
+use ddpm_infer::{average_weights, evaluate, import, inspect, inspect_data, list_devices, measure_likelihood, sample};
 
 /// Sample from diffusion models.
 #[derive(Parser, Debug)]
@@ -34,6 +34,8 @@ enum Command {
     Eval(Box<evaluate::EvalArgs>),
     /// Lists the datasets there are, or reads one and says what it holds.
     Data(inspect_data::DataArgs),
+    /// Lists the devices there are, and the backends that this program was built with.
+    Devices(list_devices::DevicesArgs),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Eval(args) => evaluate::run(&args).map(|found| println!("{found}")),
         Command::Data(args) => inspect_data::run(&args),
+        Command::Devices(args) => list_devices::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

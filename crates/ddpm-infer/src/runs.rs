@@ -74,6 +74,20 @@ impl RunFolder {
         self.0.join("samples")
     }
 
+    /// What evaluations found, one JSON line for each set of samples.
+    pub fn evaluations(&self) -> PathBuf {
+        self.0.join("evaluations.jsonl")
+    }
+
+    /// The run that a snapshot or a stored average lies in.
+    pub fn around(snapshot: &Path) -> Option<Self> {
+        let snapshot = snapshot.canonicalize().ok()?;
+        let mut folders = snapshot.ancestors().skip(1).map(|folder| Self(folder.to_path_buf()));
+        folders.find(|run| {
+            run.config().is_file() && [run.snapshots(), run.averages()].iter().any(|own| snapshot.starts_with(own))
+        })
+    }
+
     /// The folder `--run RUN` names: a path, or a name within `runs`.
     pub fn find(runs: &Path, run: &str) -> Result<Self, RunError> {
         [PathBuf::from(run), runs.join(run)].into_iter().map(Self).find(|folder| folder.config().is_file()).ok_or_else(
@@ -130,6 +144,11 @@ pub fn widths_in(dir: &Path) -> Vec<(f64, PathBuf)> {
         .collect();
     widths.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     widths
+}
+
+/// The width of the stored average that a path is, if it is one.
+pub fn width_of(average: &Path) -> Option<f64> {
+    average.parent()?.file_name()?.to_str()?.strip_prefix("width-")?.parse().ok()
 }
 
 /// The name of what belongs to a step, in the order of steps.

@@ -1,5 +1,6 @@
 //! `ddpm-infer sample`: from the words of a person to a folder of samples.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -16,11 +17,14 @@ use crate::choose::SnapshotArgs;
 use crate::choose_task::TaskArgs;
 use crate::diffusers::scheduler_config::Method;
 use crate::diffusers::{Plan, Tables};
+use crate::evaluation::blocks::Shard;
+use crate::evaluation::sources::hash;
 use crate::guidance::{Guidance, Interval, Threshold};
-use crate::job::{ClassChoice, Progress, SamplingJob, TrainedModel};
+use crate::job::{ClassChoice, Progress, Samples, SamplingJob, TrainedModel};
 use crate::levels::{Ends, Ladder};
 use crate::noise::{Generator, NoiseChoice};
 use crate::samplers::{Churn, Langevin, Sampler, SamplerError, SamplerOptions, Tolerance};
+use crate::shards::Parts;
 use crate::snapshot::Snapshot;
 use crate::tasks::Task;
 use crate::{device, init_noise, pictures, task_files};
@@ -115,6 +119,9 @@ pub struct SampleArgs {
     /// The folder that the samples go to; without it, a new one in the run's folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Only draws the share of process I of N; the same command without --shard then puts all shares together.
+    #[arg(long, value_name = "I/N", requires = "out")]
+    shard: Option<Shard>,
     // At the end, because its heading would also stand above what comes after.
     #[command(flatten)]
     task: TaskArgs,
@@ -216,17 +223,46 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         job.steps_for(&diffusion),
         open.name
     );
+    if let Some(remark) = open.first_use() {
+        eprintln!("{remark}");
+    }
     let model = TrainedModel { guide: guide.as_ref(), ..trained(&snapshot, &diffusion) };
     let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
     let mut evaluations = 0;
-    let samples = job.run(&model, &open.device, &mut |progress| {
-        evaluations = progress.evaluations;
-        show(&bar, progress);
-    });
+    let mut batches = 0;
+    let mut draw = |job: &SamplingJob, part: Range<usize>| {
+        batches += part.len().div_ceil(job.batch_size);
+        let before = evaluations;
+        job.run_part(&model, part, &open.device, &mut |progress| {
+            evaluations = before + progress.evaluations;
+            show(&bar, progress);
+        })
+    };
+    let parts = args.parts(&out, &job, &path, &snapshot)?;
+    if let (Some(shard), Some(parts)) = (args.shard, &parts) {
+        let part = shard.range(job.count);
+        let samples = draw(&SamplingJob { frames: 0, ..job.clone() }, part.clone())?;
+        bar.finish_and_clear();
+        eprintln!("shard {}/{}: {} of {} samples", shard.number, shard.of, part.len(), job.count);
+        return Ok(parts.write(&part, &samples.values)?);
+    }
+    let samples = match &parts {
+        None => draw(&job, 0..job.count).map_err(anyhow::Error::from),
+        Some(parts) => {
+            let plain = SamplingJob { frames: 0, ..job.clone() };
+            let values = parts.join(job.count, |part| Ok::<_, anyhow::Error>(draw(&plain, part)?.values));
+            values.map(|values| Samples {
+                values,
+                shape: config.data.shape.clone(),
+                labels: job.labels(0..job.count, model.classes),
+                row: job.task.row(),
+                ..Samples::default()
+            })
+        }
+    };
     bar.finish_and_clear();
     // An empty folder would only be in the way; one with something in it is not removed.
     let samples = samples.inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
-    let batches = job.count.div_ceil(job.batch_size);
     eprintln!(
         "the network was asked {evaluations} times, in {batches} {}",
         if batches == 1 { "batch" } else { "batches" }
@@ -240,6 +276,28 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
 }
 
 impl SampleArgs {
+    /// The parts of the job that are kept in `out`: those that it is to have, or those that it has.
+    fn parts(&self, out: &Path, job: &SamplingJob, path: &Path, snapshot: &Snapshot) -> anyhow::Result<Option<Parts>> {
+        if self.shard.is_none() && !Parts::are_in(out) {
+            return Ok(None);
+        }
+        if job.task != Task::Sample {
+            bail!("--shard is for samples out of noise: {} is not shared out", job.task.name());
+        }
+        // All that a sample depends on besides its number.
+        let choices = SamplingJob { batch_size: 0, frames: 0, ..job.clone() };
+        let choices = format!("{choices:?}, guide {:?}", self.guide);
+        let about = format!(
+            "{} samples of {} ({}) with seed {}, choices {:016x}",
+            job.count,
+            snapshot.config.origin(),
+            path.display(),
+            job.seed,
+            hash(choices.as_bytes())
+        );
+        Ok(Some(Parts::open(out, &snapshot.config.data.shape, &about)?))
+    }
+
     /// The walk of the snapshot's own scheduler, if there is one and nothing else was asked for.
     fn follow(&self, snapshot: &Snapshot) -> anyhow::Result<Option<Plan>> {
         let Some(scheduler) = &snapshot.scheduler else { return Ok(None) };

@@ -96,6 +96,46 @@ fn images_come_out_the_same_at_any_batch_size() {
 }
 
 #[test]
+fn shards_are_the_samples_of_one_piece_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let start = ["sample", "--from", from.to_str().unwrap(), "--count", "11", "--seed", "5", "--steps", "4"];
+    let sample = |out: &str, words: &[&str]| {
+        let output = infer(dir.path(), &[&start[..], &["--out", out], words].concat());
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    sample("whole", &[]);
+    // The second of four is lost, and the first was made twice, in another division.
+    for shard in ["3/4", "1/4", "1/5", "4/4"] {
+        sample("shared", &["--shard", shard, "--batch-size", "2"]);
+    }
+    assert!(!dir.path().join("shared/samples.npy").exists());
+    sample("shared", &[]);
+    let read = |folder: &str, name: &str| std::fs::read(dir.path().join(folder).join(name)).unwrap();
+    for name in ["samples.npy", "grid.png", "0000.png", "0010.png"] {
+        assert_eq!(read("shared", name), read("whole", name), "{name}");
+    }
+
+    let other = ["sample", "--from", from.to_str().unwrap(), "--count", "11", "--seed", "6", "--steps", "4"];
+    let said = refusal(dir.path(), &[&other[..], &["--out", "shared", "--shard", "2/4"]].concat());
+    assert!(said.contains("another job") && said.contains("seed 5") && said.contains("seed 6"), "{said}");
+    let said = refusal(dir.path(), &[&start[..], &["--shard", "2/4"]].concat());
+    assert!(said.contains("--out"), "{said}");
+}
+
+#[test]
+fn devices_are_listed_with_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let listed = String::from_utf8(infer(dir.path(), &["devices"]).stdout).unwrap();
+    for name in ddpm_infer::device::compiled_in() {
+        assert!(listed.lines().any(|line| line.starts_with(name) && !line.contains("--features")), "{listed}");
+    }
+    assert!(listed.lines().filter(|line| line.contains("not compiled in")).all(|line| line.contains("--features")));
+    assert!(listed.contains("flex"), "{listed}");
+}
+
+#[test]
 fn points_come_out_with_a_table_and_a_plot() {
     let dir = tempfile::tempdir().unwrap();
     let from = points(dir.path());
@@ -346,6 +386,30 @@ fn likelihoods_are_measured() {
 }
 
 #[test]
+fn pictures_are_packed_verified_and_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("cats")).unwrap();
+    for k in 0..10 {
+        image::RgbImage::new(6, 7 + k).save(dir.path().join(format!("cats/{k}.png"))).unwrap();
+    }
+    let text = |output: Output| String::from_utf8(output.stdout).unwrap();
+    let built = infer(dir.path(), &["data", "build", "cats", "--size", "8", "--out", "cats.ddpm"]);
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    assert_eq!(text(built), "cats.ddpm\n");
+    assert!(text(infer(dir.path(), &["data", "verify", "cats.ddpm"])).contains("whole; 9 pictures of shape [3, 8, 8]"));
+    assert!(text(infer(dir.path(), &["data", "cats.ddpm"])).contains("9 to train on, 1 held out"));
+
+    let mut bytes = std::fs::read(dir.path().join("cats.ddpm")).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(dir.path().join("cats.ddpm"), &bytes).unwrap();
+    assert!(refusal(dir.path(), &["data", "verify", "cats.ddpm"]).contains("cats.ddpm: damaged"));
+    image::RgbImage::new(9, 9).save(dir.path().join("cats/new.png")).unwrap();
+    assert!(refusal(dir.path(), &["data", "cats.ddpm"]).contains("has changed since"));
+    assert!(refusal(dir.path(), &["data", "build", "dogs", "--out", "dogs.ddpm"]).contains("dogs: not found"));
+    assert!(refusal(dir.path(), &["data", "build", "cats", "--size", "0", "--out", "x.ddpm"]).contains("--size: 0"));
+}
+
+#[test]
 fn data_are_listed_and_looked_at() {
     let dir = tempfile::tempdir().unwrap();
     let list = String::from_utf8(infer(dir.path(), &["data"]).stdout).unwrap();
@@ -384,7 +448,7 @@ fn pictures_are_judged_with_floor_and_baseline() {
         let json = std::fs::read_to_string(dir.path().join("j.json")).unwrap_or_default();
         (String::from_utf8(output.stdout).unwrap(), serde_json::from_str::<serde_json::Value>(&json).ok())
     };
-    let (said, json) = judge(&["--against", &b, "--out", "o"]);
+    let (said, json) = judge(&["--against", &b, "--out", "o", "--statistics", "colour.npz"]);
     let json = json.unwrap();
     let value = |set: usize| json["verdicts"][set]["measured"][0]["value"].as_f64().unwrap();
     // Of one distribution; the floor is of half as many, so it lies higher; the Gaussian knows the data themselves.
@@ -409,8 +473,18 @@ fn pictures_are_judged_with_floor_and_baseline() {
     assert!(line.starts_with("FD (statistics of 64 features; 150 against 150) "), "{said}");
     assert!(line.rsplit(' ').next().unwrap().parse::<f64>().unwrap().abs() < 1e-4, "{line}");
 
+    // They can be had alone, and are the same.
+    let words = ["eval", "--files", &a, "--extractor", "pixels", "--statistics", "alone.npz"];
+    let output = infer(dir.path(), &words);
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "alone.npz");
+    let output = infer(dir.path(), &["eval", "--files", "alone.npz", "--against", "colour.npz"]);
+    let line = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_string();
+    assert!(line.contains("150 against 150"), "{line}");
+    assert!(line.rsplit(' ').next().unwrap().parse::<f64>().unwrap().abs() < 1e-4, "{line}");
+
     for (words, parts) in [
         (&["--files", &a] as &[&str], &["--against"] as &[&str]),
+        (&["--files", "a.npz", "--statistics", "b.npz"], &["a.npz", "pictures"]),
         (&["--files", "nowhere", "--against", &b], &["nowhere"]),
         (&["--files", &a, "--against", &b], &["pixels", "inception", "--weights"]),
         (&["--files", &a, "--against", &b, "--extractor", "classifier"], &["labelled", "digits"]),

@@ -1,6 +1,8 @@
 //! The Inception network against pytorch-fid's, with weights from a formula, over the fixtures' `inception` folder.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/formula.rs"]
+mod formula;
 #[path = "../../ddpm-model/tests/support/mod.rs"]
 mod support;
 
@@ -9,54 +11,14 @@ use ddpm_infer::evaluation::extractor::FeatureExtractor;
 use ddpm_infer::evaluation::inception::{Inception, Weight, Weights};
 use ddpm_infer::evaluation::picture::Picture;
 use ddpm_infer::evaluation::resize::Resize;
+use formula::Formula;
 use serde_json::Value;
 use support::{
     Safetensors, assert_close, cases, fixtures_dir, number, numbers, read_json, text, values, whole, whole_numbers,
 };
 
-/// The stream of numbers of the fixture's README.
-struct Formula {
-    state: u64,
-}
-
-impl Formula {
-    fn of(name: &str, seed: u64) -> Self {
-        let hash = name
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        Self { state: hash ^ seed }
-    }
-}
-
-impl Iterator for Formula {
-    type Item = f64;
-
-    fn next(&mut self) -> Option<f64> {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        Some(((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64)
-    }
-}
-
 fn weights(meta: &Value) -> Weights {
-    let tensor = |entry: &Value| {
-        let (name, shape) = (text(entry, "name"), whole_numbers(&entry["shape"]));
-        let size: usize = shape.iter().product();
-        let value = |u: f64| match name {
-            "fc.weight" => (2.0 * u - 1.0) / 2048.0_f64.sqrt(),
-            "fc.bias" => 0.2 * u - 0.1,
-            _ if name.ends_with(".conv.weight") => {
-                (2.0 * u - 1.0) * (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt()
-            }
-            _ if name.ends_with(".bn.weight") => 0.75 + 0.5 * u,
-            _ if name.ends_with(".bn.running_var") => 0.5 + u,
-            _ => 0.4 * u - 0.2,
-        };
-        let values = Formula::of(name, meta["seed"].as_u64().unwrap()).take(size).map(|u| value(u) as f32).collect();
-        (name.to_string(), Weight { shape, values })
-    };
-    let weights: Weights = cases(meta, "tensors").iter().map(tensor).collect();
+    let weights = formula::weights(meta);
     for (name, probe) in meta["probe"].as_object().unwrap() {
         let found: Vec<f64> = weights[name].values.iter().map(|value| f64::from(*value)).collect();
         assert_close(&found[..8.min(found.len())], &numbers(&probe["first_8"]), 1e-12, name);

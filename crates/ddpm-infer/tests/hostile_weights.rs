@@ -1,13 +1,13 @@
 //! Files of weights that are damaged or made to do harm: each is refused in words, in little time and memory.
 #![allow(clippy::unwrap_used)]
-#![allow(unsafe_code)] // An allocator that counts can only be written so.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "../../ddpm-data/tests/hostile/mod.rs"]
+mod hostile;
+
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use ddpm_infer::weights::{Weights, WeightsError};
+use hostile::{Random, within_bounds};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
@@ -15,48 +15,14 @@ use serde_json::json;
 /// Memory beyond the size of a file: buffers, and objects that are larger than the bytes that ask for them.
 const MEMORY_PER_BYTE: usize = 192;
 const MEMORY_AT_LEAST: usize = 1 << 20;
-/// Milliseconds are usual.
-const LONGEST: Duration = Duration::from_secs(5);
-
-thread_local! {
-    static NOW: Cell<usize> = const { Cell::new(0) };
-    static PEAK: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Counts what this thread holds.
-struct Counting;
-
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = NOW.try_with(|now| {
-            now.set(now.get().saturating_add(layout.size()));
-            let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
-        });
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        let _ = NOW.try_with(|now| now.set(now.get().saturating_sub(layout.size())));
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Opens the file and reads all it holds, within bounds of time and memory.
 fn open(path: &Path, entry: Option<&str>) -> Result<usize, WeightsError> {
     let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len() as usize);
-    let (before, start) = (NOW.get(), Instant::now());
-    PEAK.set(before);
     let read = |weights: Weights| {
         weights.tensors().values().map(|tensor| tensor.read().map(|values| values.len())).sum::<Result<usize, _>>()
     };
-    let result = Weights::open_entry(path, entry).and_then(read);
-    let (taken, lasted) = (PEAK.get() - before, start.elapsed());
-    assert!(taken <= MEMORY_AT_LEAST + MEMORY_PER_BYTE * size, "{taken} bytes of memory for a file of {size}");
-    assert!(lasted < LONGEST, "{lasted:?} for a file of {size} bytes");
-    result
+    within_bounds(size, MEMORY_AT_LEAST, MEMORY_PER_BYTE, || Weights::open_entry(path, entry).and_then(read))
 }
 
 fn open_bytes(dir: &Path, name: &str, bytes: &[u8]) -> Result<usize, WeightsError> {
@@ -279,47 +245,6 @@ fn safetensors_must_account_for_every_byte() {
     assert!(refusal("x.safetensors", b"").contains("shorter"));
     assert!(refusal("x.safetensors", b"version https://git-lfs.github.com/spec/v1\noid").contains("git lfs pull"));
     assert!(refusal("x.bin", b"hello").contains("neither"));
-}
-
-/// Numbers from a seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end as u64) as usize
-    }
-
-    /// Damages a file in one to three places.
-    fn damage(&mut self, bytes: &mut Vec<u8>) {
-        const EXTREMES: [u64; 8] = [0, 1, 0x7f, 0xff, 0x7fff_ffff, 0xffff_ffff, i64::MAX as u64, u64::MAX];
-        for _ in 0..1 + self.below(3) {
-            let at = self.below(bytes.len());
-            match self.below(6) {
-                0 => bytes[at] = self.below(256) as u8,
-                1 => bytes[at] ^= 1 << self.below(8),
-                2 => {
-                    let extreme = EXTREMES[self.below(EXTREMES.len())].to_le_bytes();
-                    let width = [1, 2, 4, 8][self.below(4)].min(bytes.len() - at);
-                    bytes[at..at + width].copy_from_slice(&extreme[..width]);
-                }
-                3 => bytes.truncate(at.max(1)),
-                4 => {
-                    let end = (at + 1 + self.below(16)).min(bytes.len());
-                    bytes.drain(at..end);
-                    bytes.push(0);
-                }
-                _ => {
-                    let end = (at + 1 + self.below(64)).min(bytes.len());
-                    let part = bytes[at..end].to_vec();
-                    let to = self.below(bytes.len());
-                    bytes.splice(to..to, part);
-                }
-            }
-        }
-    }
 }
 
 fn small_safetensors() -> Vec<u8> {

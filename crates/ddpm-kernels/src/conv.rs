@@ -8,9 +8,18 @@ mod columns;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
-mod gemm;
+mod frame;
+#[cfg(feature = "flex")]
+pub(crate) mod gemm;
+#[cfg(feature = "flex")]
+mod general;
 #[cfg(feature = "flex")]
 mod kernel;
+mod rectified;
+#[cfg(feature = "flex")]
+mod winograd;
+
+pub use rectified::conv2d_relu;
 
 /// Convolution of `[batch, channels, height, width]`.
 ///

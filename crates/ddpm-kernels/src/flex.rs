@@ -29,6 +29,13 @@ pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice::<f32>().expect("f32 values without gaps")
 }
 
+/// The values of a tensor that went through [`contiguous`], to be changed in place; copied first if somebody else holds
+/// them.
+pub(crate) fn values_mut(tensor: &mut FlexTensor) -> &mut [f32] {
+    let (start, end) = tensor.layout().contiguous_offsets().unwrap_or_default();
+    &mut tensor.storage_mut::<f32>()[start..end]
+}
+
 /// A tensor that takes over `values`.
 pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))

@@ -19,7 +19,7 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 
 /// The exponential for arguments in [-87, 87], beyond which it stays constant. NaN stays NaN.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts; the first has so few digits that its product with an integer is exact.
@@ -56,6 +56,19 @@ pub(crate) fn sum(a: &[f32], term: impl Fn(f32) -> f32) -> f32 {
         *lane += term(value);
     }
     total(lanes)
+}
+
+/// The largest value; NaN counts only where there is nothing else.
+#[inline(always)]
+pub(crate) fn largest(a: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = a.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |largest, &value| largest.max(value))
 }
 
 /// Replaces each `b` by `f(a, b).0`, and returns the sums of the two other values of `f`.

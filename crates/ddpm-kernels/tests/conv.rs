@@ -38,7 +38,7 @@ fn burns(conv: &Conv2d, shape: [usize; 4], input: Input, loss: Loss, device: &De
 
 /// Output channels and `[batch, channels, height, width]`: every width class, several images a tile,
 /// a last tile that is not full, several tiles an image, several blocks of channels.
-const SHAPES: [(usize, [usize; 4]); 17] = [
+const SHAPES: [(usize, [usize; 4]); 24] = [
     (1, [1, 1, 1, 1]),
     (5, [3, 3, 1, 1]),
     (3, [3, 2, 2, 2]),
@@ -56,6 +56,14 @@ const SHAPES: [(usize, [usize; 4]); 17] = [
     (4, [1, 2, 300, 1]),
     (2, [1, 3, 3, 301]),
     (65, [3, 70, 7, 9]),
+    // By Winograd's algorithm: channels and tiles that fill no block, tiles over the border, several runs of tasks.
+    (16, [2, 16, 16, 16]),
+    (33, [3, 17, 15, 19]),
+    (40, [1, 50, 22, 23]),
+    (17, [34, 70, 4, 4]),
+    (96, [9, 31, 8, 5]),
+    (64, [2, 100, 32, 32]),
+    (130, [40, 129, 8, 8]),
 ];
 
 #[test]

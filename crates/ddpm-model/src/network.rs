@@ -89,6 +89,24 @@ impl NetworkConfig {
         self
     }
 
+    /// Numbers that the network is told of how a training picture was changed; 0: none.
+    pub fn augment_dim(&self) -> usize {
+        match self {
+            Self::UNet(config) => config.augment_dim,
+            Self::PointMlp(_) => 0,
+        }
+    }
+
+    /// With a place for as many such numbers, unless the config states how many.
+    pub fn with_augment_dim(mut self, numbers: usize) -> Self {
+        if let Self::UNet(config) = &mut self
+            && config.augment_dim == 0
+        {
+            config.augment_dim = numbers;
+        }
+        self
+    }
+
     /// Whether the network can be built for data of this shape (without the batch), and if not, everything
     /// that is wrong.
     pub fn validate(&self, data_shape: &[usize]) -> Result<(), NetworkError> {
@@ -189,22 +207,24 @@ impl Network {
     /// Shapes that [`check_input`](Self::check_input) refuses, and conditions that the config does not have,
     /// are errors of the caller.
     pub fn forward<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
-        self.forward_probed(x_t, t, condition, &Probe::off())
+        self.forward_told(x_t, t, condition, None, &Probe::off())
     }
 
-    /// The same, with a probe that may look at every layer.
-    pub fn forward_probed<const D: usize>(
+    /// As [`forward`](Self::forward), told how the data were changed, `[B, augment_dim]`, where the network has
+    /// [a place for it](NetworkConfig::augment_dim), and with a probe that may look at every layer.
+    pub fn forward_told<const D: usize>(
         &self,
         x_t: Tensor<D>,
         t: Tensor<1>,
         condition: &Condition,
+        told: Option<Tensor<2>>,
         probe: &Probe<'_>,
     ) -> Tensor<D> {
         let shape = x_t.shape();
         debug_assert_eq!(self.check_input(shape.as_slice()), Ok(()));
         match self {
             Self::UNet(network) => {
-                let y = network.forward_probed(x_t.reshape::<4, _>(shape), t, condition, probe);
+                let y = network.forward_told(x_t.reshape::<4, _>(shape), t, condition, told, probe);
                 let shape = y.shape();
                 y.reshape::<D, _>(shape)
             }

@@ -1,9 +1,12 @@
 //! Trains diffusion models with burn-train's `Learner`: step by step, resumable bit for bit.
 
+pub mod adam;
 pub mod anomaly;
+pub mod bench;
 pub mod checkpoint;
 pub mod checksums;
 pub mod config;
+pub mod conformance;
 pub mod facts;
 pub mod fine_tune;
 pub mod list_runs;

@@ -1,13 +1,16 @@
-//! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs.
+//! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs;
+//! measures speed; judges devices.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 130 interrupted after a checkpoint,
-//! 131 left at once after a second signal.
+//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 3 a device to be judged was not there,
+//! 130 interrupted after a checkpoint, 131 left at once after a second signal.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ddpm_train::bench::{self, BenchArgs};
 use ddpm_train::config::load::ConfigError;
+use ddpm_train::conformance::{self, ConformanceArgs, Verdict};
 use ddpm_train::list_runs::{self, ListArgs};
 use ddpm_train::prune_run::{self, PruneArgs};
 use ddpm_train::report::{self, ReportArgs};
@@ -68,6 +71,10 @@ enum Command {
     Prune(PruneArgs),
     /// Writes one HTML page with the curves, pictures and settings of runs.
     Report(ReportArgs),
+    /// Measures speed and memory, in turns with PyTorch if there is one.
+    Bench(BenchArgs),
+    /// Judges whether devices compute what they should.
+    Conformance(ConformanceArgs),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +87,8 @@ fn main() -> ExitCode {
             Command::Show(args) => show_run::run(&args),
             Command::Prune(args) => prune_run::run(&args),
             Command::Report(args) => report::run(&args),
+            Command::Bench(args) => bench::run(&args),
+            Command::Conformance(args) => return conformance::run(&args).map_or_else(failed, verdict),
         };
         return done.map_or_else(failed, |()| ExitCode::SUCCESS);
     }
@@ -103,6 +112,14 @@ fn outlive_file_size_limit() {
     #[cfg(unix)]
     if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Default::default()) {
         eprintln!("warning: a file that reaches the limit of its size would end the program: {error}");
+    }
+}
+
+fn verdict(verdict: Verdict) -> ExitCode {
+    match verdict {
+        Verdict::Passed => ExitCode::SUCCESS,
+        Verdict::Failed => ExitCode::FAILURE,
+        Verdict::Skipped => ExitCode::from(3),
     }
 }
 

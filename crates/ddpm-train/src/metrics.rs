@@ -22,7 +22,7 @@ use crate::tensorboard::EventFile;
 type Field = (&'static str, fn(&StepReport) -> f64);
 
 /// The fields of a line. A NaN mean loss says that no line is due. From `images_per_sec` on they depend on the machine.
-pub const FIELDS: [Field; 17] = [
+pub const FIELDS: [Field; 19] = [
     ("step", |report| report.step as f64),
     ("images_seen", |report| report.images_seen as f64),
     ("loss", |report| report.mean_loss.unwrap_or(f64::NAN)),
@@ -38,6 +38,8 @@ pub const FIELDS: [Field; 17] = [
     ("ema_decay", |report| report.ema_decay),
     ("skipped", |report| report.skipped as f64),
     ("images_per_sec", |report| report.images_per_sec),
+    ("data_wait", |report| report.data_wait.unwrap_or(f64::NAN)),
+    ("data_per_sec", |report| report.data_per_sec.unwrap_or(f64::NAN)),
     ("memory_mib", |report| report.memory_mib.unwrap_or(f64::NAN)),
     ("time", |report| report.time.unwrap_or(f64::NAN)),
 ];

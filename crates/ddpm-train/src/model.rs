@@ -28,6 +28,8 @@ pub struct TrainBatch<const D: usize> {
     pub times: Vec<f64>,
     /// What the network is told besides.
     pub condition: Condition,
+    /// What the network is told of how the data were changed, `[B, augment_dim]`.
+    pub told: Option<Tensor<2>>,
     /// Share of this batch in the optimiser step: 1 over the number of parts.
     pub share: f64,
     /// Place of the first row in the endless stream of items.
@@ -63,6 +65,10 @@ pub struct StepReport {
     pub skipped: u64,
     /// Speed since the last line of metrics.
     pub images_per_sec: f64,
+    /// Share of the time since the last line of metrics in which the step waited for its data; only where a line is due.
+    pub data_wait: Option<f64>,
+    /// Items a second that the loader could give; only where a line is due.
+    pub data_per_sec: Option<f64>,
     /// What the process keeps in memory, in MiB; only where a line is due and the system says it.
     pub memory_mib: Option<f64>,
     /// Seconds since 1970; only where a line is due.
@@ -106,12 +112,13 @@ impl<const D: usize> TrainModel<D> {
 
     /// The loss of each row: by default `L_simple`, eq. 14 of Ho et al. 2020.
     pub fn row_losses(&self, batch: &TrainBatch<D>) -> Tensor<1> {
-        self.row_losses_of(batch, |x, t| self.net.forward(x, t, &batch.condition))
+        self.row_losses_probed(batch, &Probe::off())
     }
 
     /// The same while a probe looks at every layer.
     pub fn row_losses_probed(&self, batch: &TrainBatch<D>, probe: &Probe<'_>) -> Tensor<1> {
-        self.row_losses_of(batch, |x, t| self.net.forward_probed(x, t, &batch.condition, probe))
+        let TrainBatch { condition, told, .. } = batch;
+        self.row_losses_of(batch, |x, t| self.net.forward_told(x, t, condition, told.clone(), probe))
     }
 
     /// The same, with somebody between the loss and the network. What is asked last, the loss is made of.

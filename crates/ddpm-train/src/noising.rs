@@ -52,7 +52,7 @@ pub struct Noising {
 impl Noising {
     /// Draws the time and `eps` from N(0, I) for every row, plus what a channel shares.
     pub(crate) fn apply<const D: usize>(&self, batch: ExampleBatch<D>) -> TrainBatch<D> {
-        let ExampleBatch { x_0, labels, first_item } = batch;
+        let ExampleBatch { x_0, labels, told, first_item } = batch;
         let device = x_0.device();
         let dims = x_0.dims();
         let (rows, width) = (dims[0], dims[1..].iter().product());
@@ -70,9 +70,14 @@ impl Noising {
             }
             None => Condition::None,
         };
+        let told = told.map(|told| {
+            let numbers = told.as_flattened();
+            let shape = [rows, numbers.len() / rows];
+            Tensor::from_data(TensorData::new(numbers.to_vec(), shape), &device)
+        });
         let eps = Tensor::from_data(TensorData::new(eps, dims), &device);
         let share = 1.0 / self.accumulate as f64;
-        TrainBatch { x_0, eps, times, condition, share, first_item, shown, importance: None }
+        TrainBatch { x_0, eps, times, condition, told, share, first_item, shown, importance: None }
     }
 
     /// The training time of item `n`.

@@ -3,6 +3,7 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
+use ddpm_kernels::weights::{blend, scale, sum_of_squares};
 
 use crate::model::host;
 
@@ -35,7 +36,7 @@ struct Squares<'a> {
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.get::<D>(param.id) {
-            self.sums.push(grad.square().sum());
+            self.sums.push(sum_of_squares(grad));
         }
     }
 }
@@ -48,7 +49,7 @@ struct Scale<'a> {
 impl ModuleVisitor for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.remove::<D>(param.id) {
-            self.grads.register::<D>(param.id, grad * self.factor);
+            self.grads.register::<D>(param.id, scale(grad, self.factor));
         }
     }
 }
@@ -56,14 +57,15 @@ impl ModuleVisitor for Scale<'_> {
 /// `ema <- decay ema + (1 - decay) live`, parameter by parameter.
 ///
 /// `ema` must be a copy of `live` with the same parameter ids.
-pub fn ema_update<M: Module>(ema: M, live: &M, decay: f64) -> M {
+pub fn ema_update<M: Module>(ema: &mut M, live: &M, decay: f64) {
     let mut weights = Collect(GradientsParams::new());
     live.visit(&mut weights);
     let mut average = Average { live: weights.0, decay, missing: 0 };
-    let ema = ema.map(&mut average);
+    // Out of its place, so that nobody else holds the weights and they can change where they lie.
+    let held = std::mem::replace(ema, live.clone());
+    *ema = held.map(&mut average);
     // Averages loaded without their ids would stand still, silently.
     assert_eq!(average.missing, 0, "the averaged weights have lost their parameter ids");
-    ema
 }
 
 /// A tensor for each parameter id, of any rank.
@@ -85,7 +87,7 @@ impl ModuleMapper for Average {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, ema, mapper) = param.consume();
         let ema = match self.live.remove::<D>(id) {
-            Some(live) => ema * self.decay + live * (1.0 - self.decay),
+            Some(live) => blend(ema, live, self.decay),
             None => {
                 self.missing += 1;
                 ema

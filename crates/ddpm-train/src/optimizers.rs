@@ -1,15 +1,16 @@
-//! Burn's optimisers behind one section of the config, with every constant stated: Burn's defaults are not always those
-//! of the papers.
+//! The optimisers behind one section of the config: our Adam, and Burn's for the rest, with every constant stated, because
+//! Burn's defaults are not always those of the papers.
 
 use burn::module::{Module, ParamGroup};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{
-    AdaGradConfig, AdafactorConfig, AdamConfig, AdamWConfig, AdanConfig, AdjustLrFn, LambConfig, LearningRate,
-    LionConfig, ModuleOptimizer, Muon, MuonConfig, MuonState, Optimizer, RmsPropConfig, SgdConfig,
+    AdaGradConfig, AdafactorConfig, AdamWConfig, AdanConfig, AdjustLrFn, LambConfig, LearningRate, LionConfig,
+    ModuleOptimizer, Muon, MuonConfig, MuonState, Optimizer, RmsPropConfig, SgdConfig,
 };
 use burn::tensor::{Device, Tensor};
 
+use crate::adam::Adam;
 use crate::config::{OptimizerConfig, OptimizerKind};
 use crate::parameters::{Parameter, parameters};
 
@@ -111,9 +112,7 @@ impl OptimizerConfig {
             .with_epsilon(epsilon)
             .with_weight_decay(weight_decay);
         match self.kind {
-            OptimizerKind::Adam => {
-                AdamConfig::new().with_beta_1(beta_1).with_beta_2(beta_2).with_epsilon(epsilon).init()
-            }
+            OptimizerKind::Adam => Adam { beta_1, beta_2, epsilon }.into(),
             OptimizerKind::AdamW => adam_w.init(),
             OptimizerKind::Sgd => {
                 let momentum = (momentum.momentum > 0.0).then_some(momentum);

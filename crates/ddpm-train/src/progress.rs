@@ -15,6 +15,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
+/// Share of the time that a step waits for its data.
+const WORTH_SAYING: f64 = 0.1;
+
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Display {
@@ -96,7 +99,13 @@ impl PlainRenderer {
             (None, Some(loss)) => format!("  held out {loss:.4}"),
             (None, None) => String::new(),
         };
-        let message = format!("loss {loss:.4}{held_out}  {:.1} images/s{memory}", self.value("images_per_sec"));
+        // Only where more threads, or packed pictures, would make a difference.
+        let waits = self.values.get("data_wait").filter(|share| **share >= WORTH_SAYING);
+        let waits = waits.map_or_else(String::new, |share| {
+            format!("  waits {:.0} % for data ({:.0}/s)", 100.0 * share, self.value("data_per_sec"))
+        });
+        let rate = self.value("images_per_sec");
+        let message = format!("loss {loss:.4}{held_out}  {rate:.1} images/s{waits}{memory}");
         let bar = &self.reporter.bar;
         if !bar.is_hidden() {
             bar.set_position(step);

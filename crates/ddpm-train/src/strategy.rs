@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use burn::data::dataloader::Progress;
 use burn::module::Module;
@@ -12,6 +12,7 @@ use burn_train::{
     EventProcessorTraining, Learner, LearnerEvent, SupervisedLearningStrategy, SupervisedTrainingEventProcessor,
     TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
+use ddpm_data::ReadingSpeed;
 use ddpm_data::random::{Stream, mix};
 use ddpm_infer::runs::{RunFolder, step_name, steps_in, width_name};
 use ddpm_infer::snapshot::{Snapshot, SnapshotConfig, Written};
@@ -130,6 +131,8 @@ pub struct StepStrategy<const D: usize> {
     pub ema: TrainModel<D>,
     /// The averages that are kept besides, with their widths; likewise.
     pub post_hoc: Vec<(f64, TrainModel<D>)>,
+    /// How fast the data are read.
+    pub reading: Arc<ReadingSpeed>,
     /// Makes pictures.
     pub preview: Preview,
     /// Looks at held-out data.
@@ -162,6 +165,7 @@ impl<const D: usize> SupervisedLearningStrategy<TrainModel<D>> for StepStrategy<
             post_hoc: self.post_hoc.clone(),
             tap: OptimizerTap::default(),
             window: (Instant::now(), self.state.images_seen),
+            waited: Duration::ZERO,
         };
         let error = run.run(&mut parts, &mut learner, &train).err();
 
@@ -172,10 +176,12 @@ impl<const D: usize> SupervisedLearningStrategy<TrainModel<D>> for StepStrategy<
 }
 
 impl<const D: usize> StepStrategy<D> {
-    /// An average of the weights after a step.
-    fn averaged(&self, average: &TrainModel<D>, model: &TrainModel<D>, decay: f64) -> TrainModel<D> {
-        let average = ema_update(average.clone(), model, decay);
-        if self.experiment.fine_tune.is_everything() { average } else { with_frozen_of(average, model) }
+    /// Brings an average of the weights up to date after a step.
+    fn average(&self, average: &mut TrainModel<D>, model: &TrainModel<D>, decay: f64) {
+        ema_update(average, model, decay);
+        if !self.experiment.fine_tune.is_everything() {
+            *average = with_frozen_of(average.clone(), model);
+        }
     }
 }
 
@@ -187,6 +193,8 @@ struct Loop<'a, const D: usize> {
     tap: OptimizerTap<TrainModel<D>>,
     /// When the present stretch of steps began, and after how many items: for images/s.
     window: (Instant, u64),
+    /// How long it waited for data in that stretch.
+    waited: Duration,
 }
 
 impl<const D: usize> Loop<'_, D> {
@@ -202,6 +210,7 @@ impl<const D: usize> Loop<'_, D> {
         let train = train.slice(self.state.images_seen as usize, end as usize);
         let mut batches = train.iter();
         let mut saved_at = self.state.step;
+        let mut is_first = true;
         let by_loss = LossSecondMoment::default();
 
         while self.state.step < config.steps && !parts.interrupter.should_stop() {
@@ -214,7 +223,10 @@ impl<const D: usize> Loop<'_, D> {
             let mut drawn = Vec::new();
             let mut computed = Vec::new();
             for _ in 0..config.accumulate {
-                let mut batch = match batches.next() {
+                let asked = Instant::now();
+                let next = batches.next();
+                self.waited += asked.elapsed();
+                let mut batch = match next {
                     Some(Ok(batch)) => batch,
                     fault => {
                         let ended = || "the data came to an end".to_string();
@@ -272,16 +284,20 @@ impl<const D: usize> Loop<'_, D> {
             let taken = what.is_none();
             for (width, average) in self.post_hoc.iter_mut().filter(|_| taken) {
                 let decay = power_decay(config.batch_size, self.state.images_seen, gamma_of(*width));
-                *average = self.strategy.averaged(average, &learner.model(), decay);
+                self.strategy.average(average, &learner.model(), decay);
             }
             self.state.images_seen += config.batch_size as u64;
             if taken {
-                self.ema = self.strategy.averaged(&self.ema, &learner.model(), report.ema_decay);
+                self.strategy.average(&mut self.ema, &learner.model(), report.ema_decay);
             }
 
             // 4. Numbers, pictures, snapshots, checkpoints.
             report.held_out = self.validate();
             self.log(report, parts, learner);
+            // Some devices compile and choose their kernels in the first step: it stays out of images/s.
+            if std::mem::take(&mut is_first) {
+                self.window = (Instant::now(), self.state.images_seen);
+            }
             let last = self.state.step == config.steps;
             if last || due(self.state.step, self.strategy.experiment.preview.every) {
                 self.preview();
@@ -375,6 +391,8 @@ impl<const D: usize> Loop<'_, D> {
             report.mean_loss = Some(mean);
             report.quartiles = state.quartiles.map(|losses| losses.mean());
             report.weight_norm = Some(weight_norm(&learner.model()));
+            report.data_wait = Some(self.waited.as_secs_f64() / since.elapsed().as_secs_f64());
+            report.data_per_sec = self.strategy.reading.take();
             report.memory_mib = resident_mib();
             report.time = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64());
         }
@@ -382,6 +400,7 @@ impl<const D: usize> Loop<'_, D> {
             (state.loss_sum, state.loss_count, state.skipped_since_line) = (0.0, 0, 0);
             state.quartiles = Default::default();
             self.window = (Instant::now(), state.images_seen);
+            self.waited = Duration::ZERO;
         }
         let progress = Progress::new(report.step as usize, config.steps as usize, Some("steps".into()));
         let (step, rate) = (report.step as usize, report.learning_rate);

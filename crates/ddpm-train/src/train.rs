@@ -10,6 +10,7 @@ use anyhow::Context;
 use burn::module::Module;
 use burn_train::renderer::MetricsRenderer;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
+use ddpm_data::augment::AUGMENT_LABELS;
 use ddpm_data::random::{Stream, mix};
 use ddpm_data::{OpenData, OrderedLoader, Split};
 use ddpm_infer::device::{self, OpenDevice};
@@ -28,7 +29,7 @@ use time::macros::format_description;
 
 use crate::checkpoint::{Checkpoint, Found, TrainState, prune, restore, set_aside};
 use crate::config::load::{ConfigError, Problem, find, load};
-use crate::config::{Experiment, TimeSampling};
+use crate::config::{Balance, Experiment, TimeSampling};
 use crate::fine_tune::Start;
 use crate::manifest::{self, Manifest};
 use crate::metrics::{FIELDS, JsonLines, STEP_LOSS, StepMetric, truncate_after};
@@ -93,7 +94,7 @@ const LEFT_AT_ONCE: i32 = 131;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keys that may change when a run goes on. With any other key it would be another run.
-const RESUMABLE: [&str; 13] = [
+const RESUMABLE: [&str; 14] = [
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
@@ -103,6 +104,7 @@ const RESUMABLE: [&str; 13] = [
     "train.accumulate",
     "train.on_non_finite",
     "train.max_skips",
+    "train.gradient_checkpointing",
     "train.tensorboard",
     "preview.",
     "validation.",
@@ -211,7 +213,10 @@ impl Plan {
     fn train<const D: usize>(self, options: &Options) -> anyhow::Result<Finish> {
         let Self { name, experiment, data, diffusion, device, resumed, start } = self;
         let train = &experiment.train;
-        let autodiff = device.device.clone().autodiff();
+        let autodiff = match train.gradient_checkpointing {
+            true => device.device.clone().autodiff().gradient_checkpointing(),
+            false => device.device.clone().autodiff(),
+        };
 
         // The network, freshly drawn or as it was left.
         autodiff.seed(mix(train.seed, Stream::Init, 0));
@@ -286,7 +291,13 @@ impl Plan {
             RateSchedule { config: experiment.optimizer.clone(), batch_size: train.batch_size, step: state.step };
         let learner = Learner::new(model, optimizer, rate);
         let items = OrderedLoader::<D>::new(&data, train.batch_size / train.accumulate, train.seed, &autodiff)?
-            .with_workers(train.workers);
+            .with_workers(train.workers)
+            .augmented(experiment.augment);
+        let items = match train.balance {
+            Balance::Items => items,
+            Balance::Classes => items.balanced(&data)?,
+        };
+        let reading = items.speed();
         let noising = Noising {
             seed: train.seed,
             diffusion: process,
@@ -337,6 +348,7 @@ impl Plan {
             state,
             ema,
             post_hoc,
+            reading,
             preview,
             validation,
             detect_anomaly: options.detect_anomaly,
@@ -440,7 +452,10 @@ fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Res
     // A self-conditioned network has its own estimate of the data beside its input.
     let mut input = shape.clone();
     input[0] *= if experiment.diffusion.self_conditioning { 2 } else { 1 };
-    let network = experiment.model.clone().with_io(&input, predicted);
+    let mut network = experiment.model.clone().with_io(&input, predicted);
+    if experiment.augment.is_told() {
+        network = network.with_augment_dim(AUGMENT_LABELS);
+    }
     let mut problems = Vec::new();
     let mut report = |key: String, message| problems.push(Problem { key, message, from_set: false });
     if let Err(error) = network.validate(shape) {
@@ -470,6 +485,16 @@ fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Res
     }
     if asked > 0 && experiment.train.label_drop > 0.0 && network.null_class().is_none() {
         report("train.label_drop".into(), "labels can only be dropped if model.null_class is true".into());
+    }
+    for problem in experiment.augment.problems_with(&data.info) {
+        report(format!("augment.{}", problem.key), problem.reason);
+    }
+    if experiment.augment.is_told() && shape.len() == 3 && network.augment_dim() != AUGMENT_LABELS {
+        let message = format!("{}, but a network is told {AUGMENT_LABELS} numbers", network.augment_dim());
+        report("model.augment_dim".into(), message);
+    }
+    if experiment.train.balance == Balance::Classes && known == 0 {
+        report("train.balance".into(), format!("{} has no classes to balance", data.info.name));
     }
     if problems.is_empty() { Ok(network) } else { Err(ConfigError { file: file.to_path_buf(), problems }) }
 }
@@ -564,6 +589,9 @@ fn announce(
     }
     if from_step > 0 {
         eprintln!("going on after step {from_step}");
+    }
+    if let Some(remark) = device.first_use() {
+        eprintln!("{remark}");
     }
 }
 

@@ -248,7 +248,10 @@ mod tests {
         assert_eq!(trained_numbers(&part), counted);
         let after = train(part.clone());
         // The average of what stands still is that, to the last bit, and of the rest it is an average.
-        let average = (0..50).fold(part.valid(), |average, _| with_frozen_of(ema_update(average, &after, 0.9), &after));
+        let average = (0..50).fold(part.valid(), |mut average, _| {
+            ema_update(&mut average, &after, 0.9);
+            with_frozen_of(average, &after)
+        });
         for ((name, before), (_, average)) in weights(&before).into_iter().zip(weights(&average)) {
             assert!(before == average || !frozen(&name), "{name}");
         }
@@ -295,7 +298,8 @@ mod tests {
             let again = again.try_load_record(after.clone().into_record()).unwrap();
             assert!(weights(&again) == weights(&after));
             assert_eq!(trained_numbers(&again), trained_numbers(&after));
-            let average = ema_update(adapted.valid(), &after, 0.0);
+            let mut average = adapted.valid();
+            ema_update(&mut average, &after, 0.0);
             assert!(weights(&average) == weights(&after));
         }
     }

@@ -40,6 +40,30 @@ fn twice_five_steps_of_a_dropout_unet_are_ten() {
 }
 
 #[test]
+fn changed_pictures_and_balanced_classes_go_on_where_they_were() {
+    let bench = Bench::new();
+    let more = ["augment.probability=0.4", "augment.crop=1", "train.balance=classes", "model.classes=10"];
+    let more = more.into_iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>();
+    let sets = words(&TINY_DIGITS, &more);
+    let whole = bench.train(&words(&["--runs", "a", "--set", "train.steps=8"], &sets));
+    let half = bench.train(&words(&["--runs", "b", "--set", "train.steps=3", "--set", "train.workers=1"], &sets));
+    bench.train(&["--resume", half.to_str().unwrap(), "--set", "train.steps=8", "--set", "train.workers=3"]);
+    assert_same_run(&bench, &whole, &half, 8);
+    // Another run than without.
+    let plain = bench.train(&words(&["--runs", "c", "--set", "train.steps=8"], &TINY_DIGITS));
+    assert_ne!(checkpoint_file(&plain, 8, "model.bpk"), checkpoint_file(&whole, 8, "model.bpk"));
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_bit() {
+    let bench = Bench::new();
+    let plain = bench.train(&words(&["--runs", "a", "--set", "train.steps=4"], &TINY_DIGITS));
+    let sets = ["--runs", "b", "--set", "train.steps=4", "--set", "train.gradient_checkpointing=true"];
+    let saving = bench.train(&words(&sets, &TINY_DIGITS));
+    assert_same_run(&bench, &plain, &saving, 4);
+}
+
+#[test]
 fn twice_twenty_steps_of_points_are_forty() {
     let bench = Bench::new();
     let sets = [

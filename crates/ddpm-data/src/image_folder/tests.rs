@@ -1,4 +1,5 @@
 use super::*;
+use crate::pixels::value_of_byte;
 use image::{GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 
 fn config(path: &Path) -> ImagesConfig {
@@ -306,4 +307,196 @@ fn headers_that_claim_too_much_are_refused_before_memory_is_taken() {
     fs::write(folder.path().join("huge.bmp"), bytes).unwrap();
     let text = message(&config(folder.path()));
     assert!(text.contains("huge.bmp: 30000x30000 pixels"), "{text}");
+}
+
+/// A zip archive made by hand: name, bytes and whether they are deflated; wide ones have the fields of zip64.
+fn zip(files: &[(&str, &[u8], bool)], wide: bool, flags: u16) -> Vec<u8> {
+    use std::io::Write;
+    let (mut archive, mut directory) = (Vec::new(), Vec::new());
+    for (name, bytes, deflated) in files {
+        let packed = match deflated {
+            false => bytes.to_vec(),
+            true => {
+                let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+                encoder.write_all(bytes).unwrap();
+                encoder.finish().unwrap()
+            }
+        };
+        let start = archive.len();
+        let header = |[packed, len]: [u32; 2], extra: usize| {
+            let numbers = [crc32fast::hash(bytes), packed, len].map(u32::to_le_bytes);
+            let lengths = [name.len() as u16, extra as u16].map(u16::to_le_bytes);
+            let method = if *deflated { 8_u16 } else { 0 };
+            let start = [20, flags, method].map(u16::to_le_bytes);
+            [start.as_flattened(), &[0; 4], numbers.as_flattened(), lengths.as_flattened()].concat()
+        };
+        let sizes = [packed.len() as u32, bytes.len() as u32];
+        archive.extend([b"PK\x03\x04", &header(sizes, 0)[..], name.as_bytes(), &packed].concat());
+        let extra = match wide {
+            false => Vec::new(),
+            true => {
+                let numbers = [bytes.len(), packed.len(), start].map(|number| (number as u64).to_le_bytes());
+                [&[1, 0, 24, 0], numbers.as_flattened()].concat()
+            }
+        };
+        let short = |number: usize| if wide { [0xff; 4] } else { (number as u32).to_le_bytes() };
+        let sizes = if wide { [u32::MAX; 2] } else { sizes };
+        directory.extend([b"PK\x01\x02\x14\0", &header(sizes, extra.len())[..], &[0; 10]].concat());
+        directory.extend([&short(start)[..], name.as_bytes(), &extra].concat());
+    }
+    let (start, count, end) = (archive.len(), files.len() as u64, (archive.len() + directory.len()) as u64);
+    archive.extend(&directory);
+    if wide {
+        archive.extend([b"PK\x06\x06", &44_u64.to_le_bytes()[..], &[0; 12]].concat());
+        archive.extend([count, count, directory.len() as u64, start as u64].map(u64::to_le_bytes).as_flattened());
+        archive.extend([b"PK\x06\x07", &[0; 4][..], &end.to_le_bytes(), &[1, 0, 0, 0]].concat());
+    }
+    archive.extend(b"PK\x05\x06\0\0\0\0");
+    match wide {
+        true => archive.extend([0xff; 12]),
+        false => {
+            archive.extend([count as u16; 2].map(u16::to_le_bytes).as_flattened());
+            archive.extend([directory.len() as u32, start as u32].map(u32::to_le_bytes).as_flattened());
+        }
+    }
+    archive.extend([0; 2]);
+    archive
+}
+
+fn png(byte: u8) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    RgbImage::from_pixel(9, 8, Rgb([byte, 2, 3])).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn a_zip_gives_what_its_folder_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let names =
+        ["b/1.png", "a.b/0.png", "b/deep/\u{e4}.png", "a/9.png", "a/10.png", "a/.hidden.png", "__MACOSX/._x.png"];
+    let names = names.into_iter().chain(["b/2.png", "b/3.png", "b/4.png", "b/5.png", "b/6.png"]);
+    let files: Vec<(&str, Vec<u8>)> = names.enumerate().map(|(k, name)| (name, png(10 * k as u8))).collect();
+    for (name, bytes) in files.iter().filter(|(name, _)| !name.starts_with("__MACOSX")) {
+        let path = folder.path().join("folder").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let mut config = config(&folder.path().join("folder"));
+    config.labels = ImageLabels::Folders;
+    let as_folder = both_splits(&config);
+    for wide in [false, true] {
+        let packed: Vec<_> =
+            files.iter().enumerate().map(|(k, (name, bytes))| (*name, &bytes[..], k % 2 == 0)).collect();
+        config.path = folder.path().join("pictures.zip");
+        fs::write(&config.path, zip(&[&[("b/", &b""[..], false)], &packed[..]].concat(), wide, 0)).unwrap();
+        for on_bad_file in [OnBadFile::Stop, OnBadFile::Skip] {
+            config.on_bad_file = on_bad_file;
+            let as_zip = both_splits(&config);
+            assert_eq!(as_zip.0.info, as_folder.0.info);
+            assert_eq!(all(&as_zip.0), all(&as_folder.0));
+            assert_eq!(all(&as_zip.1), all(&as_folder.1));
+        }
+    }
+    // Its own split.
+    let (one, two) = (png(1), png(2));
+    let packed = [("train/x/1.png", &one[..], true), ("test/y/1.png", &two, false), ("train/y/2.png", &one, false)];
+    fs::write(&config.path, zip(&packed, false, 0)).unwrap();
+    let (train, test) = both_splits(&config);
+    assert_eq!((train.items.len(), test.items.len()), (2, 1));
+    assert_eq!(train.info.classes, ["x", "y"]);
+    assert_eq!(all(&train)[0].label, Some(0));
+    assert_eq!(all(&test)[0].values[0], value_of_byte(2));
+}
+
+#[test]
+fn zips_that_are_damaged_or_sly_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&folder.path().join("x.zip"));
+    let good = png(7);
+    let said = |bytes: Vec<u8>| {
+        fs::write(&config.path, bytes).unwrap();
+        let said = message(&config);
+        assert!(said.contains("x.zip"), "{said}");
+        said
+    };
+    for name in ["../x.png", "/x.png", "a/../../x.png"] {
+        assert!(said(zip(&[(name, &good, false)], false, 0)).contains("leads out of the archive"));
+    }
+    assert!(said(zip(&[("a.png", &good, false)], false, 1)).contains("a.png is encrypted"));
+    assert!(
+        said(zip(&[("a.png", &good, true), ("a.png", &good, true)], false, 0))
+            .contains("a.png is in the archive twice")
+    );
+    assert!(said(zip(&[], false, 0)).contains("empty"));
+    assert!(said(b"no zip".to_vec()).contains("zip directory is missing"));
+    assert!(said(zip(&[("a.txt", b"text", true)], false, 0)).contains("a.txt: not a picture"));
+    let whole = zip(&[("a.png", &good, false), ("b.png", &good, true)], false, 0);
+    let mut flipped = whole.clone();
+    flipped[60] ^= 1;
+    assert!(said(flipped).contains("a.png is damaged"));
+    let mut method = whole.clone();
+    let record = whole.windows(4).position(|window| window == b"PK\x01\x02").unwrap();
+    method[record + 10] = 12;
+    assert!(said(method).contains("method 12"));
+    let mut far = whole.clone();
+    far[record + 42..record + 46].copy_from_slice(&1_000_000_u32.to_le_bytes());
+    assert!(said(far).contains("no header where"));
+
+    // A file that is left out, by name.
+    config.on_bad_file = OnBadFile::Skip;
+    fs::write(&config.path, zip(&[("a.png", &good, true), ("b.png", b"", false), ("c.png", &good, true)], false, 0))
+        .unwrap();
+    let (train, test) = both_splits(&config);
+    assert_eq!(train.items.len() + test.items.len(), 2);
+    assert!(train.skipped[0].path.ends_with("x.zip/b.png"), "{:?}", train.skipped);
+}
+
+/// What was found good is not looked at again until it changes; what is found bad is looked at every time.
+#[test]
+fn known_pictures_are_not_looked_at_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, root) = (dir.path().join("cache"), dir.path().join("pictures"));
+    fs::create_dir(&root).unwrap();
+    let one = dir.path().join("one.png");
+    fs::write(&one, png(1)).unwrap();
+    for k in 0..WORTH_KEEPING {
+        fs::hard_link(&one, root.join(format!("{k:04}.png"))).unwrap();
+    }
+    let config = config(&root);
+    let open = || Images::open(&config, Split::Train, Some(&cache));
+    assert_eq!(open().unwrap().chosen.len(), WORTH_KEEPING * 9 / 10);
+
+    // Of the same size and time, but no picture: nobody looks.
+    let changed = fs::metadata(&one).unwrap().modified().unwrap();
+    let len = fs::metadata(&one).unwrap().len() as usize;
+    fs::write(&one, vec![b'x'; len]).unwrap();
+    let time = |time| File::options().write(true).open(&one).unwrap().set_modified(time).unwrap();
+    time(changed);
+    assert!(open().is_ok());
+    // A closer look was never taken.
+    let skip = ImagesConfig { on_bad_file: OnBadFile::Skip, ..config.clone() };
+    assert!(Images::open(&skip, Split::Train, Some(&cache)).is_err());
+    assert!(open().is_ok());
+    // Of another time: every one is looked at.
+    time(changed + std::time::Duration::from_millis(1));
+    let said = open().err().unwrap().to_string();
+    assert!(said.contains("1000 files are not readable pictures"), "{said}");
+    fs::write(&one, png(1)).unwrap();
+    assert!(open().is_ok());
+
+    // One more and one less.
+    fs::write(root.join("new.png"), "no picture").unwrap();
+    assert!(open().err().unwrap().to_string().contains("new.png: not a picture"));
+    fs::remove_file(root.join("new.png")).unwrap();
+    fs::remove_file(root.join("0007.png")).unwrap();
+    assert!(Images::open(&config, Split::Train, None).is_ok());
+
+    // A damaged cache is as good as none, and so is one that cannot be written.
+    let file = note(&cache, &root, false);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    fs::write(root.join("0007.png"), png(2)).unwrap();
+    assert!(open().is_ok());
+    assert!(Images::open(&config, Split::Train, Some(&one.join("no folder"))).is_ok());
 }

@@ -146,6 +146,7 @@ pub fn read(json: &Value) -> Result<UNetFile, DiffusersError> {
         },
         classes: keys.whole("num_class_embeds", Some(0), MOST_CLASSES)?,
         null_class: false,
+        augment_dim: 0,
     };
     let shape = [config.in_channels, size[0], size[1]];
     NetworkConfig::UNet(config.clone()).validate(&shape)?;
@@ -154,6 +155,9 @@ pub fn read(json: &Value) -> Result<UNetFile, DiffusersError> {
 
 /// Our words as a `config.json`, or why there is none.
 pub fn write(config: &UNetConfig, size: [usize; 2]) -> Result<Value, String> {
+    if config.augment_dim > 0 {
+        return Err("it was told how its training pictures were changed (augment.probability)".into());
+    }
     let channels = config.level_channels();
     if channels.first() != Some(&config.base_channels) {
         return Err("its first level has other channels than its first convolution (model.multipliers)".into());

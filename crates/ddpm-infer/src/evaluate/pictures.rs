@@ -18,6 +18,9 @@ use crate::evaluation::sources::{AnySource, Dataset, GAUSSIAN_VALUES, PictureSou
 use crate::evaluation::{Statistics, frechet};
 use crate::weights::{StoredTensor, Weights};
 
+/// Draws of the Gaussian baseline at most: it is so far off that more would say nothing.
+const GAUSSIAN_DRAWS: usize = 5000;
+
 /// Pictures of all that is compared.
 struct Sets {
     /// What is judged.
@@ -148,6 +151,24 @@ pub(super) fn judge(
     Ok(Some(verdicts))
 }
 
+/// Writes the statistics of some files, for later comparisons, and gives their path; that of the work folder for a shard.
+pub(super) fn only_statistics(args: &EvalArgs, files: &Path, path: &Path, open: &OpenDevice) -> anyhow::Result<String> {
+    std::fs::create_dir_all(&args.work).with_context(|| format!("cannot make the folder {}", args.work.display()))?;
+    let real = Real::parse(&files.to_string_lossy())?;
+    let sets = Sets { judged: real.pictures()?.into_iter().collect(), own: None, other: None, gaussian: None };
+    let Some(source) = sets.judged.first() else { bail!("{}: expected pictures", files.display()) };
+    let eyes = eyes(args, &real, &sets, open)?;
+    let extractor = (&*eyes.extractor, eyes.identity.as_str());
+    let count = args.count.unwrap_or(usize::MAX);
+    let blocks = Blocks::open(&args.work, &**source, extractor, count, args.batch_size)?;
+    show(&blocks, &**source, args.shard.unwrap_or(Shard { number: 1, of: 1 }))?;
+    if args.shard.is_some() {
+        return Ok(args.work.display().to_string());
+    }
+    blocks.gather(args.most, |_| true)?.statistics.write(path)?;
+    Ok(path.display().to_string())
+}
+
 fn plain(all: Gathered) -> Reference {
     Reference { name: all.name, statistics: all.statistics, kept: Some(all.kept), copies: None }
 }
@@ -217,7 +238,7 @@ fn sets(
     let count = args.count.unwrap_or(usize::MAX).min(judged.first().map_or(0, |first| first.count()));
     let fitted_to = train.as_ref().map(|train| train as &dyn PictureSource).or(own.as_deref());
     let gaussian = match fitted_to {
-        Some(source) => PixelGaussian::fit(source, args.most, count, args.seed)?,
+        Some(source) => PixelGaussian::fit(source, args.most, count.min(GAUSSIAN_DRAWS), args.seed)?,
         None => None,
     };
     let gaussian = gaussian.map(|gaussian| Box::new(gaussian) as AnySource);

@@ -38,7 +38,10 @@ impl Real {
                 Ok(if is_statistics { Self::Statistics(path.to_path_buf()) } else { Self::Array(path.to_path_buf()) })
             }
             _ => match guess(path)? {
-                "images" => Ok(Self::Folder(path.to_path_buf())),
+                "images" if path.is_dir() => Ok(Self::Folder(path.to_path_buf())),
+                "images" => {
+                    bail!("{text}: pictures are read from a folder; unpack it, or give what `data build` made of it")
+                }
                 kind => Ok(Self::Data(data(kind, Some(path))?)),
             },
         }

@@ -1,11 +1,12 @@
 //! NumPy's files as they are met: `.npy` of numbers, and `.npz`, which is a zip of those.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, BufWriter, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use ddpm_data::zip as archive;
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
+use zip::{CompressionMethod, ZipWriter};
 
 use super::EvaluationError;
 
@@ -102,8 +103,12 @@ impl<R: Read + Seek> RowReader<R> {
         let header = read_header(&mut source, path)?;
         let start = source.stream_position().map_err(EvaluationError::io(path))?;
         let end = source.seek(SeekFrom::End(0)).map_err(EvaluationError::io(path))?;
-        let wanted = header.shape.iter().product::<usize>() * header.number.size();
-        if end - start != wanted as u64 {
+        // A row of a shape without rows must be countable too.
+        let rows = header.shape.iter().map(|size| (*size).max(1));
+        let bytes = rows.chain([header.number.size()]).try_fold(1usize, usize::checked_mul);
+        let wanted = bytes.map(|bytes| if header.shape.contains(&0) { 0 } else { bytes as u64 });
+        if wanted != Some(end - start) {
+            let wanted = wanted.map_or("more than there can be".to_string(), |bytes| bytes.to_string());
             let reason = format!("it holds {} bytes of values; shape {:?} needs {wanted}", end - start, header.shape);
             return Err(EvaluationError::format(path, reason));
         }
@@ -113,6 +118,16 @@ impl<R: Read + Seek> RowReader<R> {
     /// What the header says.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// The one value of an array without axes.
+    fn scalar(&mut self, path: &Path) -> Result<Vec<f64>, EvaluationError> {
+        let mut bytes = vec![0; self.header.number.size()];
+        self.source
+            .seek(SeekFrom::Start(self.start))
+            .and_then(|_| self.source.read_exact(&mut bytes))
+            .map_err(EvaluationError::io(path))?;
+        Ok(self.header.number.values(&bytes))
     }
 
     /// The values of some rows.
@@ -160,39 +175,47 @@ fn read_header(source: &mut impl Read, path: &Path) -> Result<Header, Evaluation
 
 /// All arrays of an `.npz`, by name.
 pub fn read_npz(path: &Path) -> Result<Vec<(String, Array)>, EvaluationError> {
-    let file = File::open(path).map_err(EvaluationError::io(path))?;
-    let not = |reason: String| EvaluationError::format(path, reason);
-    let mut archive =
-        ZipArchive::new(BufReader::new(file)).map_err(|error| not(format!("not an NPZ file: {error}")))?;
-    let mut arrays = Vec::new();
-    for index in 0..archive.len() {
-        let mut entry = archive.by_index(index).map_err(|error| not(format!("broken NPZ file: {error}")))?;
-        let name = entry.name().map_err(|error| not(format!("broken NPZ file: {error}")))?;
-        let name = name.trim_end_matches(".npy").to_string();
-        let header = read_header(&mut entry, path)?;
-        let wanted = header.shape.iter().product::<usize>() * header.number.size();
-        let mut bytes = Vec::new();
-        entry.take(wanted as u64 + 1).read_to_end(&mut bytes).map_err(EvaluationError::io(path))?;
-        if bytes.len() != wanted {
-            return Err(not(format!("array `{name}` of shape {:?} needs {wanted} bytes", header.shape)));
-        }
-        arrays.push((name, Array { shape: header.shape, values: header.number.values(&bytes) }));
-    }
-    Ok(arrays)
+    let read = |(name, bytes): (String, Vec<u8>)| {
+        let mut reader = RowReader::new(Cursor::new(bytes), path)?;
+        let shape = reader.header().shape.clone();
+        let values = match shape.first() {
+            Some(&rows) => reader.rows(0..rows, path)?,
+            None => reader.scalar(path)?,
+        };
+        Ok((name, Array { shape, values }))
+    };
+    members(path, |_| true)?.into_iter().map(read).collect()
 }
 
 /// The bytes of one array of an `.npz`: an `.npy`.
 pub fn npz_member(path: &Path, name: &str) -> Result<Vec<u8>, EvaluationError> {
-    let file = File::open(path).map_err(EvaluationError::io(path))?;
-    let not = |reason: String| EvaluationError::format(path, reason);
-    let mut archive =
-        ZipArchive::new(BufReader::new(file)).map_err(|error| not(format!("not an NPZ file: {error}")))?;
-    let mut member = archive
-        .by_name(&format!("{name}.npy"))
-        .map_err(|_| not(format!("there is no array `{name}` in it, where pictures are expected")))?;
-    let mut bytes = Vec::new();
-    member.read_to_end(&mut bytes).map_err(EvaluationError::io(path))?;
-    Ok(bytes)
+    let member = members(path, |found| found == name)?.pop();
+    member.map(|(_, bytes)| bytes).ok_or_else(|| {
+        EvaluationError::format(path, format!("there is no array `{name}` in it, where pictures are expected"))
+    })
+}
+
+/// The files of an `.npz` that are wanted, by name without `.npy`.
+fn members(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, Vec<u8>)>, EvaluationError> {
+    let not = |error| match error {
+        archive::ZipError::Io(source) => EvaluationError::io(path)(source),
+        archive::ZipError::Broken(reason) => EvaluationError::format(path, format!("not an NPZ file: {reason}")),
+    };
+    let mut file = File::open(path).map_err(EvaluationError::io(path))?;
+    let mut found = Vec::new();
+    archive::for_each(&mut file, |name, member| {
+        found.push((name, member));
+        Ok(())
+    })
+    .map_err(not)?;
+    found.retain(|(name, _)| wanted(name.trim_end_matches(".npy")));
+    found
+        .into_iter()
+        .map(|(name, member)| {
+            let bytes = member.read(&mut file, &name, u64::MAX - 1).map_err(not)?;
+            Ok((name.trim_end_matches(".npy").to_string(), bytes))
+        })
+        .collect()
 }
 
 /// Writes an `.npz` of f64, under another name first.
@@ -227,7 +250,6 @@ pub fn write_npz(path: &Path, arrays: &[(String, Array)]) -> Result<(), Evaluati
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::io::Cursor;
 
     #[test]
     fn rows_of_our_own_arrays_are_read_back() {

@@ -5,16 +5,19 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::module::{avg_pool2d, conv2d, max_pool2d};
-use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
+use burn::module::Param;
+use burn::nn::PaddingConfig2d;
+use burn::nn::conv::Conv2d;
+use burn::nn::pool::{AvgPool2dConfig, MaxPool2dConfig};
 use burn::tensor::{Device, Tensor, TensorData};
+use ddpm_kernels::{avg_pool2d, conv2d_relu, max_pool2d};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
-use super::EvaluationError;
 use super::extractor::{Extracted, FeatureExtractor};
 use super::picture::Picture;
 use super::resize::{Resize, SIDE};
+use super::{EvaluationError, Features};
 
 /// Added to the variance in batch normalisation.
 const EPSILON: f64 = 1e-3;
@@ -24,6 +27,8 @@ pub const WIDTH: usize = 2048;
 pub const CLASSES: usize = 1008;
 /// How the SHA-256 of `pt_inception-2015-12-05-6726825d.pth` begins.
 const PUBLISHED: &str = "6726825d";
+/// Pictures that go through the network together: enough to fill the last blocks, few enough for the caches.
+const AT_ONCE: usize = 16;
 /// How far the features of the known answer may be off, relative to the largest.
 const ANSWER_TOLERANCE: f64 = 1e-3;
 
@@ -92,26 +97,12 @@ pub fn read_safetensors(path: &Path) -> Result<(Weights, BTreeMap<String, String
 }
 
 /// A convolution, the batch normalisation after it folded in, and a rectifier.
-#[derive(Clone, Debug)]
-struct Unit {
-    /// [out, in, height, width].
-    weight: Tensor<4>,
-    bias: Tensor<1>,
-    stride: usize,
-    padding: [usize; 2],
-}
-
-impl Unit {
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let options = ConvOptions::new([self.stride; 2], self.padding, [1, 1], 1);
-        burn::tensor::activation::relu(conv2d(x, self.weight.clone(), Some(self.bias.clone()), options))
-    }
-}
+type Unit = Conv2d;
 
 /// What follows what in a branch of a block.
 #[derive(Clone, Debug)]
 enum Layer {
-    Conv(Box<Unit>),
+    Unit(Box<Unit>),
     /// Two of them on the same input, their channels put together.
     Fork(Box<[Unit; 2]>),
     /// 3x3, stride 1, padding 1, of which the padding is not counted.
@@ -125,16 +116,24 @@ enum Layer {
 impl Layer {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
-            Self::Conv(unit) => unit.forward(x),
-            Self::Fork(units) => Tensor::cat(units.iter().map(|unit| unit.forward(x.clone())).collect(), 1),
+            Self::Unit(unit) => conv2d_relu(unit, x),
+            Self::Fork(units) => Tensor::cat(units.iter().map(|unit| conv2d_relu(unit, x.clone())).collect(), 1),
             Self::AveragePool => {
-                let options = AvgPoolOptions::new([3, 3]).with_stride([1, 1]).with_padding([1, 1]);
-                avg_pool2d(x, options.with_count_include_pad(false))
+                let pool = AvgPool2dConfig::new([3, 3]).with_strides([1, 1]).with_padding(around([1, 1]));
+                avg_pool2d(&pool.with_count_include_pad(false).init(), x)
             }
-            Self::MaxPool => max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([1, 1]).with_padding([1, 1])),
-            Self::Halve => max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2])),
+            Self::MaxPool => {
+                let pool = MaxPool2dConfig::new([3, 3]).with_strides([1, 1]).with_padding(around([1, 1]));
+                max_pool2d(&pool.init(), x)
+            }
+            Self::Halve => max_pool2d(&MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).init(), x),
         }
     }
+}
+
+/// Rows above and below, and columns to the left and the right.
+fn around([rows, columns]: [usize; 2]) -> PaddingConfig2d {
+    PaddingConfig2d::Explicit(rows, columns, rows, columns)
 }
 
 /// Branches on the same input, their channels put together.
@@ -190,11 +189,14 @@ impl Builder<'_> {
             weights.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * scale) as f32);
             bias.push((f64::from(shift[channel]) - f64::from(mean[channel]) * scale) as f32);
         }
-        Unit {
-            weight: Tensor::from_data(TensorData::new(weight, shape), self.device),
-            bias: Tensor::from_data(TensorData::new(bias, [output]), self.device),
-            stride,
-            padding,
+        Conv2d {
+            weight: Param::from_tensor(Tensor::from_data(TensorData::new(weight, shape), self.device)),
+            bias: Some(Param::from_tensor(Tensor::from_data(TensorData::new(bias, [output]), self.device))),
+            stride: [stride; 2],
+            kernel_size: kernel,
+            dilation: [1, 1],
+            groups: 1,
+            padding: around(padding),
         }
     }
 
@@ -207,7 +209,7 @@ impl Builder<'_> {
     fn chain(&mut self, block: &str, mut input: usize, parts: &[(&str, usize, [usize; 2])]) -> Vec<Layer> {
         let mut layers = Vec::new();
         for (name, output, kernel) in parts {
-            layers.push(Layer::Conv(Box::new(self.same(&format!("{block}.{name}"), [input, *output], *kernel))));
+            layers.push(Layer::Unit(Box::new(self.same(&format!("{block}.{name}"), [input, *output], *kernel))));
             input = *output;
         }
         layers
@@ -219,7 +221,7 @@ impl Builder<'_> {
         let mut layers = self.chain(block, input, before);
         let input = before.last().map_or(input, |part| part.1);
         layers.extend(last.iter().map(|(name, output, kernel)| {
-            Layer::Conv(Box::new(self.unit(&format!("{block}.{name}"), [input, *output], *kernel, 2, [0, 0])))
+            Layer::Unit(Box::new(self.unit(&format!("{block}.{name}"), [input, *output], *kernel, 2, [0, 0])))
         }));
         layers
     }
@@ -350,14 +352,14 @@ impl Inception {
         let b = &mut builder;
         let stages = [
             vec![
-                Layer::Conv(Box::new(b.unit("Conv2d_1a_3x3", [3, 32], [3, 3], 2, [0, 0]))),
-                Layer::Conv(Box::new(b.unit("Conv2d_2a_3x3", [32, 32], [3, 3], 1, [0, 0]))),
-                Layer::Conv(Box::new(b.same("Conv2d_2b_3x3", [32, 64], [3, 3]))),
+                Layer::Unit(Box::new(b.unit("Conv2d_1a_3x3", [3, 32], [3, 3], 2, [0, 0]))),
+                Layer::Unit(Box::new(b.unit("Conv2d_2a_3x3", [32, 32], [3, 3], 1, [0, 0]))),
+                Layer::Unit(Box::new(b.same("Conv2d_2b_3x3", [32, 64], [3, 3]))),
                 Layer::Halve,
             ],
             vec![
-                Layer::Conv(Box::new(b.same("Conv2d_3b_1x1", [64, 80], [1, 1]))),
-                Layer::Conv(Box::new(b.unit("Conv2d_4a_3x3", [80, 192], [3, 3], 1, [0, 0]))),
+                Layer::Unit(Box::new(b.same("Conv2d_3b_1x1", [64, 80], [1, 1]))),
+                Layer::Unit(Box::new(b.unit("Conv2d_4a_3x3", [80, 192], [3, 3], 1, [0, 0]))),
                 Layer::Halve,
             ],
         ];
@@ -481,9 +483,15 @@ impl FeatureExtractor for Inception {
     }
 
     fn extract(&self, pictures: &[Picture]) -> Result<Extracted, EvaluationError> {
-        let stages = self.stages(self.input(pictures));
-        let [_, _, _, features] = stages.features;
-        Extracted::from_tensors(features, stages.logits)
+        let mut all = Extracted { features: Features::empty(WIDTH), logits: Features::empty(CLASSES) };
+        for few in pictures.chunks(AT_ONCE) {
+            let stages = self.stages(self.input(few));
+            let [_, _, _, features] = stages.features;
+            let found = Extracted::from_tensors(features, stages.logits)?;
+            all.features.extend(&found.features, usize::MAX);
+            all.logits.extend(&found.logits, usize::MAX);
+        }
+        Ok(all)
     }
 }
 

@@ -1,6 +1,6 @@
 //! All that is said of one set, and the names of these numbers.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::blocks::Gathered;
 use super::{EvaluationError, Features, Statistics, frechet, kid, novelty, precision_recall};
@@ -9,7 +9,7 @@ use super::{EvaluationError, Features, Statistics, frechet, kid, novelty, precis
 const MOST_CLASSES: usize = 100;
 
 /// A number with its name.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// The metric and its settings, e.g. `KID, 100 subsets of 1000`.
     pub metric: String,
@@ -18,12 +18,12 @@ pub struct Measured {
     /// The number.
     pub value: f64,
     /// Its standard deviation over subsets or splits, where there are any.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deviation: Option<f64>,
 }
 
 /// The numbers of a set.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The set.
     pub of: String,
@@ -34,7 +34,7 @@ pub struct Verdict {
     /// The numbers.
     pub measured: Vec<Measured>,
     /// The share of every class, as the extractor sees it; empty where it knows none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_shares: Vec<f64>,
 }
 

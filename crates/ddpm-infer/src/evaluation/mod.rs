@@ -19,6 +19,7 @@ mod moments;
 pub mod picture;
 pub mod points;
 mod precision_recall;
+pub mod record;
 pub mod report;
 pub mod resize;
 pub mod series;

@@ -3,12 +3,13 @@
 use std::fmt::Write;
 
 use super::judge::Verdict;
+use super::record::How;
 
 /// Beyond this many sets, a set is a row of the table and not a column.
 const COLUMNS: usize = 3;
 
-/// All numbers of all sets.
-pub fn table(verdicts: &[Verdict]) -> String {
+/// All numbers of all sets, the first of which were drawn as `hows` say.
+pub fn table(verdicts: &[Verdict], hows: &[&How]) -> String {
     let mut metrics: Vec<&str> = Vec::new();
     for metric in verdicts.iter().flat_map(|verdict| &verdict.measured).map(|measured| measured.metric.as_str()) {
         if !metrics.contains(&metric) {
@@ -36,12 +37,19 @@ pub fn table(verdicts: &[Verdict]) -> String {
         }));
         rows
     } else {
+        let has_widths = hows.iter().any(|how| how.width.is_some());
+        let width = has_widths.then_some("width".to_string()).into_iter();
         let titles = metrics.iter().map(|metric| metric.to_string());
-        let mut rows: Vec<Vec<String>> =
-            vec![std::iter::once("set (count) vs reference".into()).chain(titles).collect()];
-        rows.extend(verdicts.iter().map(|verdict| {
+        let title = std::iter::once("set (count) vs reference".into());
+        let mut rows: Vec<Vec<String>> = vec![title.chain(width).chain(titles).collect()];
+        rows.extend(verdicts.iter().enumerate().map(|(place, verdict)| {
             let title = format!("{} ({}) vs {}", verdict.of, verdict.count, verdict.against);
-            std::iter::once(title).chain(metrics.iter().map(|metric| cell(verdict, metric))).collect()
+            let width = has_widths.then(|| match hows.get(place) {
+                Some(how) => how.width.map_or("usual".into(), |width| width.to_string()),
+                None => "-".into(),
+            });
+            let numbers = metrics.iter().map(|metric| cell(verdict, metric));
+            std::iter::once(title).chain(width).chain(numbers).collect()
         }));
         rows
     };
@@ -71,15 +79,31 @@ pub fn rounded(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// One line for each number.
-pub fn csv(verdicts: &[Verdict]) -> Result<Vec<u8>, csv::Error> {
+/// One line for each number of the sets, the first of which were drawn as `hows` say.
+pub fn csv(verdicts: &[Verdict], hows: &[&How]) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
-    table.write_record(["set", "against", "metric", "value", "deviation"])?;
-    for verdict in verdicts {
+    table.write_record([
+        "set",
+        "against",
+        "metric",
+        "value",
+        "deviation",
+        "step",
+        "width",
+        "sampler",
+        "sampler_steps",
+        "seed",
+    ])?;
+    for (place, verdict) in verdicts.iter().enumerate() {
+        let how: [String; 5] = hows.get(place).map_or_else(Default::default, |how| {
+            let width = how.width.map_or("usual".into(), |width| width.to_string());
+            [how.step.to_string(), width, how.sampler.clone(), how.sampler_steps.to_string(), how.seed.to_string()]
+        });
         for measured in &verdict.measured {
             let deviation = measured.deviation.map(|deviation| deviation.to_string()).unwrap_or_default();
             let value = measured.value.to_string();
-            table.write_record([&verdict.of, &verdict.against, &measured.name, &value, &deviation])?;
+            let first = [&verdict.of, &verdict.against, &measured.name, &value, &deviation];
+            table.write_record(first.into_iter().chain(&how))?;
         }
     }
     table.into_inner().map_err(|error| error.into_error().into())
@@ -102,10 +126,10 @@ pub fn plot(title: &str, x_name: &str, lines: &[Line], marks: &[(String, f64)]) 
         // A decade for what has no extent.
         if low < high { (low / 1.08, high * 1.08) } else { (low.min(1e300) / 3.0, high.max(1e-300) * 3.0) }
     };
-    let (x_low, x_high) = range(&mut points().map(|point| point[0].max(1.0)));
+    let (x_low, x_high) = range(&mut points().map(|point| point[0]).filter(|x| *x > 0.0));
     let (y_low, y_high) = range(&mut values());
     let share = |value: f64, low: f64, high: f64| (value.max(low) / low).ln() / (high / low).ln();
-    let x_of = |x: f64| left + share(x.max(1.0), x_low, x_high) * (width - left - right);
+    let x_of = |x: f64| left + share(x, x_low, x_high) * (width - left - right);
     let y_of = |y: f64| height - bottom - share(y, y_low, y_high) * (height - top - bottom);
 
     let mut svg = format!(
@@ -185,6 +209,7 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
 mod tests {
     use super::*;
     use crate::evaluation::judge::Measured;
+    use crate::levels::Ladder;
 
     fn verdict(of: &str, value: f64) -> Verdict {
         let measured = vec![
@@ -196,17 +221,33 @@ mod tests {
 
     #[test]
     fn few_sets_are_columns_and_many_are_rows() {
-        let few = table(&[verdict("samples", 12.3456), verdict("real", 0.0)]);
+        let few = table(&[verdict("samples", 12.3456), verdict("real", 0.0)], &[]);
         let lines: Vec<&str> = few.lines().collect();
         assert!(
             lines[0].contains("samples (10)") && lines[0].contains("real (10)") && lines[2].starts_with("FD"),
             "{few}"
         );
         assert!(lines[2].contains("12.35") && lines[3].contains("12.35 +- 0.0001234"), "{few}");
-        let many = table(&[1.0, 2.0, 3.0, 4.0].map(|value| verdict("s", value)));
-        assert_eq!(many.lines().count(), 5);
-        let bytes = csv(&[verdict("samples", 1.5)]).unwrap();
-        assert!(String::from_utf8(bytes).unwrap().contains("samples,test,FD (pixels; samples),1.5,\n"));
+        let many = [1.0, 2.0, 3.0, 4.0].map(|value| verdict("s", value));
+        assert_eq!(table(&many, &[]).lines().count(), 5);
+        assert!(!table(&many, &[]).contains("width"));
+        let how = |width| How {
+            step: 7,
+            width,
+            sampler: "ddim".into(),
+            sampler_steps: 50,
+            levels: Ladder::SgmUniform,
+            guidance: 1.0,
+            seed: 3,
+        };
+        let hows = [&how(Some(0.05)), &how(None)];
+        let many = table(&many, &hows);
+        assert!(many.lines().next().unwrap().contains("  width  "), "{many}");
+        assert!(many.contains("  0.05  ") && many.contains("  usual  "), "{many}");
+        let bytes = csv(&[verdict("samples", 1.5), verdict("real", 1.0)], &hows[..1]).unwrap();
+        let lines = String::from_utf8(bytes).unwrap();
+        assert!(lines.contains("samples,test,FD (pixels; samples),1.5,,7,0.05,ddim,50,3\n"), "{lines}");
+        assert!(lines.contains("real,test,FD (pixels; real),1,,,,,,\n"), "{lines}");
     }
 
     #[test]

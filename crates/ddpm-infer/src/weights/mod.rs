@@ -14,7 +14,6 @@ mod safetensors;
 mod sharded;
 mod stored;
 mod torch;
-mod zip;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -9,9 +9,10 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
+use ddpm_data::zip::{self, Member, ZipError};
+
 use super::pickle::{self, Object, PickleError, TensorRecord, Unpickled, Value};
 use super::stored::{Storage, StoredTensor};
-use super::zip::{self, ZipError};
 use super::{Container, WeightsError};
 
 /// How deep dictionaries of tensors are looked for in one another.
@@ -64,7 +65,7 @@ fn stored(record: &TensorRecord, places: &HashMap<String, Place>, file: &Arc<Pat
 /// `NAME/data.pkl`, and storages as `NAME/data/KEY`.
 fn zipped(file: &mut File) -> Result<(Unpickled, HashMap<String, Place>), PickleError> {
     let broken = |reason: String| PickleError::Broken(reason);
-    let files = zip::directory(file).map_err(|error| match error {
+    let files = directory(file).map_err(|error| match error {
         ZipError::Io(error) => PickleError::Io(error),
         ZipError::Broken(reason) => PickleError::Broken(reason),
     })?;
@@ -94,6 +95,32 @@ fn zipped(file: &mut File) -> Result<(Unpickled, HashMap<String, Place>), Pickle
         })
         .collect();
     Ok((unpickled, places))
+}
+
+/// Where a file of the archive lies.
+struct Range {
+    start: u64,
+    len: u64,
+}
+
+/// All files of the archive by name. `torch.save` stores them as they are.
+fn directory(file: &mut File) -> Result<BTreeMap<String, Range>, ZipError> {
+    let mut members = BTreeMap::new();
+    zip::for_each(file, |name, member| {
+        if !member.is_stored() {
+            let reason = format!("{name} is compressed; torch.save stores files as they are");
+            return Err(ZipError::Broken(reason));
+        }
+        match members.insert(name.clone(), member) {
+            Some(_) => Err(ZipError::Broken(format!("{name} is in the archive twice"))),
+            None => Ok(()),
+        }
+    })?;
+    let range = |(name, member): (String, Member)| {
+        let start = member.start(file, &name)?;
+        Ok((name, Range { start, len: member.len }))
+    };
+    members.into_iter().map(range).collect()
 }
 
 /// A magic number, a version, the machine, the object, the keys of the storages: five pickles. Then the storages, each

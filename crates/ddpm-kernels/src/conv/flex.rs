@@ -29,7 +29,7 @@ impl ConvOps for Flex {
     fn conv_same(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
         let [x, weight, bias] = [x, weight, bias].map(contiguous);
         let dims = dims(&x.shape(), &weight.shape());
-        let y = kernel::forward(&dims, values(&x), values(&weight), Some(values(&bias)));
+        let y = kernel::forward(&dims, values(&x), values(&weight), values(&bias));
         tensor(y, [dims.batch, dims.channels_out, dims.height, dims.width])
     }
 }
@@ -66,20 +66,15 @@ impl Backward<Flex, 3> for FusedConv {
         let [x, weight] = ops.state.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
         let dims = dims(&x.shape(), &weight.shape());
 
+        let asked = ops.parents.each_ref().map(Option::is_some);
+        let gradients = kernel::backward(&dims, values(&x), values(&weight), values(&dy), asked);
         let [x_node, weight_node, bias_node] = ops.parents;
-        if let Some(node) = x_node {
-            let dx = kernel::input_gradient(&dims, values(&weight), values(&dy));
-            grads.register::<Flex>(node.id, tensor(dx, x.shape()));
-        }
-        if weight_node.is_none() && bias_node.is_none() {
-            return;
-        }
-        let gradients = kernel::parameter_gradients(&dims, values(&x), values(&dy));
-        if let Some(node) = weight_node {
-            grads.register::<Flex>(node.id, tensor(gradients.weight, weight.shape()));
-        }
-        if let Some(node) = bias_node {
-            grads.register::<Flex>(node.id, tensor(gradients.bias, [dims.channels_out]));
+        let shapes = [x.shape(), weight.shape(), Shape::from([dims.channels_out])];
+        let of_parents = [(x_node, gradients.input), (weight_node, gradients.weight), (bias_node, gradients.bias)];
+        for ((node, gradient), shape) in of_parents.into_iter().zip(shapes) {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<Flex>(node.id, tensor(gradient, shape));
+            }
         }
     }
 }

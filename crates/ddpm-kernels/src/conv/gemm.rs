@@ -5,21 +5,21 @@ use gemm::Parallelism;
 
 /// A matrix in a slice: element `(i, j)` is `values[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    pub(super) values: &'a [f32],
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) row_stride: usize,
-    pub(super) column_stride: usize,
+pub(crate) struct Matrix<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) column_stride: usize,
 }
 
 impl<'a> Matrix<'a> {
     /// A matrix whose rows lie one after the other, `row_stride` apart.
-    pub(super) fn row_major(values: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
+    pub(crate) fn row_major(values: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         Self { values, rows, columns, row_stride, column_stride: 1 }
     }
 
-    pub(super) fn transposed(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
@@ -38,13 +38,13 @@ impl<'a> Matrix<'a> {
 
 /// What happens to the values that the result replaces.
 #[derive(Clone, Copy)]
-pub(super) enum Previous {
+pub(crate) enum Previous {
     Discard,
     Keep,
 }
 
 /// `out = a * b`, or `out += a * b`, with `out` in row-major order without gaps.
-pub(super) fn multiply(out: &mut [f32], previous: Previous, a: Matrix, b: Matrix) {
+pub(crate) fn multiply(out: &mut [f32], previous: Previous, a: Matrix, b: Matrix) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert_eq!(k, b.rows, "inner sizes differ");
     assert_eq!(out.len(), m * n, "size of the result");

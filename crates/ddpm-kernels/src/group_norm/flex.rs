@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::retro_forward::RetroForward;
+use burn::backend::autodiff::checkpoint::state::BackwardStates;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -12,7 +14,8 @@ use burn::nn::GroupNorm;
 use burn::tensor::{Shape, Tensor};
 
 use super::kernel::{self, Activation, Dims, Statistics};
-use crate::flex::{FlexTensor, contiguous, tensor, values};
+use crate::clock::{Operation, time};
+use crate::flex::{FlexTensor, contiguous, tensor, values, values_mut};
 
 /// `activation(norm(x))` by the kernel; `x` and the parameters must be `f32` on flex.
 pub(super) fn group_norm<const D: usize>(
@@ -66,7 +69,10 @@ impl<C: CheckpointStrategy> GroupNormOps for Autodiff<Flex, C> {
         activation: Activation,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), gamma.node(), beta.node()];
-        match FusedGroupNorm.prepare::<C>(nodes).compute_bound().stateful() {
+        // Cheaper to compute again than to keep, where memory is to be saved.
+        let again = Again { inputs: nodes.each_ref().map(|node| node.id()), groups, epsilon, activation };
+        let prep = FusedGroupNorm.prepare::<C>(nodes).memory_bound().retro_forward(again);
+        match prep.parents([&x, &gamma, &beta]).stateful() {
             OpsKind::Tracked(mut prep) => {
                 let inputs = [prep.checkpoint(&x), prep.checkpoint(&gamma), prep.checkpoint(&beta)];
                 let (y, statistics) = forward(
@@ -101,6 +107,22 @@ struct Saved {
     activation: Activation,
 }
 
+/// How the output is computed again.
+#[derive(Debug)]
+struct Again {
+    inputs: [NodeId; 3],
+    groups: usize,
+    epsilon: f64,
+    activation: Activation,
+}
+
+impl RetroForward for Again {
+    fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
+        let [x, gamma, beta] = self.inputs.map(|id| states.get_state::<FlexTensor>(&id));
+        states.save(out_node, Flex::group_norm(x, gamma, beta, self.groups, self.epsilon, self.activation));
+    }
+}
+
 #[derive(Debug)]
 struct FusedGroupNorm;
 
@@ -109,23 +131,26 @@ impl Backward<Flex, 3> for FusedGroupNorm {
 
     fn backward(self, ops: Ops<Saved, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let Saved { inputs, statistics, groups, activation } = ops.state;
-        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let mut dx = contiguous(grads.consume::<Flex>(&ops.node));
         let [x, gamma, beta] = inputs.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
         let shape = x.shape();
         let channels = shape[1];
-        let gradients = kernel::backward(
-            &dims(&shape, groups),
-            values(&x),
-            values(&gamma),
-            values(&beta),
-            &statistics,
-            values(&dy),
-            activation,
-        );
+        let dims = dims(&shape, groups);
+        let gradients = time(Operation::NormBackward, || {
+            kernel::backward(
+                &dims,
+                values(&x),
+                values(&gamma),
+                values(&beta),
+                &statistics,
+                values_mut(&mut dx),
+                activation,
+            )
+        });
 
         let [x_node, gamma_node, beta_node] = ops.parents;
         if let Some(node) = x_node {
-            grads.register::<Flex>(node.id, tensor(gradients.x, shape));
+            grads.register::<Flex>(node.id, dx);
         }
         if let Some(node) = gamma_node {
             grads.register::<Flex>(node.id, tensor(gradients.gamma, [channels]));
@@ -146,8 +171,10 @@ fn forward(
 ) -> (FlexTensor, Vec<Statistics>) {
     let [x, gamma, beta] = [x, gamma, beta].map(contiguous);
     let shape = x.shape();
-    let (y, statistics) =
-        kernel::forward(&dims(&shape, groups), values(&x), values(&gamma), values(&beta), epsilon, activation);
+    let dims = dims(&shape, groups);
+    let (y, statistics) = time(Operation::NormForward, || {
+        kernel::forward(&dims, values(&x), values(&gamma), values(&beta), epsilon, activation)
+    });
     (tensor(y, shape), statistics)
 }
 

@@ -51,9 +51,8 @@ pub(super) struct Statistics {
     inverse_deviation: f32,
 }
 
-/// Gradients of the loss with respect to the inputs.
-pub(super) struct InputGradients {
-    pub(super) x: Vec<f32>,
+/// Gradients of the loss with respect to the parameters.
+pub(super) struct ParameterGradients {
     pub(super) gamma: Vec<f32>,
     pub(super) beta: Vec<f32>,
 }
@@ -86,17 +85,17 @@ pub(super) fn forward(
     (y, statistics)
 }
 
-/// The gradients for `dy`, the gradient with respect to the output of [`forward`].
+/// Turns `dx`, which holds the gradient with respect to the output of [`forward`], into that of the input, and gives those
+/// of the parameters.
 pub(super) fn backward(
     dims: &Dims,
     x: &[f32],
     gamma: &[f32],
     beta: &[f32],
     statistics: &[Statistics],
-    dy: &[f32],
+    dx: &mut [f32],
     activation: Activation,
-) -> InputGradients {
-    let mut dx = dy.to_vec();
+) -> ParameterGradients {
     // Per sample and channel; summed over the samples at the end, in their order.
     let mut dgamma = vec![0.0; dims.batch * dims.channels];
     let mut dbeta = vec![0.0; dims.batch * dims.channels];
@@ -120,8 +119,7 @@ pub(super) fn backward(
                 }
             });
         });
-    InputGradients {
-        x: dx,
+    ParameterGradients {
         gamma: sum_over_samples(&dgamma, dims.channels),
         beta: sum_over_samples(&dbeta, dims.channels),
     }

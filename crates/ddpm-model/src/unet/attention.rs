@@ -2,10 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::{GroupNorm, Linear};
-use burn::tensor::module::attention;
-use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::group_norm;
+use ddpm_kernels::{add, attention, group_norm};
 
 use super::layers::{Norm, Start, linear};
 use crate::probe::Probe;
@@ -60,10 +58,10 @@ impl SelfAttention {
         let k = split_heads(probe.layer("to_k", h.clone(), |h| self.to_k.forward(h)));
         let v = split_heads(probe.layer("to_v", h, |h| self.to_v.forward(h)));
 
-        let h = probe.joined("attention", attention(q, k, v, None, None, AttentionModuleOptions::default()));
+        let h = probe.joined("attention", attention(q, k, v));
         let h = h.swap_dims(1, 2).reshape([batch, pixels, channels]);
         let h = self.to_out.iter().fold(h, |h, layer| probe.layer("to_out.0", h, |h| layer.forward(h)));
-        probe.joined("sum", x + h.swap_dims(1, 2).reshape([batch, channels, height, width]))
+        probe.joined("sum", add(x, h.swap_dims(1, 2).reshape([batch, channels, height, width])))
     }
 }
 

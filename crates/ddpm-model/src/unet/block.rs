@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Dropout, DropoutConfig, GroupNorm, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{conv2d, group_norm, norm_silu, silu};
+use ddpm_kernels::{add, conv2d, group_norm, norm_silu, shift, silu};
 
 use super::config::TimeShift;
 use super::layers::{Norm, Start, conv1x1, conv3x3, linear};
@@ -68,11 +68,11 @@ impl ResidualBlock {
         let h = probe.layer("conv1", h, |h| conv2d(&self.conv1, h));
 
         let time = probe.layer("time_emb_proj", time, |time| self.time_emb_proj.forward(time));
-        let [batch, outputs] = time.dims();
-        let time = time.reshape([batch, outputs, 1, 1]);
         let h = match self.time_shift {
-            TimeShift::Additive => probe.layer("norm2", h + time, |h| norm_silu(&self.norm2, h)),
+            TimeShift::Additive => probe.layer("norm2", shift(h, time), |h| norm_silu(&self.norm2, h)),
             TimeShift::ScaleShift => {
+                let [batch, outputs] = time.dims();
+                let time = time.reshape([batch, outputs, 1, 1]);
                 let scale = time.clone().narrow(1, 0, outputs / 2);
                 let shift = time.narrow(1, outputs / 2, outputs / 2);
                 let h = probe.layer("norm2", h, |h| group_norm(&self.norm2, h));
@@ -85,7 +85,7 @@ impl ResidualBlock {
             Some(shortcut) => probe.layer("conv_shortcut", x, |x| conv2d(shortcut, x)),
             None => x,
         };
-        probe.joined("sum", x + h)
+        probe.joined("sum", add(x, h))
     }
 }
 

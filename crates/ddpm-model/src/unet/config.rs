@@ -114,6 +114,8 @@ pub struct UNetConfig {
     pub classes: usize,
     /// Whether the table of classes ends in one more row, the null class of classifier-free guidance.
     pub null_class: bool,
+    /// Numbers that tell how a training picture was changed; 0: none, and sampling tells none.
+    pub augment_dim: usize,
 }
 
 impl UNetConfig {
@@ -286,6 +288,7 @@ impl Default for UNetConfig {
             embedding: SinusoidConfig::ho(),
             classes: 0,
             null_class: true,
+            augment_dim: 0,
         }
     }
 }

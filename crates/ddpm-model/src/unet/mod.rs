@@ -11,9 +11,9 @@ mod resample;
 
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
-use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, Linear};
+use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, Initializer, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{conv2d, norm_silu, silu};
+use ddpm_kernels::{concat, conv2d, norm_silu, silu};
 
 use crate::condition::Condition;
 use crate::embedding::class_features;
@@ -97,6 +97,12 @@ impl UNetConfig {
                 linear_2: linear(time_width, time_width, Start::Random, device),
             },
             class_embedding: (self.classes > 0).then(|| EmbeddingConfig::new(rows, time_width).init(device)),
+            augment_embedding: (self.augment_dim > 0).then(|| {
+                // As the dense layers: variance 1 / fan_avg.
+                let most = (6.0 / (self.augment_dim + time_width) as f64).sqrt();
+                let start = Initializer::Uniform { min: -most, max: most };
+                EmbeddingConfig::new(self.augment_dim, time_width).with_initializer(start).init(device)
+            }),
             down_blocks,
             mid_block,
             up_blocks,
@@ -135,6 +141,8 @@ pub struct UNet {
     conv_in: Conv2d,
     time_embedding: TimeEmbedding,
     class_embedding: Option<Embedding>,
+    /// A linear map without a bias: what is told, times these rows.
+    augment_embedding: Option<Embedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: MiddleBlock,
     up_blocks: Vec<UpBlock>,
@@ -152,17 +160,20 @@ impl UNet {
 
     /// `x_t` `[B, C, H, W]` at the times `[B]` to the prediction `[B, C_out, H, W]`.
     pub fn forward(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
-        self.forward_probed(x_t, t, condition, &Probe::off())
+        self.forward_told(x_t, t, condition, None, &Probe::off())
     }
 
-    pub(crate) fn forward_probed(
+    /// As [`forward`](Self::forward), told how the data were changed, `[B, augment_dim]` (Karras et al. 2022,
+    /// appendix F.2; zeros and nothing are the same), and with a probe that may look at every layer.
+    pub fn forward_told(
         &self,
         x_t: Tensor<4>,
         t: Tensor<1>,
         condition: &Condition,
+        told: Option<Tensor<2>>,
         probe: &Probe<'_>,
     ) -> Tensor<4> {
-        let time = self.time_features(t, condition, probe);
+        let time = self.time_features(t, condition, told, probe);
 
         let mut h = probe.layer("conv_in", x_t, |x| conv2d(&self.conv_in, x));
         let mut skips = vec![h.clone()];
@@ -179,12 +190,22 @@ impl UNet {
 
     /// What every block is told, `[B, time]`. Each applies its own projection to the activation, which is
     /// therefore taken once.
-    fn time_features(&self, t: Tensor<1>, condition: &Condition, probe: &Probe<'_>) -> Tensor<2> {
+    fn time_features(
+        &self,
+        t: Tensor<1>,
+        condition: &Condition,
+        told: Option<Tensor<2>>,
+        probe: &Probe<'_>,
+    ) -> Tensor<2> {
         let ([batch], device) = (t.dims(), t.device());
         let sinusoids = self.config.embedding.embed(t, self.config.base_channels);
         let TimeEmbedding { linear_1, linear_2 } = &self.time_embedding;
         let time = probe.layer("time_embedding.linear_1", sinusoids, |sinusoids| linear_1.forward(sinusoids));
         let time = probe.layer("time_embedding.linear_2", silu(time), |time| linear_2.forward(time));
+        let time = match (&self.augment_embedding, told) {
+            (Some(rows), Some(told)) => probe.joined("augment_embedding", time + told.matmul(rows.weight.val())),
+            _ => time,
+        };
         let class = match &self.class_embedding {
             Some(table) => class_features(table, self.config.null_class(), condition, batch, &device),
             None => {
@@ -258,8 +279,7 @@ impl UpBlock {
     fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>, probe: &Probe<'_>) -> Tensor<4> {
         let waiting = skips.split_off(skips.len() - self.resnets.len());
         for (i, (resnet, skip)) in self.resnets.iter().zip(waiting.into_iter().rev()).enumerate() {
-            let wide = Tensor::cat(vec![h, skip], 1);
-            h = resnet.forward(wide, time.clone(), &probe.inside(format_args!("resnets.{i}")));
+            h = resnet.forward(concat(h, skip), time.clone(), &probe.inside(format_args!("resnets.{i}")));
             if let Some(attention) = self.attentions.get(i) {
                 h = attention.forward(h, &probe.inside(format_args!("attentions.{i}")));
             }

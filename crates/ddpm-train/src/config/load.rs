@@ -91,7 +91,8 @@ pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
     let fail = |problems| ConfigError { file: file.to_path_buf(), problems };
     let whole = |message: String| fail(vec![Problem { key: String::new(), message, from_set: false }]);
     let text = std::fs::read_to_string(file).map_err(|error| whole(format!("cannot be read: {error}")))?;
-    let mut tree: Table = text.parse().map_err(|error: toml::de::Error| whole(format!("is not TOML: {error}")))?;
+    let mut tree: Table =
+        text.parse().map_err(|error: toml::de::Error| whole(format!("is not TOML: {}", shown(&error))))?;
 
     let mut problems = Vec::new();
     let mut set_keys = Vec::new();
@@ -117,6 +118,12 @@ pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
         Some(experiment) if problems.is_empty() => Ok(experiment),
         _ => Err(fail(problems)),
     }
+}
+
+/// What TOML says, with the line at fault unless that is endless.
+fn shown(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    if text.len() <= LONGEST_FAULT { text } else { error.message().to_string() }
 }
 
 /// `a.b=c`, where `c` is a TOML value, or else a bare string.
@@ -147,6 +154,12 @@ fn insert(tree: &mut Table, key: &str, value: Value) {
     }
 }
 
+/// A message that a person reads.
+const LONGEST_FAULT: usize = 1000;
+
+/// More problems than this are not a mistake in a config, but another file.
+const MOST_PROBLEMS: usize = 50;
+
 /// Reads the tree and gives everything that is wrong with it; what is read then lacks the keys at fault.
 ///
 /// serde stops at the first fault. So each section is read by itself, among sections known to be good, and
@@ -159,6 +172,10 @@ fn peel(tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
         sections.insert(name.clone(), tree[name].clone());
         let mut removed: Vec<String> = Vec::new();
         while let Err(message) = read(&sections) {
+            if problems.len() >= MOST_PROBLEMS {
+                problems.push((String::new(), "and more".into()));
+                return (None, problems);
+            }
             let Some(key) = blame(&sections, name, &message) else { break };
             if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
                 // Missing may be only what was just taken out; and without it nothing more can be read here.
@@ -207,6 +224,10 @@ fn blame(tree: &Table, section: &str, message: &str) -> Option<String> {
     let mut keys = vec![section.to_string()];
     if let Some(Value::Table(table)) = tree.get(section) {
         leaves(table, section, &mut keys);
+    }
+    // There may be very many unknown keys, and each is named.
+    if let Some((unknown, _)) = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
+        keys.retain(|key| key == unknown || key.strip_suffix(unknown).is_some_and(|before| before.ends_with('.')));
     }
     // The inner before the outer; `kind` and the whole last, without which every complaint disappears.
     keys.sort_by_key(|key| (key == section, key.ends_with("kind"), std::cmp::Reverse(key.matches('.').count())));

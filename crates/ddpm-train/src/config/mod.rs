@@ -5,6 +5,7 @@
 pub mod load;
 
 use ddpm_data::DataConfig;
+use ddpm_data::augment::AugmentConfig;
 use ddpm_infer::samplers::Sampler;
 use ddpm_infer::snapshot::DiffusionConfig;
 use ddpm_model::ema::EmaConfig;
@@ -17,6 +18,9 @@ use serde::{Deserialize, Serialize};
 pub struct Experiment {
     /// What is learned.
     pub data: DataConfig,
+    /// How training pictures are changed.
+    #[serde(default)]
+    pub augment: AugmentConfig,
     /// The network that predicts.
     pub model: NetworkConfig,
     /// The forward process and what the network predicts of it.
@@ -216,6 +220,17 @@ pub enum TimeSampling {
     LossSecondMoment,
 }
 
+/// Which items come how often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// All items, whatever their classes.
+    #[default]
+    Items,
+    /// All classes, however many items each has.
+    Classes,
+}
+
 /// What happens at a loss or gradient that is not finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -239,6 +254,8 @@ pub struct TrainConfig {
     pub accumulate: usize,
     /// Every random number of the run follows from it.
     pub seed: u64,
+    /// Which items come how often.
+    pub balance: Balance,
     /// How the step of an item is drawn.
     pub time_sampling: TimeSampling,
     /// Share of labels replaced by the null class, so that the network also learns the unconditional model.
@@ -257,6 +274,8 @@ pub struct TrainConfig {
     pub on_non_finite: OnNonFinite,
     /// Steps in a row that may be skipped; one more stops the run.
     pub max_skips: u64,
+    /// Whether cheap operations are computed again on the way back instead of kept: less memory, and a slower step.
+    pub gradient_checkpointing: bool,
     /// Whether the metrics are also written as an event file of TensorBoard.
     pub tensorboard: bool,
 }
@@ -268,6 +287,7 @@ impl Default for TrainConfig {
             batch_size: 128,
             accumulate: 1,
             seed: 0,
+            balance: Balance::Items,
             time_sampling: TimeSampling::Uniform,
             label_drop: 0.1,
             log_every: 50,
@@ -277,6 +297,7 @@ impl Default for TrainConfig {
             workers: 2,
             on_non_finite: OnNonFinite::Stop,
             max_skips: 10,
+            gradient_checkpointing: false,
             tensorboard: false,
         }
     }
@@ -399,6 +420,9 @@ impl Experiment {
         }
         for error in self.ema.problems() {
             require(false, &format!("ema.{}", error.key), format!("is {}, expected {}", error.value, error.expected));
+        }
+        for problem in self.augment.problems() {
+            require(false, &format!("augment.{}", problem.key), problem.reason);
         }
         for problem in self.data.problems() {
             require(false, &format!("data.{}", problem.key), problem.reason);

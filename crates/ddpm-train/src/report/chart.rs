@@ -22,6 +22,8 @@ pub struct Chart {
     pub may_be_logarithmic: bool,
     /// The curves.
     pub series: Vec<Series>,
+    /// Dashed lines to compare the curves with, and their names.
+    pub marks: Vec<(String, f64)>,
 }
 
 const WIDTH: f64 = 480.0;
@@ -38,15 +40,16 @@ pub const COLORS: usize = 6;
 const DETAIL: usize = 400;
 
 /// A curve that spans more than this factor has a logarithmic axis.
-const LOGARITHMIC_FROM: f64 = 20.0;
+pub const LOGARITHMIC_FROM: f64 = 20.0;
 
 impl Chart {
     /// The figure, or nothing if there are no two points to join.
     pub fn svg(&self) -> Option<String> {
         let series: Vec<&Series> = self.series.iter().filter(|series| series.points.len() > 1).collect();
         let xs = Axis::over(series.iter().flat_map(|series| series.points.iter().map(|point| point.0)), false)?;
+        let marks = self.marks.iter().map(|mark| mark.1);
         let ys = Axis::over(
-            series.iter().flat_map(|series| series.points.iter().map(|point| point.1)),
+            series.iter().flat_map(|series| series.points.iter().map(|point| point.1)).chain(marks),
             self.may_be_logarithmic,
         )?;
         let place = |(x, y): (f64, f64)| {
@@ -85,18 +88,35 @@ impl Chart {
             let points: Vec<String> =
                 thinned(&series.points).into_iter().map(&place).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
             let class = if series.faint { "curve faint" } else { "curve" };
-            let color = series.color % COLORS;
-            let _ = write!(svg, "<polyline class=\"{class} c{color}\" points=\"{}\"/>", points.join(" "));
+            let color = color_class(series.color);
+            let _ = write!(svg, "<polyline class=\"{class} {color}\" points=\"{}\"/>", points.join(" "));
+        }
+        for (name, height) in &self.marks {
+            let (right, y) = (WIDTH - RIGHT, place((xs.from, *height)).1);
+            let _ = write!(svg, "<path class=\"mark\" d=\"M{LEFT} {y:.1}H{right}\"/>");
+            // Beneath the line where there is no room above.
+            let beside = if y < TOP + 14.0 { y + 13.0 } else { y - 4.0 };
+            let _ = write!(
+                svg,
+                "<text class=\"name\" x=\"{right}\" y=\"{beside:.1}\" text-anchor=\"end\">{}</text>",
+                escape(name)
+            );
         }
         svg.push_str("</svg><p class=\"legend\">");
         for series in series.iter().filter(|series| !series.faint) {
             let last = series.points.last().map_or(f64::NAN, |point| point.1);
-            let (label, color) = (escape(&series.label), series.color % COLORS);
-            let _ = write!(svg, "<span><i class=\"c{color}\"></i>{label} <b>{}</b></span> ", short(last));
+            let (label, color) = (escape(&series.label), color_class(series.color));
+            let _ = write!(svg, "<span><i class=\"{color}\"></i>{label} <b>{}</b></span> ", short(last));
         }
         svg.push_str("</p></figure>");
         Some(svg)
     }
+}
+
+/// The classes of a colour; where all have been used, the curves are dashed.
+fn color_class(color: usize) -> String {
+    let again = if color < COLORS { "" } else { " again" };
+    format!("c{}{again}", color % COLORS)
 }
 
 /// A stretch of numbers.
@@ -214,10 +234,12 @@ mod tests {
             title: "a < b".into(),
             may_be_logarithmic: false,
             series: vec![Series { label: "one".into(), color: 7, points, faint: false }],
+            marks: vec![("floor".into(), 2.0)],
         };
         let svg = chart(points).svg().unwrap();
-        assert!(svg.contains("a &lt; b") && svg.contains("class=\"curve c1\""), "{svg}");
+        assert!(svg.contains("a &lt; b") && svg.contains("class=\"curve c1 again\""), "{svg}");
         assert!(svg.contains("points=\"58.0,117.0 263.0,10.0 468.0,224.0\""), "{svg}");
+        assert!(svg.contains("class=\"mark\" d=\"M58 117.0H468\"") && svg.contains(">floor</text>"), "{svg}");
         assert!(chart(vec![(0.0, 1.0)]).svg().is_none());
     }
 

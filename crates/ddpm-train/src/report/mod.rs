@@ -1,6 +1,7 @@
 //! `ddpm-train report RUN...`: one HTML page that needs nothing but itself, for one run or to compare several.
 
 mod chart;
+mod quality;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -62,6 +63,7 @@ fn page(runs: &[Facts]) -> String {
     let parts = [
         format!("<h1>{}</h1>{}", escape(&title), table(&SUMMARY, runs.iter().map(summary))),
         format!("<h2>Curves</h2><div class=\"charts\">{charts}</div>"),
+        quality::section(runs),
         runs.iter().map(pictures).collect(),
         differences(runs),
         format!("<h2>Environment</h2>{}", table(&STARTS, runs.iter().flat_map(starts))),
@@ -97,7 +99,7 @@ fn summary(run: &Facts) -> [String; 9] {
 
 /// The curves: loss first, by noise level next, then what the optimiser and the machine did.
 fn charts(runs: &[Facts]) -> Vec<Chart> {
-    let mut loss = Chart { title: "Loss".into(), may_be_logarithmic: true, series: Vec::new() };
+    let mut loss = Chart { title: "Loss".into(), may_be_logarithmic: true, series: Vec::new(), marks: Vec::new() };
     for (color, run) in runs.iter().enumerate() {
         let points = curve(run, "loss");
         loss.series.push(Series { label: String::new(), color, points: points.clone(), faint: true });
@@ -111,7 +113,7 @@ fn charts(runs: &[Facts]) -> Vec<Chart> {
         });
         // These are read off by their height.
         let may_be_logarithmic = !["learning_rate", "ema_decay", "memory_mib"].contains(&name);
-        Chart { title: title.into(), may_be_logarithmic, series: series.collect() }
+        Chart { title: title.into(), may_be_logarithmic, series: series.collect(), marks: Vec::new() }
     };
     let quarters = [
         ("least noise", "loss_q1"),
@@ -125,7 +127,12 @@ fn charts(runs: &[Facts]) -> Vec<Chart> {
                 let points = smoothed(&curve(run, name));
                 Series { label: (*label).into(), color, points, faint: false }
             });
-            vec![Chart { title: "Loss by noise level".into(), may_be_logarithmic: true, series: series.collect() }]
+            vec![Chart {
+                title: "Loss by noise level".into(),
+                may_be_logarithmic: true,
+                series: series.collect(),
+                marks: Vec::new(),
+            }]
         }
         _ => quarters.iter().map(|(label, name)| of_all(&format!("Loss, {label}"), name)).collect(),
     };

@@ -9,6 +9,8 @@ pub(super) enum Place {
     /// The first or second layer behind the sinusoids.
     Time(usize),
     Classes,
+    /// What the network is told of how a training picture was changed.
+    Augment,
     Down {
         level: usize,
         block: usize,
@@ -105,6 +107,9 @@ pub(super) fn modules(config: &UNetConfig) -> Vec<Module> {
     if config.classes > 0 {
         let rows = config.classes + usize::from(config.null_class);
         add(Place::Classes, Kind::Table { rows, width: time });
+    }
+    if config.augment_dim > 0 {
+        add(Place::Augment, Kind::Table { rows: config.augment_dim, width: time });
     }
 
     // What each block of the way up finds waiting, in the order in which the way down leaves it.

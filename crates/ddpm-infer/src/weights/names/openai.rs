@@ -33,6 +33,7 @@ pub(super) fn name(module: &Module, config: &UNetConfig) -> String {
         Place::ConvIn => "input_blocks.0.0".into(),
         Place::Time(layer) => format!("time_embed.{}", 2 * layer),
         Place::Classes => "label_emb".into(),
+        Place::Augment => "augment_embedding".into(),
         Place::Down { level, block } => format!("input_blocks.{}.0", down(level, block)),
         Place::DownAttention { level, block } => format!("input_blocks.{}.1", down(level, block)),
         Place::Downsample { level } => format!("input_blocks.{}.0{op}", down(level, blocks)),

@@ -23,6 +23,7 @@ fn configs() -> Vec<UNetConfig> {
         UNetConfig { classes: 3, null_class: false, resampling: Resampling::Residual, ..small.clone() },
         UNetConfig { time_shift: TimeShift::ScaleShift, middle_attention_norm: MiddleNorm::None, ..small.clone() },
         UNetConfig { middle_attention: false, attention_resolutions: vec![8, 2], blocks_per_level: 1, ..small.clone() },
+        UNetConfig { augment_dim: 9, ..small.clone() },
         UNetConfig { multipliers: vec![1.0], attention_resolutions: vec![8], ..small },
     ]
 }

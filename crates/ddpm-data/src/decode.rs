@@ -1,0 +1,133 @@
+//! From the bytes of a picture file to pixels, without trust in what its header claims.
+
+use std::io::{BufRead, Seek, SeekFrom};
+
+use image::imageops::FilterType;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+
+use crate::config::ImageChannels;
+
+/// What any picture may take while it is decoded, and what none may.
+const ALWAYS_ALLOWED: u64 = 32 << 20;
+const NEVER_ALLOWED: u64 = 512 << 20;
+
+/// Pixels that a byte of a file can stand for: as many as deflate can pack into one.
+const MOST_PER_BYTE: u64 = 1032;
+
+/// A picture stands near the front.
+const MOST_WEBP_CHUNKS: usize = 64;
+
+/// Reads the header of a file of `len` bytes.
+pub(crate) fn check_header(file: impl BufRead + Seek + 'static, len: u64) -> Result<(), String> {
+    decoder(file, len).map(|_| ())
+}
+
+/// Reads the picture in a file of `len` bytes.
+pub(crate) fn decode(file: impl BufRead + Seek + 'static, len: u64) -> Result<DynamicImage, String> {
+    let mut decoder = decoder(file, len)?;
+    // Cameras save pictures lying on their side with a note which way is up.
+    let orientation = decoder.orientation().map_err(|error| error.to_string())?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// The format is told by the content; the name of a file promises nothing.
+fn decoder<R: BufRead + Seek + 'static>(mut file: R, len: u64) -> Result<impl ImageDecoder + use<R>, String> {
+    if len == 0 {
+        return Err("the file is empty".into());
+    }
+    check_webp(&mut file)?;
+    file.rewind().map_err(|error| error.to_string())?;
+    let mut reader = ImageReader::new(file).with_guessed_format().map_err(|error| error.to_string())?;
+    match reader.format() {
+        Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp | ImageFormat::Tiff) => {}
+        Some(other) => return Err(format!("a {other:?} file; expected png, jpeg, webp, bmp or tiff")),
+        None => return Err("not a picture; expected png, jpeg, webp, bmp or tiff".into()),
+    }
+    let most = len.saturating_mul(MOST_PER_BYTE).clamp(ALWAYS_ALLOWED, NEVER_ALLOWED);
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(most);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 || decoder.total_bytes() > most {
+        let most = most >> 20;
+        return Err(format!(
+            "{width}x{height} pixels; expected some, and at most {most} MiB of them from a file of {len} bytes"
+        ));
+    }
+    Ok(decoder)
+}
+
+/// The lossy picture inside a WebP has a size of its own, for which memory is taken before it is compared with that of
+/// the whole. So it is compared here; an animation has many of them.
+fn check_webp(file: &mut (impl BufRead + Seek)) -> Result<(), String> {
+    let mut start = [0; 12];
+    if file.read_exact(&mut start).is_err() || &start[..4] != b"RIFF" || &start[8..] != b"WEBP" {
+        return Ok(());
+    }
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0u32, |number, &byte| number << 8 | u32::from(byte));
+    let mut whole = None;
+    for _ in 0..MOST_WEBP_CHUNKS {
+        let (mut head, mut fields) = ([0; 8], [0; 10]);
+        // A file that ends here is the decoder's matter.
+        if file.read_exact(&mut head).is_err() {
+            return Ok(());
+        }
+        let (kind, len) = (&head[..4], number(&head[4..]));
+        let mut next = i64::from(len) + i64::from(len % 2);
+        if matches!(kind, b"VP8X" | b"VP8 ") {
+            if file.read_exact(&mut fields).is_err() {
+                return Ok(());
+            }
+            next -= 10;
+        }
+        match (kind, whole) {
+            (b"VP8X", _) => whole = Some([number(&fields[4..7]) + 1, number(&fields[7..]) + 1]),
+            (b"VP8 ", Some(whole)) => {
+                let own = [number(&fields[6..8]) & 0x3fff, number(&fields[8..]) & 0x3fff];
+                let [[w, h], [own_w, own_h]] = [whole, own];
+                return match own == whole {
+                    true => Ok(()),
+                    false => Err(format!("a picture of {own_w}x{own_h} pixels in a file of {w}x{h}")),
+                };
+            }
+            (b"VP8 " | b"VP8L", _) => return Ok(()),
+            (b"ANIM" | b"ANMF", _) => return Err("an animation; expected one picture".into()),
+            _ => {}
+        }
+        file.seek(SeekFrom::Current(next)).map_err(|error| error.to_string())?;
+    }
+    Err(format!("no picture in its first {MOST_WEBP_CHUNKS} parts"))
+}
+
+/// A picture as bytes, channel by channel, scaled until it covers this width and height and cut to them.
+pub(crate) fn pixels(image: &DynamicImage, channels: ImageChannels, [width, height]: [u32; 2]) -> Vec<u8> {
+    let image = DynamicImage::from(over_white(image));
+    let image = match (image.width(), image.height()) {
+        size if size == (width, height) => image,
+        _ => image.resize_to_fill(width, height, FilterType::Lanczos3),
+    };
+    match channels {
+        ImageChannels::Grayscale => image.to_luma8().into_raw(),
+        ImageChannels::Rgb => {
+            let rgb = image.to_rgb8();
+            (0..3).flat_map(|channel| rgb.iter().skip(channel).step_by(3)).copied().collect()
+        }
+    }
+}
+
+/// Transparent parts become white: what lies hidden under them is arbitrary.
+pub(crate) fn over_white(image: &DynamicImage) -> image::RgbImage {
+    if !image.color().has_alpha() {
+        return image.to_rgb8();
+    }
+    let rgba = image.to_rgba8();
+    image::RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
+        let [r, g, b, alpha] = rgba.get_pixel(x, y).0;
+        let alpha = u32::from(alpha);
+        let blend = |byte: u8| ((u32::from(byte) * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
+        image::Rgb([blend(r), blend(g), blend(b)])
+    })
+}

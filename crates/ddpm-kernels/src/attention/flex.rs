@@ -1,0 +1,80 @@
+//! Attention as an operation of Burn.
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{Shape, Tensor};
+
+use super::kernel::{self, Dims};
+use crate::clock::{Operation, time};
+use crate::flex::{FlexTensor, contiguous, tensor, values};
+
+/// Attention by the kernel; everything must be `f32` on flex and of one shape.
+pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as AttentionOps>::fused_attention(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+    ))
+}
+
+#[backend_extension(Flex: cfg(feature = "flex"), Autodiff)]
+pub(crate) trait AttentionOps: Backend {
+    fn fused_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+impl AttentionOps for Flex {
+    fn fused_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor) -> FlexTensor {
+        let [q, k, v] = [q, k, v].map(contiguous);
+        let shape = q.shape();
+        let dims = dims(&shape);
+        let y = time(Operation::Attention, || kernel::forward(&dims, values(&q), values(&k), values(&v)));
+        tensor(y, shape)
+    }
+}
+
+impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
+    fn fused_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [q.node(), k.node(), v.node()];
+        match FusedAttention.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let inputs = [prep.checkpoint(&q), prep.checkpoint(&k), prep.checkpoint(&v)];
+                let y = Flex::fused_attention(q.into_primitive(), k.into_primitive(), v.into_primitive());
+                prep.finish(inputs, y)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(Flex::fused_attention(q.into_primitive(), k.into_primitive(), v.into_primitive()))
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FusedAttention;
+
+impl Backward<Flex, 3> for FusedAttention {
+    /// The inputs, which are Burn's to keep or to recompute.
+    type State = [NodeId; 3];
+
+    fn backward(self, ops: Ops<[NodeId; 3], 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let [q, k, v] = ops.state.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
+        let shape = q.shape();
+        let dims = dims(&shape);
+        let gradients = time(Operation::AttentionBackward, || {
+            kernel::backward(&dims, values(&q), values(&k), values(&v), values(&dy))
+        });
+        for (node, gradient) in ops.parents.into_iter().zip([gradients.q, gradients.k, gradients.v]) {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, tensor(gradient, shape.clone()));
+            }
+        }
+    }
+}
+
+fn dims(shape: &Shape) -> Dims {
+    Dims { pixels: shape[2], width: shape[3] }
+}

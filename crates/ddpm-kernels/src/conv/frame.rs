@@ -1,0 +1,136 @@
+//! Pictures with their channels innermost and zeros around them, which is how the Winograd kernel reads them.
+
+use rayon::prelude::*;
+
+use crate::scratch::Scratch;
+use crate::simd::vectorised;
+
+/// Channels that lie side by side.
+pub(super) const LANES: usize = 16;
+
+/// The same pixel of [`LANES`] channels.
+pub(super) type Lanes = [f32; LANES];
+
+/// A tensor as `[batch, channel block, row, column, LANES]`: one zero before each row and column, and as many
+/// behind as make whole tiles of 4x4 with their neighbours. Channels that do not exist are zero.
+pub(super) struct Frame {
+    pub(super) blocks: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    values: Scratch,
+}
+
+impl Frame {
+    /// From `[batch, channels, height, width]`.
+    pub(super) fn new(x: &[f32], batch: usize, channels: usize, height: usize, width: usize) -> Self {
+        let blocks = channels.div_ceil(LANES);
+        let (rows, columns) = (4 * height.div_ceil(4) + 2, 4 * width.div_ceil(4) + 2);
+        let plane = height * width;
+        let mut values = Scratch::new(batch * blocks * rows * columns * LANES);
+        let (pixels, _) = values.as_chunks_mut::<LANES>();
+        pixels.par_chunks_mut(rows * columns).enumerate().for_each(|(index, frame)| {
+            let (image, block) = (index / blocks, index % blocks);
+            let first = block * LANES;
+            let present = LANES.min(channels - first);
+            let x = &x[(image * channels + first) * plane..][..present * plane];
+            vectorised(|| {
+                if present < LANES {
+                    frame.fill([0.0; LANES]);
+                }
+                let (above, frame) = frame.split_at_mut(columns);
+                let (lines, below) = frame.split_at_mut(height * columns);
+                above.fill([0.0; LANES]);
+                below.fill([0.0; LANES]);
+                for (row, line) in lines.chunks_exact_mut(columns).enumerate() {
+                    line[0] = [0.0; LANES];
+                    line[width + 1..].fill([0.0; LANES]);
+                    let sources: [&[f32]; LANES] =
+                        std::array::from_fn(|lane| &x[lane.min(present - 1) * plane + row * width..][..width]);
+                    interleave(&sources, present, &mut line[1..=width]);
+                }
+            });
+        });
+        Self { blocks, rows, columns, values }
+    }
+
+    /// Rows and columns of a block of channels of an image.
+    pub(super) fn block(&self, image: usize, block: usize) -> &[Lanes] {
+        let size = self.rows * self.columns;
+        let (pixels, _) = self.values.as_chunks::<LANES>();
+        &pixels[(image * self.blocks + block) * size..][..size]
+    }
+}
+
+/// `line[i][lane] = sources[lane][i]`, for the lanes that are present.
+#[inline(always)]
+fn interleave(sources: &[&[f32]; LANES], present: usize, line: &mut [Lanes]) {
+    let width = line.len();
+    let whole = if present == LANES { width / LANES * LANES } else { 0 };
+    for first in (0..whole).step_by(LANES) {
+        let mut square = [[0.0; LANES]; LANES];
+        for (row, source) in square.iter_mut().zip(sources) {
+            row.copy_from_slice(&source[first..first + LANES]);
+        }
+        line[first..first + LANES].copy_from_slice(&transposed(square));
+    }
+    for i in whole..width {
+        for lane in 0..present {
+            line[i][lane] = sources[lane][i];
+        }
+    }
+}
+
+/// Rows as columns, in four rounds of exchanging ever larger squares off the diagonal.
+#[inline(always)]
+pub(super) fn transposed(mut rows: [Lanes; LANES]) -> [Lanes; LANES] {
+    exchange::<1>(&mut rows);
+    exchange::<2>(&mut rows);
+    exchange::<4>(&mut rows);
+    exchange::<8>(&mut rows);
+    rows
+}
+
+#[inline(always)]
+fn exchange<const D: usize>(rows: &mut [Lanes; LANES]) {
+    for pair in 0..LANES / 2 {
+        let i = pair / D * 2 * D + pair % D;
+        let (a, b) = (rows[i], rows[i + D]);
+        for j in 0..LANES {
+            rows[i][j] = if j & D == 0 { a[j] } else { b[j - D] };
+            rows[i + D][j] = if j & D == 0 { a[j + D] } else { b[j] };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_become_columns() {
+        let rows: [Lanes; LANES] = std::array::from_fn(|i| std::array::from_fn(|j| (i * LANES + j) as f32));
+        let columns = transposed(rows);
+        assert!((0..LANES).all(|i| (0..LANES).all(|j| columns[i][j] == rows[j][i])));
+    }
+
+    #[test]
+    fn pixels_find_their_place_among_zeros() {
+        let (batch, channels, height, width) = (2, 19, 5, 17);
+        let x: Vec<f32> = (0..batch * channels * height * width).map(|i| i as f32 + 1.0).collect();
+        let frame = Frame::new(&x, batch, channels, height, width);
+        assert_eq!((frame.blocks, frame.rows, frame.columns), (2, 10, 22));
+        for image in 0..batch {
+            for channel in 0..2 * LANES {
+                for row in 0..frame.rows {
+                    for column in 0..frame.columns {
+                        let inside = channel < channels && (1..=height).contains(&row) && (1..=width).contains(&column);
+                        let plane = (image * channels + channel) * height * width;
+                        let expected = if inside { x[plane + (row - 1) * width + column - 1] } else { 0.0 };
+                        let pixel = frame.block(image, channel / LANES)[row * frame.columns + column];
+                        assert_eq!(pixel[channel % LANES], expected);
+                    }
+                }
+            }
+        }
+    }
+}

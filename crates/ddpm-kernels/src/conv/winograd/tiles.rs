@@ -1,0 +1,357 @@
+//! From pictures, gradients and weights to their transforms and back.
+
+use std::array::from_fn;
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::super::frame::{Frame, LANES, Lanes, transposed};
+use super::super::kernel::Dims;
+use super::product::{PANEL, ROWS, Row};
+use super::transforms::{Maps, POINTS, from_3_to_6, from_4_to_6, from_6_to_3, from_6_to_4, from_6_to_6};
+
+/// Width of a tile of the output.
+pub(super) const TILE: usize = 4;
+
+/// Tiles of a task, at most: so many have room in the second cache. Fewer only where a row of tiles is longer.
+const TASK_TILES: usize = 32;
+
+/// Tasks that there should be at least.
+const TASKS: usize = 8;
+
+/// Where the tiles of a batch lie, and how they are divided into tasks of whole rows of tiles; depends on shapes only.
+#[derive(Clone, Copy)]
+pub(super) struct Tiles {
+    across: usize,
+    down: usize,
+    images: usize,
+    rows_per_task: usize,
+}
+
+impl Tiles {
+    pub(super) fn new(dims: &Dims) -> Self {
+        let (down, across) = (dims.height.div_ceil(TILE), dims.width.div_ceil(TILE));
+        let images = dims.batch;
+        let tiles = (images * down * across).div_ceil(TASKS).next_multiple_of(ROWS).min(TASK_TILES);
+        Self { across, down, images, rows_per_task: (tiles / across).max(1) }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.images * self.down * self.across
+    }
+
+    pub(super) fn tasks(&self) -> usize {
+        (self.images * self.down).div_ceil(self.rows_per_task)
+    }
+
+    /// The tiles of a task.
+    pub(super) fn of_task(&self, task: usize) -> Range<usize> {
+        let first = task * self.rows_per_task;
+        let last = (first + self.rows_per_task).min(self.images * self.down);
+        first * self.across..last * self.across
+    }
+
+    /// Room for the tiles of a task, in whole blocks of the product.
+    pub(super) fn room(&self) -> usize {
+        (self.rows_per_task * self.across).next_multiple_of(ROWS)
+    }
+
+    /// Image, row and column of a tile, the latter two in tiles.
+    fn place(&self, tile: usize) -> (usize, usize, usize) {
+        let row = tile / self.across;
+        (row / self.down, row % self.down, tile % self.across)
+    }
+
+    /// Divides a tensor `[batch, channels, height, width]` into what belongs to each task: for each of its images, and
+    /// for each channel, some lines.
+    pub(super) fn split<'a>(&self, dims: &Dims, y: &'a mut [f32]) -> Vec<Vec<&'a mut [f32]>> {
+        let (channels, plane) = (dims.channels_out, dims.height * dims.width);
+        let mut tasks: Vec<Vec<&mut [f32]>> = (0..self.tasks()).map(|_| Vec::new()).collect();
+        for (image, y) in y.chunks_mut(channels * plane).enumerate() {
+            let before = image * self.down;
+            for mut rest in y.chunks_mut(plane) {
+                let mut row = 0;
+                while row < self.down {
+                    let task = (before + row) / self.rows_per_task;
+                    let end = ((task + 1) * self.rows_per_task - before).min(self.down);
+                    let lines = dims.height.min(end * TILE) - row * TILE;
+                    let (part, others) = rest.split_at_mut(lines * dims.width);
+                    tasks[task].push(part);
+                    rest = others;
+                    row = end;
+                }
+            }
+        }
+        tasks
+    }
+}
+
+#[inline(always)]
+fn vector<S: Simd>(lanes: &[f32], index: usize) -> S::f32s {
+    S::as_simd_f32s(lanes).0[index]
+}
+
+#[inline(always)]
+fn put<S: Simd>(lanes: &mut [f32], index: usize, value: S::f32s) {
+    S::as_mut_simd_f32s(lanes).0[index] = value;
+}
+
+/// `N` lines of `N` pixels from `first` on.
+#[inline(always)]
+fn window<const N: usize>(pixels: &[Lanes], columns: usize, first: usize) -> [&[Lanes]; N] {
+    from_fn(|row| &pixels[first + row * columns..][..N])
+}
+
+/// Writes the transformed tiles of a task, `[POINTS, room, channel blocks]`; what is left of the room is zero.
+pub(super) struct TransformInput<'a> {
+    pub(super) tiles: &'a Tiles,
+    pub(super) x: &'a Frame,
+    pub(super) task: usize,
+    pub(super) data: &'a mut [Lanes],
+}
+
+impl WithSimd for TransformInput<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { tiles, x, task, data } = self;
+        let (range, room) = (tiles.of_task(task), tiles.room());
+        let maps = Maps(simd);
+        for point in data.chunks_exact_mut(room * x.blocks) {
+            point[range.len() * x.blocks..].fill([0.0; LANES]);
+        }
+        for (i, tile) in range.enumerate() {
+            let (image, row, column) = tiles.place(tile);
+            for block in 0..x.blocks {
+                let window = window::<6>(x.block(image, block), x.columns, TILE * (row * x.columns + column));
+                for v in 0..LANES / S::F32_LANES {
+                    from_6_to_6(
+                        #[inline(always)]
+                        |d| maps.data(d),
+                        #[inline(always)]
+                        |row, column| vector::<S>(&window[row][column], v),
+                        #[inline(always)]
+                        |point, value| put::<S>(&mut data[(point * room + i) * x.blocks + block], v, value),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Writes the transformed gradients of the tiles of a task, `[POINTS, panels, room]`; what is left of the room is zero.
+pub(super) struct TransformGradient<'a> {
+    pub(super) tiles: &'a Tiles,
+    pub(super) dy: &'a Frame,
+    pub(super) task: usize,
+    pub(super) outputs: &'a mut [Row],
+}
+
+impl WithSimd for TransformGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { tiles, dy, task, outputs } = self;
+        let (range, room) = (tiles.of_task(task), tiles.room());
+        let panels = outputs.len() / (POINTS * room);
+        let maps = Maps(simd);
+        for panel in outputs.chunks_exact_mut(room) {
+            panel[range.len()..].fill([0.0; PANEL]);
+        }
+        for (i, tile) in range.enumerate() {
+            let (image, row, column) = tiles.place(tile);
+            let corner = (TILE * row + 1) * dy.columns + TILE * column + 1;
+            for block in 0..panels * PANEL / LANES {
+                let (panel, place) = (block * LANES / PANEL, block * LANES % PANEL / S::F32_LANES);
+                if block >= dy.blocks {
+                    // Half of a panel that no channel fills.
+                    for point in 0..POINTS {
+                        outputs[(point * panels + panel) * room + i][PANEL - LANES..].fill(0.0);
+                    }
+                    continue;
+                }
+                let window = window::<4>(dy.block(image, block), dy.columns, corner);
+                for v in 0..LANES / S::F32_LANES {
+                    from_4_to_6(
+                        #[inline(always)]
+                        |y| maps.output_gradient(y),
+                        #[inline(always)]
+                        |row, column| vector::<S>(&window[row][column], v),
+                        #[inline(always)]
+                        |point, value| {
+                            put::<S>(&mut outputs[(point * panels + panel) * room + i], place + v, value);
+                        },
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Writes the pixels of the tiles of a task for a panel of channels.
+pub(super) struct Inverse<'a, 'b> {
+    pub(super) tiles: &'a Tiles,
+    pub(super) dims: &'a Dims,
+    pub(super) task: usize,
+    pub(super) panel: usize,
+    /// `[POINTS, room]`
+    pub(super) products: &'a [Row],
+    pub(super) bias: Option<&'a [f32]>,
+    /// As [`Tiles::split`] has them.
+    pub(super) lines: &'a mut [&'b mut [f32]],
+}
+
+impl WithSimd for Inverse<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { tiles, dims, task, panel, products, bias, lines } = self;
+        let (range, room) = (tiles.of_task(task), tiles.room());
+        let (channels, width) = (dims.channels_out, dims.width);
+        let maps = Maps(simd);
+        let (first_image, first_row, _) = tiles.place(range.start);
+        let mut pixels = [[0.0; LANES]; TILE * TILE];
+        for first_channel in (panel * PANEL..channels.min((panel + 1) * PANEL)).step_by(LANES) {
+            let present = LANES.min(channels - first_channel);
+            let mut of_lanes: Lanes = [0.0; LANES];
+            if let Some(bias) = bias {
+                of_lanes[..present].copy_from_slice(&bias[first_channel..first_channel + present]);
+            }
+            let place = first_channel % PANEL / S::F32_LANES;
+            for (i, tile) in range.clone().enumerate() {
+                for v in 0..LANES / S::F32_LANES {
+                    let bias = vector::<S>(&of_lanes, v);
+                    from_6_to_4(
+                        #[inline(always)]
+                        |m| maps.output(m),
+                        #[inline(always)]
+                        |row, column| vector::<S>(&products[(row * 6 + column) * room + i], place + v),
+                        #[inline(always)]
+                        |pixel, value| put::<S>(&mut pixels[pixel], v, simd.add_f32s(value, bias)),
+                    );
+                }
+                let (image, row, column) = tiles.place(tile);
+                let row = TILE * if image == first_image { row - first_row } else { row };
+                let column = TILE * column;
+                let by_channel = transposed(pixels);
+                let lines = &mut lines[(image - first_image) * channels + first_channel..][..present];
+                for (lines, values) in lines.iter_mut().zip(&by_channel) {
+                    for (line, values) in lines[row * width..].chunks_mut(width).zip(values.chunks_exact(TILE)) {
+                        match line[column..].first_chunk_mut::<TILE>() {
+                            Some(line) => line.copy_from_slice(values),
+                            None => line[column..].copy_from_slice(&values[..width - column]),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The weight `[channels_out, channels_in, 3, 3]` of a convolution, seen from the front or, for the gradient of its
+/// input, turned by 180 degrees with its channels swapped.
+#[derive(Clone, Copy)]
+pub(super) struct Kernels<'a> {
+    pub(super) weight: &'a [f32],
+    pub(super) channels_in: usize,
+    pub(super) turned: bool,
+}
+
+impl Kernels<'_> {
+    #[inline(always)]
+    fn taps(&self, to: usize, from: usize) -> &[f32; 9] {
+        let (out, into) = if self.turned { (from, to) } else { (to, from) };
+        &self.weight.as_chunks::<9>().0[out * self.channels_in + into]
+    }
+}
+
+/// Writes some rows of the transformed weights of every point.
+pub(super) struct TransformWeights<'a, 'b> {
+    pub(super) kernels: Kernels<'a>,
+    pub(super) dims: &'a Dims,
+    /// Input channels with those that fill the last block.
+    pub(super) depth: usize,
+    /// The first row, counted over panels and input channels.
+    pub(super) first: usize,
+    /// The rows, for every point.
+    pub(super) points: Vec<&'b mut [Row]>,
+}
+
+impl WithSimd for TransformWeights<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { kernels, dims, depth, first, mut points } = self;
+        let maps = Maps(simd);
+        for i in 0..points[0].len() {
+            let (panel, from) = ((first + i) / depth, (first + i) % depth);
+            for block in 0..PANEL / LANES {
+                let first = panel * PANEL + block * LANES;
+                let mut taps = [[0.0; LANES]; 9];
+                if from < dims.channels_in {
+                    for lane in 0..LANES.min(dims.channels_out.saturating_sub(first)) {
+                        for (tap, weight) in taps.iter_mut().zip(kernels.taps(first + lane, from)) {
+                            tap[lane] = *weight;
+                        }
+                    }
+                }
+                if kernels.turned {
+                    taps.reverse();
+                }
+                for v in 0..LANES / S::F32_LANES {
+                    from_3_to_6(
+                        #[inline(always)]
+                        |g| maps.kernel(g),
+                        #[inline(always)]
+                        |row, column| vector::<S>(&taps[3 * row + column], v),
+                        #[inline(always)]
+                        |point, value| put::<S>(&mut points[point][i], block * LANES / S::F32_LANES + v, value),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// From transformed gradients `[POINTS, panels, depth]` to the lines of the weight of a panel of output channels,
+/// `[channels_in, 3, 3]` each.
+pub(super) struct InverseWeights<'a> {
+    pub(super) gradients: &'a [Row],
+    pub(super) panels: usize,
+    pub(super) panel: usize,
+    pub(super) depth: usize,
+    pub(super) channels_in: usize,
+    pub(super) weight: &'a mut [f32],
+}
+
+impl WithSimd for InverseWeights<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { gradients, panels, panel, depth, channels_in, weight } = self;
+        let maps = Maps(simd);
+        let mut taps = [[0.0; PANEL]; 9];
+        for from in 0..channels_in {
+            for v in 0..PANEL / S::F32_LANES {
+                from_6_to_3(
+                    #[inline(always)]
+                    |u| maps.kernel_gradient(u),
+                    #[inline(always)]
+                    |row, column| vector::<S>(&gradients[((row * 6 + column) * panels + panel) * depth + from], v),
+                    #[inline(always)]
+                    |tap, value| put::<S>(&mut taps[tap], v, value),
+                );
+            }
+            for (lane, weight) in weight.chunks_exact_mut(channels_in * 9).enumerate() {
+                for (weight, tap) in weight[from * 9..][..9].iter_mut().zip(&taps) {
+                    *weight = tap[lane];
+                }
+            }
+        }
+    }
+}

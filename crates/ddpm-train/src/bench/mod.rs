@@ -1,0 +1,312 @@
+//! `ddpm-train bench`: how fast this is, and how fast PyTorch is at the same work in the same run.
+
+mod flops;
+mod process;
+mod table;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use ddpm_infer::device;
+use ddpm_model::unet::{DownsamplePadding, UNetConfig};
+use serde::Serialize;
+
+use process::{Answer, Hello, Operation, Process, answer_of};
+
+/// The network in PyTorch, which runs as `python -c`.
+const PEER: &str = include_str!("peer.py");
+/// Forward passes or training steps of one side before it is the other's turn.
+const TURN: usize = 2;
+/// Products that the machine is measured by.
+const PRODUCTS: usize = 8;
+/// Batches that are loaded in a row.
+const LOADS: usize = 64;
+
+/// The words of `ddpm-train bench`.
+#[derive(clap::Args, Debug)]
+pub struct BenchArgs {
+    /// A Python with PyTorch, which does the same work in turns; with diffusers too, its start is measured as well.
+    #[arg(long, value_name = "PYTHON")]
+    peer: Option<PathBuf>,
+    /// PyTorch also in bfloat16 (autocast).
+    #[arg(long, requires = "peer")]
+    bf16: bool,
+    /// PyTorch also compiled.
+    #[arg(long, requires = "peer")]
+    compile: bool,
+    /// Channels of the first level of the network; several make several tables.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "64")]
+    channels: Vec<usize>,
+    /// Pictures in a batch.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch: usize,
+    /// Height and width of a picture.
+    #[arg(long, value_name = "PIXELS", default_value_t = 32)]
+    size: usize,
+    /// Turns of each side.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: usize,
+    /// Steps of sampling; 0 leaves it out.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    steps: usize,
+    /// Threads of both sides; as many as there are cores if it is not given.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Where ours computes.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Ours trains as with train.gradient_checkpointing.
+    #[arg(long)]
+    gradient_checkpointing: bool,
+    /// Shows which operations a training step of ours spends its time in.
+    #[arg(long)]
+    profile: bool,
+    /// Writes everything that was measured here.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Answers commands on stdin: this process is the one that is measured.
+    #[arg(long, hide = true)]
+    worker: bool,
+    /// Opens a snapshot and takes one denoising step.
+    #[arg(long, hide = true, value_name = "SNAPSHOT")]
+    start: Option<PathBuf>,
+}
+
+/// Size of the work.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Shape {
+    channels: usize,
+    batch: usize,
+    size: usize,
+}
+
+impl Shape {
+    /// The network of Ho et al. for CIFAR-10, whose convolutions with stride 2 are padded as PyTorch pads.
+    fn network(self) -> UNetConfig {
+        UNetConfig {
+            base_channels: self.channels,
+            sample_size: self.size,
+            dropout: 0.0,
+            downsample_padding: DownsamplePadding::Symmetric,
+            ..UNetConfig::cifar10()
+        }
+    }
+}
+
+/// All that was measured of one side; times in seconds, every one that was taken.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Measured {
+    name: String,
+    threads: usize,
+    forward: Vec<f64>,
+    train: Vec<f64>,
+    sample: Vec<f64>,
+    load: Vec<f64>,
+    start: Vec<f64>,
+    multiply: Vec<f64>,
+    /// Of the processor, on all cores together.
+    forward_cpu: Vec<f64>,
+    train_cpu: Vec<f64>,
+    forward_peak_mib: f64,
+    train_peak_mib: f64,
+}
+
+/// All that was measured of one network.
+#[derive(Clone, Debug, Serialize)]
+struct Comparison {
+    shape: Shape,
+    parameters: usize,
+    steps: usize,
+    /// Operations of a forward pass of the batch.
+    forward_flops: f64,
+    /// Ours first.
+    sides: Vec<Measured>,
+    step_ms: f64,
+    operations: Vec<Operation>,
+}
+
+/// Measures and prints tables.
+pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    let first = Shape { channels: args.channels[0], batch: args.batch, size: args.size };
+    if args.worker || args.start.is_some() {
+        let device = device::open(args.device.as_deref())?.device;
+        return match &args.start {
+            Some(snapshot) => worker::start(snapshot, &device),
+            None => worker::run(first, &device, args.gradient_checkpointing),
+        };
+    }
+    ensure!(args.rounds > 0, "--rounds must be at least 1, not 0");
+    ensure!(args.batch > 0, "--batch must be at least 1, not 0");
+    let mut comparisons = Vec::new();
+    for &channels in &args.channels {
+        let shape = Shape { channels, ..first };
+        check(shape)?;
+        let comparison = compare(args, shape)?;
+        println!("{}", table::text(&comparison));
+        comparisons.push(comparison);
+    }
+    if let Some(file) = &args.json {
+        let report = serde_json::json!({
+            "command": std::env::args().collect::<Vec<_>>().join(" "),
+            "processor": processor(),
+            "comparisons": comparisons,
+        });
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        println!("{}", file.display());
+    }
+    Ok(())
+}
+
+fn check(shape: Shape) -> anyhow::Result<()> {
+    let network = ddpm_model::network::NetworkConfig::UNet(shape.network());
+    network
+        .validate(&[3, shape.size, shape.size])
+        .with_context(|| format!("--channels {} --size {}", shape.channels, shape.size))
+}
+
+fn compare(args: &BenchArgs, shape: Shape) -> anyhow::Result<Comparison> {
+    let mut sides = sides(args, shape)?;
+    let parameters = sides[0].process.hello.parameters;
+    for side in &sides {
+        let hello = &side.process.hello;
+        ensure!(
+            hello.parameters == parameters,
+            "{} has {} parameters where ours has {parameters}: not the same network",
+            hello.name,
+            hello.parameters
+        );
+    }
+    in_turns(args.rounds, &mut sides, &format!("multiply {PRODUCTS}"), |side, answer| {
+        side.multiply.extend(answer.seconds)
+    })?;
+    in_turns(args.rounds, &mut sides, &format!("forward {TURN}"), |side, answer| {
+        side.forward.extend(answer.seconds);
+        side.forward_cpu.extend(answer.cpu_seconds);
+    })?;
+    for side in &mut sides {
+        side.measured.forward_peak_mib = side.process.ask("memory")?.peak_mib;
+    }
+    in_turns(args.rounds, &mut sides, &format!("train {TURN}"), |side, answer| {
+        side.train.extend(answer.seconds);
+        side.train_cpu.extend(answer.cpu_seconds);
+    })?;
+    for side in &mut sides {
+        side.measured.train_peak_mib = side.process.ask("memory")?.peak_mib;
+    }
+    if args.steps > 0 {
+        in_turns(1, &mut sides, &format!("sample {}", args.steps), |side, answer| side.sample.extend(answer.seconds))?;
+    }
+    in_turns(1, &mut sides, &format!("load {LOADS}"), |side, answer| side.load.extend(answer.seconds))?;
+    let profile = match args.profile {
+        true => sides[0].process.ask(&format!("profile {}", 2 * args.rounds))?,
+        false => Answer::default(),
+    };
+    let mut sides: Vec<Measured> = sides.into_iter().map(|side| side.measured).collect();
+    measure_start(args, shape, &mut sides)?;
+    Ok(Comparison {
+        shape,
+        parameters,
+        steps: args.steps,
+        forward_flops: shape.batch as f64 * flops::forward(&shape.network(), shape.size),
+        sides,
+        step_ms: profile.step_ms,
+        operations: profile.operations,
+    })
+}
+
+/// A side while it is measured.
+struct Side {
+    process: Process,
+    measured: Measured,
+}
+
+fn sides(args: &BenchArgs, shape: Shape) -> anyhow::Result<Vec<Side>> {
+    let mut commands = vec![ours(args, shape, &["--worker"])?];
+    if let Some(python) = &args.peer {
+        commands.push(peer(args, python, shape, &[]));
+        if args.bf16 {
+            commands.push(peer(args, python, shape, &["--bf16"]));
+        }
+        if args.compile {
+            commands.push(peer(args, python, shape, &["--compile"]));
+        }
+        if args.bf16 && args.compile {
+            commands.push(peer(args, python, shape, &["--bf16", "--compile"]));
+        }
+    }
+    let started = commands.iter_mut().map(|command| {
+        let process = Process::start(command)?;
+        let Hello { name, threads, .. } = process.hello.clone();
+        Ok(Side { process, measured: Measured { name, threads, ..Measured::default() } })
+    });
+    started.collect()
+}
+
+/// This program as the one that is measured.
+fn ours(args: &BenchArgs, shape: Shape, words: &[&str]) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("this program does not know where it is")?);
+    command.arg("bench").args(words).args(of_shape(shape)).env("RAYON_NUM_THREADS", threads(args).to_string());
+    if args.gradient_checkpointing {
+        command.arg("--gradient-checkpointing");
+    }
+    command.args(args.device.iter().flat_map(|device| ["--device", device]));
+    Ok(command)
+}
+
+fn peer(args: &BenchArgs, python: &Path, shape: Shape, words: &[&str]) -> Command {
+    let mut command = Command::new(python);
+    command.arg("-c").arg(PEER).args(words).args(of_shape(shape)).args(["--threads", &threads(args).to_string()]);
+    command
+}
+
+fn of_shape(shape: Shape) -> Vec<String> {
+    let words = [("--channels", shape.channels), ("--batch", shape.batch), ("--size", shape.size)];
+    words.into_iter().flat_map(|(word, number)| [word.to_string(), number.to_string()]).collect()
+}
+
+fn threads(args: &BenchArgs) -> usize {
+    args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// Asks one after the other, so that whatever else the machine does meets all sides alike.
+fn in_turns(rounds: usize, sides: &mut [Side], command: &str, take: fn(&mut Measured, Answer)) -> anyhow::Result<()> {
+    for round in 0..rounds {
+        for side in sides.iter_mut() {
+            eprintln!("{}: {command}, round {} of {rounds}", side.measured.name, round + 1);
+            take(&mut side.measured, side.process.ask(command)?);
+        }
+    }
+    Ok(())
+}
+
+/// From the start of the program to its first denoising step, of ours and of diffusers.
+fn measure_start(args: &BenchArgs, shape: Shape, sides: &mut [Measured]) -> anyhow::Result<()> {
+    let folder = std::env::temp_dir().join(format!("ddpm-bench-{}", std::process::id()));
+    worker::write_snapshot(shape, &device::open(args.device.as_deref())?.device, &folder)?;
+    let words = ["--start", &folder.to_string_lossy()];
+    let mut commands = vec![ours(args, shape, &words)?];
+    commands.extend(args.peer.iter().map(|python| peer(args, python, shape, &words)));
+    for _ in 0..args.rounds.min(3) {
+        for (command, side) in commands.iter_mut().zip(&mut *sides) {
+            let start = Instant::now();
+            let answer = answer_of(command)?;
+            match answer.error {
+                Some(reason) => eprintln!("the start of {} is not measured: {reason}", side.name),
+                None if answer.done => side.start.push(start.elapsed().as_secs_f64()),
+                None => {}
+            }
+        }
+    }
+    std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))
+}
+
+/// Model of the processor, where the system tells it in `/proc`.
+fn processor() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}

@@ -1,0 +1,286 @@
+//! Our side of the measurement: the same code that trains and samples, asked line by line.
+
+use std::io::{BufRead, Write, stdin, stdout};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use burn::data::dataloader::DataLoader;
+use burn::data::dataset::InMemDataset;
+use burn::module::Module;
+use burn::tensor::{Device, Distribution, Tensor};
+use burn_train::Learner;
+use ddpm_data::random::{Stream, mix, normals, rng};
+use ddpm_data::{DataConfig, DataInfo, Example, Flip, OpenData, OrderedLoader, Units};
+use ddpm_infer::guidance::Guidance;
+use ddpm_infer::job::{ClassChoice, SamplingJob, TrainedModel};
+use ddpm_infer::noise::NoiseChoice;
+use ddpm_infer::sample::{clip_for, trained};
+use ddpm_infer::samplers::Sampler;
+use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
+use ddpm_infer::tasks::Task;
+use ddpm_model::condition::Condition;
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::network::{Network, NetworkConfig};
+use serde_json::json;
+
+use super::Shape;
+use crate::config::OptimizerConfig;
+use crate::memory::peak_mib;
+use crate::model::{TrainBatch, TrainModel};
+use crate::noising::{Labels, Noising, NoisyLoader};
+use crate::optim::{clip_global_norm, ema_update, settle};
+use crate::rate::RateSchedule;
+
+/// Pictures that are loaded from.
+const PICTURES: usize = 1024;
+/// Rows of the square matrices whose product measures the machine.
+const MATRIX: usize = 1536;
+
+/// A model and all that is done with it.
+struct Worker {
+    shape: Shape,
+    device: Device,
+    diffusion: Arc<Diffusion>,
+    data: DataInfo,
+    learner: Learner<TrainModel<4>>,
+    average: TrainModel<4>,
+    batch: TrainBatch<4>,
+}
+
+/// Answers commands until there are no more.
+pub(super) fn run(shape: Shape, device: &Device, gradient_checkpointing: bool) -> anyhow::Result<()> {
+    let mut worker = Worker::new(shape, device, gradient_checkpointing)?;
+    let parameters = worker.average.num_params();
+    let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0_usize);
+    say(&json!({ "name": "ours", "parameters": parameters, "threads": threads }))?;
+    for line in stdin().lock().lines() {
+        let line = line?;
+        let (command, number) = line.split_once(' ').unwrap_or((&line, "1"));
+        let number = number.trim().parse().with_context(|| format!("`{line}` has no number"))?;
+        say(&worker.answer(command, number)?)?;
+    }
+    Ok(())
+}
+
+/// Opens a snapshot, takes one denoising step of one sample, and says so.
+pub(super) fn start(snapshot: &Path, device: &Device) -> anyhow::Result<()> {
+    let snapshot = Snapshot::load(snapshot, device)?;
+    let diffusion = snapshot.config.diffusion.init()?;
+    job(1, 1, &snapshot.config.data, &diffusion).run(&trained(&snapshot, &diffusion), device, &mut |_| {})?;
+    say(&json!({ "done": true }))
+}
+
+/// Writes the network as a snapshot, for [`start`] to open.
+pub(super) fn write_snapshot(shape: Shape, device: &Device, folder: &Path) -> anyhow::Result<()> {
+    let network = NetworkConfig::UNet(shape.network());
+    let config = SnapshotConfig::new(
+        network.clone(),
+        DiffusionConfig::default(),
+        data_info(shape),
+        DataConfig::Digits(Default::default()),
+        "bench",
+    );
+    Snapshot::save(&settle(network.init(device)), &config, folder)?;
+    Ok(())
+}
+
+impl Worker {
+    fn new(shape: Shape, device: &Device, gradient_checkpointing: bool) -> anyhow::Result<Self> {
+        let autodiff = match gradient_checkpointing {
+            true => device.clone().autodiff().gradient_checkpointing(),
+            false => device.clone().autodiff(),
+        };
+        autodiff.seed(mix(0, Stream::Init, 0));
+        let net: Network = settle(NetworkConfig::UNet(shape.network()).init(&autodiff));
+        let config = DiffusionConfig::default();
+        let diffusion = Arc::new(config.init()?);
+        let model = TrainModel::new(net, diffusion.clone(), config.loss, config.weighting);
+        let average = model.clone().valid();
+        let optimizer = OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() };
+        let rate = RateSchedule { config: optimizer.clone(), batch_size: shape.batch, step: 0 };
+        let dims = [shape.batch, 3, shape.size, shape.size];
+        let noise = || Tensor::random(dims, Distribution::Normal(0.0, 1.0), &autodiff);
+        let batch = TrainBatch {
+            x_0: noise(),
+            eps: noise(),
+            times: (0..shape.batch).map(|row| (row * 999 / shape.batch) as f64).collect(),
+            condition: Condition::None,
+            told: None,
+            share: 1.0,
+            first_item: 0,
+            shown: None,
+            importance: None,
+        };
+        let optimizer = optimizer.init(&model);
+        let learner = Learner::new(model, optimizer, rate);
+        Ok(Self { shape, device: device.clone(), diffusion, data: data_info(shape), learner, average, batch })
+    }
+
+    fn answer(&mut self, command: &str, number: usize) -> anyhow::Result<serde_json::Value> {
+        Ok(match command {
+            "forward" => self.forward(number),
+            "train" => measure(number, || self.train()),
+            "sample" => self.sample(number)?,
+            "load" => self.load(number)?,
+            "multiply" => self.multiply(number),
+            "memory" => json!({ "peak_mib": peak_mib().unwrap_or(0.0) }),
+            "profile" => self.profile(number),
+            other => bail!("no such command: {other}"),
+        })
+    }
+
+    fn forward(&self, repeats: usize) -> serde_json::Value {
+        let network = &self.average.net;
+        let x = self.batch.x_0.clone().inner();
+        let t = Tensor::<1>::full([self.shape.batch], 500.0, &self.device);
+        measure(repeats, || {
+            let y = network.forward(x.clone(), t.clone(), &Condition::None);
+            y.sum().into_scalar::<f32>();
+        })
+    }
+
+    /// What `strategy.rs` does at every step: loss, gradients, global norm, Adam, average of the weights.
+    fn train(&mut self) {
+        let output = self.learner.train_step(self.batch.clone());
+        let model = self.learner.model();
+        let mut grads = output.grads;
+        clip_global_norm(&model, &mut grads, 1.0);
+        drop(model);
+        self.learner.lr_step();
+        self.learner.optimizer_step(grads);
+        ema_update(&mut self.average, &self.learner.model(), 0.9999);
+    }
+
+    fn sample(&self, steps: usize) -> anyhow::Result<serde_json::Value> {
+        let model = TrainedModel {
+            network: &self.average.net,
+            diffusion: &self.diffusion,
+            data: &self.data,
+            classes: None,
+            null_class: None,
+            self_conditioned: false,
+            guide: None,
+        };
+        let job = job(self.shape.batch, steps, &self.data, &self.diffusion);
+        let mut done = Ok(());
+        let measured = measure(1, || {
+            if let Err(error) = job.run(&model, &self.device, &mut |_| {}) {
+                done = Err(error);
+            }
+        });
+        done?;
+        Ok(measured)
+    }
+
+    /// A batch, with its noise and times.
+    fn load(&self, batches: usize) -> anyhow::Result<serde_json::Value> {
+        let width = self.data.values_per_item();
+        let picture = |n| Example { values: normals(&mut rng(0, Stream::Points, n), width), label: None };
+        let data = OpenData {
+            info: self.data.clone(),
+            items: Arc::new(InMemDataset::new((0..PICTURES as u64).map(picture).collect())),
+            skipped: Vec::new(),
+            labels: None,
+            flip: Flip::Never,
+        };
+        let items = OrderedLoader::<4>::new(&data, self.shape.batch, 0, &self.device)?.with_workers(2);
+        let noising = Noising {
+            seed: 0,
+            diffusion: self.diffusion.clone(),
+            labels: Labels::Unused,
+            accumulate: 1,
+            offset_noise: 0.0,
+            self_conditioning: false,
+        };
+        let loader = NoisyLoader::new(Arc::new(items), noising);
+        Ok(measure_share(3, 1.0 / batches as f64, || loader.iter().take(batches).for_each(drop)))
+    }
+
+    fn multiply(&self, repeats: usize) -> serde_json::Value {
+        let matrix = || Tensor::<2>::random([MATRIX; 2], Distribution::Default, &self.device);
+        let (a, b) = (matrix(), matrix());
+        measure(repeats, || {
+            a.clone().matmul(b.clone()).slice([0..1, 0..1]).into_scalar::<f32>();
+        })
+    }
+
+    /// Where the time of training steps goes: in the kernels by their own clocks, the rest in Burn.
+    fn profile(&mut self, steps: usize) -> serde_json::Value {
+        self.train();
+        ddpm_kernels::clock::reset();
+        let start = Instant::now();
+        (0..steps).for_each(|_| self.train());
+        let step_ms = start.elapsed().as_secs_f64() * 1e3 / steps as f64;
+        let operations: Vec<_> = ddpm_kernels::clock::read()
+            .into_iter()
+            .map(|(name, calls, time)| {
+                let milliseconds = time.as_secs_f64() * 1e3 / steps as f64;
+                json!({ "name": name, "calls": calls as f64 / steps as f64, "milliseconds": milliseconds })
+            })
+            .collect();
+        json!({ "step_ms": step_ms, "operations": operations })
+    }
+}
+
+fn data_info(shape: Shape) -> DataInfo {
+    DataInfo {
+        name: "bench".into(),
+        shape: vec![3, shape.size, shape.size],
+        classes: Vec::new(),
+        units: Units::identity(3),
+    }
+}
+
+fn job(count: usize, steps: usize, data: &DataInfo, diffusion: &Diffusion) -> SamplingJob {
+    let sampler = Sampler::Ddim { eta: 0.0 };
+    SamplingJob {
+        task: Task::Sample,
+        count,
+        seed: 0,
+        batch_size: count,
+        sampler,
+        steps: Some(steps),
+        levels: sampler.usual_levels(diffusion),
+        plan: None,
+        noise: NoiseChoice::default(),
+        class: ClassChoice::Any,
+        clip: clip_for(data),
+        guidance: Guidance::default(),
+        frames: 0,
+    }
+}
+
+fn measure(repeats: usize, work: impl FnMut()) -> serde_json::Value {
+    measure_share(repeats, 1.0, work)
+}
+
+/// A share of the time of each run, by the clock and of the processor. The first run is for warming up.
+fn measure_share(repeats: usize, share: f64, mut work: impl FnMut()) -> serde_json::Value {
+    work();
+    let (mut walls, mut cpus) = (Vec::new(), Vec::new());
+    for _ in 0..repeats {
+        let (wall, cpu) = (Instant::now(), cpu_seconds());
+        work();
+        walls.push(wall.elapsed().as_secs_f64() * share);
+        cpus.extend(cpu.zip(cpu_seconds()).map(|(before, after)| (after - before) * share));
+    }
+    json!({ "seconds": walls, "cpu_seconds": cpus })
+}
+
+/// What all threads of this process have run so far, where the system tells it in `/proc`.
+fn cpu_seconds() -> Option<f64> {
+    let threads = std::fs::read_dir("/proc/self/task").ok()?;
+    let nanoseconds = threads.map(|thread| {
+        let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    Some(nanoseconds.flatten().sum::<f64>() * 1e-9)
+}
+
+fn say(answer: &serde_json::Value) -> anyhow::Result<()> {
+    let mut out = stdout().lock();
+    writeln!(out, "{answer}")?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,184 @@
+//! What evaluations found of the runs: tables, and quality over training.
+
+use std::fmt::Write;
+
+use ddpm_infer::evaluation::judge::Verdict;
+use ddpm_infer::evaluation::record::{How, Record, read};
+use ddpm_infer::evaluation::report::rounded;
+
+use super::chart::{Chart, LOGARITHMIC_FROM, Series, escape};
+use super::table;
+use crate::facts::Facts;
+
+/// A table of more evaluations than this is folded.
+const MOST_SHOWN: usize = 12;
+
+/// Marks further away from the curves than this many of their spans are only in the table.
+const FARTHEST: f64 = 3.0;
+
+/// An evaluation and the run it is of.
+struct Entry {
+    run: usize,
+    record: Record,
+}
+
+/// Evaluations whose numbers may be compared: the same extractor, counts and reference.
+struct Group {
+    /// What their first number is called, and what they were compared with.
+    name: String,
+    against: String,
+    entries: Vec<Entry>,
+}
+
+/// The section of the page, if there is anything to show.
+pub(super) fn section(runs: &[Facts]) -> String {
+    let mut html = String::new();
+    for group in groups(runs) {
+        let charts: String = group.charts(runs).iter().filter_map(Chart::svg).collect();
+        let _ = write!(html, "<h3>{}</h3>", escape(&group.title()));
+        if !charts.is_empty() {
+            let _ = write!(html, "<div class=\"charts\">{charts}</div>");
+        }
+        let (count, table) = (group.entries.len(), group.table(runs));
+        // A long table is there for who asks for it.
+        let open = if count > MOST_SHOWN { "" } else { " open" };
+        let _ = write!(html, "<details class=\"numbers\"{open}><summary>Numbers of {count}</summary>{table}</details>");
+    }
+    if html.is_empty() { html } else { format!("<h2>Evaluations</h2>{html}") }
+}
+
+fn groups(runs: &[Facts]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (run, facts) in runs.iter().enumerate() {
+        for record in read(&facts.run.evaluations()) {
+            let Some(first) = record.verdict.measured.first() else { continue };
+            let (name, against) = (first.name.clone(), record.verdict.against.clone());
+            let place = groups.iter().position(|group| group.name == name && group.against == against);
+            let place = place.unwrap_or_else(|| {
+                groups.push(Group { name, against, entries: Vec::new() });
+                groups.len() - 1
+            });
+            let entries = &mut groups[place].entries;
+            // What was measured again counts once.
+            entries.retain(|known| known.run != run || known.record.how != record.how);
+            entries.push(Entry { run, record });
+        }
+    }
+    for group in &mut groups {
+        group.entries.sort_by(|a, b| a.line().cmp(&b.line()).then(a.record.how.step.cmp(&b.record.how.step)));
+    }
+    groups
+}
+
+impl Entry {
+    /// What the entries of one curve have in common.
+    fn line(&self) -> (usize, String) {
+        let How { width, sampler, sampler_steps, levels, guidance, seed, .. } = &self.record.how;
+        let width = width.unwrap_or_default();
+        (self.run, format!("{sampler} {sampler_steps:06} {levels:?} {guidance} {seed} {width}"))
+    }
+
+    fn average(&self) -> String {
+        self.record.how.width.map_or("usual".into(), |width| format!("width {width}"))
+    }
+}
+
+impl Group {
+    /// The first number's name without the metric, which every column has of its own.
+    fn title(&self) -> String {
+        let metric = self.metrics().next().unwrap_or_default();
+        let rest = self.name.strip_prefix(metric).unwrap_or(&self.name).trim();
+        let rest = rest.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).unwrap_or(rest);
+        format!("Against {}, by {rest}", self.against)
+    }
+
+    /// The metrics, as the newest evaluation has them.
+    fn metrics(&self) -> impl Iterator<Item = &str> {
+        let newest = self.newest();
+        newest.into_iter().flat_map(|record| &record.verdict.measured).map(|measured| measured.metric.as_str())
+    }
+
+    fn newest(&self) -> Option<&Record> {
+        self.entries.iter().map(|entry| &entry.record).max_by(|a, b| a.at.cmp(&b.at))
+    }
+
+    /// Real items and a Gaussian, as they were judged beside the newest.
+    fn floors(&self) -> &[Verdict] {
+        self.newest().map_or(&[], |record| &record.floors)
+    }
+
+    fn table(&self, runs: &[Facts]) -> String {
+        let several = runs.len() > 1;
+        let names = several.then_some("run").into_iter();
+        let names = names.chain(["step", "average", "sampler", "seed"]).chain(self.metrics()).chain(["measured"]);
+        let names: Vec<&str> = names.collect();
+        let numbers = |verdict: &Verdict| {
+            let cell = |metric: &str| match verdict.measured.iter().find(|measured| measured.metric == metric) {
+                None => "–".to_string(),
+                Some(measured) => match measured.deviation {
+                    Some(deviation) => format!("{} ± {}", rounded(measured.value), rounded(deviation)),
+                    None => rounded(measured.value),
+                },
+            };
+            self.metrics().map(cell).collect::<Vec<_>>()
+        };
+        let drawn = self.entries.iter().map(|entry| {
+            let How { step, sampler, sampler_steps, seed, .. } = &entry.record.how;
+            let day = entry.record.at.split('T').next().unwrap_or_default().to_string();
+            let about = [step.to_string(), entry.average(), format!("{sampler} {sampler_steps}"), seed.to_string()];
+            let name = several.then(|| runs[entry.run].name()).into_iter();
+            name.chain(about).chain(numbers(&entry.record.verdict)).chain([day]).collect::<Vec<_>>()
+        });
+        let floors = self.floors().iter().map(|floor| {
+            let empty = vec![String::new(); names.len() - self.metrics().count() - 2];
+            std::iter::once(floor.of.clone())
+                .chain(empty)
+                .chain(numbers(floor))
+                .chain([String::new()])
+                .collect::<Vec<_>>()
+        });
+        table(&names, drawn.chain(floors))
+    }
+
+    /// A chart of every metric over the steps of training, a line for each run, sampler and average.
+    fn charts(&self, runs: &[Facts]) -> Vec<Chart> {
+        self.metrics().map(|metric| self.chart(metric, runs)).collect()
+    }
+
+    fn chart(&self, metric: &str, runs: &[Facts]) -> Chart {
+        let value = |verdict: &Verdict| {
+            let found = verdict.measured.iter().find(|measured| measured.metric == metric)?;
+            found.value.is_finite().then_some(found.value)
+        };
+        let mut series: Vec<Series> = Vec::new();
+        for (color, entries) in self.entries.chunk_by(|a, b| a.line() == b.line()).enumerate() {
+            let points =
+                entries.iter().filter_map(|entry| Some((entry.record.how.step as f64, value(&entry.record.verdict)?)));
+            let How { width, sampler, sampler_steps, seed, .. } = &entries[0].record.how;
+            let mut label = format!("{sampler} {sampler_steps}");
+            if runs.len() > 1 {
+                label = format!("{}, {label}", runs[entries[0].run].name());
+            }
+            if width.is_some() {
+                let _ = write!(label, ", {}", entries[0].average());
+            }
+            if self.entries.iter().any(|entry| entry.record.how.seed != *seed) {
+                let _ = write!(label, ", seed {seed}");
+            }
+            series.push(Series { label, color, points: points.collect(), faint: false });
+        }
+        let (low, high) = series
+            .iter()
+            .filter(|series| series.points.len() > 1)
+            .flat_map(|series| &series.points)
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (_, y)| (low.min(*y), high.max(*y)));
+        let near = |mark: f64| {
+            let reach = FARTHEST * (high - low);
+            let is_logarithmic = low > 0.0 && high / low > LOGARITHMIC_FROM;
+            if is_logarithmic { mark > 0.0 } else { (low - reach..=high + reach).contains(&mark) }
+        };
+        let marks = self.floors().iter().filter_map(|floor| Some((floor.of.clone(), value(floor)?)));
+        let marks = marks.filter(|(_, mark)| near(*mark)).collect();
+        Chart { title: metric.into(), may_be_logarithmic: true, series, marks }
+    }
+}
