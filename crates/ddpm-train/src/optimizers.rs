@@ -203,6 +203,7 @@ mod tests {
 
     use super::*;
     use crate::optim::settle;
+    use crate::parameters::drawn;
 
     const KINDS: [(OptimizerKind, f64); 10] = [
         (OptimizerKind::Adam, 1e-2),
@@ -221,24 +222,7 @@ mod tests {
 
     fn points(device: &Device) -> Network {
         let config = PointMlpConfig { hidden: vec![16], embedding_width: 8, classes: 2, ..PointMlpConfig::default() };
-        settle(NetworkConfig::PointMlp(config).with_io(&[2], 2).init(device)).map(&mut Drawn)
-    }
-
-    /// Weights that do not depend on what other tests draw at the same time.
-    struct Drawn;
-
-    impl burn::module::ModuleMapper for Drawn {
-        fn map_float<const D: usize>(
-            &mut self,
-            param: burn::module::Param<Tensor<D>>,
-        ) -> burn::module::Param<Tensor<D>> {
-            let mut rng = rng(3, Stream::Init, param.id.val());
-            param.map(|weight| {
-                let numbers = normals(&mut rng, weight.shape().num_elements());
-                let data = TensorData::new(numbers, weight.dims());
-                (Tensor::from_data(data, &weight.device()) * 0.4).detach().require_grad()
-            })
-        }
+        drawn(settle(NetworkConfig::PointMlp(config).with_io(&[2], 2).init(device)), 0.4)
     }
 
     /// Learns to swap the coordinates of fixed points, and gives the losses and the network.

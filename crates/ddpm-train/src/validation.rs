@@ -163,7 +163,6 @@ fn total(rows: Tensor<1>) -> f64 {
 mod tests {
     use std::sync::Arc;
 
-    use burn::module::Module;
     use ddpm_data::{DataConfig, Split};
     use ddpm_infer::snapshot::DiffusionConfig;
     use ddpm_model::denoiser::time_tensor;
@@ -173,6 +172,7 @@ mod tests {
 
     use super::*;
     use crate::optim::settle;
+    use crate::parameters::drawn;
 
     fn data(config: Value) -> OpenData {
         let config: DataConfig = serde_json::from_value(config).unwrap();
@@ -202,34 +202,8 @@ mod tests {
             classes: 10,
             ..UNetConfig::default()
         };
-        let device = Device::default();
-        device.seed(3);
         let config = NetworkConfig::UNet(config).with_io(&[channels[0], 8, 8], channels[1]);
-        let mut drawn = settle(config.init(&device));
-        let other = settle(config.init(&device));
-        crate::optim::ema_update(&mut drawn, &Shaken(other).shake(), 0.5);
-        drawn
-    }
-
-    /// Gives every weight a value.
-    struct Shaken(Network);
-
-    impl Shaken {
-        fn shake(self) -> Network {
-            struct Add;
-            impl burn::module::ModuleMapper for Add {
-                fn map_float<const D: usize>(
-                    &mut self,
-                    param: burn::module::Param<Tensor<D>>,
-                ) -> burn::module::Param<Tensor<D>> {
-                    param.map(|value| {
-                        let normal = burn::tensor::Distribution::Normal(0.0, 0.1);
-                        value.clone() + value.random_like(normal)
-                    })
-                }
-            }
-            self.0.map(&mut Add)
-        }
+        drawn(settle(config.init(&Device::default())), 0.2)
     }
 
     fn model(config: &DiffusionConfig, net: Network) -> TrainModel<4> {
