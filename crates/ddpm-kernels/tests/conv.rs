@@ -94,9 +94,8 @@ fn many_channels_are_as_exact_as_a_plain_sum_in_f32() {
             let bias = conv.bias.as_ref().map(|bias| bias.val().cast(DType::F64));
             module::conv2d(x.cast(DType::F64), weight, bias, options.clone()).cast(DType::F32)
         };
-        let exact = run(shape, Input::Contiguous, Loss::Weighted, &device, &in_f64, &|grads| {
-            parameter_gradients(&conv, grads)
-        });
+        let exact =
+            run(shape, Input::Contiguous, Loss::Weighted, &device, &in_f64, &|grads| parameter_gradients(&conv, grads));
         assert_close(&ours, &exact, 5e-6, &format!("{shape:?} to {channels_out}"));
     }
 }
