@@ -8,7 +8,8 @@ use burn::module::Param;
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig};
-use burn::tensor::{DType, Device, Gradients, Tensor, TensorData, activation};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Device, Gradients, Tensor, TensorData, activation, module};
 use ddpm_kernels::{conv2d, norm_silu};
 use support::{Input, Loss, Outcome, assert_close, assert_independent_of_threads, floats, noise, run};
 
@@ -77,6 +78,25 @@ fn matches_burn_for_awkward_shapes() {
             let what = format!("{kernel_width}x{kernel_width}, {shape:?} to {channels_out}");
             assert_close(&ours, &burns, 1e-5, &what);
         }
+    }
+}
+
+/// Of Winograd's algorithm the rounding is of interest: the judge computes in f64.
+#[test]
+fn many_channels_are_as_exact_as_a_plain_sum_in_f32() {
+    let device = Device::flex().autodiff();
+    for (channels_out, shape) in [(64, [2, 64, 32, 32]), (32, [8, 256, 16, 16]), (17, [9, 130, 7, 7])] {
+        let conv = conv([shape[1], channels_out], 3, &device);
+        let ours = ours(&conv, shape, Input::Contiguous, Loss::Weighted, &device);
+        let options = ConvOptions::new([1, 1], [1, 1], [1, 1], 1);
+        let in_f64 = |x: Tensor<4>| {
+            let weight = conv.weight.val().cast(DType::F64);
+            let bias = conv.bias.as_ref().map(|bias| bias.val().cast(DType::F64));
+            module::conv2d(x.cast(DType::F64), weight, bias, options.clone()).cast(DType::F32)
+        };
+        let exact =
+            run(shape, Input::Contiguous, Loss::Weighted, &device, &in_f64, &|grads| parameter_gradients(&conv, grads));
+        assert_close(&ours, &exact, 5e-6, &format!("{shape:?} to {channels_out}"));
     }
 }
 

@@ -63,6 +63,7 @@ impl Frame {
 
 /// `line[i][lane] = sources[lane][i]`, for the lanes that are present.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "rows and columns change places")]
 fn interleave(sources: &[&[f32]; LANES], present: usize, line: &mut [Lanes]) {
     let width = line.len();
     let whole = if present == LANES { width / LANES * LANES } else { 0 };
@@ -91,6 +92,7 @@ pub(super) fn transposed(mut rows: [Lanes; LANES]) -> [Lanes; LANES] {
 }
 
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "rows and columns change places")]
 fn exchange<const D: usize>(rows: &mut [Lanes; LANES]) {
     for pair in 0..LANES / 2 {
         let i = pair / D * 2 * D + pair % D;

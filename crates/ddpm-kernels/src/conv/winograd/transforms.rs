@@ -105,6 +105,7 @@ macro_rules! in_two_dimensions {
         /// Written out by a macro, because functions of the standard library that take a closure are not compiled for
         /// the vector instructions of the one who calls them.
         #[inline(always)]
+        #[allow(clippy::needless_range_loop, reason = "iterators are not compiled for the instructions of the caller")]
         pub(super) fn $name<V: Copy>(
             map: impl Fn([V; $from]) -> [V; $to],
             load: impl Fn(usize, usize) -> V,
