@@ -5,11 +5,11 @@ use std::fmt;
 use burn::module::Param;
 use burn::nn::conv::Conv2dConfig;
 use burn::nn::{EmbeddingConfig, GroupNormConfig, LinearConfig, PaddingConfig2d};
-use burn::tensor::module::{attention, avg_pool2d, interpolate};
-use burn::tensor::ops::{AttentionModuleOptions, AvgPoolOptions, InterpolateMode, InterpolateOptions};
+use burn::tensor::module::{avg_pool2d, interpolate};
+use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_kernels::{conv2d, group_norm, norm_silu, silu};
+use ddpm_kernels::{add, attention, concat, conv2d, group_norm, norm_silu, shift, silu};
 
 /// Seed of all inputs.
 const SEED: u64 = 5;
@@ -28,9 +28,11 @@ pub enum Operation {
     Linear { inputs: usize, outputs: usize, pixels: Option<usize> },
     /// Mean of 2x2 pixels, or each of them four times.
     Resize { channels: usize, size: [usize; 2], doubles: bool },
+    /// The sum at the end of a residual connection.
+    Sum { channels: usize, size: [usize; 2] },
     /// Two feature maps put together.
     Join { channels: [usize; 2], size: [usize; 2] },
-    /// What the time does to a feature map: added, or scaled and added.
+    /// What the time does to a feature map: added, or scaled and added with SiLU after it.
     TimeShift { channels: usize, size: [usize; 2], scales: bool },
     /// A row of a table for every image.
     Embedding { rows: usize, width: usize },
@@ -93,8 +95,11 @@ impl Operation {
                 flat(if activated { norm_silu(&norm, x) } else { group_norm(&norm, x) })
             }
             Self::Attention { heads, width, pixels } => {
-                let [q, k, v] = ["q", "k", "v"].map(|name| draw.leaf(name, [batch, heads, pixels, width], 1.0));
-                flat(attention(q, k, v, None, None, AttentionModuleOptions::default()))
+                // As the projections leave them: the heads of a pixel side by side.
+                let [q, k, v] = ["q", "k", "v"]
+                    .map(|name| draw.leaf(name, [batch, pixels, heads, width], 1.0))
+                    .map(|x| x.swap_dims(1, 2));
+                flat(attention(q, k, v))
             }
             Self::Linear { inputs, outputs, pixels } => {
                 let mut linear = LinearConfig::new(inputs, outputs).init(&device);
@@ -103,7 +108,8 @@ impl Operation {
                 linear.bias = Some(Param::from_tensor(draw.leaf("bias", [outputs], 1.0)));
                 match pixels {
                     None => linear.forward(draw.leaf("x", [batch, inputs], 1.0)),
-                    Some(pixels) => flat(linear.forward(draw.leaf("x", [batch, pixels, inputs], 1.0))),
+                    // As a feature map leaves them: the pixels of a channel side by side.
+                    Some(pixels) => flat(linear.forward(draw.leaf("x", [batch, inputs, pixels], 1.0).swap_dims(1, 2))),
                 }
             }
             Self::Resize { channels, size: [height, width], doubles } => {
@@ -116,20 +122,24 @@ impl Operation {
                     }
                 })
             }
+            Self::Sum { channels, size } => {
+                let [a, b] = ["a", "b"].map(|name| draw.leaf(name, [batch, channels, size[0], size[1]], 1.0));
+                flat(add(a, b))
+            }
             Self::Join { channels, size } => {
                 let [a, b] = [("a", channels[0]), ("b", channels[1])]
                     .map(|(name, channels)| draw.leaf(name, [batch, channels, size[0], size[1]], 1.0));
-                flat(Tensor::cat(vec![a, b], 1))
+                flat(concat(a, b))
             }
             Self::TimeShift { channels, size, scales } => {
                 let x = draw.leaf("x", [batch, channels, size[0], size[1]], 1.0);
-                let width = if scales { 2 * channels } else { channels };
-                let time: Tensor<4> = draw.leaf("time", [batch, width], 1.0).reshape([batch, width, 1, 1]);
                 flat(match scales {
-                    false => x + time,
+                    false => shift(x, draw.leaf("time", [batch, channels], 1.0)),
                     true => {
+                        let time: Tensor<4> =
+                            draw.leaf("time", [batch, 2 * channels], 1.0).reshape([batch, 2 * channels, 1, 1]);
                         let scale = time.clone().narrow(1, 0, channels);
-                        x * (scale + 1.0) + time.narrow(1, channels, channels)
+                        silu(x * (scale + 1.0) + time.narrow(1, channels, channels))
                     }
                 })
             }
@@ -166,6 +176,9 @@ impl fmt::Display for Operation {
             Self::Resize { channels, size: [height, width], doubles } => {
                 let what = if *doubles { "doubling" } else { "halving" };
                 write!(f, "{what} of {channels} channels of {height}x{width}")
+            }
+            Self::Sum { channels, size: [height, width] } => {
+                write!(f, "sum of {channels} channels of {height}x{width}")
             }
             Self::Join { channels: [a, b], size: [height, width] } => {
                 write!(f, "joining {a} and {b} channels of {height}x{width}")

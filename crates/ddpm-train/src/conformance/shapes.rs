@@ -109,6 +109,7 @@ impl Walk<'_> {
             Operation::TimeShift { channels: outputs, size, scales },
             norm(outputs, config.norm_groups, size, !scales),
             conv([outputs; 2], size),
+            Operation::Sum { channels: outputs, size },
         ]);
         if inputs != outputs {
             self.add([Operation::Conv { channels: [inputs, outputs], kernel: 1, stride: 1, padding: [0, 0], size }]);
@@ -122,6 +123,7 @@ impl Walk<'_> {
         self.add([
             Operation::Linear { inputs: channels, outputs: channels, pixels: Some(pixels) },
             Operation::Attention { heads, width: channels / heads, pixels },
+            Operation::Sum { channels, size },
         ]);
     }
 
