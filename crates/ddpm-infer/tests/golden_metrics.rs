@@ -179,6 +179,7 @@ fn forecasts() {
             sum.normalised_rmse(),
             plain.rmse(Point::Mean).powi(2),
             sum.rmse(Point::Mean).powi(2),
+            plain.gluonts_mae_coverage(&levels),
         ];
         let wanted = [
             "mean_wQuantileLoss",
@@ -189,6 +190,7 @@ fn forecasts() {
             "m_sum_NRMSE",
             "MSE",
             "m_sum_MSE",
+            "MAE_Coverage",
         ]
         .map(|key| number(gluonts, key));
         assert_close_relative(&found, &wanted, 1e-9, &format!("{id} gluonts"));

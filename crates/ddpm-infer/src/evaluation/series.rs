@@ -146,6 +146,23 @@ impl Forecast {
         self.mean(|own, y| f64::from(u8::from(bound(own, -1.0) <= y && y <= bound(own, 1.0))))
     }
 
+    /// The share of entries that are at most their quantile of this level, and should be `level`.
+    pub fn share_below(&self, level: f64, rule: Quantile) -> f64 {
+        self.mean(|own, y| f64::from(u8::from(y <= quantile(own, level, rule))))
+    }
+
+    /// How far these shares are off, on average over the levels.
+    pub fn calibration_error(&self, levels: &[f64], rule: Quantile) -> f64 {
+        levels.iter().map(|level| (self.share_below(*level, rule) - level).abs()).sum::<f64>() / levels.len() as f64
+    }
+
+    /// What GluonTS 0.17 prints as `MAE_Coverage`, for comparison with its tables only: it compares every level with the
+    /// share of the *last* one (a variable of a loop before), where [`Self::calibration_error`] takes each level's own.
+    pub fn gluonts_mae_coverage(&self, levels: &[f64]) -> f64 {
+        let share = levels.last().map_or(f64::NAN, |last| self.share_below(*last, Quantile::Nearest));
+        levels.iter().map(|level| (share - level).abs()).sum::<f64>() / levels.len() as f64
+    }
+
     fn mean(&self, value: impl Fn(&[f64], f64) -> f64) -> f64 {
         let weighted: f64 = self.entries().map(|(own, y, mask)| mask * value(own, y)).sum();
         weighted / self.mask.iter().sum::<f64>()
@@ -235,6 +252,9 @@ mod tests {
         assert_eq!((forecast.mae(Quantile::Linear), forecast.rmse(Point::Median)), (0.25, (0.125_f64).sqrt()));
         assert_eq!(forecast.quantile_losses(&[0.5], Quantile::Linear), [0.5]);
         assert_eq!(forecast.coverage(0.5), 1.0);
+        assert_eq!(forecast.share_below(0.5, Quantile::Linear), 0.5);
+        assert_eq!(forecast.calibration_error(&[0.5, 0.75], Quantile::Linear), 0.125);
+        assert_eq!(forecast.gluonts_mae_coverage(&[0.5, 0.75]), 0.375);
         let crps = forecast.energy_crps(Pairs::Different);
         // Mean |x - y| = (1.5 + 0.5 + 0.5) / 3, mean |x - x'| = 4/3.
         assert!((crps[0] - (2.5 / 3.0 - 2.0 / 3.0)).abs() < 1e-12 && crps[1].abs() < 1e-12);
