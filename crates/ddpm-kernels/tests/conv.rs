@@ -37,6 +37,25 @@ fn burns(conv: &Conv2d, shape: [usize; 4], input: Input, loss: Loss, device: &De
     run(shape, input, loss, device, &|x| conv.forward(x), &|grads| parameter_gradients(conv, grads))
 }
 
+/// The last picture of a batch comes out the same, bit for bit, with all the others, with one of them, and alone. Only
+/// with pictures of a single pixel is one alone another kind of product, a matrix with a vector.
+#[test]
+fn a_picture_does_not_depend_on_its_batch() {
+    let device = Device::flex();
+    for kernel_width in [1, 3] {
+        for (channels_out, shape) in SHAPES.into_iter().filter(|(_, [_, _, height, width])| height * width > 1) {
+            let conv = conv([shape[1], channels_out], kernel_width, &device);
+            let x = noise(shape, 1, &device);
+            let last = |count: usize| {
+                let y = conv2d(&conv, x.clone().narrow(0, shape[0] - count, count));
+                floats(y.narrow(0, count - 1, 1).to_data())
+            };
+            let alone = last(1);
+            assert!(last(shape[0]) == alone && last(shape[0].min(2)) == alone, "{shape:?}, kernel {kernel_width}");"); }
+        }
+    }
+}
+
 /// Output channels and `[batch, channels, height, width]`: every width class, several images a tile,
 /// a last tile that is not full, several tiles an image, several blocks of channels.
 const SHAPES: [(usize, [usize; 4]); 24] = [

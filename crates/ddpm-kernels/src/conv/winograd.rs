@@ -18,8 +18,8 @@ use product::{PANEL, Row, accumulate, multiply};
 use tiles::{Inverse, InverseWeights, Kernels, TILE, Tiles, TransformGradient, TransformInput, TransformWeights};
 use transforms::POINTS;
 
-/// Fewer tiles than this are not worth the transformed weights.
-const FEWEST_TILES: usize = 8;
+/// Pictures of fewer tiles than this are not worth the transformed weights.
+const FEWEST_TILES: usize = 4;
 
 /// Fewer channels than this are not worth the transformed tiles.
 const FEWEST_CHANNELS: usize = 16;
@@ -30,14 +30,15 @@ const KEPT_VALUES: usize = 1 << 21;
 /// Rows of transformed weights that a task makes.
 const WEIGHT_ROWS: usize = 16;
 
-/// Whether this way is the faster one for a convolution.
+/// Whether this way is the faster one for a convolution. The batch has no say: a picture must come out the same, to the
+/// last bit, whatever else is in its batch.
 pub(super) fn is_worthwhile(dims: &Dims) -> bool {
-    let tiles = Tiles::new(dims).count();
+    let tiles = dims.height.div_ceil(TILE) * dims.width.div_ceil(TILE);
     dims.kernel_width == 3
         && tiles >= FEWEST_TILES
         && dims.channels_in.min(dims.channels_out) >= FEWEST_CHANNELS
         // At the right and lower border tiles may be mostly empty.
-        && tiles * TILE * TILE <= 2 * dims.batch * dims.height * dims.width
+        && tiles * TILE * TILE <= 2 * dims.height * dims.width
 }
 
 /// The output `[batch, channels_out, height, width]`.

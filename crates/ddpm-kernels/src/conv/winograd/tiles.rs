@@ -36,10 +36,6 @@ impl Tiles {
         Self { across, down, images, rows_per_task: (tiles / across).max(1) }
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.images * self.down * self.across
-    }
-
     pub(super) fn tasks(&self) -> usize {
         (self.images * self.down).div_ceil(self.rows_per_task)
     }
