@@ -51,7 +51,7 @@ fn a_picture_does_not_depend_on_its_batch() {
                 floats(y.narrow(0, count - 1, 1).to_data())
             };
             let alone = last(1);
-            assert!(last(shape[0]) == alone && last(shape[0].min(2)) == alone, "{shape:?}, kernel {kernel_width}");"); }
+            assert!(last(shape[0]) == alone && last(shape[0].min(2)) == alone, "{shape:?}, kernel {kernel_width}");
         }
     }
 }
