@@ -11,7 +11,7 @@
 //! | `conv.rs` | [`conv2d`]: the same |
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
 //! | `attention.rs` | [`attention`]: the same |
-//! | `channels.rs`, `sum.rs` | [`concat`], [`shift`], [`add`]: the same |
+//! | `channels.rs`, `sum.rs` | [`concat()`], [`shift`], [`add`]: the same |
 //! | `weights.rs` | Adam, averages and norms of weights |
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
 //! | `*/kernel.rs` | the arithmetic, on slices |
