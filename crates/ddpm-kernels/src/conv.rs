@@ -21,16 +21,25 @@ mod winograd;
 
 pub use rectified::conv2d_relu;
 
+use crate::precision::{Precision, is_half, rounded};
+
 /// Convolution of `[batch, channels, height, width]`.
 ///
 /// The kernel takes 3x3 with one pixel of padding and 1x1, both with stride 1, of any picture size;
 /// the rest (strides, dilation, groups, other kernel sizes and paddings) goes to Burn.
-pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+pub fn conv2d(conv: &Conv2d, x: Tensor<4>, precision: Precision) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if let Some((weight, bias)) = kernel_parameters(conv, &x) {
-        return flex::conv2d(x, weight, bias);
+        return flex::conv2d(x, weight, bias, precision);
     }
-    conv.forward(x)
+    let dtype = x.dtype();
+    if !is_half(dtype) {
+        return conv.forward(x);
+    }
+    let mut rounded_conv = conv.clone();
+    rounded_conv.weight = rounded(&conv.weight, dtype);
+    rounded_conv.bias = conv.bias.as_ref().map(|bias| rounded(bias, dtype));
+    rounded_conv.forward(x)
 }
 
 /// Weight and bias, if the kernel can do this convolution of this tensor.

@@ -10,8 +10,9 @@
 //! | `group_norm.rs` | [`norm_silu`] and [`group_norm`]: when the kernel is used, and the fallback |
 //! | `conv.rs` | [`conv2d`]: the same |
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
-//! | `attention.rs` | [`attention`]: the same |
+//! | `attention.rs`, `dense.rs` | [`attention`], [`dense`]: the same |
 //! | `channels.rs`, `sum.rs` | [`concat()`], [`shift`], [`add`]: the same |
+//! | `precision.rs` | [`Precision`]: what products are computed in |
 //! | `weights.rs` | Adam, averages and norms of weights |
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
 //! | `*/kernel.rs` | the arithmetic, on slices |
@@ -30,10 +31,12 @@ mod attention;
 mod channels;
 pub mod clock;
 mod conv;
+mod dense;
 #[cfg(feature = "flex")]
 mod flex;
 mod group_norm;
 mod pool;
+mod precision;
 #[cfg(feature = "flex")]
 mod scratch;
 #[cfg(feature = "flex")]
@@ -44,8 +47,10 @@ pub mod weights;
 pub use attention::attention;
 pub use channels::{concat, shift};
 pub use conv::{conv2d, conv2d_relu};
+pub use dense::dense;
 pub use group_norm::{group_norm, norm_silu};
 pub use pool::{avg_pool2d, max_pool2d};
+pub use precision::Precision;
 pub use sum::add;
 
 use burn::tensor::{Tensor, activation};

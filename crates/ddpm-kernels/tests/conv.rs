@@ -10,7 +10,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData, activation, module};
-use ddpm_kernels::{conv2d, norm_silu};
+use ddpm_kernels::{Precision, conv2d, norm_silu};
 use support::{Input, Loss, Outcome, assert_close, assert_independent_of_threads, floats, noise, run};
 
 fn conv(channels: [usize; 2], kernel_width: usize, device: &Device) -> Conv2d {
@@ -30,7 +30,7 @@ fn parameter_gradients(conv: &Conv2d, grads: &Gradients) -> Vec<(&'static str, O
 }
 
 fn ours(conv: &Conv2d, shape: [usize; 4], input: Input, loss: Loss, device: &Device) -> Outcome {
-    run(shape, input, loss, device, &|x| conv2d(conv, x), &|grads| parameter_gradients(conv, grads))
+    run(shape, input, loss, device, &|x| conv2d(conv, x, Precision::F32), &|grads| parameter_gradients(conv, grads))
 }
 
 fn burns(conv: &Conv2d, shape: [usize; 4], input: Input, loss: Loss, device: &Device) -> Outcome {
@@ -47,7 +47,7 @@ fn a_picture_does_not_depend_on_its_batch() {
             let conv = conv([shape[1], channels_out], kernel_width, &device);
             let x = noise(shape, 1, &device);
             let last = |count: usize| {
-                let y = conv2d(&conv, x.clone().narrow(0, shape[0] - count, count));
+                let y = conv2d(&conv, x.clone().narrow(0, shape[0] - count, count), Precision::F32);
                 floats(y.narrow(0, count - 1, 1).to_data())
             };
             let alone = last(1);
@@ -206,14 +206,14 @@ fn other_convolutions_take_the_fallback() {
     ];
     for config in convolutions {
         let conv = config.init(&device);
-        let (y, expected) = (conv2d(&conv, x.clone()), conv.forward(x.clone()));
+        let (y, expected) = (conv2d(&conv, x.clone(), Precision::F32), conv.forward(x.clone()));
         assert_eq!(y.to_data(), expected.to_data(), "{config:?}");
     }
 
     let mut wide = conv([4, 4], 3, &device);
     wide.weight = Param::from_tensor(wide.weight.val().cast(DType::F64));
     wide.bias = None;
-    assert_eq!(conv2d(&wide, x.cast(DType::F64)).dtype(), DType::F64);
+    assert_eq!(conv2d(&wide, x.cast(DType::F64), Precision::F32).dtype(), DType::F64);
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn works_with_gradient_checkpointing() {
             let x = activation::silu(x);
             if ours {
                 let x = norm_silu(&norm, x).swap_dims(2, 3);
-                activation::relu(conv2d(&one, conv2d(&three, x)))
+                activation::relu(conv2d(&one, conv2d(&three, x, Precision::F32), Precision::F32))
             } else {
                 let x = activation::silu(norm.forward(x)).swap_dims(2, 3);
                 activation::relu(one.forward(three.forward(x)))
@@ -264,7 +264,7 @@ fn beyond_the_border_is_zero_even_next_to_infinity() {
     let mut values = vec![1.0; 2 * 16];
     values[15] = f32::INFINITY;
     let x = Tensor::<4>::from_data(TensorData::new(values, [2, 1, 4, 4]), &device);
-    let y = floats(conv2d(&conv, x).to_data());
+    let y = floats(conv2d(&conv, x, Precision::F32).to_data());
     let finite: Vec<usize> = (0..32).filter(|&i| y[i].is_finite()).collect();
     // Only the neighbours of the last pixel of the first image see it.
     let expected: Vec<usize> = (0..32).filter(|i| ![10, 11, 14, 15].contains(i)).collect();

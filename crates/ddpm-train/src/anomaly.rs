@@ -3,7 +3,7 @@
 use std::fmt;
 
 use burn::optim::GradientsParams;
-use ddpm_model::probe::{LayerSeen, Trace, Values};
+use ddpm_model::pass::{LayerSeen, Trace, Values};
 
 use crate::model::{TrainBatch, TrainModel};
 use crate::parameters::{gradients_of, is_inside, weights_of};
@@ -62,7 +62,7 @@ pub fn find<const D: usize>(
     let mut layers = Vec::new();
     for part in parts {
         let trace = Trace::default();
-        let losses = model.row_losses_probed(part, &trace.probe()).into_data();
+        let losses = model.row_losses_in(part, &trace.pass()).into_data();
         layers = trace.into_layers();
         if let Some(layer) = layers.iter().find(|layer| !layer.output.are_finite()) {
             return Some(Anomaly::Layer { weights: weights(&layer.path), layer: layer.clone() });

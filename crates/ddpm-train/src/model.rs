@@ -12,7 +12,7 @@ use ddpm_model::denoiser::beside_estimate;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::Network;
 use ddpm_model::noise_level::per_row;
-use ddpm_model::probe::Probe;
+use ddpm_model::pass::Pass;
 use ddpm_model::weighting::Weighting;
 
 use crate::validation::HeldOut;
@@ -112,13 +112,13 @@ impl<const D: usize> TrainModel<D> {
 
     /// The loss of each row: by default `L_simple`, eq. 14 of Ho et al. 2020.
     pub fn row_losses(&self, batch: &TrainBatch<D>) -> Tensor<1> {
-        self.row_losses_probed(batch, &Probe::off())
+        self.row_losses_in(batch, &Pass::default())
     }
 
-    /// The same while a probe looks at every layer.
-    pub fn row_losses_probed(&self, batch: &TrainBatch<D>, probe: &Probe<'_>) -> Tensor<1> {
+    /// The same in a pass that may be looked at.
+    pub fn row_losses_in(&self, batch: &TrainBatch<D>, pass: &Pass<'_>) -> Tensor<1> {
         let TrainBatch { condition, told, .. } = batch;
-        self.row_losses_of(batch, |x, t| self.net.forward_told(x, t, condition, told.clone(), probe))
+        self.row_losses_of(batch, |x, t| self.net.forward_told(x, t, condition, told.clone(), pass))
     }
 
     /// The same, with somebody between the loss and the network. What is asked last, the loss is made of.

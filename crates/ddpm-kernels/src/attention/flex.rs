@@ -11,9 +11,10 @@ use burn::tensor::{Shape, Tensor};
 use super::kernel::{self, Dims};
 use crate::clock::{Operation, time};
 use crate::flex::{FlexTensor, contiguous, tensor, values};
+use crate::precision::Precision;
 
 /// Attention by the kernel; everything must be `f32` on flex and of one shape.
-pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, _precision: Precision) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as AttentionOps>::fused_attention(
         q.into_dispatch(),
         k.into_dispatch(),

@@ -10,9 +10,10 @@ use burn::tensor::{Shape, Tensor};
 
 use super::kernel::{self, Dims};
 use crate::flex::{FlexTensor, contiguous, tensor, values};
+use crate::precision::Precision;
 
 /// The convolution by the kernel; everything must be `f32` on flex.
-pub(super) fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+pub(super) fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, _precision: Precision) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as ConvOps>::conv_same(
         x.into_dispatch(),
         weight.into_dispatch(),

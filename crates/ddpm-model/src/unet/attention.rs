@@ -3,10 +3,10 @@
 use burn::module::Module;
 use burn::nn::{GroupNorm, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{add, attention, group_norm};
+use ddpm_kernels::{add, attention, dense, group_norm};
 
 use super::layers::{Norm, Start, linear};
-use crate::probe::Probe;
+use crate::pass::Pass;
 
 /// Self-attention with a residual connection.
 pub(crate) struct SelfAttentionConfig {
@@ -44,24 +44,24 @@ pub(crate) struct SelfAttention {
 
 impl SelfAttention {
     /// `[B, C, H, W]` to the same shape.
-    pub(crate) fn forward(&self, x: Tensor<4>, probe: &Probe<'_>) -> Tensor<4> {
+    pub(crate) fn forward(&self, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         let (pixels, head_width) = (height * width, channels / self.heads);
 
         let h = match &self.group_norm {
-            Some(norm) => probe.layer("group_norm", x.clone(), |x| group_norm(norm, x)),
+            Some(norm) => pass.layer("group_norm", x.clone(), |x| group_norm(norm, x)),
             None => x.clone(),
         };
         let h = h.reshape([batch, channels, pixels]).swap_dims(1, 2);
         let split_heads = |h: Tensor<3>| h.reshape([batch, pixels, self.heads, head_width]).swap_dims(1, 2);
-        let q = split_heads(probe.layer("to_q", h.clone(), |h| self.to_q.forward(h)));
-        let k = split_heads(probe.layer("to_k", h.clone(), |h| self.to_k.forward(h)));
-        let v = split_heads(probe.layer("to_v", h, |h| self.to_v.forward(h)));
+        let q = split_heads(pass.layer("to_q", h.clone(), |h| dense(&self.to_q, h, pass.precision)));
+        let k = split_heads(pass.layer("to_k", h.clone(), |h| dense(&self.to_k, h, pass.precision)));
+        let v = split_heads(pass.layer("to_v", h, |h| dense(&self.to_v, h, pass.precision)));
 
-        let h = probe.joined("attention", attention(q, k, v));
+        let h = pass.joined("attention", attention(q, k, v, pass.precision));
         let h = h.swap_dims(1, 2).reshape([batch, pixels, channels]);
-        let h = self.to_out.iter().fold(h, |h, layer| probe.layer("to_out.0", h, |h| layer.forward(h)));
-        probe.joined("sum", add(x, h.swap_dims(1, 2).reshape([batch, channels, height, width])))
+        let h = self.to_out.iter().fold(h, |h, layer| pass.layer("to_out.0", h, |h| dense(layer, h, pass.precision)));
+        pass.joined("sum", add(x, h.swap_dims(1, 2).reshape([batch, channels, height, width])))
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn it_starts_as_the_identity() {
         let x = Tensor::<4>::random([2, 8, 3, 5], Distribution::Default, &Device::default());
-        attention_of(2).forward(x.clone(), &Probe::off()).into_data().assert_eq(&x.into_data(), true);
+        attention_of(2).forward(x.clone(), &Pass::default()).into_data().assert_eq(&x.into_data(), true);
     }
 
     #[test]
@@ -95,7 +95,7 @@ mod tests {
         let expected = module.to_out[0].forward(weights.matmul(v)).transpose().reshape([1, 8, 2, 3]) + x.clone();
 
         module
-            .forward(x, &Probe::off())
+            .forward(x, &Pass::default())
             .into_data()
             .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-5));
     }

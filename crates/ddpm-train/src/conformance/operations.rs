@@ -9,7 +9,7 @@ use burn::tensor::module::{avg_pool2d, interpolate};
 use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_kernels::{add, attention, concat, conv2d, group_norm, norm_silu, shift, silu};
+use ddpm_kernels::{Precision, add, attention, concat, conv2d, dense, group_norm, norm_silu, shift, silu};
 
 /// Seed of all inputs.
 const SEED: u64 = 5;
@@ -85,7 +85,7 @@ impl Operation {
                 let fan_in = (inputs * kernel * kernel) as f32;
                 conv.weight = Param::from_tensor(draw.leaf("weight", shape, fan_in.sqrt().recip()));
                 conv.bias = Some(Param::from_tensor(draw.leaf("bias", [outputs], 1.0)));
-                flat(conv2d(&conv, draw.leaf("x", [batch, inputs, size[0], size[1]], 1.0)))
+                flat(conv2d(&conv, draw.leaf("x", [batch, inputs, size[0], size[1]], 1.0), Precision::F32))
             }
             Self::Norm { channels, groups, size, activated } => {
                 let mut norm = GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(&device);
@@ -99,7 +99,7 @@ impl Operation {
                 let [q, k, v] = ["q", "k", "v"]
                     .map(|name| draw.leaf(name, [batch, pixels, heads, width], 1.0))
                     .map(|x| x.swap_dims(1, 2));
-                flat(attention(q, k, v))
+                flat(attention(q, k, v, Precision::F32))
             }
             Self::Linear { inputs, outputs, pixels } => {
                 let mut linear = LinearConfig::new(inputs, outputs).init(&device);
@@ -107,9 +107,12 @@ impl Operation {
                 linear.weight = Param::from_tensor(draw.leaf("weight", [inputs, outputs], scale));
                 linear.bias = Some(Param::from_tensor(draw.leaf("bias", [outputs], 1.0)));
                 match pixels {
-                    None => linear.forward(draw.leaf("x", [batch, inputs], 1.0)),
+                    None => dense(&linear, draw.leaf("x", [batch, inputs], 1.0), Precision::F32),
                     // As a feature map leaves them: the pixels of a channel side by side.
-                    Some(pixels) => flat(linear.forward(draw.leaf("x", [batch, inputs, pixels], 1.0).swap_dims(1, 2))),
+                    Some(pixels) => {
+                        let x = draw.leaf("x", [batch, inputs, pixels], 1.0).swap_dims(1, 2);
+                        flat(dense(&linear, x, Precision::F32))
+                    }
                 }
             }
             Self::Resize { channels, size: [height, width], doubles } => {
