@@ -1,5 +1,7 @@
 //! The numbers that a network computes in.
 
+use std::str::FromStr;
+
 use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,9 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// All of them, the most exact first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
+
     /// As it is written in configs.
     pub fn name(self) -> &'static str {
         match self {
@@ -31,14 +36,13 @@ impl Precision {
         }
     }
 
-    /// Why this device cannot compute in it, if it cannot.
-    pub fn problem(self, device: &Device) -> Option<String> {
-        let dtype = self.half()?;
-        let refused = match is_flex(device) {
-            true => self == Self::F16,
-            false => !device.supports_dtype(dtype),
-        };
-        refused.then(|| format!("this device does not compute in {}", self.name()))
+    /// Whether a device can compute in it.
+    pub fn is_supported(self, device: &Device) -> bool {
+        match self.half() {
+            None => true,
+            Some(_) if is_flex(device) => self == Self::Bf16,
+            Some(dtype) => device.supports_dtype(dtype),
+        }
     }
 
     /// `x` as it passes from layer to layer.
@@ -55,6 +59,15 @@ impl Precision {
             Self::Bf16 => Some(DType::BF16),
             Self::F16 => Some(DType::F16),
         }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL.into_iter().find(|one| one.name() == text).ok_or_else(|| format!("expected one of {}", names()))
     }
 }
 

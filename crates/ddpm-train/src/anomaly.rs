@@ -201,7 +201,18 @@ mod tests {
         let normal = || Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let times = (0..shape[0]).map(|row| (100 * row) as f64).collect();
         let (x_0, eps, condition) = (normal(), normal(), Condition::None);
-        TrainBatch { x_0, eps, times, condition, told: None, share: 1.0, first_item: 0, shown: None, importance: None }
+        TrainBatch {
+            x_0,
+            eps,
+            times,
+            condition,
+            told: None,
+            share: 1.0,
+            loss_scale: 1.0,
+            first_item: 0,
+            shown: None,
+            importance: None,
+        }
     }
 
     /// What is found after a step of the network that is not finite.

@@ -32,6 +32,8 @@ pub struct TrainBatch<const D: usize> {
     pub told: Option<Tensor<2>>,
     /// Share of this batch in the optimiser step: 1 over the number of parts.
     pub share: f64,
+    /// Factor of the loss on its way back; the gradients have it.
+    pub loss_scale: f64,
     /// Place of the first row in the endless stream of items.
     pub first_item: u64,
     /// For a self-conditioned network, which rows it is shown its own estimate of: 1 or 0.
@@ -169,7 +171,7 @@ impl<const D: usize> TrainStep for TrainModel<D> {
     fn step(&self, batch: TrainBatch<D>) -> TrainOutput<StepReport> {
         let (loss, row_losses) = self.loss(&batch);
         let loss = loss.mul_scalar(batch.share);
-        let gradients = loss.backward();
+        let gradients = loss.clone().mul_scalar(batch.loss_scale).backward();
         let rows = batch.times.into_iter().zip(row_losses.into_data().iter::<f64>()).collect();
         let report = StepReport { loss: host(loss), rows, ..StepReport::default() };
         TrainOutput::new(self, gradients, report)

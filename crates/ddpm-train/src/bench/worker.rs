@@ -109,6 +109,7 @@ impl Worker {
             condition: Condition::None,
             told: None,
             share: 1.0,
+            loss_scale: 1.0,
             first_item: 0,
             shown: None,
             importance: None,
