@@ -31,6 +31,8 @@ mod attention;
 mod channels;
 pub mod clock;
 mod conv;
+#[cfg(feature = "cube")]
+mod cube;
 mod dense;
 #[cfg(feature = "flex")]
 mod flex;
@@ -48,7 +50,7 @@ pub use attention::attention;
 pub use channels::{concat, shift};
 pub use conv::{conv2d, conv2d_relu};
 pub use dense::dense;
-pub use group_norm::{group_norm, norm_silu};
+pub use group_norm::{group_norm, norm_scale_shift_silu, norm_silu};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use precision::Precision;
 pub use sum::add;

@@ -1,9 +1,12 @@
 //! What happens to every weight in a step of training, in one pass over memory each and on all cores.
 //!
-//! The results of [`adam`] and [`blend`] are those of Burn's operations bit for bit: the same roundings in the same
-//! order. Tensors are without autodiff.
+//! The results of [`adam`] and [`blend`] are those of Burn's operations bit for bit, but on GPUs: the same roundings in the
+//! same order. Tensors are without autodiff.
 
 use burn::tensor::Tensor;
+
+#[cfg(feature = "cube")]
+mod cube;
 
 /// The constants of a step of Adam (Kingma & Ba 2015, algorithm 1).
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,10 @@ pub fn adam<const D: usize>(
     [moment_1, moment_2]: [Tensor<D>; 2],
     step: &AdamStep,
 ) -> (Tensor<D>, [Tensor<D>; 2]) {
+    #[cfg(feature = "cube")]
+    if [&weight, &gradient, &moment_1, &moment_2].into_iter().all(cube::takes) {
+        return cube::adam(weight, gradient, [moment_1, moment_2], step);
+    }
     #[cfg(feature = "flex")]
     if [&weight, &gradient, &moment_1, &moment_2].into_iter().all(flex::takes) {
         return flex::adam(weight, gradient, [moment_1, moment_2], step);
@@ -49,6 +56,10 @@ pub fn adam<const D: usize>(
 
 /// `decay average + (1 - decay) weight`
 pub fn blend<const D: usize>(average: Tensor<D>, weight: Tensor<D>, decay: f64) -> Tensor<D> {
+    #[cfg(feature = "cube")]
+    if cube::takes(&average) && cube::takes(&weight) {
+        return cube::blend(average, weight, decay);
+    }
     #[cfg(feature = "flex")]
     if flex::takes(&average) && flex::takes(&weight) {
         return flex::blend(average, weight, decay);

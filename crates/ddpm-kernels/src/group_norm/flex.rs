@@ -13,7 +13,8 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::nn::GroupNorm;
 use burn::tensor::{Shape, Tensor};
 
-use super::kernel::{self, Activation, Dims, Statistics};
+use super::Activation;
+use super::kernel::{self, Dims, Statistics};
 use crate::clock::{Operation, time};
 use crate::flex::{FlexTensor, contiguous, tensor, values, values_mut};
 

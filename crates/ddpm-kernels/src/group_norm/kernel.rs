@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use super::Activation;
 use crate::simd::{map_and_sum, sigmoid, sum, vectorised};
 
 /// Values that one task takes at least: below this, starting a task costs more than its work.
@@ -13,13 +14,6 @@ const TASK_VALUES: usize = 16 * 1024;
 /// Values that are added up in `f32`, before `f64` takes over: in large pictures, one long `f32` sum
 /// would lose digits.
 const SUM_VALUES: usize = 4096;
-
-/// What follows the normalisation.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Activation {
-    Identity,
-    Silu,
-}
 
 /// The input is `[batch, channels, plane]`; `groups` divides `channels`. None of them is 0.
 pub(super) struct Dims {

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Dropout, DropoutConfig, GroupNorm, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{add, conv2d, dense, group_norm, norm_silu, shift, silu};
+use ddpm_kernels::{add, conv2d, dense, norm_scale_shift_silu, norm_silu, shift};
 
 use super::config::TimeShift;
 use super::layers::{Norm, Start, conv1x1, conv3x3, linear};
@@ -70,14 +70,7 @@ impl ResidualBlock {
         let time = pass.layer("time_emb_proj", time, |time| dense(&self.time_emb_proj, time, pass.precision));
         let h = match self.time_shift {
             TimeShift::Additive => pass.layer("norm2", shift(h, time), |h| norm_silu(&self.norm2, h)),
-            TimeShift::ScaleShift => {
-                let [batch, outputs] = time.dims();
-                let time = time.reshape([batch, outputs, 1, 1]);
-                let scale = time.clone().narrow(1, 0, outputs / 2);
-                let shift = time.narrow(1, outputs / 2, outputs / 2);
-                let h = pass.layer("norm2", h, |h| group_norm(&self.norm2, h));
-                pass.joined("scale_shift", silu(h * (scale + 1.0) + shift))
-            }
+            TimeShift::ScaleShift => pass.layer("norm2", h, |h| norm_scale_shift_silu(&self.norm2, h, time)),
         };
         let h = pass.layer("conv2", self.dropout.forward(h), |h| conv2d(&self.conv2, h, pass.precision));
 

@@ -4,12 +4,14 @@ use std::fmt;
 
 use burn::module::Param;
 use burn::nn::conv::Conv2dConfig;
-use burn::nn::{EmbeddingConfig, GroupNormConfig, LinearConfig, PaddingConfig2d};
+use burn::nn::{EmbeddingConfig, GroupNorm, GroupNormConfig, LinearConfig, PaddingConfig2d};
 use burn::tensor::module::{avg_pool2d, interpolate};
 use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_kernels::{Precision, add, attention, concat, conv2d, dense, group_norm, norm_silu, shift, silu};
+use ddpm_kernels::{
+    Precision, add, attention, concat, conv2d, dense, group_norm, norm_scale_shift_silu, norm_silu, shift, silu,
+};
 
 /// Seed of all inputs.
 const SEED: u64 = 5;
@@ -22,6 +24,8 @@ pub enum Operation {
     Conv { channels: [usize; 2], kernel: usize, stride: usize, padding: [usize; 2], size: [usize; 2] },
     /// Group normalisation, with SiLU after it or without.
     Norm { channels: usize, groups: usize, size: [usize; 2], activated: bool },
+    /// Group normalisation, scaled and shifted by the time, with SiLU after it.
+    NormScaleShift { channels: usize, groups: usize, size: [usize; 2] },
     /// Softmax of products, `[batch, heads, pixels, width]`.
     Attention { heads: usize, width: usize, pixels: usize },
     /// A dense layer, of `[batch, inputs]` or of `[batch, pixels, inputs]`.
@@ -32,8 +36,8 @@ pub enum Operation {
     Sum { channels: usize, size: [usize; 2] },
     /// Two feature maps put together.
     Join { channels: [usize; 2], size: [usize; 2] },
-    /// What the time does to a feature map: added, or scaled and added with SiLU after it.
-    TimeShift { channels: usize, size: [usize; 2], scales: bool },
+    /// What the time does to a feature map: it is added.
+    TimeShift { channels: usize, size: [usize; 2] },
     /// A row of a table for every image.
     Embedding { rows: usize, width: usize },
     /// SiLU of the time.
@@ -47,7 +51,7 @@ impl Operation {
             Self::Conv { kernel: 1, .. } => "convolutions 1x1",
             Self::Conv { stride: 1, .. } => "convolutions",
             Self::Conv { .. } => "convolutions with stride",
-            Self::Norm { .. } => "group normalisation",
+            Self::Norm { .. } | Self::NormScaleShift { .. } => "group normalisation",
             Self::Attention { .. } => "attention",
             Self::Linear { .. } => "dense layers",
             _ => "other operations",
@@ -88,11 +92,14 @@ impl Operation {
                 flat(conv2d(&conv, draw.leaf("x", [batch, inputs, size[0], size[1]], 1.0), Precision::F32))
             }
             Self::Norm { channels, groups, size, activated } => {
-                let mut norm = GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(&device);
-                norm.gamma = Some(Param::from_tensor(draw.leaf("scale", [channels], 1.0)));
-                norm.beta = Some(Param::from_tensor(draw.leaf("shift", [channels], 1.0)));
+                let norm = draw.norm(channels, groups);
                 let x = draw.leaf("x", [batch, channels, size[0], size[1]], 2.0) + 0.5;
                 flat(if activated { norm_silu(&norm, x) } else { group_norm(&norm, x) })
+            }
+            Self::NormScaleShift { channels, groups, size } => {
+                let norm = draw.norm(channels, groups);
+                let x = draw.leaf("x", [batch, channels, size[0], size[1]], 2.0) + 0.5;
+                flat(norm_scale_shift_silu(&norm, x, draw.leaf("time", [batch, 2 * channels], 1.0)))
             }
             Self::Attention { heads, width, pixels } => {
                 // As the projections leave them: the heads of a pixel side by side.
@@ -134,17 +141,9 @@ impl Operation {
                     .map(|(name, channels)| draw.leaf(name, [batch, channels, size[0], size[1]], 1.0));
                 flat(concat(a, b))
             }
-            Self::TimeShift { channels, size, scales } => {
+            Self::TimeShift { channels, size } => {
                 let x = draw.leaf("x", [batch, channels, size[0], size[1]], 1.0);
-                flat(match scales {
-                    false => shift(x, draw.leaf("time", [batch, channels], 1.0)),
-                    true => {
-                        let time: Tensor<4> =
-                            draw.leaf("time", [batch, 2 * channels], 1.0).reshape([batch, 2 * channels, 1, 1]);
-                        let scale = time.clone().narrow(1, 0, channels);
-                        silu(x * (scale + 1.0) + time.narrow(1, channels, channels))
-                    }
-                })
+                flat(shift(x, draw.leaf("time", [batch, channels], 1.0)))
             }
             Self::Embedding { rows, width } => {
                 let mut table = EmbeddingConfig::new(rows, width).init(&device);
@@ -169,6 +168,10 @@ impl fmt::Display for Operation {
                 let silu = if *activated { " and SiLU" } else { "" };
                 write!(f, "normalisation{silu} of {channels} channels in {groups} groups of {height}x{width}")
             }
+            Self::NormScaleShift { channels, groups, size: [height, width] } => {
+                let what = "normalisation, scale and shift, and SiLU";
+                write!(f, "{what} of {channels} channels in {groups} groups of {height}x{width}")
+            }
             Self::Attention { heads, width, pixels } => {
                 write!(f, "attention of {heads} heads of {width} over {pixels} pixels")
             }
@@ -186,9 +189,8 @@ impl fmt::Display for Operation {
             Self::Join { channels: [a, b], size: [height, width] } => {
                 write!(f, "joining {a} and {b} channels of {height}x{width}")
             }
-            Self::TimeShift { channels, size: [height, width], scales } => {
-                let what = if *scales { "scale and shift" } else { "shift" };
-                write!(f, "{what} of {channels} channels of {height}x{width}")
+            Self::TimeShift { channels, size: [height, width] } => {
+                write!(f, "shift of {channels} channels of {height}x{width}")
             }
             Self::Embedding { rows, width } => write!(f, "table of {rows} rows of {width}"),
             Self::Silu { width } => write!(f, "SiLU of {width}"),
@@ -229,6 +231,14 @@ impl Draw {
         let kept = x.clone();
         self.leaves.push((name, Box::new(move |gradients| kept.grad(gradients).map(Tensor::into_data))));
         x
+    }
+
+    /// A normalisation with drawn parameters.
+    fn norm(&mut self, channels: usize, groups: usize) -> GroupNorm {
+        let mut norm = GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(&self.device);
+        norm.gamma = Some(Param::from_tensor(self.leaf("scale", [channels], 1.0)));
+        norm.beta = Some(Param::from_tensor(self.leaf("shift", [channels], 1.0)));
+        norm
     }
 }
 

@@ -106,11 +106,16 @@ impl Walk<'_> {
                 outputs: if scales { 2 * outputs } else { outputs },
                 pixels: None,
             },
-            Operation::TimeShift { channels: outputs, size, scales },
-            norm(outputs, config.norm_groups, size, !scales),
             conv([outputs; 2], size),
             Operation::Sum { channels: outputs, size },
         ]);
+        let groups = config.norm_groups;
+        match config.time_shift {
+            TimeShift::Additive => {
+                self.add([Operation::TimeShift { channels: outputs, size }, norm(outputs, groups, size, true)]);
+            }
+            TimeShift::ScaleShift => self.add([Operation::NormScaleShift { channels: outputs, groups, size }]),
+        }
         if inputs != outputs {
             self.add([Operation::Conv { channels: [inputs, outputs], kernel: 1, stride: 1, padding: [0, 0], size }]);
         }
