@@ -1,7 +1,8 @@
 //! Times the kernels for GPUs against the compositions of Burn's operations that they replace, on the default device:
 //! `cargo run -p ddpm-kernels -p ddpm-infer --features wgpu --example time_cube`.
 //!
-//! Each figure is the median of several runs, in milliseconds, until the device has done its work. Burn's fusion is on.
+//! Each figure is the median of several runs, in milliseconds, until the device has done its work. Burn's fusion is off, as
+//! in the programs; the word `fusion` turns it on.
 
 #[cfg(feature = "cube")]
 fn main() {
@@ -31,6 +32,12 @@ mod timing {
     const RUNS: usize = 9;
 
     pub(super) fn main() {
+        if !std::env::args().any(|word| word == "fusion") {
+            for name in burn_cubecl::fusion::BUILTIN_NAMES {
+                // No device is open yet, so that there is no error.
+                let _ = burn_cubecl::fusion::remove(name);
+            }
+        }
         let device = Device::default();
         println!("{device:?}");
         println!("{:<34} {:<20} {:>9} {:>9} {:>6}", "operation", "shape", "Burn", "ours", "ratio");

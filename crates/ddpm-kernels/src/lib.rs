@@ -1,13 +1,13 @@
 //! Fast tensor operations behind plain functions.
 //!
 //! Every function takes Burn's own modules, so parameter names and records stay Burn's, and does what
-//! their `forward` does. On the `flex` backend, in `f32`, for the shapes of a U-Net, a kernel does it;
-//! for every other backend, dtype or shape Burn's own operations do: the *fallback*, which is also what
-//! the tests compare the kernels with.
+//! their `forward` does. On the `flex` backend, in `f32`, for the shapes of a U-Net, a kernel does it; on
+//! GPUs one does normalisations, Adam and averages; for every other backend, dtype or shape Burn's own
+//! operations do: the *fallback*, which is also what the tests compare the kernels with.
 //!
 //! | file | what is in it |
 //! | --- | --- |
-//! | `group_norm.rs` | [`norm_silu`] and [`group_norm`]: when the kernel is used, and the fallback |
+//! | `group_norm.rs` | [`norm_silu`], [`norm_scale_shift_silu`] and [`group_norm`]: when the kernel is used, and the fallback |
 //! | `conv.rs` | [`conv2d`]: the same |
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
 //! | `attention.rs`, `dense.rs` | [`attention`], [`dense`]: the same |
@@ -17,13 +17,17 @@
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
 //! | `*/kernel.rs` | the arithmetic, on slices |
 //! | `flex.rs` | from tensors to slices and back; whether a tensor lives on flex |
+//! | `group_norm/cube.rs`, `weights/cube.rs` | the operation on GPUs as Burn sees it: forward through fusion, backward on autodiff |
+//! | `group_norm/cube_kernel.rs` | its kernels; those of `weights/cube.rs` are in the same file |
+//! | `cube.rs` | whether a tensor lives on a GPU; how many units work together, and their sums |
 //! | `clock.rs` | how long each kernel ran |
 //! | `scratch.rs` | memory that is used again |
 //! | `simd.rs` | choice of vector instructions at run time, exponential, sums |
 //!
 //! Results do not depend on the number of threads, bit for bit: every element of an output belongs to
 //! one task, the size of a task depends on shapes only, and partial sums are added in a fixed order.
-//! They do depend on the kind of processor, whose vector width decides the order inside a sum.
+//! They do depend on the kind of processor, whose vector width decides the order inside a sum. The
+//! kernels for GPUs keep to the same rules, so that a GPU repeats itself, too.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
