@@ -9,7 +9,8 @@ mod flex;
 #[cfg(feature = "flex")]
 mod kernel;
 
-/// `softmax(q k^T / sqrt(width)) v` of `[batch, heads, pixels, width]`, all three of the same shape.
+/// `softmax(q k^T / sqrt(width)) v` for pixels as rows. All three are `[batch, heads, width, pixels]`, as the channels of a
+/// picture lie in memory, and so is the result.
 ///
 /// The kernel keeps nothing but its inputs for the gradients: the scores, which grow with the square of the pixels,
 /// are computed again.
@@ -20,5 +21,6 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     {
         return flex::attention(q, k, v);
     }
-    composed(q, k, v, None, None, AttentionModuleOptions::default())
+    let [q, k, v] = [q, k, v].map(|x| x.swap_dims(2, 3));
+    composed(q, k, v, None, None, AttentionModuleOptions::default()).swap_dims(2, 3)
 }

@@ -14,7 +14,7 @@ pub(crate) mod gemm;
 #[cfg(feature = "flex")]
 mod general;
 #[cfg(feature = "flex")]
-mod kernel;
+pub(crate) mod kernel;
 mod rectified;
 #[cfg(feature = "flex")]
 mod winograd;

@@ -10,14 +10,14 @@
 //! | `group_norm.rs` | [`norm_silu`] and [`group_norm`]: when the kernel is used, and the fallback |
 //! | `conv.rs` | [`conv2d`]: the same |
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
-//! | `attention.rs` | [`attention`]: the same |
+//! | `dense.rs`, `attention.rs` | [`dense`], [`dense_channels`]; [`attention`]: the same |
 //! | `channels.rs`, `sum.rs` | [`concat()`], [`shift`], [`add`]: the same |
 //! | `weights.rs` | Adam, averages and norms of weights |
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
 //! | `*/kernel.rs` | the arithmetic, on slices |
 //! | `flex.rs` | from tensors to slices and back; whether a tensor lives on flex |
 //! | `clock.rs` | how long each kernel ran |
-//! | `scratch.rs` | memory that is used again |
+//! | `output.rs`, `scratch.rs` | memory for results, and memory that is used again |
 //! | `simd.rs` | choice of vector instructions at run time, exponential, sums |
 //!
 //! Results do not depend on the number of threads, bit for bit: every element of an output belongs to
@@ -30,9 +30,12 @@ mod attention;
 mod channels;
 pub mod clock;
 mod conv;
+mod dense;
 #[cfg(feature = "flex")]
 mod flex;
 mod group_norm;
+#[cfg(feature = "flex")]
+mod output;
 mod pool;
 #[cfg(feature = "flex")]
 mod scratch;
@@ -44,6 +47,7 @@ pub mod weights;
 pub use attention::attention;
 pub use channels::{concat, shift};
 pub use conv::{conv2d, conv2d_relu};
+pub use dense::{dense, dense_channels};
 pub use group_norm::{group_norm, norm_silu};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use sum::add;

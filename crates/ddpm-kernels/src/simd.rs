@@ -58,19 +58,6 @@ pub(crate) fn sum(a: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     total(lanes)
 }
 
-/// The largest value; NaN counts only where there is nothing else.
-#[inline(always)]
-pub(crate) fn largest(a: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = a.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = if value > *lane { value } else { *lane };
-        }
-    }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |largest, &value| largest.max(value))
-}
-
 /// Replaces each `b` by `f(a, b).0`, and returns the sums of the two other values of `f`.
 #[inline(always)]
 pub(crate) fn map_and_sum(a: &[f32], b: &mut [f32], f: impl Fn(f32, f32) -> (f32, f32, f32)) -> (f32, f32) {

@@ -76,5 +76,5 @@ impl Backward<Flex, 3> for FusedAttention {
 }
 
 fn dims(shape: &Shape) -> Dims {
-    Dims { pixels: shape[2], width: shape[3] }
+    Dims { pixels: shape[3], width: shape[2] }
 }

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use crate::clock::{Operation, time};
 use crate::flex::{FlexTensor, contiguous, tensor, values, values_mut};
+use crate::output::written;
 use crate::simd::{sum, vectorised};
 
 /// Channels of a task at least.
@@ -40,13 +41,14 @@ impl ChannelOps for Flex {
         let mut shape = a.shape();
         let sizes = [&a, &b].map(|x| x.shape().as_slice()[1..].iter().product::<usize>());
         shape[1] += b.shape()[1];
-        let mut y = vec![0.0; shape.num_elements()];
-        time(Operation::Concat, || {
-            y.par_chunks_mut((sizes[0] + sizes[1]).max(1)).enumerate().for_each(|(image, y)| {
-                let (first, second) = y.split_at_mut(sizes[0]);
-                first.copy_from_slice(&values(&a)[image * sizes[0]..][..sizes[0]]);
-                second.copy_from_slice(&values(&b)[image * sizes[1]..][..sizes[1]]);
-            });
+        let y = time(Operation::Concat, || {
+            written(shape.num_elements(), |y| {
+                y.par_chunks((sizes[0] + sizes[1]).max(1)).enumerate().for_each(|(image, y)| {
+                    let (first, second) = y.split_at(sizes[0]);
+                    first.copied(&values(&a)[image * sizes[0]..][..sizes[0]]);
+                    second.copied(&values(&b)[image * sizes[1]..][..sizes[1]]);
+                });
+            })
         });
         tensor(y, shape)
     }
@@ -122,10 +124,13 @@ impl Backward<Flex, 2> for Concat {
         for (node, channels) in ops.parents.into_iter().zip(ops.state) {
             if let Some(node) = node {
                 let size = channels * plane;
-                let mut part = vec![0.0; shape[0] * size];
-                time(Operation::Concat, || {
-                    let parts = part.par_chunks_mut(size.max(1)).zip(values(&dy).par_chunks(shape[1] * plane));
-                    parts.for_each(|(part, dy)| part.copy_from_slice(&dy[first * plane..][..size]));
+                let part = time(Operation::Concat, || {
+                    written(shape[0] * size, |part| {
+                        let parts = part.par_chunks(size.max(1)).zip(values(&dy).par_chunks(shape[1] * plane));
+                        parts.for_each(|(part, dy)| {
+                            part.copied(&dy[first * plane..][..size]);
+                        });
+                    })
                 });
                 grads.register::<Flex>(node.id, tensor(part, [shape[0], channels, shape[2], shape[3]]));
             }

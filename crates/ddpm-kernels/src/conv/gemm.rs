@@ -1,6 +1,8 @@
 //! Matrix products on slices, on the calling thread.
 #![allow(unsafe_code, reason = "the only call into the gemm crate, which takes raw pointers")]
 
+use std::ops::Range;
+
 use gemm::Parallelism;
 
 /// A matrix in a slice: element `(i, j)` is `values[i * row_stride + j * column_stride]`.
@@ -27,6 +29,16 @@ impl<'a> Matrix<'a> {
             column_stride: self.row_stride,
             ..self
         }
+    }
+
+    /// Some of the columns.
+    pub(crate) fn columns(self, columns: Range<usize>) -> Self {
+        Self { values: &self.values[columns.start * self.column_stride..], columns: columns.len(), ..self }
+    }
+
+    /// Some of the rows.
+    pub(crate) fn rows(self, rows: Range<usize>) -> Self {
+        self.transposed().columns(rows).transposed()
     }
 
     fn is_inside_its_slice(&self) -> bool {

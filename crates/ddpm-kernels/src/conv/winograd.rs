@@ -13,8 +13,9 @@ use rayon::prelude::*;
 
 use super::frame::{Frame, LANES};
 use super::kernel::Dims;
+use crate::output::{Unset, written};
 use crate::scratch::Scratch;
-use product::{PANEL, Row, accumulate, multiply};
+use product::{PANEL, Previous, Row, accumulate, multiply};
 use tiles::{Inverse, InverseWeights, Kernels, TILE, Tiles, TransformGradient, TransformInput, TransformWeights};
 use transforms::POINTS;
 
@@ -60,8 +61,7 @@ fn input_frame(dims: &Dims, x: &[f32]) -> Frame {
 /// channels swapped.
 pub(super) fn input_gradient(dims: &Dims, weight: &[f32], dy: &Frame) -> Vec<f32> {
     let kernels = Kernels { weight, channels_in: dims.channels_in, turned: true };
-    let swapped = Dims { channels_in: dims.channels_out, channels_out: dims.channels_in, ..*dims };
-    convolve(&swapped, dy, kernels, None)
+    convolve(&dims.swapped(), dy, kernels, None)
 }
 
 fn convolve(dims: &Dims, x: &Frame, kernels: Kernels, bias: Option<&[f32]>) -> Vec<f32> {
@@ -70,8 +70,8 @@ fn convolve(dims: &Dims, x: &Frame, kernels: Kernels, bias: Option<&[f32]>) -> V
     let weights = weights(dims, depth, kernels);
     let (weights, _) = weights.as_chunks::<PANEL>();
 
-    let mut y = vec![0.0; dims.batch * dims.channels_out * dims.height * dims.width];
-    tiles.split(dims, &mut y).into_par_iter().enumerate().for_each(|(task, mut lines)| {
+    let convolve = |(task, lines): (usize, Vec<Unset>)| {
+        let mut lines: Vec<_> = lines.into_iter().map(Unset::cleared).collect();
         let mut data = Scratch::new(POINTS * room * depth);
         let mut products = Scratch::new(POINTS * room * PANEL);
         let (products, _) = products.as_chunks_mut::<PANEL>();
@@ -85,8 +85,10 @@ fn convolve(dims: &Dims, x: &Frame, kernels: Kernels, bias: Option<&[f32]>) -> V
             }
             arch.dispatch(Inverse { tiles: &tiles, dims, task, panel, products, bias, lines: &mut lines });
         }
-    });
-    y
+    };
+    written(dims.batch * dims.channels_out * dims.height * dims.width, |y| {
+        tiles.split(dims, y).into_par_iter().enumerate().for_each(convolve);
+    })
 }
 
 /// Transformed weights `[POINTS, panels, depth, PANEL]`.
@@ -115,7 +117,6 @@ pub(super) fn weight_gradient(dims: &Dims, x: &[f32], dy: &Frame) -> Vec<f32> {
     let tasks_at_a_time = (KEPT_VALUES / (data_size + outputs_size)).clamp(1, tasks);
 
     let mut gradients = Scratch::new(POINTS * panels * depth * PANEL);
-    gradients.fill(0.0);
     let mut data = Scratch::new(tasks_at_a_time * data_size);
     let mut outputs = Scratch::new(tasks_at_a_time * outputs_size);
     for first in (0..tasks).step_by(tasks_at_a_time) {
@@ -129,6 +130,7 @@ pub(super) fn weight_gradient(dims: &Dims, x: &[f32], dy: &Frame) -> Vec<f32> {
                 arch.dispatch(TransformGradient { tiles: &tiles, dy, task, outputs });
             },
         );
+        let previous = if first == 0 { Previous::Discard } else { Previous::Keep };
         // Each point is the sum over all tiles of one task.
         gradients.par_chunks_mut(panels * depth * PANEL).enumerate().for_each(|(point, gradients)| {
             let data: Vec<&[f32]> =
@@ -140,16 +142,17 @@ pub(super) fn weight_gradient(dims: &Dims, x: &[f32], dy: &Frame) -> Vec<f32> {
                     .chunks_exact(outputs_size)
                     .map(|outputs| &outputs.as_chunks::<PANEL>().0[first..first + room])
                     .collect();
-                accumulate(&data, &outputs, gradients);
+                accumulate(&data, &outputs, gradients, previous);
             }
         });
     }
 
     let (gradients, _) = gradients.as_chunks::<PANEL>();
     let channels_in = dims.channels_in;
-    let mut weight = vec![0.0; dims.channels_out * channels_in * 9];
-    weight.par_chunks_mut(PANEL * channels_in * 9).enumerate().for_each(|(panel, weight)| {
-        Arch::new().dispatch(InverseWeights { gradients, panels, panel, depth, channels_in, weight });
-    });
-    weight
+    written(dims.channels_out * channels_in * 9, |weight| {
+        weight.par_chunks(PANEL * channels_in * 9).enumerate().for_each(|(panel, weight)| {
+            let weight = weight.cleared();
+            Arch::new().dispatch(InverseWeights { gradients, panels, panel, depth, channels_in, weight });
+        });
+    })
 }

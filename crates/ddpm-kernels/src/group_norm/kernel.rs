@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use crate::output::written;
 use crate::simd::{map_and_sum, sigmoid, sum, vectorised};
 
 /// Values that one task takes at least: below this, starting a task costs more than its work.
@@ -66,12 +67,13 @@ pub(super) fn forward(
     epsilon: f64,
     activation: Activation,
 ) -> (Vec<f32>, Vec<Statistics>) {
-    let mut y = vec![0.0; x.len()];
     let mut statistics = vec![Statistics::default(); dims.batch * dims.groups];
     let (n, step) = (dims.group_values(), dims.groups_per_task());
     let channels = Channels { dims, gamma, beta };
-    y.par_chunks_mut(step * n).zip(x.par_chunks(step * n)).zip(statistics.par_chunks_mut(step)).enumerate().for_each(
-        |(task, ((y, x), statistics))| {
+    let y = written(x.len(), |y| {
+        let tasks = y.par_chunks(step * n).zip(x.par_chunks(step * n)).zip(statistics.par_chunks_mut(step));
+        tasks.enumerate().for_each(|(task, ((y, x), statistics))| {
+            let y = y.cleared();
             vectorised(|| {
                 let groups = y.chunks_mut(n).zip(x.chunks(n)).zip(statistics);
                 for (i, ((y, x), statistics)) in groups.enumerate() {
@@ -80,8 +82,8 @@ pub(super) fn forward(
                     group_forward(dims.plane, x, gamma, beta, *statistics, activation, y);
                 }
             });
-        },
-    );
+        });
+    });
     (y, statistics)
 }
 

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::nn::{GroupNorm, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{add, attention, group_norm};
+use ddpm_kernels::{add, attention, dense_channels, group_norm};
 
 use super::layers::{Norm, Start, linear};
 use crate::probe::Probe;
@@ -46,22 +46,19 @@ impl SelfAttention {
     /// `[B, C, H, W]` to the same shape.
     pub(crate) fn forward(&self, x: Tensor<4>, probe: &Probe<'_>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        let (pixels, head_width) = (height * width, channels / self.heads);
+        let by_heads = [batch, self.heads, channels / self.heads, height * width];
 
         let h = match &self.group_norm {
             Some(norm) => probe.layer("group_norm", x.clone(), |x| group_norm(norm, x)),
             None => x.clone(),
         };
-        let h = h.reshape([batch, channels, pixels]).swap_dims(1, 2);
-        let split_heads = |h: Tensor<3>| h.reshape([batch, pixels, self.heads, head_width]).swap_dims(1, 2);
-        let q = split_heads(probe.layer("to_q", h.clone(), |h| self.to_q.forward(h)));
-        let k = split_heads(probe.layer("to_k", h.clone(), |h| self.to_k.forward(h)));
-        let v = split_heads(probe.layer("to_v", h, |h| self.to_v.forward(h)));
+        let q = probe.layer("to_q", h.clone(), |h| dense_channels(&self.to_q, h)).reshape(by_heads);
+        let k = probe.layer("to_k", h.clone(), |h| dense_channels(&self.to_k, h)).reshape(by_heads);
+        let v = probe.layer("to_v", h, |h| dense_channels(&self.to_v, h)).reshape(by_heads);
 
-        let h = probe.joined("attention", attention(q, k, v));
-        let h = h.swap_dims(1, 2).reshape([batch, pixels, channels]);
-        let h = self.to_out.iter().fold(h, |h, layer| probe.layer("to_out.0", h, |h| layer.forward(h)));
-        probe.joined("sum", add(x, h.swap_dims(1, 2).reshape([batch, channels, height, width])))
+        let h = probe.joined("attention", attention(q, k, v)).reshape([batch, channels, height, width]);
+        let h = self.to_out.iter().fold(h, |h, layer| probe.layer("to_out.0", h, |h| dense_channels(layer, h)));
+        probe.joined("sum", add(x, h))
     }
 }
 

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Dropout, DropoutConfig, GroupNorm, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{add, conv2d, group_norm, norm_silu, shift, silu};
+use ddpm_kernels::{add, conv2d, dense, group_norm, norm_silu, shift, silu};
 
 use super::config::TimeShift;
 use super::layers::{Norm, Start, conv1x1, conv3x3, linear};
@@ -67,7 +67,7 @@ impl ResidualBlock {
         let (x, h) = (self.resize.apply(x), self.resize.apply(h));
         let h = probe.layer("conv1", h, |h| conv2d(&self.conv1, h));
 
-        let time = probe.layer("time_emb_proj", time, |time| self.time_emb_proj.forward(time));
+        let time = probe.layer("time_emb_proj", time, |time| dense(&self.time_emb_proj, time));
         let h = match self.time_shift {
             TimeShift::Additive => probe.layer("norm2", shift(h, time), |h| norm_silu(&self.norm2, h)),
             TimeShift::ScaleShift => {

@@ -13,7 +13,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, Initializer, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{concat, conv2d, norm_silu, silu};
+use ddpm_kernels::{concat, conv2d, dense, norm_silu, silu};
 
 use crate::condition::Condition;
 use crate::embedding::class_features;
@@ -200,8 +200,8 @@ impl UNet {
         let ([batch], device) = (t.dims(), t.device());
         let sinusoids = self.config.embedding.embed(t, self.config.base_channels);
         let TimeEmbedding { linear_1, linear_2 } = &self.time_embedding;
-        let time = probe.layer("time_embedding.linear_1", sinusoids, |sinusoids| linear_1.forward(sinusoids));
-        let time = probe.layer("time_embedding.linear_2", silu(time), |time| linear_2.forward(time));
+        let time = probe.layer("time_embedding.linear_1", sinusoids, |sinusoids| dense(linear_1, sinusoids));
+        let time = probe.layer("time_embedding.linear_2", silu(time), |time| dense(linear_2, time));
         let time = match (&self.augment_embedding, told) {
             (Some(rows), Some(told)) => probe.joined("augment_embedding", time + told.matmul(rows.weight.val())),
             _ => time,

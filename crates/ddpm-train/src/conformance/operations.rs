@@ -9,7 +9,7 @@ use burn::tensor::module::{avg_pool2d, interpolate};
 use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_kernels::{add, attention, concat, conv2d, group_norm, norm_silu, shift, silu};
+use ddpm_kernels::{add, attention, concat, conv2d, dense, dense_channels, group_norm, norm_silu, shift, silu};
 
 /// Seed of all inputs.
 const SEED: u64 = 5;
@@ -95,10 +95,7 @@ impl Operation {
                 flat(if activated { norm_silu(&norm, x) } else { group_norm(&norm, x) })
             }
             Self::Attention { heads, width, pixels } => {
-                // As the projections leave them: the heads of a pixel side by side.
-                let [q, k, v] = ["q", "k", "v"]
-                    .map(|name| draw.leaf(name, [batch, pixels, heads, width], 1.0))
-                    .map(|x| x.swap_dims(1, 2));
+                let [q, k, v] = ["q", "k", "v"].map(|name| draw.leaf(name, [batch, heads, width, pixels], 1.0));
                 flat(attention(q, k, v))
             }
             Self::Linear { inputs, outputs, pixels } => {
@@ -107,9 +104,8 @@ impl Operation {
                 linear.weight = Param::from_tensor(draw.leaf("weight", [inputs, outputs], scale));
                 linear.bias = Some(Param::from_tensor(draw.leaf("bias", [outputs], 1.0)));
                 match pixels {
-                    None => linear.forward(draw.leaf("x", [batch, inputs], 1.0)),
-                    // As a feature map leaves them: the pixels of a channel side by side.
-                    Some(pixels) => flat(linear.forward(draw.leaf("x", [batch, inputs, pixels], 1.0).swap_dims(1, 2))),
+                    None => dense(&linear, draw.leaf("x", [batch, inputs], 1.0)),
+                    Some(pixels) => flat(dense_channels(&linear, draw.leaf("x", [batch, inputs, 1, pixels], 1.0))),
                 }
             }
             Self::Resize { channels, size: [height, width], doubles } => {

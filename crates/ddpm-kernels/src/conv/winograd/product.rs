@@ -16,10 +16,10 @@ pub(super) fn multiply(tiles: &[f32], weights: &[Row], out: &mut [Row]) {
     Arch::new().dispatch(Multiply { tiles, weights, out });
 }
 
-/// `out[c] += sum over i of tiles[i][c] * gradients[i]`, where the tiles lie in several parts; the number of channels
+/// `out[c] (+)= sum over i of tiles[i][c] * gradients[i]`, where the tiles lie in several parts; the number of channels
 /// is a multiple of [`ROWS`].
-pub(super) fn accumulate(tiles: &[&[f32]], gradients: &[&[Row]], out: &mut [Row]) {
-    Arch::new().dispatch(Accumulate { tiles, gradients, out });
+pub(super) fn accumulate(tiles: &[&[f32]], gradients: &[&[Row]], out: &mut [Row], previous: Previous) {
+    Arch::new().dispatch(Accumulate { tiles, gradients, out, previous });
 }
 
 struct Multiply<'a> {
@@ -45,6 +45,7 @@ struct Accumulate<'a> {
     tiles: &'a [&'a [f32]],
     gradients: &'a [&'a [Row]],
     out: &'a mut [Row],
+    previous: Previous,
 }
 
 impl WithSimd for Accumulate<'_> {
@@ -54,15 +55,16 @@ impl WithSimd for Accumulate<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let channels = self.out.len();
         for (group, out) in self.out.chunks_exact_mut(ROWS).enumerate() {
-            by_registers(simd, self.gradients, out, Previous::Keep, |part, k, row| {
+            by_registers(simd, self.gradients, out, self.previous, |part, k, row| {
                 self.tiles[part][k * channels + group * ROWS + row]
             });
         }
     }
 }
 
+/// What happens to the values that a result replaces.
 #[derive(Clone, Copy, PartialEq)]
-enum Previous {
+pub(super) enum Previous {
     Discard,
     Keep,
 }
@@ -138,7 +140,7 @@ mod tests {
         let mut out = vec![[1.0; PANEL]; depth];
         // In two parts.
         let ((a_1, a_2), (gradients_1, gradients_2)) = (a.split_at(5 * depth), gradients.split_at(5));
-        accumulate(&[a_1, a_2], &[gradients_1, gradients_2], &mut out);
+        accumulate(&[a_1, a_2], &[gradients_1, gradients_2], &mut out, Previous::Keep);
         for (c, out) in out.iter().enumerate() {
             for (j, value) in out.iter().enumerate() {
                 assert_eq!(*value, 1.0 + (0..tiles).map(|i| a[i * depth + c] * gradients[i][j]).sum::<f32>());

@@ -9,6 +9,7 @@ use super::super::frame::{Frame, LANES, Lanes, transposed};
 use super::super::kernel::Dims;
 use super::product::{PANEL, ROWS, Row};
 use super::transforms::{Maps, POINTS, from_3_to_6, from_4_to_6, from_6_to_3, from_6_to_4, from_6_to_6};
+use crate::output::Unset;
 
 /// Width of a tile of the output.
 pub(super) const TILE: usize = 4;
@@ -60,18 +61,19 @@ impl Tiles {
 
     /// Divides a tensor `[batch, channels, height, width]` into what belongs to each task: for each of its images, and
     /// for each channel, some lines.
-    pub(super) fn split<'a>(&self, dims: &Dims, y: &'a mut [f32]) -> Vec<Vec<&'a mut [f32]>> {
+    pub(super) fn split<'a>(&self, dims: &Dims, y: Unset<'a>) -> Vec<Vec<Unset<'a>>> {
         let (channels, plane) = (dims.channels_out, dims.height * dims.width);
-        let mut tasks: Vec<Vec<&mut [f32]>> = (0..self.tasks()).map(|_| Vec::new()).collect();
-        for (image, y) in y.chunks_mut(channels * plane).enumerate() {
+        let images = self.rows_per_task.div_ceil(self.down) + 1;
+        let mut tasks: Vec<_> = (0..self.tasks()).map(|_| Vec::with_capacity(images * channels)).collect();
+        for (image, y) in y.chunks(channels * plane).enumerate() {
             let before = image * self.down;
-            for mut rest in y.chunks_mut(plane) {
+            for mut rest in y.chunks(plane) {
                 let mut row = 0;
                 while row < self.down {
                     let task = (before + row) / self.rows_per_task;
                     let end = ((task + 1) * self.rows_per_task - before).min(self.down);
                     let lines = dims.height.min(end * TILE) - row * TILE;
-                    let (part, others) = rest.split_at_mut(lines * dims.width);
+                    let (part, others) = rest.split_at(lines * dims.width);
                     tasks[task].push(part);
                     rest = others;
                     row = end;
