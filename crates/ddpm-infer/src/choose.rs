@@ -1,10 +1,16 @@
-//! Which snapshot, on which device: the words that all commands about a snapshot share.
+//! Which snapshot, on which device, in which precision: the words that all commands about a snapshot share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+use burn::tensor::Device;
 use clap::Args;
+use ddpm_kernels::Precision;
+use ddpm_model::diffusion::Diffusion;
 
+use crate::device::{self, DeviceError, OpenDevice};
 use crate::runs::{RUNS, RunError, RunFolder};
+use crate::snapshot::Snapshot;
 
 /// The snapshot and the device of a command.
 #[derive(Args, Debug)]
@@ -20,7 +26,10 @@ pub struct SnapshotArgs {
     runs: PathBuf,
     /// Where to compute, e.g. flex, wgpu, cuda:1; without it, the device of the compiled-in feature.
     #[arg(long, value_name = "DEVICE")]
-    pub(crate) device: Option<String>,
+    device: Option<String>,
+    /// What the network computes in: f32, bf16 or f16, where the device can.
+    #[arg(long, value_name = "NUMBERS", default_value = "f32")]
+    precision: Precision,
 }
 
 impl SnapshotArgs {
@@ -34,5 +43,27 @@ impl SnapshotArgs {
             None => RunFolder::newest_with_snapshot(&self.runs)?,
         };
         Ok((run.newest_snapshot()?, Some(run)))
+    }
+
+    /// Device and precision again, as words for another command.
+    pub(crate) fn words_of_device(&self) -> Vec<String> {
+        let device = self.device.iter().flat_map(|device| ["--device".into(), device.clone()]);
+        device.chain(["--precision".into(), self.precision.name().into()]).collect()
+    }
+
+    /// The device.
+    pub(crate) fn open(&self) -> Result<OpenDevice, DeviceError> {
+        let open = device::open(self.device.as_deref())?;
+        open.check(self.precision)?;
+        Ok(open)
+    }
+
+    /// A snapshot and the process that it was trained for.
+    pub(crate) fn load(&self, path: &Path, device: &Device) -> anyhow::Result<(Snapshot, Diffusion)> {
+        let mut snapshot = Snapshot::load(path, device)?;
+        snapshot.network = snapshot.network.in_precision(self.precision);
+        let diffusion =
+            snapshot.config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
+        Ok((snapshot, diffusion))
     }
 }

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::tensor::{Device, Tensor};
+use ddpm_kernels::Precision;
 
 /// Why there is no device.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,16 @@ pub enum DeviceError {
         /// What this build has.
         compiled: String,
     },
+    /// It does not compute in these numbers.
+    #[error("--device {device} does not compute in {}; it does in {possible}", .precision.name())]
+    Precision {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        precision: Precision,
+        /// What it does compute in.
+        possible: String,
+    },
 }
 
 const SYNTAX: &str = "Write NAME or NAME:INDEX, for example flex, cuda:0, wgpu, wgpu:1, wgpu:cpu, tch, tch:cuda:0";
@@ -84,6 +95,16 @@ impl OpenDevice {
     pub fn hardware(&self) -> String {
         let processor = || if self.is_on_host() { processor() } else { None };
         driver_name(&self.device).or_else(processor).unwrap_or_else(|| self.name.clone())
+    }
+
+    /// Whether it can compute in this precision.
+    pub fn check(&self, precision: Precision) -> Result<(), DeviceError> {
+        if precision.is_supported(&self.device) {
+            return Ok(());
+        }
+        let possible = Precision::ALL.into_iter().filter(|one| one.is_supported(&self.device));
+        let possible = possible.map(Precision::name).collect::<Vec<_>>().join(", ");
+        Err(DeviceError::Precision { device: self.name.clone(), precision, possible })
     }
 
     fn is_on_host(&self) -> bool {

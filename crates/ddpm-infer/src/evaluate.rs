@@ -13,7 +13,7 @@ use clap::{Args, Parser, ValueEnum};
 use ddpm_model::diffusion::Diffusion;
 
 use crate::choose::SnapshotArgs;
-use crate::device::{self, OpenDevice};
+use crate::device::OpenDevice;
 use crate::evaluation::blocks::Shard;
 use crate::evaluation::judge::{Measured, Verdict};
 use crate::evaluation::record::{How, Record, append};
@@ -26,7 +26,7 @@ use crate::levels::Ladder;
 use crate::measure_likelihood::{self, LikelihoodArgs};
 use crate::noise::NoiseChoice;
 use crate::runs::{RunFolder, steps_in, width_of, widths_in};
-use crate::sample::{clip_for, load};
+use crate::sample::{clip_for, in_half};
 use crate::samplers::{Sampler, SamplerOptions};
 use crate::snapshot::Snapshot;
 use crate::tasks::Task;
@@ -160,7 +160,7 @@ struct Weights {
 /// Does what the arguments say and gives what goes to stdout; its last line is the first number.
 pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
     args.check()?;
-    let open = device::open(args.snapshot.device.as_deref())?;
+    let open = args.snapshot.open()?;
     if let (Some(files), Some(path), None) = (&args.files, &args.statistics, &args.against) {
         return pictures::only_statistics(args, files, path, &open);
     }
@@ -267,7 +267,7 @@ impl EvalArgs {
     fn drawn(&self, weights: Vec<Weights>, open: &OpenDevice) -> anyhow::Result<Vec<Drawn>> {
         let mut all = Vec::new();
         for Weights { path, width } in &weights {
-            let (snapshot, diffusion) = load(path, &open.device)?;
+            let (snapshot, diffusion) = self.snapshot.load(path, &open.device)?;
             let weights_hash = weights_hash(&snapshot);
             let (snapshot, diffusion) = (Arc::new(snapshot), Arc::new(diffusion));
             for sampler in &self.samplers {
@@ -294,8 +294,13 @@ impl EvalArgs {
                         frames: 0,
                     };
                     let of_width = width.map(|width| format!(" width {width}")).unwrap_or_default();
-                    let name =
-                        format!("{} step {}{of_width}, {} {steps}", config.experiment, config.step, sampler.name());
+                    let name = format!(
+                        "{} step {}{of_width}, {} {steps}{}",
+                        config.experiment,
+                        config.step,
+                        sampler.name(),
+                        in_half(&snapshot.network)
+                    );
                     let how = How {
                         step: config.step,
                         width: *width,
@@ -327,7 +332,7 @@ impl EvalArgs {
             let mut words: Vec<String> =
                 ["likelihood", "--from", &drawn.path.to_string_lossy(), "--method", method].map(Into::into).into();
             words.extend(["--count".into(), count.to_string(), "--seed".into(), self.seed.to_string()]);
-            words.extend(self.snapshot.device.iter().flat_map(|device| ["--device".into(), device.clone()]));
+            words.extend(self.snapshot.words_of_device());
             let line = measure_likelihood::run(&Words::try_parse_from(words)?.args)?;
             let mut parts = line.split(' ');
             let value = parts.next().unwrap_or_default().parse().context("the likelihood's number")?;

@@ -17,10 +17,9 @@ use ddpm_model::noise_level::NoiseRange;
 
 use crate::bar::progress_bar;
 use crate::choose::SnapshotArgs;
-use crate::device;
 use crate::job::condition;
 use crate::likelihood::{ProbeKind, Trace, bits_per_dimension, dequantise, log_likelihood};
-use crate::sample::{clip_for, load};
+use crate::sample::clip_for;
 use crate::samplers::Tolerance;
 
 /// Says how likely a snapshot finds its data.
@@ -103,9 +102,9 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
         bail!("--atol must be more than 0, and --rtol not less");
     }
     let (path, _) = args.snapshot.choose()?;
-    let open = device::open(args.snapshot.device.as_deref())?;
+    let open = args.snapshot.open()?;
     let is_image = |data: &DataInfo| data.shape.len() == 3;
-    let (mut snapshot, diffusion) = load(&path, &open.device)?;
+    let (mut snapshot, diffusion) = args.snapshot.load(&path, &open.device)?;
     let has_bound = is_image(&snapshot.config.data) && matches!(diffusion, Diffusion::Discrete(_));
     let method = args.method.unwrap_or(if has_bound { Method::Bound } else { Method::Ode });
     if method == Method::Bound && !is_image(&snapshot.config.data) {

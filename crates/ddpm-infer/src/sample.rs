@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use burn::tensor::Device;
 use clap::Args;
 use ddpm_data::{DataConfig, DataInfo, Split};
+use ddpm_kernels::Precision;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::Clip;
 use ddpm_model::network::Network;
@@ -27,7 +27,7 @@ use crate::samplers::{Churn, Langevin, Sampler, SamplerError, SamplerOptions, To
 use crate::shards::Parts;
 use crate::snapshot::Snapshot;
 use crate::tasks::Task;
-use crate::{device, init_noise, pictures, task_files};
+use crate::{init_noise, pictures, task_files};
 
 /// Points that are drawn beside the samples.
 const POINTS_BESIDE: usize = 2048;
@@ -147,8 +147,8 @@ fn levels_help() -> String {
 /// Does what the arguments say and gives the folder with the samples.
 pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let (path, run) = args.snapshot.choose()?;
-    let open = device::open(args.snapshot.device.as_deref())?;
-    let (snapshot, diffusion) = load(&path, &open.device)?;
+    let open = args.snapshot.open()?;
+    let (snapshot, diffusion) = args.snapshot.load(&path, &open.device)?;
     let config = &snapshot.config;
     let classes = config.network.num_classes();
 
@@ -204,7 +204,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         },
         frames: FRAMES,
     };
-    let weaker = args.guide.as_deref().map(|path| load(path, &open.device)).transpose()?;
+    let weaker = args.guide.as_deref().map(|path| args.snapshot.load(path, &open.device)).transpose()?;
     let guide = weaker.as_ref().map(|(snapshot, diffusion)| trained(snapshot, diffusion));
     let out = match (&args.out, run) {
         (Some(out), _) => out.clone(),
@@ -215,13 +215,14 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
 
     eprintln!(
-        "{}: {} samples of {} by {} in {} steps on {}",
+        "{}: {} samples of {} by {} in {} steps on {}{}",
         path.display(),
         job.count,
         config.origin(),
         sampler.name(),
         job.steps_for(&diffusion),
-        open.name
+        open.name,
+        in_half(&snapshot.network)
     );
     if let Some(remark) = open.first_use() {
         eprintln!("{remark}");
@@ -286,7 +287,7 @@ impl SampleArgs {
         }
         // All that a sample depends on besides its number.
         let choices = SamplingJob { batch_size: 0, frames: 0, ..job.clone() };
-        let choices = format!("{choices:?}, guide {:?}", self.guide);
+        let choices = format!("{choices:?}, guide {:?}{}", self.guide, in_half(&snapshot.network));
         let about = format!(
             "{} samples of {} ({}) with seed {}, choices {:016x}",
             job.count,
@@ -327,11 +328,12 @@ impl SampleArgs {
     }
 }
 
-/// A snapshot and the process that it was trained for.
-pub(crate) fn load(path: &Path, device: &Device) -> anyhow::Result<(Snapshot, Diffusion)> {
-    let snapshot = Snapshot::load(path, device)?;
-    let diffusion = snapshot.config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
-    Ok((snapshot, diffusion))
+/// What the network's precision adds to the description of samples: nothing for f32.
+pub(crate) fn in_half(network: &Network) -> String {
+    match network.precision() {
+        Precision::F32 => String::new(),
+        precision => format!(", in {}", precision.name()),
+    }
 }
 
 /// A snapshot as a sampling job takes it.

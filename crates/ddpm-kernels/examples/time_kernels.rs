@@ -52,9 +52,13 @@ mod timing {
             let conv3: Conv2d = Conv2dConfig::new([channels, channels], [3, 3])
                 .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
                 .init(&device);
-            compare("conv 3x3", shape, &|x| conv3.forward(x), &|x| ddpm_kernels::conv2d(&conv3, x));
+            compare("conv 3x3", shape, &|x| conv3.forward(x), &|x| {
+                ddpm_kernels::conv2d(&conv3, x, ddpm_kernels::Precision::F32)
+            });
             let conv1: Conv2d = Conv2dConfig::new([channels, channels], [1, 1]).init(&device);
-            compare("conv 1x1", shape, &|x| conv1.forward(x), &|x| ddpm_kernels::conv2d(&conv1, x));
+            compare("conv 1x1", shape, &|x| conv1.forward(x), &|x| {
+                ddpm_kernels::conv2d(&conv1, x, ddpm_kernels::Precision::F32)
+            });
         }
     }
 

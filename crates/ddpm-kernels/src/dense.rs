@@ -3,28 +3,41 @@
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 
+use crate::precision::{Precision, is_half, rounded};
+
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
 mod kernel;
 
 /// The dense layer, of the last dimension of `x`.
-pub fn dense<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
+pub fn dense<const D: usize>(linear: &Linear, x: Tensor<D>, precision: Precision) -> Tensor<D> {
     #[cfg(feature = "flex")]
     if let Some((weight, bias)) = kernel_parameters(linear, &x, D - 1) {
-        return flex::dense(x, weight, bias, kernel::Along::Last);
+        return flex::dense(x, weight, bias, kernel::Along::Last, precision);
     }
-    linear.forward(x)
+    composed(linear, x)
 }
 
 /// The dense layer, of the channels of `x`, `[batch, channels, height, width]`: for every pixel the same, as a convolution
 /// of width 1 with the weight the other way round.
-pub fn dense_channels(linear: &Linear, x: Tensor<4>) -> Tensor<4> {
+pub fn dense_channels(linear: &Linear, x: Tensor<4>, precision: Precision) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if let Some((weight, bias)) = kernel_parameters(linear, &x, 1) {
-        return flex::dense(x, weight, bias, kernel::Along::Channels);
+        return flex::dense(x, weight, bias, kernel::Along::Channels, precision);
     }
-    linear.forward(x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
+    composed(linear, x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
+}
+
+fn composed<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
+    let dtype = x.dtype();
+    if !is_half(dtype) {
+        return linear.forward(x);
+    }
+    let mut rounded_linear = linear.clone();
+    rounded_linear.weight = rounded(&linear.weight, dtype);
+    rounded_linear.bias = linear.bias.as_ref().map(|bias| rounded(bias, dtype));
+    rounded_linear.forward(x)
 }
 
 /// Weight and bias, if the kernel can do this layer along this dimension of this tensor.

@@ -2,7 +2,7 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{DispatchDevice, Flex};
-use burn::tensor::{DType, Shape, Tensor, TensorData};
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
 /// The tensor primitive of the flex backend.
 pub(crate) type FlexTensor = FloatTensor<Flex>;
@@ -12,8 +12,12 @@ pub(crate) type FlexTensor = FloatTensor<Flex>;
 /// Ask before calling an operation of this crate: on a backend that it does not list, the code
 /// generated for it panics.
 pub(crate) fn is_f32_on_flex<const D: usize>(x: &Tensor<D>) -> bool {
-    let device = x.device().without_autodiff();
-    x.dtype() == DType::F32 && matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+    x.dtype() == DType::F32 && is_flex(&x.device())
+}
+
+/// Whether flex computes there, with or without autodiff.
+pub(crate) fn is_flex(device: &Device) -> bool {
+    matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 /// The same values in row-major order without gaps; a copy only if they are not.

@@ -1,7 +1,9 @@
 //! Group normalisation, alone or followed by SiLU (Wu & He 2018, arXiv:1803.08494).
 
 use burn::nn::GroupNorm;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{DType, Tensor, activation};
+
+use crate::precision::is_half;
 
 #[cfg(feature = "flex")]
 mod flex;
@@ -14,7 +16,7 @@ pub fn norm_silu<const D: usize>(norm: &GroupNorm, x: Tensor<D>) -> Tensor<D> {
     if let Some(parameters) = kernel_parameters(norm, &x) {
         return flex::group_norm(norm, parameters, x, kernel::Activation::Silu);
     }
-    activation::silu(norm.forward(x))
+    in_f32(x, |x| activation::silu(norm.forward(x)))
 }
 
 /// Group normalisation of `[batch, channels, ..]`.
@@ -23,7 +25,13 @@ pub fn group_norm<const D: usize>(norm: &GroupNorm, x: Tensor<D>) -> Tensor<D> {
     if let Some(parameters) = kernel_parameters(norm, &x) {
         return flex::group_norm(norm, parameters, x, kernel::Activation::Identity);
     }
-    norm.forward(x)
+    in_f32(x, |x| norm.forward(x))
+}
+
+/// Statistics of half precision would be useless.
+fn in_f32<const D: usize>(x: Tensor<D>, normalise: impl FnOnce(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
+    let dtype = x.dtype();
+    if is_half(dtype) { normalise(x.cast(DType::F32)).cast(dtype) } else { normalise(x) }
 }
 
 /// Scale and shift of the channels, if the kernel can do this normalisation of this tensor.

@@ -12,12 +12,14 @@
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
 //! | `dense.rs`, `attention.rs` | [`dense`], [`dense_channels`]; [`attention`]: the same |
 //! | `channels.rs`, `sum.rs` | [`concat()`], [`shift`], [`add`]: the same |
+//! | `precision.rs` | [`Precision`]: what products are computed in |
 //! | `weights.rs` | Adam, averages and norms of weights |
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
 //! | `*/kernel.rs` | the arithmetic, on slices |
 //! | `flex.rs` | from tensors to slices and back; whether a tensor lives on flex |
 //! | `clock.rs` | how long each kernel ran |
 //! | `output.rs`, `scratch.rs` | memory for results, and memory that is used again |
+//! | `product.rs`, `bf16.rs` | sums of products in registers; numbers of 16 bits as their operands |
 //! | `simd.rs` | choice of vector instructions at run time, exponential, sums |
 //!
 //! Results do not depend on the number of threads, bit for bit: every element of an output belongs to
@@ -27,6 +29,8 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod attention;
+#[cfg(feature = "flex")]
+mod bf16;
 mod channels;
 pub mod clock;
 mod conv;
@@ -37,6 +41,9 @@ mod group_norm;
 #[cfg(feature = "flex")]
 mod output;
 mod pool;
+mod precision;
+#[cfg(feature = "flex")]
+mod product;
 #[cfg(feature = "flex")]
 mod scratch;
 #[cfg(feature = "flex")]
@@ -50,6 +57,7 @@ pub use conv::{conv2d, conv2d_relu};
 pub use dense::{dense, dense_channels};
 pub use group_norm::{group_norm, norm_silu};
 pub use pool::{avg_pool2d, max_pool2d};
+pub use precision::Precision;
 pub use sum::add;
 
 use burn::tensor::{Tensor, activation};

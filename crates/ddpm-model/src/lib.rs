@@ -13,11 +13,12 @@ pub mod embedding;
 pub mod gaussian;
 pub mod network;
 pub mod noise_level;
+pub mod pass;
 pub mod path;
 pub mod point_mlp;
 pub mod posthoc;
 pub mod prediction;
-pub mod probe;
+
 pub mod resample;
 pub mod schedule;
 pub mod time_density;

@@ -2,11 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use ddpm_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
+use crate::pass::Pass;
 use crate::point_mlp::{PointMlp, PointMlpConfig};
-use crate::probe::Probe;
 use crate::unet::{UNet, UNetConfig};
 
 /// Which network, and how it is built.
@@ -207,32 +208,49 @@ impl Network {
     /// Shapes that [`check_input`](Self::check_input) refuses, and conditions that the config does not have,
     /// are errors of the caller.
     pub fn forward<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
-        self.forward_told(x_t, t, condition, None, &Probe::off())
+        self.forward_told(x_t, t, condition, None, &Pass::default())
     }
 
     /// As [`forward`](Self::forward), told how the data were changed, `[B, augment_dim]`, where the network has
-    /// [a place for it](NetworkConfig::augment_dim), and with a probe that may look at every layer.
+    /// [a place for it](NetworkConfig::augment_dim), and with a pass that may be looked at layer by layer.
     pub fn forward_told<const D: usize>(
         &self,
         x_t: Tensor<D>,
         t: Tensor<1>,
         condition: &Condition,
         told: Option<Tensor<2>>,
-        probe: &Probe<'_>,
+        pass: &Pass<'_>,
     ) -> Tensor<D> {
         let shape = x_t.shape();
         debug_assert_eq!(self.check_input(shape.as_slice()), Ok(()));
         match self {
             Self::UNet(network) => {
-                let y = network.forward_told(x_t.reshape::<4, _>(shape), t, condition, told, probe);
+                let y = network.forward_told(x_t.reshape::<4, _>(shape), t, condition, told, pass);
                 let shape = y.shape();
                 y.reshape::<D, _>(shape)
             }
             Self::PointMlp(network) => {
-                let y = network.forward_probed(x_t.reshape::<2, _>(shape), t, condition, probe);
+                let y = network.forward_in(x_t.reshape::<2, _>(shape), t, condition, pass);
                 let shape = y.shape();
                 y.reshape::<D, _>(shape)
             }
+        }
+    }
+
+    /// The same network, computing in this precision. Weights stay as they are, and so do data and predictions.
+    pub fn in_precision(mut self, precision: Precision) -> Self {
+        match &mut self {
+            Self::UNet(network) => network.precision = precision,
+            Self::PointMlp(network) => network.precision = precision,
+        }
+        self
+    }
+
+    /// What it computes in.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Self::UNet(network) => network.precision,
+            Self::PointMlp(network) => network.precision,
         }
     }
 

@@ -3,13 +3,13 @@
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, activation::relu};
-use ddpm_kernels::silu;
+use ddpm_kernels::{Precision, dense, silu};
 use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
 use crate::embedding::{SinusoidConfig, class_features};
 use crate::network::Problem;
-use crate::probe::Probe;
+use crate::pass::Pass;
 
 /// A time-conditioned multi-layer perceptron for points `[B, dims]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,6 +76,7 @@ impl PointMlpConfig {
                 .collect(),
             class_embedding: (self.classes > 0).then(|| EmbeddingConfig::new(rows, self.embedding_width).init(device)),
             config: self.clone(),
+            precision: Precision::F32,
         }
     }
 
@@ -107,6 +108,8 @@ pub struct PointMlp {
     class_embedding: Option<Embedding>,
     #[module(skip)]
     config: PointMlpConfig,
+    #[module(skip)]
+    pub(crate) precision: Precision,
 }
 
 impl PointMlp {
@@ -117,32 +120,28 @@ impl PointMlp {
 
     /// `x_t` `[B, dims]` at the times `[B]` to the prediction `[B, out]`.
     pub fn forward(&self, x_t: Tensor<2>, t: Tensor<1>, condition: &Condition) -> Tensor<2> {
-        self.forward_probed(x_t, t, condition, &Probe::off())
+        self.forward_in(x_t, t, condition, &Pass::default())
     }
 
-    pub(crate) fn forward_probed(
-        &self,
-        x_t: Tensor<2>,
-        t: Tensor<1>,
-        condition: &Condition,
-        probe: &Probe<'_>,
-    ) -> Tensor<2> {
+    pub(crate) fn forward_in(&self, x_t: Tensor<2>, t: Tensor<1>, condition: &Condition, pass: &Pass<'_>) -> Tensor<2> {
+        let (pass, dtype) = (&pass.of(self.precision), x_t.dtype());
         let ([batch], device) = (t.dims(), t.device());
         let mut time = self.config.embedding.embed(t, self.config.embedding_width);
         if let Some(table) = &self.class_embedding {
             if let Some(class) = class_features(table, self.config.null_class(), condition, batch, &device) {
-                time = probe.joined("class_embedding", time + class);
+                time = pass.joined("class_embedding", time + class);
             }
         } else {
             debug_assert!(matches!(condition, Condition::None), "this network knows no classes");
         }
 
-        let mut h = x_t;
+        let time = pass.precision.carried(time);
+        let mut h = pass.precision.carried(x_t);
         for (i, layer) in self.layers.iter().enumerate() {
             let input = if i == 0 { h } else { relu(h) };
-            h = layer.forward(input, time.clone(), &probe.inside(format_args!("layers.{i}")));
+            h = layer.forward(input, time.clone(), &pass.inside(format_args!("layers.{i}")));
         }
-        h
+        h.cast(dtype)
     }
 }
 
@@ -161,11 +160,11 @@ impl TimeLinear {
         Self { fc: linear(inputs, outputs), time_1: linear(time_width, outputs), time_2: linear(outputs, outputs) }
     }
 
-    fn forward(&self, x: Tensor<2>, time: Tensor<2>, probe: &Probe<'_>) -> Tensor<2> {
-        let time = probe.layer("time_1", time, |time| self.time_1.forward(time));
-        let scale = probe.layer("time_2", silu(time), |time| self.time_2.forward(time));
-        let h = probe.layer("fc", x, |x| self.fc.forward(x));
-        probe.joined("product", h * scale)
+    fn forward(&self, x: Tensor<2>, time: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+        let time = pass.layer("time_1", time, |time| dense(&self.time_1, time, pass.precision));
+        let scale = pass.layer("time_2", silu(time), |time| dense(&self.time_2, time, pass.precision));
+        let h = pass.layer("fc", x, |x| dense(&self.fc, x, pass.precision));
+        pass.joined("product", h * scale)
     }
 }
 

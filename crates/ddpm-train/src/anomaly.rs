@@ -3,7 +3,7 @@
 use std::fmt;
 
 use burn::optim::GradientsParams;
-use ddpm_model::probe::{LayerSeen, Trace, Values};
+use ddpm_model::pass::{LayerSeen, Trace, Values};
 
 use crate::model::{TrainBatch, TrainModel};
 use crate::parameters::{gradients_of, is_inside, weights_of};
@@ -62,7 +62,7 @@ pub fn find<const D: usize>(
     let mut layers = Vec::new();
     for part in parts {
         let trace = Trace::default();
-        let losses = model.row_losses_probed(part, &trace.probe()).into_data();
+        let losses = model.row_losses_in(part, &trace.pass()).into_data();
         layers = trace.into_layers();
         if let Some(layer) = layers.iter().find(|layer| !layer.output.are_finite()) {
             return Some(Anomaly::Layer { weights: weights(&layer.path), layer: layer.clone() });
@@ -201,7 +201,18 @@ mod tests {
         let normal = || Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let times = (0..shape[0]).map(|row| (100 * row) as f64).collect();
         let (x_0, eps, condition) = (normal(), normal(), Condition::None);
-        TrainBatch { x_0, eps, times, condition, told: None, share: 1.0, first_item: 0, shown: None, importance: None }
+        TrainBatch {
+            x_0,
+            eps,
+            times,
+            condition,
+            told: None,
+            share: 1.0,
+            loss_scale: 1.0,
+            first_item: 0,
+            shown: None,
+            importance: None,
+        }
     }
 
     /// What is found after a step of the network that is not finite.

@@ -23,6 +23,7 @@ use ddpm_model::resample::LossHistory;
 use serde::{Deserialize, Serialize};
 
 use crate::checksums::{ChecksumError, Checksums};
+use crate::loss_scale::LossScale;
 
 /// Why a checkpoint could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +126,9 @@ pub struct TrainState {
     /// The losses that the steps of the next items are drawn by; only where they are drawn by importance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_history: Option<LossHistory>,
+    /// The factor of the loss; only in f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
 }
 
 impl TrainState {

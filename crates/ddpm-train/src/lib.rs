@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod facts;
 pub mod fine_tune;
 pub mod list_runs;
+pub mod loss_scale;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;

@@ -12,7 +12,7 @@ use ddpm_model::denoiser::beside_estimate;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::Network;
 use ddpm_model::noise_level::per_row;
-use ddpm_model::probe::Probe;
+use ddpm_model::pass::Pass;
 use ddpm_model::weighting::Weighting;
 
 use crate::validation::HeldOut;
@@ -32,6 +32,8 @@ pub struct TrainBatch<const D: usize> {
     pub told: Option<Tensor<2>>,
     /// Share of this batch in the optimiser step: 1 over the number of parts.
     pub share: f64,
+    /// Factor of the loss on its way back; the gradients have it.
+    pub loss_scale: f64,
     /// Place of the first row in the endless stream of items.
     pub first_item: u64,
     /// For a self-conditioned network, which rows it is shown its own estimate of: 1 or 0.
@@ -112,13 +114,13 @@ impl<const D: usize> TrainModel<D> {
 
     /// The loss of each row: by default `L_simple`, eq. 14 of Ho et al. 2020.
     pub fn row_losses(&self, batch: &TrainBatch<D>) -> Tensor<1> {
-        self.row_losses_probed(batch, &Probe::off())
+        self.row_losses_in(batch, &Pass::default())
     }
 
-    /// The same while a probe looks at every layer.
-    pub fn row_losses_probed(&self, batch: &TrainBatch<D>, probe: &Probe<'_>) -> Tensor<1> {
+    /// The same in a pass that may be looked at.
+    pub fn row_losses_in(&self, batch: &TrainBatch<D>, pass: &Pass<'_>) -> Tensor<1> {
         let TrainBatch { condition, told, .. } = batch;
-        self.row_losses_of(batch, |x, t| self.net.forward_told(x, t, condition, told.clone(), probe))
+        self.row_losses_of(batch, |x, t| self.net.forward_told(x, t, condition, told.clone(), pass))
     }
 
     /// The same, with somebody between the loss and the network. What is asked last, the loss is made of.
@@ -169,7 +171,7 @@ impl<const D: usize> TrainStep for TrainModel<D> {
     fn step(&self, batch: TrainBatch<D>) -> TrainOutput<StepReport> {
         let (loss, row_losses) = self.loss(&batch);
         let loss = loss.mul_scalar(batch.share);
-        let gradients = loss.backward();
+        let gradients = loss.clone().mul_scalar(batch.loss_scale).backward();
         let rows = batch.times.into_iter().zip(row_losses.into_data().iter::<f64>()).collect();
         let report = StepReport { loss: host(loss), rows, ..StepReport::default() };
         TrainOutput::new(self, gradients, report)

@@ -77,7 +77,7 @@ impl Noising {
         });
         let eps = Tensor::from_data(TensorData::new(eps, dims), &device);
         let share = 1.0 / self.accumulate as f64;
-        TrainBatch { x_0, eps, times, condition, told, share, first_item, shown, importance: None }
+        TrainBatch { x_0, eps, times, condition, told, share, loss_scale: 1.0, first_item, shown, importance: None }
     }
 
     /// The training time of item `n`.

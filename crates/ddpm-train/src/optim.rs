@@ -16,9 +16,14 @@ pub fn clip_global_norm<M: Module>(module: &M, grads: &mut GradientsParams, max:
     let Some(sum) = squares.sums.into_iter().reduce(|a, b| a + b) else { return 0.0 };
     let norm = host(sum.sqrt());
     if max > 0.0 && norm > max && norm.is_finite() {
-        module.visit(&mut Scale { grads, factor: max / (norm + 1e-6) });
+        scale_gradients(module, grads, max / (norm + 1e-6));
     }
     norm
+}
+
+/// Multiplies all gradients by `factor`.
+pub fn scale_gradients<M: Module>(module: &M, grads: &mut GradientsParams, factor: f64) {
+    module.visit(&mut Scale { grads, factor });
 }
 
 /// The norm of all weights together.

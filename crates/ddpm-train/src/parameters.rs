@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use ddpm_model::probe::Values;
+use ddpm_model::pass::Values;
 
 /// One parameter.
 #[derive(Clone, Debug, PartialEq)]

@@ -25,7 +25,7 @@ use crate::config::{Experiment, OnNonFinite};
 use crate::memory::resident_mib;
 use crate::model::{StepReport, TrainModel};
 use crate::noising::draw_by_importance;
-use crate::optim::{clip_global_norm, ema_update, weight_norm};
+use crate::optim::{clip_global_norm, ema_update, scale_gradients, weight_norm};
 use crate::parameters::gradients_of;
 use crate::preview::Preview;
 use crate::progress::Reporter;
@@ -238,6 +238,7 @@ impl<const D: usize> Loop<'_, D> {
                 if let Some(probabilities) = &probabilities {
                     drawn.extend(draw_by_importance(&mut batch, config.seed, probabilities));
                 }
+                batch.loss_scale = self.state.loss_scale.map_or(1.0, |scale| scale.factor);
                 if self.strategy.detect_anomaly {
                     computed.push(batch.clone());
                 }
@@ -249,12 +250,17 @@ impl<const D: usize> Loop<'_, D> {
 
             // 2. A step of the optimiser, if everything is finite.
             let mut grads = accumulator.grads();
+            if let Some(scale) = self.state.loss_scale {
+                scale_gradients(&learner.model(), &mut grads, 1.0 / scale.factor);
+            }
             report.grad_norm =
                 clip_global_norm(&learner.model(), &mut grads, self.strategy.experiment.optimizer.clip_norm);
             report.learning_rate = self.strategy.experiment.optimizer.rate_at(self.state.step, config.batch_size);
             let what = non_finite(&report, &learner.model(), &grads);
             learner.lr_step();
             match &what {
+                // The price of the largest scale that there is room for.
+                Some(_) if report.loss.is_finite() && self.lower_loss_scale() => self.state.skipped += 1,
                 Some(what) => {
                     let look_closer = || {
                         // With the same dropout as before.
@@ -267,6 +273,9 @@ impl<const D: usize> Loop<'_, D> {
                 None => {
                     learner.optimizer_step(grads);
                     self.count(&report);
+                    if let Some(scale) = &mut self.state.loss_scale {
+                        scale.held();
+                    }
                     if let Some(history) = &mut self.state.loss_history {
                         let losses: Vec<f64> = report.rows.iter().map(|(_, loss)| *loss).collect();
                         by_loss.record(history, &drawn, &losses);
@@ -355,6 +364,18 @@ impl<const D: usize> Loop<'_, D> {
             closer.map_or_else(String::new, |closer| seen(&Some(closer)))
         ));
         Ok(())
+    }
+
+    /// Whether gradients that are not finite may be due to the factor of the loss, which is then halved.
+    fn lower_loss_scale(&mut self) -> bool {
+        let Some(scale) = &mut self.state.loss_scale else { return false };
+        let lowered = scale.overflowed();
+        if lowered {
+            let (step, factor) = (self.state.step + 1, scale.factor);
+            let line = format!("step {step}: the gradients were too large for f16; the loss is now scaled by {factor}");
+            self.strategy.reporter.say(&line);
+        }
+        lowered
     }
 
     /// Counts the losses of a step that was taken.

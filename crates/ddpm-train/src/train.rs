@@ -17,6 +17,7 @@ use ddpm_infer::device::{self, OpenDevice};
 use ddpm_infer::runs::RunFolder;
 use ddpm_infer::sample::points_beside;
 use ddpm_infer::snapshot::SnapshotConfig;
+use ddpm_kernels::Precision;
 use ddpm_model::bound::Loss;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{NetworkConfig, NetworkError};
@@ -154,6 +155,10 @@ impl Plan {
         };
         let mut experiment = load(&file, &options.set)?;
         let device = device::open(options.device.as_deref())?;
+        if let Err(error) = device.check(experiment.train.precision) {
+            let problem = Problem { key: "train.precision".into(), message: error.to_string(), from_set: false };
+            return Err(ConfigError { file, problems: vec![problem] }.into());
+        }
         let data = ddpm_data::open(&experiment.data, Split::Train, experiment.train.seed)?;
         experiment.model = resolve_network(&experiment, &data, &file)?;
         experiment.optimizer = experiment.optimizer.resolved();
@@ -220,7 +225,7 @@ impl Plan {
 
         // The network, freshly drawn or as it was left.
         autodiff.seed(mix(train.seed, Stream::Init, 0));
-        let mut net = settle(experiment.model.init(&autodiff));
+        let mut net = settle(experiment.model.init(&autodiff)).in_precision(train.precision);
         if let Some(start) = start {
             net = settle(start.give(net)?);
         }
@@ -254,6 +259,9 @@ impl Plan {
         let process = Arc::new(diffusion.clone());
         if experiment.train.time_sampling == TimeSampling::LossSecondMoment && state.loss_history.is_none() {
             state.loss_history = diffusion.schedule().map(|schedule| LossHistory::new(schedule.len()));
+        }
+        if train.precision == Precision::F16 {
+            state.loss_scale.get_or_insert_default();
         }
         let (loss, weighting) = (experiment.diffusion.loss, experiment.diffusion.weighting);
         let model = TrainModel::<D>::new(net, process.clone(), loss, weighting);

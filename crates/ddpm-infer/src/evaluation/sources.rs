@@ -19,7 +19,7 @@ use super::frechet::root;
 use super::picture::{Picture, files};
 use super::{EvaluationError, Features, Moments};
 use crate::job::SamplingJob;
-use crate::sample::trained;
+use crate::sample::{in_half, trained};
 use crate::snapshot::Snapshot;
 
 /// Values of a picture beyond which no covariance of pixels is taken: it would have the square of it.
@@ -238,7 +238,8 @@ impl PictureSource for Samples {
     fn identity(&self) -> String {
         // Neither the number of samples nor that of a batch is anything to a sample.
         let job = SamplingJob { count: 0, batch_size: 0, ..self.job.clone() };
-        format!("samples of {:016x} by {job:?} on {:?}", self.weights_hash, self.device)
+        let half = in_half(&self.snapshot.network);
+        format!("samples of {:016x} by {job:?} on {:?}{half}", self.weights_hash, self.device)
     }
 
     fn pictures(&self, range: Range<usize>) -> Result<Vec<Picture>, EvaluationError> {

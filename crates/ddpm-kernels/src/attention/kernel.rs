@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::conv::gemm::{Matrix, Previous, multiply};
+use crate::conv::gemm::{Matrix, Operands, Previous, multiply};
 use crate::output::{Unset, written, written_together};
 use crate::scratch::Scratch;
 use crate::simd::{exp, vectorised};
@@ -13,6 +13,7 @@ const TASK_PIXELS: usize = 64;
 /// The tensors are `[items, width, pixels]`, an item for each head of each picture.
 #[derive(Clone, Copy)]
 pub(super) struct Dims {
+    pub(super) operands: Operands,
     pub(super) pixels: usize,
     pub(super) width: usize,
 }
@@ -47,7 +48,13 @@ pub(super) fn forward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> 
         let asking = pixels.min(first + TASK_PIXELS) - first;
         let weights = weights(dims, q.columns(first..first + asking), k);
         let mut product = Scratch::new(dims.width * asking);
-        multiply(&mut product, Previous::Discard, v, Matrix::row_major(&weights, pixels, asking, asking));
+        multiply(
+            dims.operands,
+            &mut product,
+            Previous::Discard,
+            v,
+            Matrix::row_major(&weights, pixels, asking, asking),
+        );
         for (line, values) in lines.into_iter().zip(product.chunks_exact(asking)) {
             line.copied(values);
         }
@@ -68,7 +75,7 @@ fn weights(dims: &Dims, q: Matrix, k: Matrix) -> Scratch {
     let columns = q.columns;
     let mut weights = Scratch::new(dims.pixels * columns);
     let mut of_columns = Scratch::new(2 * columns);
-    multiply(&mut weights, Previous::Discard, k.transposed(), q);
+    multiply(dims.operands, &mut weights, Previous::Discard, k.transposed(), q);
     let scale = dims.scale();
     vectorised(|| {
         let (largest, sums) = of_columns.split_at_mut(columns);
@@ -96,12 +103,12 @@ fn weights(dims: &Dims, q: Matrix, k: Matrix) -> Scratch {
 /// The gradients for `dy`, the gradient with respect to the output of [`forward`].
 pub(super) fn backward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32], dy: &[f32]) -> Gradients {
     let item = dims.item();
-    let (pixels, scale) = (dims.pixels, dims.scale());
+    let (operands, pixels, scale) = (dims.operands, dims.pixels, dims.scale());
     let task = |[dq, dk, dv]: [&mut [f32]; 3], inputs: [&[f32]; 4]| {
         let [q, k, v, dy] = inputs.map(|x| dims.matrix(x));
         let weights = weights(dims, q, k);
         let mut d_scores = Scratch::new(pixels * pixels);
-        multiply(&mut d_scores, Previous::Discard, v.transposed(), dy);
+        multiply(operands, &mut d_scores, Previous::Discard, v.transposed(), dy);
         // d_scores = weights * (d_weights - sum of weights * d_weights), with the scale that the scores have.
         let mut dots = Scratch::new(pixels);
         vectorised(|| {
@@ -119,9 +126,9 @@ pub(super) fn backward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32], dy: &[f32])
         });
         // Of each pixel that is attended to a row, of each that attends a column.
         let square = |values| Matrix::row_major(values, pixels, pixels, pixels);
-        multiply(dv, Previous::Discard, dy, square(&weights).transposed());
-        multiply(dq, Previous::Discard, k, square(&d_scores));
-        multiply(dk, Previous::Discard, q, square(&d_scores).transposed());
+        multiply(operands, dv, Previous::Discard, dy, square(&weights).transposed());
+        multiply(operands, dq, Previous::Discard, k, square(&d_scores));
+        multiply(operands, dk, Previous::Discard, q, square(&d_scores).transposed());
     };
     let [q, k, v] = written_together(q.len(), |[all_dq, all_dk, all_dv]| {
         let outputs = all_dq.par_chunks(item).zip(all_dk.par_chunks(item)).zip(all_dv.par_chunks(item));

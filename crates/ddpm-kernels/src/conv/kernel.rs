@@ -6,7 +6,8 @@
 use rayon::prelude::*;
 
 use super::columns::{Tile, Tiling};
-use super::gemm::{Matrix, Previous, multiply};
+use super::gemm::{Matrix, Operands, Previous, multiply};
+use super::general::{self, Geometry};
 use super::winograd;
 use crate::clock::{Operation, time};
 use crate::output::{Unset, written};
@@ -59,30 +60,49 @@ pub(crate) struct Gradients {
 }
 
 /// The output `[batch, channels_out, height, width]`.
-pub(super) fn forward(dims: &Dims, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+pub(super) fn forward(operands: Operands, geometry: &Geometry, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    let Some(dims) = &geometry.keeps_size() else {
+        return time(Operation::ConvForward, || general::forward(operands, geometry, x, weight, bias));
+    };
     let [operation, _, _] = operations(dims);
     time(operation, || match winograd::is_worthwhile(dims) {
-        true => winograd::forward(dims, x, weight, bias),
-        false => by_columns(dims, x, dims.weight(weight), Some(bias)),
+        true => winograd::forward(operands, dims, x, weight, bias),
+        false => by_columns(operands, dims, x, dims.weight(weight), Some(bias)),
     })
 }
 
 /// The gradients of input, weight and bias for `dy`, the gradient of the output.
-pub(super) fn backward(dims: &Dims, x: &[f32], weight: &[f32], dy: &[f32], asked: [bool; 3]) -> Gradients {
-    let [_, input, parameters] = operations(dims);
+pub(super) fn backward(
+    operands: Operands,
+    geometry: &Geometry,
+    x: &[f32],
+    weight: &[f32],
+    dy: &[f32],
+    asked: [bool; 3],
+) -> Gradients {
     let [of_input, of_weight, of_bias] = asked;
-    let bias = of_bias.then(|| channel_sums(dims, dy));
-    if winograd::is_worthwhile(dims) {
-        let dy = winograd::output_frame(dims, dy);
+    let bias = of_bias.then(|| channel_sums(dy, geometry.batch, geometry.channels_out));
+    let Some(dims) = &geometry.keeps_size() else {
+        let input = || general::input_gradient(operands, geometry, weight, dy);
+        let parameters = || general::weight_gradient(operands, geometry, x, dy);
         return Gradients {
-            input: of_input.then(|| time(input, || winograd::input_gradient(dims, weight, &dy))),
-            weight: of_weight.then(|| time(parameters, || winograd::weight_gradient(dims, x, &dy))),
+            input: of_input.then(|| time(Operation::ConvInput, input)),
+            weight: of_weight.then(|| time(Operation::ConvWeight, parameters)),
+            bias,
+        };
+    };
+    let [_, input, parameters] = operations(dims);
+    if winograd::is_worthwhile(dims) {
+        let dy = time(input, || winograd::output_frame(dims, dy));
+        return Gradients {
+            input: of_input.then(|| time(input, || winograd::input_gradient(operands, dims, weight, &dy))),
+            weight: of_weight.then(|| time(parameters, || winograd::weight_gradient(operands, dims, x, &dy))),
             bias,
         };
     }
     Gradients {
-        input: of_input.then(|| time(input, || input_gradient(dims, weight, dy))),
-        weight: of_weight.then(|| time(parameters, || weight_gradient(dims, x, dy, Order::OutputFirst))),
+        input: of_input.then(|| time(input, || input_gradient(operands, dims, weight, dy))),
+        weight: of_weight.then(|| time(parameters, || weight_gradient(operands, dims, x, dy, Order::OutputFirst))),
         bias,
     }
 }
@@ -96,8 +116,8 @@ fn operations(dims: &Dims) -> [Operation; 3] {
 }
 
 /// The sum over pictures and pixels, the gradient of a bias.
-pub(crate) fn channel_sums(dims: &Dims, dy: &[f32]) -> Vec<f32> {
-    let (channels, plane) = (dims.channels_out, dims.plane());
+pub(crate) fn channel_sums(dy: &[f32], batch: usize, channels: usize) -> Vec<f32> {
+    let plane = dy.len() / (batch * channels);
     let of_channel = |channel: usize| {
         let planes = dy.chunks_exact(plane).skip(channel).step_by(channels);
         vectorised(|| planes.map(|plane| sum(plane, |v| v)).sum())
@@ -106,7 +126,7 @@ pub(crate) fn channel_sums(dims: &Dims, dy: &[f32]) -> Vec<f32> {
 }
 
 /// The output, for a weight `[channels_out, channels_in * taps]` of any layout.
-pub(crate) fn by_columns(dims: &Dims, x: &[f32], weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+pub(crate) fn by_columns(operands: Operands, dims: &Dims, x: &[f32], weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let tiling = Tiling::new(dims);
     let blocks = tiling.channel_blocks();
     let (channels, taps) = (dims.channels_out, dims.taps());
@@ -119,6 +139,7 @@ pub(crate) fn by_columns(dims: &Dims, x: &[f32], weight: Matrix, bias: Option<&[
             let rows = block.len() * taps;
             let columns = tiling.fill(&mut columns, x, &tile, block.clone());
             multiply(
+                operands,
                 &mut product,
                 if block.start == 0 { Previous::Discard } else { Previous::Keep },
                 weight.columns(block.start * taps..block.end * taps),
@@ -149,11 +170,11 @@ fn write_tile(product: &[f32], tile: &Tile, channels: usize, bias: Option<&[f32]
 }
 
 /// The gradient `[batch, channels_in, height, width]`.
-fn input_gradient(dims: &Dims, weight: &[f32], dy: &[f32]) -> Vec<f32> {
+fn input_gradient(operands: Operands, dims: &Dims, weight: &[f32], dy: &[f32]) -> Vec<f32> {
     let Dims { channels_in, channels_out, .. } = *dims;
     let taps = dims.taps();
     if taps == 1 {
-        return by_columns(&dims.swapped(), dy, dims.weight(weight).transposed(), None);
+        return by_columns(operands, &dims.swapped(), dy, dims.weight(weight).transposed(), None);
     }
     let mut turned = Scratch::new(weight.len());
     turned.par_chunks_mut(channels_out * taps).enumerate().for_each(|(channel_in, turned)| {
@@ -165,7 +186,7 @@ fn input_gradient(dims: &Dims, weight: &[f32], dy: &[f32]) -> Vec<f32> {
         }
     });
     let swapped = dims.swapped();
-    by_columns(&swapped, dy, swapped.weight(&turned), None)
+    by_columns(operands, &swapped, dy, swapped.weight(&turned), None)
 }
 
 /// What the rows of a weight are.
@@ -178,7 +199,7 @@ pub(crate) enum Order {
 }
 
 /// The gradient `[channels_out, channels_in, taps]`, or `[channels_in, taps, channels_out]`.
-pub(crate) fn weight_gradient(dims: &Dims, x: &[f32], dy: &[f32], order: Order) -> Vec<f32> {
+pub(crate) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &[f32], order: Order) -> Vec<f32> {
     let tiling = Tiling::new(dims);
     let blocks = tiling.channel_blocks();
     let (channels, taps) = (dims.channels_out, dims.taps());
@@ -203,6 +224,7 @@ pub(crate) fn weight_gradient(dims: &Dims, x: &[f32], dy: &[f32], order: Order) 
                 }
                 let columns = tiling.fill(&mut columns, x, &tile, block.clone());
                 multiply(
+                    operands,
                     &mut part,
                     if index == first { Previous::Discard } else { Previous::Keep },
                     Matrix::row_major(columns, rows, pixels, pixels),

@@ -11,14 +11,22 @@ use burn::tensor::{Shape, Tensor};
 use super::kernel::{self, Along, Layer};
 use crate::clock::{Operation, time};
 use crate::flex::{FlexTensor, contiguous, tensor, values};
+use crate::precision::Precision;
 
 /// The layer by the kernel; everything must be `f32` on flex.
-pub(super) fn dense<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>, along: Along) -> Tensor<D> {
+pub(super) fn dense<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+    along: Along,
+    precision: Precision,
+) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as DenseOps>::dense_layer(
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
         along,
+        precision,
     ))
 }
 
@@ -29,14 +37,21 @@ pub(crate) trait DenseOps: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         along: Along,
+        precision: Precision,
     ) -> FloatTensor<Self>;
 }
 
 impl DenseOps for Flex {
-    fn dense_layer(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, along: Along) -> FlexTensor {
+    fn dense_layer(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        along: Along,
+        precision: Precision,
+    ) -> FlexTensor {
         let [x, weight, bias] = [x, weight, bias].map(contiguous);
         let mut shape = x.shape();
-        let layer = layer(&shape, &weight.shape(), along);
+        let layer = layer(&shape, &weight.shape(), along, precision);
         let y = time(Operation::Dense, || kernel::forward(&layer, values(&x), values(&weight), values(&bias)));
         let dimension = match along {
             Along::Last => shape.num_dims() - 1,
@@ -53,20 +68,28 @@ impl<C: CheckpointStrategy> DenseOps for Autodiff<Flex, C> {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         along: Along,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
         match DenseLayer.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 // The values of the bias play no part in any gradient.
                 let inputs = [prep.checkpoint(&x), prep.checkpoint(&weight)];
-                let y = Flex::dense_layer(x.into_primitive(), weight.into_primitive(), bias.into_primitive(), along);
-                prep.finish(Saved { inputs, along }, y)
+                let y = Flex::dense_layer(
+                    x.into_primitive(),
+                    weight.into_primitive(),
+                    bias.into_primitive(),
+                    along,
+                    precision,
+                );
+                prep.finish(Saved { inputs, along, precision }, y)
             }
             OpsKind::UnTracked(prep) => prep.finish(Flex::dense_layer(
                 x.into_primitive(),
                 weight.into_primitive(),
                 bias.into_primitive(),
                 along,
+                precision,
             )),
         }
     }
@@ -77,6 +100,7 @@ impl<C: CheckpointStrategy> DenseOps for Autodiff<Flex, C> {
 struct Saved {
     inputs: [NodeId; 2],
     along: Along,
+    precision: Precision,
 }
 
 #[derive(Debug)]
@@ -86,10 +110,10 @@ impl Backward<Flex, 3> for DenseLayer {
     type State = Saved;
 
     fn backward(self, ops: Ops<Saved, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let Saved { inputs, along } = ops.state;
+        let Saved { inputs, along, precision } = ops.state;
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
         let [x, weight] = inputs.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
-        let layer = layer(&x.shape(), &weight.shape(), along);
+        let layer = layer(&x.shape(), &weight.shape(), along, precision);
         let asked = ops.parents.each_ref().map(Option::is_some);
         let gradients = time(Operation::DenseBackward, || {
             kernel::backward(&layer, values(&x), values(&weight), values(&dy), asked)
@@ -104,11 +128,11 @@ impl Backward<Flex, 3> for DenseLayer {
     }
 }
 
-fn layer(x: &Shape, weight: &Shape, along: Along) -> Layer {
+fn layer(x: &Shape, weight: &Shape, along: Along, precision: Precision) -> Layer {
     let [inputs, outputs] = [weight[0], weight[1]];
     let (batch, pixels) = match along {
         Along::Last => (x.num_elements() / inputs, 1),
         Along::Channels => (x[0], x[2] * x[3]),
     };
-    Layer { along, batch, inputs, outputs, pixels }
+    Layer { operands: precision.into(), along, batch, inputs, outputs, pixels }
 }

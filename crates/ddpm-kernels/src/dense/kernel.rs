@@ -2,14 +2,18 @@
 
 use rayon::prelude::*;
 
-use crate::conv::gemm::{Matrix, Previous, multiply};
+use crate::conv::gemm::{Matrix, Operands, Previous, multiply};
 use crate::conv::kernel::{Dims, Gradients, Order, by_columns, channel_sums, weight_gradient};
 use crate::output::written;
 use crate::scratch::Scratch;
 use crate::simd::vectorised;
 
-/// Rows of a task.
+/// Rows of a task of the gradient of a weight, and of other tasks at least.
 const TASK_ROWS: usize = 64;
+
+/// Rows of a task at most, and tasks that there should be at least.
+const MOST_ROWS: usize = 256;
+const TASKS: usize = 8;
 
 /// Which dimension of a tensor the layer is applied to.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +27,7 @@ pub(crate) enum Along {
 /// None of the numbers is 0.
 #[derive(Clone, Copy)]
 pub(super) struct Layer {
+    pub(super) operands: Operands,
     pub(super) along: Along,
     pub(super) batch: usize,
     pub(super) inputs: usize,
@@ -46,8 +51,8 @@ impl Layer {
 pub(super) fn forward(layer: &Layer, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let weight = layer.weight(weight);
     match layer.along {
-        Along::Last => rows_times(x, weight, Some(bias)),
-        Along::Channels => by_columns(&layer.of_channels(), x, weight.transposed(), Some(bias)),
+        Along::Last => rows_times(layer.operands, x, weight, Some(bias)),
+        Along::Channels => by_columns(layer.operands, &layer.of_channels(), x, weight.transposed(), Some(bias)),
     }
 }
 
@@ -57,31 +62,32 @@ pub(super) fn backward(layer: &Layer, x: &[f32], weight: &[f32], dy: &[f32], ask
     let weight = layer.weight(weight);
     match layer.along {
         Along::Last => Gradients {
-            input: of_input.then(|| rows_times(dy, weight.transposed(), None)),
+            input: of_input.then(|| rows_times(layer.operands, dy, weight.transposed(), None)),
             weight: of_weight.then(|| rows_weight_gradient(layer, x, dy)),
             bias: of_bias.then(|| sum_of_rows(dy, layer.outputs)),
         },
         Along::Channels => {
             let dims = layer.of_channels();
             Gradients {
-                input: of_input.then(|| by_columns(&dims.swapped(), dy, weight, None)),
-                weight: of_weight.then(|| weight_gradient(&dims, x, dy, Order::InputFirst)),
-                bias: of_bias.then(|| channel_sums(&dims, dy)),
+                input: of_input.then(|| by_columns(layer.operands, &dims.swapped(), dy, weight, None)),
+                weight: of_weight.then(|| weight_gradient(layer.operands, &dims, x, dy, Order::InputFirst)),
+                bias: of_bias.then(|| channel_sums(dy, layer.batch, layer.outputs)),
             }
         }
     }
 }
 
 /// `x weight + bias` for `x` of any number of rows.
-fn rows_times(x: &[f32], weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+fn rows_times(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let (inputs, outputs) = (weight.rows, weight.columns);
     let rows = x.len() / inputs;
+    let of_task = rows.div_ceil(TASKS).clamp(TASK_ROWS, MOST_ROWS);
     written(rows * outputs, |y| {
-        let tasks = y.par_chunks(TASK_ROWS * outputs).zip(x.par_chunks(TASK_ROWS * inputs));
+        let tasks = y.par_chunks(of_task * outputs).zip(x.par_chunks(of_task * inputs));
         tasks.for_each(|(y, x)| {
             let y = y.cleared();
             let product = |y: &mut [f32], x: &[f32], rows: usize| {
-                multiply(y, Previous::Discard, Matrix::row_major(x, rows, inputs, inputs), weight);
+                multiply(operands, y, Previous::Discard, Matrix::row_major(x, rows, inputs, inputs), weight);
             };
             match y.len() / outputs {
                 // A product of a vector is another kind of product, with other roundings. But a picture must come out
@@ -106,14 +112,14 @@ fn rows_times(x: &[f32], weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
 
 /// `x^T dy`
 fn rows_weight_gradient(layer: &Layer, x: &[f32], dy: &[f32]) -> Vec<f32> {
-    let Layer { inputs, outputs, .. } = *layer;
+    let Layer { operands, inputs, outputs, .. } = *layer;
     let rows = x.len() / inputs;
     let x = Matrix::row_major(x, rows, inputs, inputs).transposed();
     let dy = Matrix::row_major(dy, rows, outputs, outputs);
     written(inputs * outputs, |gradient| {
         gradient.par_chunks(TASK_ROWS * outputs).enumerate().for_each(|(task, gradient)| {
             let (first, gradient) = (task * TASK_ROWS, gradient.cleared());
-            multiply(gradient, Previous::Discard, x.rows(first..inputs.min(first + TASK_ROWS)), dy);
+            multiply(operands, gradient, Previous::Discard, x.rows(first..inputs.min(first + TASK_ROWS)), dy);
         });
     })
 }

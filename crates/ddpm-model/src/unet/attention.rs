@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use ddpm_kernels::{add, attention, dense_channels, group_norm};
 
 use super::layers::{Norm, Start, linear};
-use crate::probe::Probe;
+use crate::pass::Pass;
 
 /// Self-attention with a residual connection.
 pub(crate) struct SelfAttentionConfig {
@@ -44,21 +44,24 @@ pub(crate) struct SelfAttention {
 
 impl SelfAttention {
     /// `[B, C, H, W]` to the same shape.
-    pub(crate) fn forward(&self, x: Tensor<4>, probe: &Probe<'_>) -> Tensor<4> {
+    pub(crate) fn forward(&self, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         let by_heads = [batch, self.heads, channels / self.heads, height * width];
 
         let h = match &self.group_norm {
-            Some(norm) => probe.layer("group_norm", x.clone(), |x| group_norm(norm, x)),
+            Some(norm) => pass.layer("group_norm", x.clone(), |x| group_norm(norm, x)),
             None => x.clone(),
         };
-        let q = probe.layer("to_q", h.clone(), |h| dense_channels(&self.to_q, h)).reshape(by_heads);
-        let k = probe.layer("to_k", h.clone(), |h| dense_channels(&self.to_k, h)).reshape(by_heads);
-        let v = probe.layer("to_v", h, |h| dense_channels(&self.to_v, h)).reshape(by_heads);
+        let q = pass.layer("to_q", h.clone(), |h| dense_channels(&self.to_q, h, pass.precision)).reshape(by_heads);
+        let k = pass.layer("to_k", h.clone(), |h| dense_channels(&self.to_k, h, pass.precision)).reshape(by_heads);
+        let v = pass.layer("to_v", h, |h| dense_channels(&self.to_v, h, pass.precision)).reshape(by_heads);
 
-        let h = probe.joined("attention", attention(q, k, v)).reshape([batch, channels, height, width]);
-        let h = self.to_out.iter().fold(h, |h, layer| probe.layer("to_out.0", h, |h| dense_channels(layer, h)));
-        probe.joined("sum", add(x, h))
+        let h = pass.joined("attention", attention(q, k, v, pass.precision)).reshape([batch, channels, height, width]);
+        let h = self
+            .to_out
+            .iter()
+            .fold(h, |h, layer| pass.layer("to_out.0", h, |h| dense_channels(layer, h, pass.precision)));
+        pass.joined("sum", add(x, h))
     }
 }
 
@@ -75,7 +78,7 @@ mod tests {
     #[test]
     fn it_starts_as_the_identity() {
         let x = Tensor::<4>::random([2, 8, 3, 5], Distribution::Default, &Device::default());
-        attention_of(2).forward(x.clone(), &Probe::off()).into_data().assert_eq(&x.into_data(), true);
+        attention_of(2).forward(x.clone(), &Pass::default()).into_data().assert_eq(&x.into_data(), true);
     }
 
     #[test]
@@ -92,7 +95,7 @@ mod tests {
         let expected = module.to_out[0].forward(weights.matmul(v)).transpose().reshape([1, 8, 2, 3]) + x.clone();
 
         module
-            .forward(x, &Probe::off())
+            .forward(x, &Pass::default())
             .into_data()
             .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-5));
     }

@@ -9,7 +9,7 @@ use ddpm_kernels::{add, conv2d, dense, group_norm, norm_silu, shift, silu};
 use super::config::TimeShift;
 use super::layers::{Norm, Start, conv1x1, conv3x3, linear};
 use super::resample::Resize;
-use crate::probe::Probe;
+use crate::pass::Pass;
 
 /// A residual block from `in_channels` to `out_channels` that is told the time.
 #[derive(Clone, Copy)]
@@ -62,30 +62,30 @@ pub(crate) struct ResidualBlock {
 
 impl ResidualBlock {
     /// `[B, in, H, W]` and the activated time embedding `[B, time]` to `[B, out, H', W']`.
-    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, probe: &Probe<'_>) -> Tensor<4> {
-        let h = probe.layer("norm1", x.clone(), |x| norm_silu(&self.norm1, x));
+    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, pass: &Pass<'_>) -> Tensor<4> {
+        let h = pass.layer("norm1", x.clone(), |x| norm_silu(&self.norm1, x));
         let (x, h) = (self.resize.apply(x), self.resize.apply(h));
-        let h = probe.layer("conv1", h, |h| conv2d(&self.conv1, h));
+        let h = pass.layer("conv1", h, |h| conv2d(&self.conv1, h, pass.precision));
 
-        let time = probe.layer("time_emb_proj", time, |time| dense(&self.time_emb_proj, time));
+        let time = pass.layer("time_emb_proj", time, |time| dense(&self.time_emb_proj, time, pass.precision));
         let h = match self.time_shift {
-            TimeShift::Additive => probe.layer("norm2", shift(h, time), |h| norm_silu(&self.norm2, h)),
+            TimeShift::Additive => pass.layer("norm2", shift(h, time), |h| norm_silu(&self.norm2, h)),
             TimeShift::ScaleShift => {
                 let [batch, outputs] = time.dims();
                 let time = time.reshape([batch, outputs, 1, 1]);
                 let scale = time.clone().narrow(1, 0, outputs / 2);
                 let shift = time.narrow(1, outputs / 2, outputs / 2);
-                let h = probe.layer("norm2", h, |h| group_norm(&self.norm2, h));
-                probe.joined("scale_shift", silu(h * (scale + 1.0) + shift))
+                let h = pass.layer("norm2", h, |h| group_norm(&self.norm2, h));
+                pass.joined("scale_shift", silu(h * (scale + 1.0) + shift))
             }
         };
-        let h = probe.layer("conv2", self.dropout.forward(h), |h| conv2d(&self.conv2, h));
+        let h = pass.layer("conv2", self.dropout.forward(h), |h| conv2d(&self.conv2, h, pass.precision));
 
         let x = match &self.conv_shortcut {
-            Some(shortcut) => probe.layer("conv_shortcut", x, |x| conv2d(shortcut, x)),
+            Some(shortcut) => pass.layer("conv_shortcut", x, |x| conv2d(shortcut, x, pass.precision)),
             None => x,
         };
-        probe.joined("sum", add(x, h))
+        pass.joined("sum", add(x, h))
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
         for time_shift in [TimeShift::Additive, TimeShift::ScaleShift] {
             let (x, time) = inputs(&device);
             let y =
-                ResidualBlockConfig { time_shift, ..config() }.init(&device).forward(x.clone(), time, &Probe::off());
+                ResidualBlockConfig { time_shift, ..config() }.init(&device).forward(x.clone(), time, &Pass::default());
             y.into_data().assert_eq(&x.into_data(), true);
         }
     }
@@ -128,7 +128,7 @@ mod tests {
         for (resize, size) in [(Resize::Keep, [4, 6]), (Resize::Halve, [2, 3]), (Resize::Double, [8, 12])] {
             let (x, time) = inputs(&device);
             let block = ResidualBlockConfig { out_channels: 6, resize, ..config() }.init(&device);
-            assert_eq!(block.forward(x, time, &Probe::off()).dims(), [2, 6, size[0], size[1]]);
+            assert_eq!(block.forward(x, time, &Pass::default()).dims(), [2, 6, size[0], size[1]]);
         }
     }
 
@@ -140,7 +140,7 @@ mod tests {
         let mut block = config.init(&device.clone().autodiff());
         block.conv2 = conv3x3([4, 4], Start::Random, &device.clone().autodiff());
         let run =
-            |block: &ResidualBlock, x: Tensor<4>, time: Tensor<2>| block.forward(x, time, &Probe::off()).into_data();
+            |block: &ResidualBlock, x: Tensor<4>, time: Tensor<2>| block.forward(x, time, &Pass::default()).into_data();
 
         let (x_train, time_train) = (x.clone().autodiff(), time.clone().autodiff());
         let once = run(&block, x_train.clone(), time_train.clone());

@@ -13,11 +13,11 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, Initializer, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{concat, conv2d, dense, norm_silu, silu};
+use ddpm_kernels::{Precision, concat, conv2d, dense, norm_silu, silu};
 
 use crate::condition::Condition;
 use crate::embedding::class_features;
-use crate::probe::Probe;
+use crate::pass::Pass;
 use attention::{SelfAttention, SelfAttentionConfig};
 use block::{ResidualBlock, ResidualBlockConfig};
 pub use config::{DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShift, UNetConfig};
@@ -109,6 +109,7 @@ impl UNetConfig {
             conv_norm_out: self.norm().init(channels, device),
             conv_out: conv3x3([channels, self.out_channels], Start::Zero, device),
             config: self.clone(),
+            precision: Precision::F32,
         }
     }
 
@@ -150,6 +151,8 @@ pub struct UNet {
     conv_out: Conv2d,
     #[module(skip)]
     config: UNetConfig,
+    #[module(skip)]
+    pub(crate) precision: Precision,
 }
 
 impl UNet {
@@ -160,50 +163,52 @@ impl UNet {
 
     /// `x_t` `[B, C, H, W]` at the times `[B]` to the prediction `[B, C_out, H, W]`.
     pub fn forward(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
-        self.forward_told(x_t, t, condition, None, &Probe::off())
+        self.forward_told(x_t, t, condition, None, &Pass::default())
     }
 
     /// As [`forward`](Self::forward), told how the data were changed, `[B, augment_dim]` (Karras et al. 2022,
-    /// appendix F.2; zeros and nothing are the same), and with a probe that may look at every layer.
+    /// appendix F.2; zeros and nothing are the same), and with a pass that may be looked at layer by layer.
     pub fn forward_told(
         &self,
         x_t: Tensor<4>,
         t: Tensor<1>,
         condition: &Condition,
         told: Option<Tensor<2>>,
-        probe: &Probe<'_>,
+        pass: &Pass<'_>,
     ) -> Tensor<4> {
-        let time = self.time_features(t, condition, told, probe);
+        let (pass, dtype) = (&pass.of(self.precision), x_t.dtype());
+        let time = pass.precision.carried(self.time_features(t, condition, told, pass));
 
-        let mut h = probe.layer("conv_in", x_t, |x| conv2d(&self.conv_in, x));
+        let mut h = pass.layer("conv_in", pass.precision.carried(x_t), |x| conv2d(&self.conv_in, x, pass.precision));
         let mut skips = vec![h.clone()];
         for (i, block) in self.down_blocks.iter().enumerate() {
-            h = block.forward(h, &time, &mut skips, &probe.inside(format_args!("down_blocks.{i}")));
+            h = block.forward(h, &time, &mut skips, &pass.inside(format_args!("down_blocks.{i}")));
         }
-        h = self.mid_block.forward(h, &time, &probe.inside(format_args!("mid_block")));
+        h = self.mid_block.forward(h, &time, &pass.inside(format_args!("mid_block")));
         for (i, block) in self.up_blocks.iter().enumerate() {
-            h = block.forward(h, &time, &mut skips, &probe.inside(format_args!("up_blocks.{i}")));
+            h = block.forward(h, &time, &mut skips, &pass.inside(format_args!("up_blocks.{i}")));
         }
-        h = probe.layer("conv_norm_out", h, |h| norm_silu(&self.conv_norm_out, h));
-        probe.layer("conv_out", h, |h| conv2d(&self.conv_out, h))
+        h = pass.layer("conv_norm_out", h, |h| norm_silu(&self.conv_norm_out, h));
+        pass.layer("conv_out", h, |h| conv2d(&self.conv_out, h, pass.precision)).cast(dtype)
     }
 
-    /// What every block is told, `[B, time]`. Each applies its own projection to the activation, which is
-    /// therefore taken once.
+    /// What every block is told, `[B, time]`, in f32 whatever the precision: steps 999 and 1000 differ by little. Each
+    /// block applies its own projection to the activation, which is therefore taken once.
     fn time_features(
         &self,
         t: Tensor<1>,
         condition: &Condition,
         told: Option<Tensor<2>>,
-        probe: &Probe<'_>,
+        pass: &Pass<'_>,
     ) -> Tensor<2> {
         let ([batch], device) = (t.dims(), t.device());
         let sinusoids = self.config.embedding.embed(t, self.config.base_channels);
         let TimeEmbedding { linear_1, linear_2 } = &self.time_embedding;
-        let time = probe.layer("time_embedding.linear_1", sinusoids, |sinusoids| dense(linear_1, sinusoids));
-        let time = probe.layer("time_embedding.linear_2", silu(time), |time| dense(linear_2, time));
+        let time =
+            pass.layer("time_embedding.linear_1", sinusoids, |sinusoids| dense(linear_1, sinusoids, Precision::F32));
+        let time = pass.layer("time_embedding.linear_2", silu(time), |time| dense(linear_2, time, Precision::F32));
         let time = match (&self.augment_embedding, told) {
-            (Some(rows), Some(told)) => probe.joined("augment_embedding", time + told.matmul(rows.weight.val())),
+            (Some(rows), Some(told)) => pass.joined("augment_embedding", time + told.matmul(rows.weight.val())),
             _ => time,
         };
         let class = match &self.class_embedding {
@@ -214,7 +219,7 @@ impl UNet {
             }
         };
         silu(match class {
-            Some(class) => probe.joined("class_embedding", time + class),
+            Some(class) => pass.joined("class_embedding", time + class),
             None => time,
         })
     }
@@ -234,16 +239,16 @@ struct DownBlock {
 }
 
 impl DownBlock {
-    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>, probe: &Probe<'_>) -> Tensor<4> {
+    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>, pass: &Pass<'_>) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            h = resnet.forward(h, time.clone(), &probe.inside(format_args!("resnets.{i}")));
+            h = resnet.forward(h, time.clone(), &pass.inside(format_args!("resnets.{i}")));
             if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(h, &probe.inside(format_args!("attentions.{i}")));
+                h = attention.forward(h, &pass.inside(format_args!("attentions.{i}")));
             }
             skips.push(h.clone());
         }
         for downsampler in &self.downsamplers {
-            h = downsampler.forward(h, time.clone(), &probe.inside(format_args!("downsamplers.0")));
+            h = downsampler.forward(h, time.clone(), &pass.inside(format_args!("downsamplers.0")));
             skips.push(h.clone());
         }
         h
@@ -257,11 +262,11 @@ struct MiddleBlock {
 }
 
 impl MiddleBlock {
-    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, probe: &Probe<'_>) -> Tensor<4> {
+    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, pass: &Pass<'_>) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            h = resnet.forward(h, time.clone(), &probe.inside(format_args!("resnets.{i}")));
+            h = resnet.forward(h, time.clone(), &pass.inside(format_args!("resnets.{i}")));
             if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(h, &probe.inside(format_args!("attentions.{i}")));
+                h = attention.forward(h, &pass.inside(format_args!("attentions.{i}")));
             }
         }
         h
@@ -276,16 +281,16 @@ struct UpBlock {
 }
 
 impl UpBlock {
-    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>, probe: &Probe<'_>) -> Tensor<4> {
+    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>, pass: &Pass<'_>) -> Tensor<4> {
         let waiting = skips.split_off(skips.len() - self.resnets.len());
         for (i, (resnet, skip)) in self.resnets.iter().zip(waiting.into_iter().rev()).enumerate() {
-            h = resnet.forward(concat(h, skip), time.clone(), &probe.inside(format_args!("resnets.{i}")));
+            h = resnet.forward(concat(h, skip), time.clone(), &pass.inside(format_args!("resnets.{i}")));
             if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(h, &probe.inside(format_args!("attentions.{i}")));
+                h = attention.forward(h, &pass.inside(format_args!("attentions.{i}")));
             }
         }
         for upsampler in &self.upsamplers {
-            h = upsampler.forward(h, time.clone(), &probe.inside(format_args!("upsamplers.0")));
+            h = upsampler.forward(h, time.clone(), &pass.inside(format_args!("upsamplers.0")));
         }
         h
     }

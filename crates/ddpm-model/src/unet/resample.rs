@@ -11,7 +11,7 @@ use ddpm_kernels::conv2d;
 use super::block::ResidualBlock;
 use super::config::DownsamplePadding;
 use super::layers::{Start, conv3x3, conv3x3_strided};
-use crate::probe::Probe;
+use crate::pass::Pass;
 
 /// What a residual block does to the size of its feature map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +56,10 @@ impl Downsampler {
         Self::Conv(ConvDown { conv: conv3x3_strided([channels, channels], padding, device) })
     }
 
-    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, probe: &Probe<'_>) -> Tensor<4> {
+    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, pass: &Pass<'_>) -> Tensor<4> {
         match self {
-            Self::Conv(down) => probe.layer("conv", x, |x| conv2d(&down.conv, x)),
-            Self::Residual(block) => block.forward(x, time, probe),
+            Self::Conv(down) => pass.layer("conv", x, |x| conv2d(&down.conv, x, pass.precision)),
+            Self::Residual(block) => block.forward(x, time, pass),
         }
     }
 }
@@ -79,10 +79,10 @@ impl Upsampler {
         Self::Conv(ConvUp { conv: conv3x3([channels, channels], Start::Random, device) })
     }
 
-    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, probe: &Probe<'_>) -> Tensor<4> {
+    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, pass: &Pass<'_>) -> Tensor<4> {
         match self {
-            Self::Conv(up) => probe.layer("conv", Resize::Double.apply(x), |x| conv2d(&up.conv, x)),
-            Self::Residual(block) => block.forward(x, time, probe),
+            Self::Conv(up) => pass.layer("conv", Resize::Double.apply(x), |x| conv2d(&up.conv, x, pass.precision)),
+            Self::Residual(block) => block.forward(x, time, pass),
         }
     }
 }
@@ -104,6 +104,7 @@ pub(crate) struct ConvUp {
 mod tests {
     use super::*;
     use burn::module::Param;
+    use ddpm_kernels::Precision;
 
     fn square() -> Tensor<4> {
         Tensor::<1>::from_floats(
@@ -132,7 +133,7 @@ mod tests {
                 unreachable!("made as a convolution")
             };
             down.conv.weight = Param::from_tensor(Tensor::ones([1, 1, 3, 3], &Device::default()));
-            let y = conv2d(&down.conv, square());
+            let y = conv2d(&down.conv, square(), Precision::F32);
             assert_eq!(y.dims(), [1, 1, 2, 2]);
             values(y)
         };

@@ -138,7 +138,7 @@ fn every_parameter_gets_a_gradient() {
         let t = Tensor::from_floats([3.0, 250.5], &device);
         let told = Tensor::random([2, config.augment_dim], Distribution::Default, &device);
         let told = (config.augment_dim > 0).then_some(told);
-        let y = network.forward_told(noise(2, [8, 8], &device), t, &classes(&[0, 3], &device), told, &Probe::off());
+        let y = network.forward_told(noise(2, [8, 8], &device), t, &classes(&[0, 3], &device), told, &Pass::default());
         let grads = GradientsParams::from_grads(y.square().mean().backward(), &network);
         let mut visitor = Missing { grads: &grads, path: vec![], missing: vec![] };
         network.visit(&mut visitor);
@@ -173,7 +173,7 @@ fn being_told_nothing_is_being_told_zeros() {
     let run = |told: Option<[[f32; 3]; 2]>| {
         let told = told.map(|told| Tensor::<2>::from_floats(told, &device));
         let t = Tensor::from_floats([10.0, 20.0], &device);
-        network.forward_told(x.clone(), t, &classes(&[1, 2], &device), told, &Probe::off())
+        network.forward_told(x.clone(), t, &classes(&[1, 2], &device), told, &Pass::default())
     };
     let nothing = run(None);
     assert_eq!(nothing.clone().into_data(), run(Some([[0.0; 3]; 2])).into_data());

@@ -8,6 +8,7 @@ use ddpm_data::DataConfig;
 use ddpm_data::augment::AugmentConfig;
 use ddpm_infer::samplers::Sampler;
 use ddpm_infer::snapshot::DiffusionConfig;
+use ddpm_kernels::Precision;
 use ddpm_model::ema::EmaConfig;
 use ddpm_model::network::NetworkConfig;
 use serde::{Deserialize, Serialize};
@@ -274,6 +275,8 @@ pub struct TrainConfig {
     pub on_non_finite: OnNonFinite,
     /// Steps in a row that may be skipped; one more stops the run.
     pub max_skips: u64,
+    /// What the network computes in: f32, bf16 or f16. Weights, moments, averages and the loss are f32 in all of them.
+    pub precision: Precision,
     /// Whether cheap operations are computed again on the way back instead of kept: less memory, and a slower step.
     pub gradient_checkpointing: bool,
     /// Whether the metrics are also written as an event file of TensorBoard.
@@ -297,6 +300,7 @@ impl Default for TrainConfig {
             workers: 2,
             on_non_finite: OnNonFinite::Stop,
             max_skips: 10,
+            precision: Precision::F32,
             gradient_checkpointing: false,
             tensorboard: false,
         }

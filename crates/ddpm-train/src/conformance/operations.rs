@@ -9,7 +9,9 @@ use burn::tensor::module::{avg_pool2d, interpolate};
 use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_kernels::{add, attention, concat, conv2d, dense, dense_channels, group_norm, norm_silu, shift, silu};
+use ddpm_kernels::{
+    Precision, add, attention, concat, conv2d, dense, dense_channels, group_norm, norm_silu, shift, silu,
+};
 
 /// Seed of all inputs.
 const SEED: u64 = 5;
@@ -85,7 +87,7 @@ impl Operation {
                 let fan_in = (inputs * kernel * kernel) as f32;
                 conv.weight = Param::from_tensor(draw.leaf("weight", shape, fan_in.sqrt().recip()));
                 conv.bias = Some(Param::from_tensor(draw.leaf("bias", [outputs], 1.0)));
-                flat(conv2d(&conv, draw.leaf("x", [batch, inputs, size[0], size[1]], 1.0)))
+                flat(conv2d(&conv, draw.leaf("x", [batch, inputs, size[0], size[1]], 1.0), Precision::F32))
             }
             Self::Norm { channels, groups, size, activated } => {
                 let mut norm = GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(&device);
@@ -96,7 +98,7 @@ impl Operation {
             }
             Self::Attention { heads, width, pixels } => {
                 let [q, k, v] = ["q", "k", "v"].map(|name| draw.leaf(name, [batch, heads, width, pixels], 1.0));
-                flat(attention(q, k, v))
+                flat(attention(q, k, v, Precision::F32))
             }
             Self::Linear { inputs, outputs, pixels } => {
                 let mut linear = LinearConfig::new(inputs, outputs).init(&device);
@@ -104,8 +106,11 @@ impl Operation {
                 linear.weight = Param::from_tensor(draw.leaf("weight", [inputs, outputs], scale));
                 linear.bias = Some(Param::from_tensor(draw.leaf("bias", [outputs], 1.0)));
                 match pixels {
-                    None => dense(&linear, draw.leaf("x", [batch, inputs], 1.0)),
-                    Some(pixels) => flat(dense_channels(&linear, draw.leaf("x", [batch, inputs, 1, pixels], 1.0))),
+                    None => dense(&linear, draw.leaf("x", [batch, inputs], 1.0), Precision::F32),
+                    Some(pixels) => {
+                        let x = draw.leaf("x", [batch, inputs, 1, pixels], 1.0);
+                        flat(dense_channels(&linear, x, Precision::F32))
+                    }
                 }
             }
             Self::Resize { channels, size: [height, width], doubles } => {

@@ -1,9 +1,11 @@
-//! A look at what passes through a network, layer by layer. Where nobody looks it costs nothing.
+//! What goes along with one pass through a network: the precision of its products, and perhaps a look at every layer.
+//! Where nobody looks it costs nothing.
 
 use std::cell::RefCell;
 use std::fmt;
 
 use burn::tensor::Tensor;
+use ddpm_kernels::Precision;
 
 /// What can be said of the numbers of a tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -77,14 +79,14 @@ pub struct LayerSeen {
     pub output: Values,
 }
 
-/// All that probes have seen, in the order of the forward pass.
+/// All that passes have shown, in the order of the layers.
 #[derive(Debug, Default)]
 pub struct Trace(RefCell<Vec<LayerSeen>>);
 
 impl Trace {
-    /// A probe that writes into this trace.
-    pub fn probe(&self) -> Probe<'_> {
-        Probe { path: String::new(), seen: Some(&self.0) }
+    /// A pass that writes into this trace.
+    pub fn pass(&self) -> Pass<'_> {
+        Pass { seen: Some(&self.0), ..Pass::default() }
     }
 
     /// What was seen.
@@ -93,23 +95,25 @@ impl Trace {
     }
 }
 
-/// Goes along with a forward pass, and may look at what passes.
-#[derive(Clone, Debug)]
-pub struct Probe<'a> {
+/// Goes along with a forward pass.
+#[derive(Clone, Debug, Default)]
+pub struct Pass<'a> {
+    /// What the layers compute in: the network says it.
+    pub(crate) precision: Precision,
     path: String,
     seen: Option<&'a RefCell<Vec<LayerSeen>>>,
 }
 
-impl Probe<'_> {
-    /// One that does not look.
-    pub const fn off() -> Self {
-        Self { path: String::new(), seen: None }
+impl Pass<'_> {
+    /// The same pass in this precision.
+    pub(crate) fn of(&self, precision: Precision) -> Self {
+        Self { precision, ..self.clone() }
     }
 
-    /// The same probe inside a part of the network: `probe.inside(format_args!("resnets.{i}"))`.
+    /// The same pass inside a part of the network: `pass.inside(format_args!("resnets.{i}"))`.
     pub(crate) fn inside(&self, name: fmt::Arguments<'_>) -> Self {
         let path = if self.seen.is_some() { self.path_of(name) } else { String::new() };
-        Self { path, seen: self.seen }
+        Self { precision: self.precision, path, seen: self.seen }
     }
 
     /// Runs a layer.
@@ -161,15 +165,15 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_writes_paths_and_one_that_is_off_nothing() {
+    fn a_traced_pass_writes_paths_and_another_nothing() {
         let trace = Trace::default();
         let device = Device::default();
-        let run = |probe: &Probe<'_>| {
-            let inner = probe.inside(format_args!("blocks.{}", 2)).inside(format_args!("a"));
+        let run = |pass: &Pass<'_>| {
+            let inner = pass.inside(format_args!("blocks.{}", 2)).inside(format_args!("a"));
             let y = inner.layer("b", Tensor::<1>::ones([3], &device), |x| x * 2.0);
-            probe.joined("sum", y.clone() + y).into_data()
+            pass.joined("sum", y.clone() + y).into_data()
         };
-        assert_eq!(run(&Probe::off()), run(&trace.probe()));
+        assert_eq!(run(&Pass::default()), run(&trace.pass()));
         let layers = trace.into_layers();
         let paths: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
         assert_eq!(paths, ["blocks.2.a.b", "sum"]);
