@@ -6,7 +6,8 @@
 /// Values that are worked on together. The compiler maps them onto whatever width there is.
 const LANES: usize = 16;
 
-/// Runs `kernel` as compiled for the best vector instructions of this processor.
+/// Runs `kernel` as compiled for the best vector instructions of this processor. A closure must say `#[inline(always)]`, or a
+/// large one is compiled for the oldest.
 pub(crate) fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(kernel)
 }

@@ -77,26 +77,29 @@ fn weights(dims: &Dims, q: Matrix, k: Matrix) -> Scratch {
     let mut of_columns = Scratch::new(2 * columns);
     multiply(dims.operands, &mut weights, Previous::Discard, k.transposed(), q);
     let scale = dims.scale();
-    vectorised(|| {
-        let (largest, sums) = of_columns.split_at_mut(columns);
-        largest.fill(f32::NEG_INFINITY);
-        sums.fill(0.0);
-        for row in weights.chunks_exact(columns) {
-            for (largest, value) in largest.iter_mut().zip(row) {
-                *largest = if value > largest { *value } else { *largest };
+    vectorised(
+        #[inline(always)]
+        || {
+            let (largest, sums) = of_columns.split_at_mut(columns);
+            largest.fill(f32::NEG_INFINITY);
+            sums.fill(0.0);
+            for row in weights.chunks_exact(columns) {
+                for (largest, value) in largest.iter_mut().zip(row) {
+                    *largest = if value > largest { *value } else { *largest };
+                }
             }
-        }
-        for row in weights.chunks_exact_mut(columns) {
-            for ((value, largest), sum) in row.iter_mut().zip(&*largest).zip(&mut *sums) {
-                *value = exp((*value - largest) * scale);
-                *sum += *value;
+            for row in weights.chunks_exact_mut(columns) {
+                for ((value, largest), sum) in row.iter_mut().zip(&*largest).zip(&mut *sums) {
+                    *value = exp((*value - largest) * scale);
+                    *sum += *value;
+                }
             }
-        }
-        sums.iter_mut().for_each(|sum| *sum = sum.recip());
-        for row in weights.chunks_exact_mut(columns) {
-            row.iter_mut().zip(&*sums).for_each(|(value, norm)| *value *= norm);
-        }
-    });
+            sums.iter_mut().for_each(|sum| *sum = sum.recip());
+            for row in weights.chunks_exact_mut(columns) {
+                row.iter_mut().zip(&*sums).for_each(|(value, norm)| *value *= norm);
+            }
+        },
+    );
     weights
 }
 
@@ -111,19 +114,22 @@ pub(super) fn backward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32], dy: &[f32])
         multiply(operands, &mut d_scores, Previous::Discard, v.transposed(), dy);
         // d_scores = weights * (d_weights - sum of weights * d_weights), with the scale that the scores have.
         let mut dots = Scratch::new(pixels);
-        vectorised(|| {
-            dots.fill(0.0);
-            for (gradient, weights) in d_scores.chunks_exact(pixels).zip(weights.chunks_exact(pixels)) {
-                for ((dot, gradient), weight) in dots.iter_mut().zip(gradient).zip(weights) {
-                    *dot += weight * gradient;
+        vectorised(
+            #[inline(always)]
+            || {
+                dots.fill(0.0);
+                for (gradient, weights) in d_scores.chunks_exact(pixels).zip(weights.chunks_exact(pixels)) {
+                    for ((dot, gradient), weight) in dots.iter_mut().zip(gradient).zip(weights) {
+                        *dot += weight * gradient;
+                    }
                 }
-            }
-            for (gradient, weights) in d_scores.chunks_exact_mut(pixels).zip(weights.chunks_exact(pixels)) {
-                for ((dot, gradient), weight) in dots.iter().zip(gradient).zip(weights) {
-                    *gradient = weight * (*gradient - dot) * scale;
+                for (gradient, weights) in d_scores.chunks_exact_mut(pixels).zip(weights.chunks_exact(pixels)) {
+                    for ((dot, gradient), weight) in dots.iter().zip(gradient).zip(weights) {
+                        *gradient = weight * (*gradient - dot) * scale;
+                    }
                 }
-            }
-        });
+            },
+        );
         // Of each pixel that is attended to a row, of each that attends a column.
         let square = |values| Matrix::row_major(values, pixels, pixels, pixels);
         multiply(operands, dv, Previous::Discard, dy, square(&weights).transposed());

@@ -58,7 +58,12 @@ impl ChannelOps for Flex {
         let plane = plane(&x.shape());
         time(Operation::Shift, || {
             let planes = values_mut(&mut x).par_chunks_exact_mut(plane).zip(values(&by)).with_min_len(TASK_CHANNELS);
-            planes.for_each(|(x, by)| vectorised(|| x.iter_mut().for_each(|x| *x += by)));
+            planes.for_each(|(x, by)| {
+                vectorised(
+                    #[inline(always)]
+                    || x.iter_mut().for_each(|x| *x += by),
+                )
+            });
         });
         x
     }
@@ -151,7 +156,16 @@ impl Backward<Flex, 2> for Shift {
         let [x, by] = ops.parents;
         if let Some(node) = by {
             let planes = values(&dy).par_chunks_exact(plane(&shape)).with_min_len(TASK_CHANNELS);
-            let sums = time(Operation::Shift, || planes.map(|dy| vectorised(|| sum(dy, |v| v))).collect());
+            let sums = time(Operation::Shift, || {
+                planes
+                    .map(|dy| {
+                        vectorised(
+                            #[inline(always)]
+                            || sum(dy, |v| v),
+                        )
+                    })
+                    .collect()
+            });
             grads.register::<Flex>(node.id, tensor(sums, [shape[0], shape[1]]));
         }
         if let Some(node) = x {

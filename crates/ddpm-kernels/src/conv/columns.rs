@@ -182,7 +182,10 @@ impl Tiling {
             let line = &mut columns.line[..pixels + 2 * self.margin];
             for (rows, channel) in rows.zip(channels) {
                 self.gather(line, x, self.channels, channel, tile, self.margin);
-                vectorised(|| self.shift_and_mask(rows, line, tile));
+                vectorised(
+                    #[inline(always)]
+                    || self.shift_and_mask(rows, line, tile),
+                );
             }
         }
         matrix

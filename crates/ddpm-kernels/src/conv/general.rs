@@ -181,7 +181,10 @@ fn convolve(
             let inputs = start..geometry.channels_in.min(start + block);
             let rows = inputs.len() * taps;
             let columns = &mut columns[..rows * pixels];
-            vectorised(|| gather(&geometry, columns, x, inputs.clone(), &stretches, pixels));
+            vectorised(
+                #[inline(always)]
+                || gather(&geometry, columns, x, inputs.clone(), &stretches, pixels),
+            );
             multiply(
                 operands,
                 &mut product,
@@ -190,7 +193,10 @@ fn convolve(
                 Matrix::row_major(columns, rows, pixels, pixels),
             );
         }
-        vectorised(|| scatter(&product, pixels, channels, bias, outputs, then));
+        vectorised(
+            #[inline(always)]
+            || scatter(&product, pixels, channels, bias, outputs, then),
+        );
     };
     written(geometry.batch * channels * plane, |y| {
         tiles(y, channels, plane, tile_pixels).into_par_iter().enumerate().for_each(task);
@@ -213,7 +219,10 @@ pub(super) fn weight_gradient(operands: Operands, geometry: &Geometry, x: &[f32]
             let mut part = Scratch::new(channels * rows);
             for (image, dy) in dy.chunks_exact(channels * plane).enumerate() {
                 let stretches = stretches(image * plane..(image + 1) * plane, [height, width]);
-                vectorised(|| gather(geometry, &mut columns, x, inputs.clone(), &stretches, plane));
+                vectorised(
+                    #[inline(always)]
+                    || gather(geometry, &mut columns, x, inputs.clone(), &stretches, plane),
+                );
                 multiply(
                     operands,
                     &mut part,
@@ -257,7 +266,10 @@ pub(super) fn input_gradient(operands: Operands, geometry: &Geometry, weight: &[
             weight.columns(first * taps..inputs.end * taps).transposed(),
             Matrix::row_major(dy, channels_out, plane, plane),
         );
-        vectorised(|| spread(geometry, &columns, dx, &stretches, plane));
+        vectorised(
+            #[inline(always)]
+            || spread(geometry, &columns, dx, &stretches, plane),
+        );
     };
     written(batch * channels_in * input_plane, |dx| {
         let mut tasks = Vec::new();

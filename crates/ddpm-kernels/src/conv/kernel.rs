@@ -120,7 +120,10 @@ pub(crate) fn channel_sums(dy: &[f32], batch: usize, channels: usize) -> Vec<f32
     let plane = dy.len() / (batch * channels);
     let of_channel = |channel: usize| {
         let planes = dy.chunks_exact(plane).skip(channel).step_by(channels);
-        vectorised(|| planes.map(|plane| sum(plane, |v| v)).sum())
+        vectorised(
+            #[inline(always)]
+            || planes.map(|plane| sum(plane, |v| v)).sum(),
+        )
     };
     (0..channels).into_par_iter().with_min_len(8).map(of_channel).collect()
 }
@@ -146,7 +149,10 @@ pub(crate) fn by_columns(operands: Operands, dims: &Dims, x: &[f32], weight: Mat
                 Matrix::row_major(columns, rows, pixels, pixels),
             );
         }
-        vectorised(|| write_tile(&product, &tile, channels, bias, outputs));
+        vectorised(
+            #[inline(always)]
+            || write_tile(&product, &tile, channels, bias, outputs),
+        );
     };
     written(dims.batch * channels * dims.plane(), |y| {
         let tiles = tiling.split(y, channels).into_par_iter().enumerate();

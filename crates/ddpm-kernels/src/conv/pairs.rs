@@ -30,12 +30,15 @@ fn multiply_block(out: &mut [f32], previous: Previous, a: Matrix, b: Matrix) {
     let (left, right) = pairs.split_at_mut(padded * half);
     let (right, _) = right.as_chunks_mut::<PANEL>();
     let (results, _) = results.as_chunks_mut::<PANEL>();
-    vectorised(|| {
-        pack_rows(a, half, left);
-        for (panel, right) in right.chunks_exact_mut(half).enumerate() {
-            pack_panel(b, panel * PANEL, right);
-        }
-    });
+    vectorised(
+        #[inline(always)]
+        || {
+            pack_rows(a, half, left);
+            for (panel, right) in right.chunks_exact_mut(half).enumerate() {
+                pack_panel(b, panel * PANEL, right);
+            }
+        },
+    );
     for (panel, right) in right.chunks_exact(half).enumerate() {
         product::multiply(Operands::Halves, left, right, results);
         let first = panel * PANEL;

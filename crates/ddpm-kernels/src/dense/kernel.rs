@@ -100,11 +100,14 @@ fn rows_times(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f32]
                 rows => product(y, x, rows),
             }
             if let Some(bias) = bias {
-                vectorised(|| {
-                    for row in y.chunks_exact_mut(outputs) {
-                        row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
-                    }
-                });
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for row in y.chunks_exact_mut(outputs) {
+                            row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+                        }
+                    },
+                );
             }
         });
     })
@@ -126,10 +129,13 @@ fn rows_weight_gradient(layer: &Layer, x: &[f32], dy: &[f32]) -> Vec<f32> {
 
 fn sum_of_rows(dy: &[f32], outputs: usize) -> Vec<f32> {
     let mut sums = vec![0.0; outputs];
-    vectorised(|| {
-        for row in dy.chunks_exact(outputs) {
-            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-        }
-    });
+    vectorised(
+        #[inline(always)]
+        || {
+            for row in dy.chunks_exact(outputs) {
+                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+        },
+    );
     sums
 }

@@ -74,14 +74,17 @@ pub(super) fn forward(
         let tasks = y.par_chunks(step * n).zip(x.par_chunks(step * n)).zip(statistics.par_chunks_mut(step));
         tasks.enumerate().for_each(|(task, ((y, x), statistics))| {
             let y = y.cleared();
-            vectorised(|| {
-                let groups = y.chunks_mut(n).zip(x.chunks(n)).zip(statistics);
-                for (i, ((y, x), statistics)) in groups.enumerate() {
-                    *statistics = group_statistics(x, epsilon);
-                    let (gamma, beta) = channels.of_group(task * step + i);
-                    group_forward(dims.plane, x, gamma, beta, *statistics, activation, y);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    let groups = y.chunks_mut(n).zip(x.chunks(n)).zip(statistics);
+                    for (i, ((y, x), statistics)) in groups.enumerate() {
+                        *statistics = group_statistics(x, epsilon);
+                        let (gamma, beta) = channels.of_group(task * step + i);
+                        group_forward(dims.plane, x, gamma, beta, *statistics, activation, y);
+                    }
+                },
+            );
         });
     });
     (y, statistics)
@@ -109,17 +112,20 @@ pub(super) fn backward(
         .zip(dbeta.par_chunks_mut(step * width))
         .enumerate()
         .for_each(|(task, (((dx, x), dgamma), dbeta))| {
-            vectorised(|| {
-                let outputs = dgamma.chunks_mut(width).zip(dbeta.chunks_mut(width));
-                let groups = dx.chunks_mut(n).zip(x.chunks(n)).zip(outputs);
-                for (i, ((dx, x), (dgamma, dbeta))) in groups.enumerate() {
-                    let group = task * step + i;
-                    let (gamma, beta) = channels.of_group(group);
-                    let statistics = statistics[group];
-                    let plane = dims.plane;
-                    group_backward(plane, x, gamma, beta, statistics, activation, dx, dgamma, dbeta);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    let outputs = dgamma.chunks_mut(width).zip(dbeta.chunks_mut(width));
+                    let groups = dx.chunks_mut(n).zip(x.chunks(n)).zip(outputs);
+                    for (i, ((dx, x), (dgamma, dbeta))) in groups.enumerate() {
+                        let group = task * step + i;
+                        let (gamma, beta) = channels.of_group(group);
+                        let statistics = statistics[group];
+                        let plane = dims.plane;
+                        group_backward(plane, x, gamma, beta, statistics, activation, dx, dgamma, dbeta);
+                    }
+                },
+            );
         });
     ParameterGradients {
         gamma: sum_over_samples(&dgamma, dims.channels),
