@@ -4,7 +4,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::bf16::{Dot, Full, Portable, PortablePairs};
+use crate::bf16::{Dot, Full, Pairs, Portable, PortablePairs};
 use crate::precision::Precision;
 
 /// Columns of a result that are computed together.
@@ -69,6 +69,32 @@ fn dispatch(operands: Operands, job: impl Job) {
             Arch::new().dispatch(On(job, PortablePairs));
         }
     }
+}
+
+/// Something that makes pairs.
+pub(crate) trait PairJob {
+    fn run<S: Simd, P: Pairs<S>>(self, simd: S, pairs: P);
+}
+
+pub(crate) fn make_pairs(job: impl PairJob) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(processor) = crate::bf16::Avx512::detect() {
+        return processor.make_pairs(job);
+    }
+    make_pairs_portably(job);
+}
+
+pub(crate) fn make_pairs_portably(job: impl PairJob) {
+    struct Portably<J>(J);
+    impl<J: PairJob> WithSimd for Portably<J> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            self.0.run(simd, PortablePairs);
+        }
+    }
+    Arch::new().dispatch(Portably(job));
 }
 
 /// A job, by the best vector instructions of this processor.

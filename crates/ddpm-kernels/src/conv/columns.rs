@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::gemm::Matrix;
 use super::kernel::Dims;
 use crate::output::Unset;
 use crate::scratch::Scratch;
@@ -162,16 +163,29 @@ impl Tiling {
         Columns { matrix: Scratch::new(rows * pixels), line: Scratch::new(pixels + 2 * self.margin) }
     }
 
+    /// The pixels of a tile of some of the channels of `x`, which has so many, where they lie; unless they are of several
+    /// images.
+    pub(super) fn view<'a>(&self, x: &'a [f32], of: usize, channels: Range<usize>, tile: &Tile) -> Option<Matrix<'a>> {
+        let first = (tile.images.start * of + channels.start) * self.plane + tile.pixels.start;
+        let view = || Matrix::row_major(&x[first..], channels.len(), tile.len(), self.plane);
+        (tile.images.len() == 1).then(view)
+    }
+
     /// The columns `[channels * taps, pixels]` of a tile of `x`.
     pub(super) fn fill<'a>(
         &self,
         columns: &'a mut Columns,
-        x: &[f32],
+        x: &'a [f32],
         tile: &Tile,
         channels: Range<usize>,
-    ) -> &'a [f32] {
+    ) -> Matrix<'a> {
+        if self.kernel_width == 1
+            && let Some(view) = self.view(x, self.channels, channels.clone(), tile)
+        {
+            return view;
+        }
         let pixels = tile.len();
-        let taps = self.shifts.len();
+        let (taps, channel_count) = (self.shifts.len(), channels.len());
         let matrix = &mut columns.matrix[..channels.len() * taps * pixels];
         let rows = matrix.chunks_mut(taps * pixels);
         if self.kernel_width == 1 {
@@ -188,7 +202,7 @@ impl Tiling {
                 );
             }
         }
-        matrix
+        Matrix::row_major(matrix, channel_count * taps, pixels, pixels)
     }
 
     /// The pixels of a tile of one channel of `x`, which has `channels` of them, with what lies

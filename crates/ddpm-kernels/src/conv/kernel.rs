@@ -139,14 +139,13 @@ pub(crate) fn by_columns(operands: Operands, dims: &Dims, x: &[f32], weight: Mat
         let mut columns = tiling.scratch();
         let mut product = Scratch::new(channels * pixels);
         for block in &blocks {
-            let rows = block.len() * taps;
             let columns = tiling.fill(&mut columns, x, &tile, block.clone());
             multiply(
                 operands,
                 &mut product,
                 if block.start == 0 { Previous::Discard } else { Previous::Keep },
                 weight.columns(block.start * taps..block.end * taps),
-                Matrix::row_major(columns, rows, pixels, pixels),
+                columns,
             );
         }
         vectorised(
@@ -224,17 +223,20 @@ pub(crate) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &[
             for index in first..tiling.len().min(first + tiles_per_run) {
                 let tile = tiling.tile(index);
                 let pixels = tile.len();
-                let gradient = &mut gradient[..channels * pixels];
-                for (channel, line) in gradient.chunks_exact_mut(pixels).enumerate() {
-                    tiling.gather(line, dy, channels, channel, &tile, 0);
-                }
+                let gradient = tiling.view(dy, channels, 0..channels, &tile).unwrap_or_else(|| {
+                    let gradient = &mut gradient[..channels * pixels];
+                    for (channel, line) in gradient.chunks_exact_mut(pixels).enumerate() {
+                        tiling.gather(line, dy, channels, channel, &tile, 0);
+                    }
+                    Matrix::row_major(gradient, channels, pixels, pixels)
+                });
                 let columns = tiling.fill(&mut columns, x, &tile, block.clone());
                 multiply(
                     operands,
                     &mut part,
                     if index == first { Previous::Discard } else { Previous::Keep },
-                    Matrix::row_major(columns, rows, pixels, pixels),
-                    Matrix::row_major(gradient, channels, pixels, pixels).transposed(),
+                    columns,
+                    gradient.transposed(),
                 );
             }
             part

@@ -3,12 +3,15 @@
 //! Row `k` of the one and column `k` of the other become pairs with row and column `k + half`, so that neighbours in memory
 //! stay neighbours in a vector.
 
+use std::ops::Range;
+
+use pulp::Simd;
+
 use super::frame::{LANES, Lanes, transposed};
 use super::gemm::Matrix;
-use crate::bf16::pair;
-use crate::product::{self, Operands, PANEL, Previous, ROWS, Row};
+use crate::bf16::{Pairs, pair};
+use crate::product::{self, Operands, PANEL, PairJob, Previous, ROWS, Row, make_pairs};
 use crate::scratch::Scratch;
-use crate::simd::vectorised;
 
 /// Terms of a sum that are added up at a time: as many as have room in the first cache for a panel of columns.
 const TERMS: usize = 512;
@@ -30,15 +33,8 @@ fn multiply_block(out: &mut [f32], previous: Previous, a: Matrix, b: Matrix) {
     let (left, right) = pairs.split_at_mut(padded * half);
     let (right, _) = right.as_chunks_mut::<PANEL>();
     let (results, _) = results.as_chunks_mut::<PANEL>();
-    vectorised(
-        #[inline(always)]
-        || {
-            pack_rows(a, half, left);
-            for (panel, right) in right.chunks_exact_mut(half).enumerate() {
-                pack_panel(b, panel * PANEL, right);
-            }
-        },
-    );
+    make_pairs(Pack { a, b, half, left, right });
+    let right = &*right;
     for (panel, right) in right.chunks_exact(half).enumerate() {
         product::multiply(Operands::Halves, left, right, results);
         let first = panel * PANEL;
@@ -53,14 +49,34 @@ fn multiply_block(out: &mut [f32], previous: Previous, a: Matrix, b: Matrix) {
     }
 }
 
+/// Writes the pairs of both operands, `[rows, half]` and `[panels, half, PANEL]`.
+struct Pack<'a> {
+    a: Matrix<'a>,
+    b: Matrix<'a>,
+    half: usize,
+    left: &'a mut [f32],
+    right: &'a mut [Row],
+}
+
+impl PairJob for Pack<'_> {
+    #[inline(always)]
+    fn run<S: Simd, P: Pairs<S>>(self, simd: S, pairs: P) {
+        let maker = (simd, pairs);
+        pack_rows(self.a, self.half, self.left, maker);
+        for (panel, right) in self.right.chunks_exact_mut(self.half).enumerate() {
+            pack_panel(self.b, panel * PANEL, right, maker);
+        }
+    }
+}
+
 /// Writes the rows of a matrix, `[rows, half]`, and zeros behind them.
 #[inline(always)]
-fn pack_rows(a: Matrix, half: usize, packed: &mut [f32]) {
+fn pack_rows<S: Simd, P: Pairs<S>>(a: Matrix, half: usize, packed: &mut [f32], maker: (S, P)) {
     packed[a.rows * half..].fill(0.0);
     if a.column_stride == 1 {
         for (i, packed) in packed.chunks_exact_mut(half).take(a.rows).enumerate() {
             let (first, second) = a.values[i * a.row_stride..][..a.columns].split_at(half);
-            write_pairs(first, second, packed);
+            maker.1.write(maker.0, first, second, packed);
         }
         return;
     }
@@ -69,7 +85,7 @@ fn pack_rows(a: Matrix, half: usize, packed: &mut [f32]) {
         let present = LANES.min(a.rows - first_row);
         for first_pair in (0..half).step_by(LANES) {
             let count = LANES.min(half - first_pair);
-            let square = square(a, first_row..first_row + present, first_pair..first_pair + count, half);
+            let square = square(a, first_row..first_row + present, first_pair..first_pair + count, half, maker);
             for (row, values) in transposed(square).iter().enumerate().take(present) {
                 packed[(first_row + row) * half + first_pair..][..count].copy_from_slice(&values[..count]);
             }
@@ -79,7 +95,7 @@ fn pack_rows(a: Matrix, half: usize, packed: &mut [f32]) {
 
 /// Writes some columns of a matrix, `[half, PANEL]`, and zeros beside them.
 #[inline(always)]
-fn pack_panel(b: Matrix, first_column: usize, packed: &mut [Row]) {
+fn pack_panel<S: Simd, P: Pairs<S>>(b: Matrix, first_column: usize, packed: &mut [Row], maker: (S, P)) {
     let half = packed.len();
     let present = PANEL.min(b.columns - first_column);
     if b.column_stride == 1 {
@@ -87,7 +103,7 @@ fn pack_panel(b: Matrix, first_column: usize, packed: &mut [Row]) {
             packed[present..].fill(0.0);
             let line = |k: usize| &b.values[k * b.row_stride + first_column..][..present];
             let second = if k + half < b.rows { line(k + half) } else { &[] };
-            write_pairs(line(k), second, &mut packed[..present]);
+            maker.1.write(maker.0, line(k), second, &mut packed[..present]);
         }
         return;
     }
@@ -101,7 +117,7 @@ fn pack_panel(b: Matrix, first_column: usize, packed: &mut [Row]) {
                 if b.column_stride == 1 {
                     let second = half + first_pair;
                     let second = &values[second.min(b.columns)..b.columns.min(second + count)];
-                    write_pairs(&values[first_pair..first_pair + count], second, &mut line[..count]);
+                    maker.1.write(maker.0, &values[first_pair..first_pair + count], second, &mut line[..count]);
                 } else {
                     for (value, k) in line.iter_mut().zip(first_pair..first_pair + count) {
                         let second = if k + half < b.columns { values[(k + half) * b.column_stride] } else { 0.0 };
@@ -118,7 +134,13 @@ fn pack_panel(b: Matrix, first_column: usize, packed: &mut [Row]) {
 
 /// Pairs of some rows: `[pairs, rows]`.
 #[inline(always)]
-fn square(a: Matrix, rows: std::ops::Range<usize>, pairs: std::ops::Range<usize>, half: usize) -> [Lanes; LANES] {
+fn square<S: Simd, P: Pairs<S>>(
+    a: Matrix,
+    rows: Range<usize>,
+    pairs: Range<usize>,
+    half: usize,
+    maker: (S, P),
+) -> [Lanes; LANES] {
     let mut square = [[0.0; LANES]; LANES];
     for (line, k) in square.iter_mut().zip(pairs) {
         let column = |k: usize| &a.values[rows.start * a.row_stride + k * a.column_stride..];
@@ -126,7 +148,7 @@ fn square(a: Matrix, rows: std::ops::Range<usize>, pairs: std::ops::Range<usize>
         let second: &[f32] = if k + half < a.columns { column(k + half) } else { &[] };
         if a.row_stride == 1 {
             let second = if second.is_empty() { second } else { &second[..rows.len()] };
-            write_pairs(&first[..rows.len()], second, &mut line[..rows.len()]);
+            maker.1.write(maker.0, &first[..rows.len()], second, &mut line[..rows.len()]);
         } else {
             for (row, value) in line.iter_mut().enumerate().take(rows.len()) {
                 *value = pair(first[row * a.row_stride], second.get(row * a.row_stride).copied().unwrap_or(0.0));
@@ -134,18 +156,6 @@ fn square(a: Matrix, rows: std::ops::Range<usize>, pairs: std::ops::Range<usize>
         }
     }
     square
-}
-
-/// Pairs of two lines, of which the second may end early: zeros follow it.
-#[inline(always)]
-fn write_pairs(first: &[f32], second: &[f32], pairs: &mut [f32]) {
-    let (both, single) = pairs.split_at_mut(second.len());
-    for ((value, &first), &second) in both.iter_mut().zip(first).zip(second) {
-        *value = pair(first, second);
-    }
-    for (value, &first) in single.iter_mut().zip(&first[both.len()..]) {
-        *value = pair(first, 0.0);
-    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use super::frame::{Frame, LANES};
 use super::kernel::Dims;
 use crate::output::{Unset, written};
-use crate::product::{Operands, PANEL, Previous, Row, accumulate, multiply};
+use crate::product::{Operands, PANEL, Previous, Row, accumulate, make_pairs, multiply};
 use crate::scratch::Scratch;
 use halves::{PairGradient, PairInput, PairWeights, Pairing};
 use tiles::{
@@ -113,7 +113,7 @@ fn convolve(operands: Operands, dims: &Dims, x: &Frame, kernels: Kernels, bias: 
         match operands {
             Operands::Full => arch.dispatch(TransformInput { tiles, x, task, data: lanes }),
             Operands::Halves => {
-                arch.dispatch(PairInput { tiles, x, task, pairing: Pairing::Channels, data: lanes });
+                make_pairs(PairInput { tiles, x, task, pairing: Pairing::Channels, data: lanes });
             }
         }
         for panel in 0..panels {
@@ -170,7 +170,7 @@ fn weights(sizes: &Sizes, dims: &Dims, kernels: Kernels) -> Scratch {
         let (arch, first) = (Arch::new(), task * WEIGHT_ROWS);
         match operands {
             Operands::Full => arch.dispatch(TransformWeights { kernels, dims, depth, first, points }),
-            Operands::Halves => arch.dispatch(PairWeights { kernels, dims, depth, first, points }),
+            Operands::Halves => make_pairs(PairWeights { kernels, dims, depth, first, points }),
         }
     });
     weights
@@ -203,8 +203,8 @@ pub(super) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &F
                         arch.dispatch(TransformGradient { tiles, dy, task, outputs });
                     }
                     Operands::Halves => {
-                        arch.dispatch(PairInput { tiles, x, task, pairing: Pairing::Parts, data });
-                        arch.dispatch(PairGradient { tiles, dy, task, outputs });
+                        make_pairs(PairInput { tiles, x, task, pairing: Pairing::Parts, data });
+                        make_pairs(PairGradient { tiles, dy, task, outputs });
                     }
                 }
             },

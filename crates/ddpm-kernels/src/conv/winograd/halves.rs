@@ -1,13 +1,13 @@
 //! From pictures, gradients and weights to their transforms as pairs of bf16.
 
-use pulp::{Simd, WithSimd};
+use pulp::Simd;
 
 use super::super::frame::{Frame, LANES, Lanes};
 use super::super::kernel::Dims;
 use super::tiles::{Kernels, TILE, Tiles, put, vector, window};
 use super::transforms::{HALF_POINTS, Maps, from_3x3_to_6x4, from_4x2_to_6x4, from_6x4_to_6x4};
-use crate::bf16::pair;
-use crate::product::{PANEL, Row};
+use crate::bf16::Pairs;
+use crate::product::{PANEL, PairJob, Row};
 
 /// Halves of a tile, side by side.
 const PARTS: usize = 2;
@@ -24,13 +24,6 @@ pub(super) enum Pairing {
     Parts,
 }
 
-#[inline(always)]
-fn write_pairs(pairs: &mut [f32], first: &Lanes, second: &Lanes) {
-    for ((pair_, &first), &second) in pairs.iter_mut().zip(first).zip(second) {
-        *pair_ = pair(first, second);
-    }
-}
-
 /// Writes the transformed tiles of a task: `[points, room, 2, pairs of channel blocks]`, or `[points, room, channel
 /// blocks]`; what is left of the room is zero.
 pub(super) struct PairInput<'a> {
@@ -41,11 +34,9 @@ pub(super) struct PairInput<'a> {
     pub(super) data: &'a mut [Lanes],
 }
 
-impl WithSimd for PairInput<'_> {
-    type Output = ();
-
+impl PairJob for PairInput<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn run<S: Simd, P: Pairs<S>>(self, simd: S, pairs: P) {
         let Self { tiles, x, task, pairing, data } = self;
         let (range, maps) = (tiles.of_task(task), Maps(simd));
         let point_size = data.len() / HALF_POINTS;
@@ -73,7 +64,7 @@ impl WithSimd for PairInput<'_> {
                         for part in 0..PARTS {
                             for point in 0..HALF_POINTS {
                                 let place = point * point_size + (i * PARTS + part) * blocks + block;
-                                write_pairs(&mut data[place], &first[part][point], &second[part][point]);
+                                pairs.write(simd, &first[part][point], &second[part][point], &mut data[place]);
                             }
                         }
                     }
@@ -83,7 +74,7 @@ impl WithSimd for PairInput<'_> {
                         transform_input(maps, window(x.block(image, block), x.columns, corner), &mut first);
                         for point in 0..HALF_POINTS {
                             let place = point * point_size + i * x.blocks + block;
-                            write_pairs(&mut data[place], &first[0][point], &first[1][point]);
+                            pairs.write(simd, &first[0][point], &first[1][point], &mut data[place]);
                         }
                     }
                 }
@@ -118,11 +109,9 @@ pub(super) struct PairGradient<'a> {
     pub(super) outputs: &'a mut [Row],
 }
 
-impl WithSimd for PairGradient<'_> {
-    type Output = ();
-
+impl PairJob for PairGradient<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn run<S: Simd, P: Pairs<S>>(self, simd: S, pairs: P) {
         let Self { tiles, dy, task, outputs } = self;
         let (range, room, maps) = (tiles.of_task(task), tiles.room(), Maps(simd));
         let panels = outputs.len() / (HALF_POINTS * room);
@@ -145,7 +134,7 @@ impl WithSimd for PairGradient<'_> {
                 }
                 for point in 0..HALF_POINTS {
                     let row = &mut outputs[(point * panels + panel) * room + i][place..place + LANES];
-                    write_pairs(row, &halves[0][point], &halves[1][point]);
+                    pairs.write(simd, &halves[0][point], &halves[1][point], row);
                 }
             }
         }
@@ -182,11 +171,9 @@ pub(super) struct PairWeights<'a, 'b> {
     pub(super) points: Vec<&'b mut [Row]>,
 }
 
-impl WithSimd for PairWeights<'_, '_> {
-    type Output = ();
-
+impl PairJob for PairWeights<'_, '_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn run<S: Simd, P: Pairs<S>>(self, simd: S, pairs: P) {
         let Self { kernels, dims, depth, first, mut points } = self;
         let maps = Maps(simd);
         for i in 0..points[0].len() {
@@ -211,7 +198,7 @@ impl WithSimd for PairWeights<'_, '_> {
                     }
                 }
                 for (point, rows) in points.iter_mut().enumerate() {
-                    write_pairs(&mut rows[i][place..place + LANES], &both[0][point], &both[1][point]);
+                    pairs.write(simd, &both[0][point], &both[1][point], &mut rows[i][place..place + LANES]);
                 }
             }
         }
