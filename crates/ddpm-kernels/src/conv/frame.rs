@@ -33,22 +33,25 @@ impl Frame {
             let first = block * LANES;
             let present = LANES.min(channels - first);
             let x = &x[(image * channels + first) * plane..][..present * plane];
-            vectorised(|| {
-                if present < LANES {
-                    frame.fill([0.0; LANES]);
-                }
-                let (above, frame) = frame.split_at_mut(columns);
-                let (lines, below) = frame.split_at_mut(height * columns);
-                above.fill([0.0; LANES]);
-                below.fill([0.0; LANES]);
-                for (row, line) in lines.chunks_exact_mut(columns).enumerate() {
-                    line[0] = [0.0; LANES];
-                    line[width + 1..].fill([0.0; LANES]);
-                    let sources: [&[f32]; LANES] =
-                        std::array::from_fn(|lane| &x[lane.min(present - 1) * plane + row * width..][..width]);
-                    interleave(&sources, present, &mut line[1..=width]);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    if present < LANES {
+                        frame.fill([0.0; LANES]);
+                    }
+                    let (above, frame) = frame.split_at_mut(columns);
+                    let (lines, below) = frame.split_at_mut(height * columns);
+                    above.fill([0.0; LANES]);
+                    below.fill([0.0; LANES]);
+                    for (row, line) in lines.chunks_exact_mut(columns).enumerate() {
+                        line[0] = [0.0; LANES];
+                        line[width + 1..].fill([0.0; LANES]);
+                        let sources: [&[f32]; LANES] =
+                            std::array::from_fn(|lane| &x[lane.min(present - 1) * plane + row * width..][..width]);
+                        interleave(&sources, present, &mut line[1..=width]);
+                    }
+                },
+            );
         });
         Self { blocks, rows, columns, values }
     }
