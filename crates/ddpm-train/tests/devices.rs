@@ -5,6 +5,7 @@ mod support;
 
 use std::path::Path;
 
+use ddpm_infer::runs::step_name;
 use ddpm_infer::snapshot::Snapshot;
 use support::{Bench, TINY_DIGITS, checkpoint_file, metrics};
 
@@ -102,7 +103,7 @@ fn bf16_trains_beside_f32_goes_on_where_it_was_and_leaves_f32_weights() {
     assert!(off > 1e-7 && off < 2e-2, "the loss is off by {off} of itself");
 
     let device = burn::tensor::Device::flex();
-    let snapshot = Snapshot::load(&whole.join("snapshots/step-000008"), &device).unwrap();
+    let snapshot = Snapshot::load(&whole.join("snapshots").join(step_name(8)), &device).unwrap();
     struct Kinds(Vec<burn::tensor::DType>);
     impl burn::module::ModuleVisitor for Kinds {
         fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<burn::tensor::Tensor<D>>) {
