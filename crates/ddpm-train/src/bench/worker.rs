@@ -202,7 +202,7 @@ impl Worker {
             seed: 0,
             diffusion: self.diffusion.clone(),
             labels: Labels::Unused,
-            accumulate: 1,
+            parts: 1,
             offset_noise: 0.0,
             self_conditioning: false,
         };
