@@ -24,11 +24,18 @@ cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
   conformance  judges whether a device computes what it should: --device NAME, --quick (ddpm-train conformance)
   setup-torch  installs PyTorch's LibTorch for the feature tch, in target/torch
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
-  ci           test, and then the slow acceptance suite, which trains the digits and the swiss roll and judges them
+  ci           test, conformance of flex, ndarray and wgpu, and then the slow acceptance suite, which trains the digits
+               and the swiss roll and judges them
 
 Programs are built with --release; --dev builds them with the dev profile, which is nearly as fast and shares
 its build with `cargo run` and the tests.
 ";
+
+/// One set of features for all that CI builds, so that nothing is compiled twice.
+const CI_FEATURES: [&str; 2] = ["--features", "wgpu,ndarray"];
+
+/// The exit code of the conformance suite when a device was not there.
+const SKIPPED: u8 = 3;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -48,8 +55,8 @@ fn main() -> ExitCode {
         "devices" => start("ddpm-infer", &["devices"], &arguments),
         "conformance" => start("ddpm-train", &["conformance"], &with_features(&arguments)),
         "setup-torch" => torch::set_up(&root()),
-        "test" => test(),
-        "ci" => test().and_then(|()| acceptance()),
+        "test" => test(&[]),
+        "ci" => test(&CI_FEATURES).and_then(|()| conformance()).and_then(|()| acceptance()),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())
@@ -109,8 +116,8 @@ fn with_features(arguments: &[String]) -> Vec<String> {
     ["--features".to_string(), features.join(",")].into_iter().chain(arguments.iter().cloned()).collect()
 }
 
-/// Everything a change must pass.
-fn test() -> Result<(), u8> {
+/// Everything a change must pass, its tests built with these features. Lints and docs do not differ by them.
+fn test(features: &[&str]) -> Result<(), u8> {
     let root = root();
     step("format", || run(cargo_command().current_dir(&root).args(["fmt", "--all", "--check"])))?;
     step("invariants", || invariants::check(&root))?;
@@ -120,17 +127,44 @@ fn test() -> Result<(), u8> {
         let arguments = targets.into_iter().chain(["--", "--deny", "warnings"]);
         run(cargo_command().current_dir(&root).args(arguments))
     })?;
-    step("tests", || run(cargo_command().current_dir(&root).args(["test", "--workspace"])))?;
+    step("tests", || run(on_flex().args(["test", "--workspace"]).args(features)))?;
     step("docs", || {
         let arguments = ["doc", "--workspace", "--no-deps", "--quiet"];
         run(cargo_command().current_dir(&root).env("RUSTDOCFLAGS", "--deny warnings").args(arguments))
     })
 }
 
+/// Compares the devices that every machine has with flex in f64; software Vulkan only where it is installed.
+fn conformance() -> Result<(), u8> {
+    eprintln!("xtask: conformance");
+    let start = Instant::now();
+    let devices = ["flex", "ndarray", "wgpu"].map(|device| ["--device", device]).concat();
+    let mut command = on_flex();
+    command.args(["run", "--quiet", "--package", "ddpm-train"]).args(CI_FEATURES);
+    command.args(["--", "conformance", "--quick"]).args(devices);
+    // Fewer kernels to compile and to try.
+    let done = run(command.env("CUBECL_AUTOTUNE_LEVEL", "minimal"));
+    let outcome = match done {
+        Ok(()) => "passed",
+        Err(SKIPPED) => "SKIPPED a device that was not there, and passed on the others",
+        Err(_) => "FAILED",
+    };
+    eprintln!("xtask: conformance {outcome} after {:.0} s", start.elapsed().as_secs_f64());
+    done.or_else(|code| if code == SKIPPED { Ok(()) } else { Err(code) })
+}
+
 /// Trains the two bundled experiments as a user would and judges what comes out; about ten minutes.
 fn acceptance() -> Result<(), u8> {
-    let arguments = ["test", "--workspace", "--test", "acceptance", "--", "--nocapture", "--test-threads=1"];
-    step("acceptance", || run(cargo_command().current_dir(root()).args(arguments)))
+    let words = ["test", "--workspace", "--test", "acceptance"];
+    let to_the_tests = ["--", "--nocapture", "--test-threads=1"];
+    step("acceptance", || run(on_flex().args(words).args(CI_FEATURES).args(to_the_tests)))
+}
+
+/// Cargo for tests: they are about flex, whichever device a build with more features would prefer.
+fn on_flex() -> Command {
+    let mut command = cargo_command();
+    command.current_dir(root()).env("BURN_DEVICE", "flex");
+    command
 }
 
 fn step(name: &str, work: impl FnOnce() -> Result<(), u8>) -> Result<(), u8> {

@@ -1,6 +1,7 @@
 //! From `--device wgpu:1` to a Burn [`Device`]: with the Cargo features, the only place that names backends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor};
 use ddpm_kernels::Precision;
@@ -9,20 +10,20 @@ use ddpm_kernels::Precision;
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The name is none that this program knows.
-    #[error("--device {asked}: no such device; compiled in here: {compiled}. {SYNTAX}")]
+    #[error("{asked}: no such device; compiled in here: {compiled}. {SYNTAX}")]
     Unknown {
-        /// What was asked for.
+        /// What was asked for, and how.
         asked: String,
         /// What this build has.
         compiled: String,
     },
     /// The backend exists, but this build does not have it.
     #[error(
-        "--device {asked}: the backend `{backend}` is not compiled in; compiled in here: {compiled}. \
+        "{asked}: the backend `{backend}` is not compiled in; compiled in here: {compiled}. \
          Build again with `--features {backend}`"
     )]
     NotCompiledIn {
-        /// What was asked for.
+        /// What was asked for, and how.
         asked: String,
         /// The Cargo feature that brings it.
         backend: &'static str,
@@ -30,9 +31,9 @@ pub enum DeviceError {
         compiled: String,
     },
     /// The part behind the colon makes no sense.
-    #[error("--device {asked}: `{index}` is not a device of {backend}. {SYNTAX}")]
+    #[error("{asked}: `{index}` is not a device of {backend}. {SYNTAX}")]
     BadIndex {
-        /// What was asked for.
+        /// What was asked for, and how.
         asked: String,
         /// The part behind the colon.
         index: String,
@@ -40,12 +41,17 @@ pub enum DeviceError {
         backend: &'static str,
     },
     /// The backend is compiled in, but the device does not answer.
-    #[error("--device {asked}: the device is not there or does not work: {reason}; compiled in here: {compiled}")]
+    #[error(
+        "{asked}: the device is not there or does not work: {reason}\n\
+         {needs}. `ddpm-infer devices` lists what there is; compiled in here: {compiled}"
+    )]
     NotThere {
-        /// What was asked for.
+        /// What was asked for, and how.
         asked: String,
         /// What the backend said.
         reason: String,
+        /// What the backend needs.
+        needs: &'static str,
         /// What this build has.
         compiled: String,
     },
@@ -75,6 +81,25 @@ const BACKENDS: [(&str, bool); 9] = [
     ("ndarray", cfg!(feature = "ndarray")),
     ("flex", cfg!(feature = "flex")),
 ];
+
+/// The variable of the environment that stands for an absent `--device`. Burn's own: its default device obeys it too.
+const VARIABLE: &str = "BURN_DEVICE";
+
+/// What a backend asks of the machine, for whoever lacks it.
+fn needs(backend: &str) -> &'static str {
+    match backend {
+        "wgpu" => {
+            "wgpu needs a graphics card with a driver for Vulkan, Metal or DirectX 12. Without a card Mesa's software \
+             driver will do, slowly: on Debian and Ubuntu, `apt-get install mesa-vulkan-drivers`"
+        }
+        "vulkan" => "vulkan needs a graphics card with a Vulkan driver",
+        "metal" => "metal needs macOS and its graphics card",
+        "cuda" => "cuda needs an NVIDIA graphics card, its driver and CUDA 12",
+        "rocm" => "rocm needs an AMD graphics card and ROCm",
+        "tch" => "tch needs the LibTorch that it was built with, and for tch:cuda:0 one with CUDA",
+        _ => "this backend needs a processor only",
+    }
+}
 
 /// The names of the backends in this build, the default first.
 pub fn compiled_in() -> Vec<&'static str> {
@@ -130,28 +155,15 @@ impl OpenDevice {
     }
 }
 
-#[cfg(any(
-    feature = "cuda",
-    feature = "metal",
-    feature = "rocm",
-    feature = "vulkan",
-    feature = "wgpu",
-    feature = "cpu"
-))]
+/// What the driver calls it, on the backends that can be asked.
 fn driver_name(device: &Device) -> Option<String> {
-    device.identity().map(|identity| identity.name)
-}
-
-#[cfg(not(any(
-    feature = "cuda",
-    feature = "metal",
-    feature = "rocm",
-    feature = "vulkan",
-    feature = "wgpu",
-    feature = "cpu"
-)))]
-fn driver_name(_: &Device) -> Option<String> {
-    None
+    #[cfg(feature = "cubecl")]
+    return device.identity().map(|identity| identity.name);
+    #[cfg(not(feature = "cubecl"))]
+    {
+        let _ = device;
+        None
+    }
 }
 
 /// The name of the processor, where the system tells it in `/proc`.
@@ -223,17 +235,37 @@ pub fn reference() -> Result<Device, DeviceError> {
     open(Some("flex")).map(|open| open.device)
 }
 
-/// Opens the device called `asked`, or the default of this build, and has it compute something.
+/// The device that stands for an absent `--device`: the one in `BURN_DEVICE`, or else the first backend of this build;
+/// with how it was chosen, for messages.
+fn usual() -> (String, String) {
+    match std::env::var(VARIABLE) {
+        Ok(name) if !name.is_empty() => (name.clone(), format!("{VARIABLE}={name}")),
+        _ => {
+            let name = compiled_in().first().copied().unwrap_or("flex");
+            (name.into(), format!("{name}, which is the device without --device"))
+        }
+    }
+}
+
+/// The name of the device that stands for an absent `--device`.
+pub fn usual_name() -> String {
+    usual().0
+}
+
+/// Opens the device called `asked`, or the usual one, and has it compute something.
 pub fn open(asked: Option<&str>) -> Result<OpenDevice, DeviceError> {
-    let name = asked.unwrap_or_else(|| compiled_in().first().copied().unwrap_or("flex")).to_lowercase();
+    let (name, asked) = asked.map_or_else(usual, |name| (name.into(), format!("--device {name}")));
+    let name = name.to_lowercase();
     let (backend, index) = name.split_once(':').map_or((name.as_str(), None), |(b, i)| (b, Some(i)));
     let known = BACKENDS.iter().find(|(known, _)| *known == backend);
     let compiled = compiled_in().join(", ");
     match known {
-        None => return Err(DeviceError::Unknown { asked: name, compiled }),
-        Some((backend, false)) => return Err(DeviceError::NotCompiledIn { asked: name, backend, compiled }),
+        None => return Err(DeviceError::Unknown { asked, compiled }),
+        Some((backend, false)) => return Err(DeviceError::NotCompiledIn { asked, backend, compiled }),
         Some((_, true)) => {}
     }
+    #[cfg(feature = "cubecl")]
+    without_fusion();
     // Backends report a missing driver or adapter by panicking; the probe turns that into an error.
     let device = quietly(|| {
         construct(backend, index).inspect(|device| {
@@ -245,9 +277,19 @@ pub fn open(asked: Option<&str>) -> Result<OpenDevice, DeviceError> {
         Ok(None) => Err(DeviceError::BadIndex {
             index: index.unwrap_or_default().to_string(),
             backend: known.map_or("flex", |(name, _)| name),
-            asked: name,
+            asked,
         }),
-        Err(reason) => Err(DeviceError::NotThere { asked: name, reason, compiled }),
+        Err(reason) => Err(DeviceError::NotThere { asked, reason, needs: needs(backend), compiled }),
+    }
+}
+
+/// Operations one by one: what Burn fuses together with autotune has wrong gradients (tracel-ai/burn#5257, and on wgpu our
+/// own conformance suite).
+#[cfg(feature = "cubecl")]
+fn without_fusion() {
+    for name in burn_cubecl::fusion::BUILTIN_NAMES {
+        // An error says that a device is open already, and thus that this was done.
+        let _ = burn_cubecl::fusion::remove(name);
     }
 }
 
@@ -305,20 +347,20 @@ fn wgpu_kind(index: Option<&str>) -> Option<burn::tensor::DeviceKind> {
     }
 }
 
-/// Runs `f` and gives a panic's message as an error instead of printing it.
+/// Runs `f` and gives a panic's message as an error instead of printing it. Where a backend's own thread broke first,
+/// which is why `f` did, the message is that thread's.
 pub fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    let first = Arc::new(Mutex::new(None));
     let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
+    let heard = first.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload_as_str().unwrap_or("the backend gave no reason").lines().next().unwrap_or_default();
+        heard.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| said.to_string());
+    }));
     let result = catch_unwind(AssertUnwindSafe(f));
     std::panic::set_hook(hook);
-    result.map_err(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("the backend gave no reason");
-        text.lines().next().unwrap_or_default().to_string()
-    })
+    let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+    result.map_err(|_| first.unwrap_or_else(|| "the backend gave no reason".into()))
 }
 
 #[cfg(test)]
@@ -329,7 +371,7 @@ mod tests {
     #[test]
     fn the_default_device_answers_and_has_a_name() {
         let open = open(None).unwrap();
-        assert_eq!(open.name, compiled_in()[0]);
+        assert_eq!(open.name, usual_name());
     }
 
     #[test]
@@ -338,6 +380,16 @@ mod tests {
         let message = open(Some(missing)).unwrap_err().to_string();
         assert!(message.contains(&format!("--features {missing}")), "{message}");
         assert!(message.contains(compiled_in()[0]), "{message}");
+    }
+
+    #[test]
+    fn the_reason_is_what_broke_first() {
+        let broken = quietly(|| {
+            let _ = std::thread::spawn(|| panic!("no adapter\nand more")).join();
+            panic!("the other thread is gone");
+        });
+        assert_eq!(broken.unwrap_err(), "no adapter");
+        assert_eq!(quietly(|| 7), Ok(7));
     }
 
     #[test]

@@ -11,7 +11,8 @@ mod flex;
 #[cfg(feature = "flex")]
 mod kernel;
 
-/// `softmax(q k^T / sqrt(width)) v` of `[batch, heads, pixels, width]`, all three of the same shape.
+/// `softmax(q k^T / sqrt(width)) v` for pixels as rows. All three are `[batch, heads, width, pixels]`, as the channels of a
+/// picture lie in memory, and so is the result.
 ///
 /// The kernel keeps nothing but its inputs for the gradients: the scores, which grow with the square of the pixels,
 /// are computed again.
@@ -22,11 +23,12 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, precision: Precision)
     {
         return flex::attention(q, k, v, precision);
     }
-    let (dtype, width) = (q.dtype(), q.dims()[3]);
+    let (dtype, width) = (q.dtype(), q.dims()[2]);
+    let [q, k, v] = [q, k, v].map(|x| x.swap_dims(2, 3));
     if is_half(dtype) {
         // The scale goes first, so that f16 has room for the products, and softmax sums in f32.
         let scores = (q / (width as f64).sqrt()).matmul(k.swap_dims(2, 3));
-        return softmax(scores.cast(DType::F32), 3).cast(dtype).matmul(v);
+        return softmax(scores.cast(DType::F32), 3).cast(dtype).matmul(v).swap_dims(2, 3);
     }
-    composed(q, k, v, None, None, AttentionModuleOptions::default())
+    composed(q, k, v, None, None, AttentionModuleOptions::default()).swap_dims(2, 3)
 }

@@ -179,7 +179,8 @@ mod tests {
         };
         let best = Team::new(&device.client(), 1 << 20);
         if !best.planes {
-            let hardware = &device.client().properties().hardware;
+            let client = device.client();
+            let hardware = &client.properties().hardware;
             let sizes = (hardware.plane_size_min, hardware.plane_size_max);
             say(&format!("SKIPPED: the planes of this GPU, of {sizes:?} units, cannot add up or have no one size"));
         }

@@ -10,7 +10,7 @@
 //! | `group_norm.rs` | [`norm_silu`], [`norm_scale_shift_silu`] and [`group_norm`]: when the kernel is used, and the fallback |
 //! | `conv.rs` | [`conv2d`]: the same |
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
-//! | `attention.rs`, `dense.rs` | [`attention`], [`dense`]: the same |
+//! | `dense.rs`, `attention.rs` | [`dense`], [`dense_channels`]; [`attention`]: the same |
 //! | `channels.rs`, `sum.rs` | [`concat()`], [`shift`], [`add`]: the same |
 //! | `precision.rs` | [`Precision`]: what products are computed in |
 //! | `weights.rs` | Adam, averages and norms of weights |
@@ -21,7 +21,8 @@
 //! | `group_norm/cube_kernel.rs` | its kernels; those of `weights/cube.rs` are in the same file |
 //! | `cube.rs` | whether a tensor lives on a GPU; how many units work together, and their sums |
 //! | `clock.rs` | how long each kernel ran |
-//! | `scratch.rs` | memory that is used again |
+//! | `output.rs`, `scratch.rs` | memory for results, and memory that is used again |
+//! | `product.rs`, `bf16.rs` | sums of products in registers; numbers of 16 bits as their operands |
 //! | `simd.rs` | choice of vector instructions at run time, exponential, sums |
 //!
 //! Results do not depend on the number of threads, bit for bit: every element of an output belongs to
@@ -32,6 +33,8 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod attention;
+#[cfg(feature = "flex")]
+mod bf16;
 mod channels;
 pub mod clock;
 mod conv;
@@ -41,8 +44,12 @@ mod dense;
 #[cfg(feature = "flex")]
 mod flex;
 mod group_norm;
+#[cfg(feature = "flex")]
+mod output;
 mod pool;
 mod precision;
+#[cfg(feature = "flex")]
+mod product;
 #[cfg(feature = "flex")]
 mod scratch;
 #[cfg(feature = "flex")]
@@ -53,7 +60,7 @@ pub mod weights;
 pub use attention::attention;
 pub use channels::{concat, shift};
 pub use conv::{conv2d, conv2d_relu};
-pub use dense::dense;
+pub use dense::{dense, dense_channels};
 pub use group_norm::{group_norm, norm_scale_shift_silu, norm_silu};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use precision::Precision;

@@ -6,7 +6,8 @@
 /// Values that are worked on together. The compiler maps them onto whatever width there is.
 const LANES: usize = 16;
 
-/// Runs `kernel` as compiled for the best vector instructions of this processor.
+/// Runs `kernel` as compiled for the best vector instructions of this processor. A closure must say `#[inline(always)]`, or a
+/// large one is compiled for the oldest.
 pub(crate) fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(kernel)
 }
@@ -56,19 +57,6 @@ pub(crate) fn sum(a: &[f32], term: impl Fn(f32) -> f32) -> f32 {
         *lane += term(value);
     }
     total(lanes)
-}
-
-/// The largest value; NaN counts only where there is nothing else.
-#[inline(always)]
-pub(crate) fn largest(a: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = a.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = if value > *lane { value } else { *lane };
-        }
-    }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |largest, &value| largest.max(value))
 }
 
 /// Replaces each `b` by `f(a, b).0`, and returns the sums of the two other values of `f`.

@@ -1,7 +1,7 @@
 //! What happens to every weight in a step of training, in one pass over memory each and on all cores.
 //!
-//! The results of [`adam`] and [`blend`] are those of Burn's operations bit for bit, but on GPUs: the same roundings in the
-//! same order. Tensors are without autodiff.
+//! On the processor the results of [`adam`] and [`blend`] are those of Burn's operations bit for bit: the same roundings in
+//! the same order. Tensors are without autodiff.
 
 use burn::tensor::Tensor;
 
@@ -128,7 +128,10 @@ mod flex {
                 .zip(values_mut(moment_1).par_chunks_mut(TASK_VALUES))
                 .zip(values_mut(moment_2).par_chunks_mut(TASK_VALUES));
             parts.for_each(|(((new, weight), moment_1), moment_2)| {
-                vectorised(|| adam_on_slices(new, weight, moment_1, moment_2, step));
+                vectorised(
+                    #[inline(always)]
+                    || adam_on_slices(new, weight, moment_1, moment_2, step),
+                );
             });
         });
         (Tensor::from_primitive::<Flex>(new), moments.map(Tensor::from_primitive::<Flex>))
@@ -154,11 +157,14 @@ mod flex {
         time(Operation::Average, || {
             let parts = values_mut(&mut average).par_chunks_mut(TASK_VALUES);
             parts.zip(values(&weight).par_chunks(TASK_VALUES)).for_each(|(average, weight)| {
-                vectorised(|| {
-                    for (average, weight) in average.iter_mut().zip(weight) {
-                        *average = *average * kept + weight * added;
-                    }
-                });
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (average, weight) in average.iter_mut().zip(weight) {
+                            *average = *average * kept + weight * added;
+                        }
+                    },
+                );
             });
         });
         Tensor::from_primitive::<Flex>(average)
@@ -168,7 +174,10 @@ mod flex {
         let (mut x, factor) = (primitive(x), factor as f32);
         time(Operation::Norm, || {
             values_mut(&mut x).par_chunks_mut(TASK_VALUES).for_each(|x| {
-                vectorised(|| x.iter_mut().for_each(|x| *x *= factor));
+                vectorised(
+                    #[inline(always)]
+                    || x.iter_mut().for_each(|x| *x *= factor),
+                );
             });
         });
         Tensor::from_primitive::<Flex>(x)
@@ -177,7 +186,15 @@ mod flex {
     pub(super) fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
         let x = primitive(x);
         let parts: Vec<f32> = time(Operation::Norm, || {
-            values(&x).par_chunks(TASK_VALUES).map(|x| vectorised(|| sum(x, |v| v * v))).collect()
+            values(&x)
+                .par_chunks(TASK_VALUES)
+                .map(|x| {
+                    vectorised(
+                        #[inline(always)]
+                        || sum(x, |v| v * v),
+                    )
+                })
+                .collect()
         });
         let total: f64 = parts.into_iter().map(f64::from).sum();
         Tensor::from_primitive::<Flex>(tensor(vec![total as f32], [1]))

@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod checksums;
 pub mod config;
 pub mod conformance;
+mod devices;
 pub mod facts;
 pub mod fine_tune;
 pub mod list_runs;

@@ -46,6 +46,9 @@ struct Args {
     /// Where to compute, e.g. flex, wgpu, cuda:1; without it, the device of the compiled-in feature.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+    /// Several of them, which share every batch, e.g. cuda:0,cuda:1; all of one backend.
+    #[arg(long, value_name = "DEVICE,..", value_delimiter = ',', conflicts_with = "device")]
+    devices: Vec<String>,
     /// The folder of all runs.
     #[arg(long, value_name = "DIR", default_value = ddpm_infer::runs::RUNS)]
     runs: PathBuf,
@@ -79,7 +82,7 @@ enum Command {
 
 fn main() -> ExitCode {
     outlive_file_size_limit();
-    let Args { command, experiment, set, resume, step, from, device, runs, tui, detect_anomaly, dry_run } =
+    let Args { command, experiment, set, resume, step, from, device, devices, runs, tui, detect_anomaly, dry_run } =
         Args::parse();
     if let Some(command) = command {
         let done = match command {
@@ -92,7 +95,8 @@ fn main() -> ExitCode {
         };
         return done.map_or_else(failed, |()| ExitCode::SUCCESS);
     }
-    match run(&Options { experiment, set, resume, step, from, device, runs, tui, detect_anomaly, dry_run }) {
+    let devices = device.into_iter().chain(devices).collect();
+    match run(&Options { experiment, set, resume, step, from, devices, runs, tui, detect_anomaly, dry_run }) {
         Ok(Finish::DryRun) => ExitCode::SUCCESS,
         Ok(Finish::Done(folder)) => {
             println!("{}", folder.display());

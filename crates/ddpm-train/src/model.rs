@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use ddpm_model::bound::Loss;
@@ -42,6 +42,22 @@ pub struct TrainBatch<const D: usize> {
     pub importance: Option<Vec<f64>>,
 }
 
+impl<const D: usize> TrainBatch<D> {
+    /// The same batch on another device.
+    pub(crate) fn on(self, device: &Device) -> Self {
+        Self {
+            x_0: self.x_0.to_device(device),
+            eps: self.eps.to_device(device),
+            condition: match self.condition {
+                Condition::None => Condition::None,
+                Condition::Class(classes) => Condition::Class(classes.to_device(device)),
+            },
+            told: self.told.map(|told| told.to_device(device)),
+            ..self
+        }
+    }
+}
+
 /// What is known about one optimiser step, on the host.
 #[derive(Clone, Debug, Default)]
 pub struct StepReport {
@@ -77,6 +93,8 @@ pub struct StepReport {
     pub time: Option<f64>,
     /// What the averaged weights make of held-out data; only where they are looked at.
     pub held_out: Option<HeldOut>,
+    /// Place of the first row in the endless stream of items.
+    pub first_item: u64,
     /// Training time of each row, and its loss without its importance; until the step is counted.
     pub rows: Vec<(f64, f64)>,
 }
@@ -172,8 +190,9 @@ impl<const D: usize> TrainStep for TrainModel<D> {
         let (loss, row_losses) = self.loss(&batch);
         let loss = loss.mul_scalar(batch.share);
         let gradients = loss.clone().mul_scalar(batch.loss_scale).backward();
+        let first_item = batch.first_item;
         let rows = batch.times.into_iter().zip(row_losses.into_data().iter::<f64>()).collect();
-        let report = StepReport { loss: host(loss), rows, ..StepReport::default() };
+        let report = StepReport { loss: host(loss), first_item, rows, ..StepReport::default() };
         TrainOutput::new(self, gradients, report)
     }
 }

@@ -42,7 +42,7 @@ pub struct Noising {
     /// What the network is told of the labels.
     pub labels: Labels,
     /// Parts of a batch.
-    pub accumulate: usize,
+    pub parts: usize,
     /// Standard deviation of the noise that a whole channel shares.
     pub offset_noise: f64,
     /// Whether the network is shown its own estimate of every other item.
@@ -76,7 +76,7 @@ impl Noising {
             Tensor::from_data(TensorData::new(numbers.to_vec(), shape), &device)
         });
         let eps = Tensor::from_data(TensorData::new(eps, dims), &device);
-        let share = 1.0 / self.accumulate as f64;
+        let share = 1.0 / self.parts as f64;
         TrainBatch { x_0, eps, times, condition, told, share, loss_scale: 1.0, first_item, shown, importance: None }
     }
 
@@ -185,7 +185,7 @@ mod tests {
 
     fn noising(offset_noise: f64) -> Noising {
         let diffusion = Arc::new(DiffusionConfig::default().init().unwrap());
-        Noising { seed: 3, diffusion, labels: Labels::Unused, accumulate: 1, offset_noise, self_conditioning: false }
+        Noising { seed: 3, diffusion, labels: Labels::Unused, parts: 1, offset_noise, self_conditioning: false }
     }
 
     fn mean(x: impl ExactSizeIterator<Item = f64>) -> f64 {

@@ -22,6 +22,7 @@ use ddpm_model::resample::LossSecondMoment;
 use crate::anomaly::{self, Anomaly};
 use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, prune};
 use crate::config::{Experiment, OnNonFinite};
+use crate::devices::Workers;
 use crate::memory::resident_mib;
 use crate::model::{StepReport, TrainModel};
 use crate::noising::draw_by_importance;
@@ -65,6 +66,16 @@ pub enum TrainError {
         /// The step that was being taken.
         step: u64,
         /// What the data said.
+        reason: String,
+        /// The checkpoint to go on from.
+        saved: PathBuf,
+    },
+    /// One of several devices failed.
+    #[error("step {step}: {reason}; everything before this step is saved in {saved}")]
+    Device {
+        /// The step that was being taken.
+        step: u64,
+        /// Which device, and what it said.
         reason: String,
         /// The checkpoint to go on from.
         saved: PathBuf,
@@ -123,8 +134,8 @@ pub struct StepStrategy<const D: usize> {
     pub origin: String,
     /// How losses are told apart by noise level.
     pub quartiles: Quartiles,
-    /// The device, with autodiff.
-    pub device: Device,
+    /// The devices, with autodiff; the first of them is the main one.
+    pub devices: Vec<Device>,
     /// Counters to begin from.
     pub state: TrainState,
     /// The averaged weights to begin from; with the parameter ids of the trained ones.
@@ -212,10 +223,11 @@ impl<const D: usize> Loop<'_, D> {
         let mut saved_at = self.state.step;
         let mut is_first = true;
         let by_loss = LossSecondMoment::default();
+        let workers = Workers::new(&self.strategy.devices);
 
         while self.state.step < config.steps && !parts.interrupter.should_stop() {
             // 1. Gradients of the whole batch, in parts.
-            self.strategy.device.seed(mix(config.seed, Stream::Dropout, self.state.step));
+            self.seed_dropout();
             let mut accumulator = GradientsAccumulator::new();
             let mut report = StepReport::default();
             // All parts draw by the history before the step, so that their number changes nothing.
@@ -223,29 +235,42 @@ impl<const D: usize> Loop<'_, D> {
             let mut drawn = Vec::new();
             let mut computed = Vec::new();
             for _ in 0..config.accumulate {
-                let asked = Instant::now();
-                let next = batches.next();
-                self.waited += asked.elapsed();
-                let mut batch = match next {
-                    Some(Ok(batch)) => batch,
-                    fault => {
-                        let ended = || "the data came to an end".to_string();
-                        let reason = fault.and_then(Result::err).map_or_else(ended, |error| error.to_string());
+                let mut given = Vec::with_capacity(workers.count());
+                for _ in 0..workers.count() {
+                    let asked = Instant::now();
+                    let next = batches.next();
+                    self.waited += asked.elapsed();
+                    let mut batch = match next {
+                        Some(Ok(batch)) => batch,
+                        fault => {
+                            let ended = || "the data came to an end".to_string();
+                            let reason = fault.and_then(Result::err).map_or_else(ended, |error| error.to_string());
+                            let saved = self.save_checkpoint(parts, learner)?;
+                            return Err(TrainError::Data { step: self.state.step + 1, reason, saved });
+                        }
+                    };
+                    if let Some(probabilities) = &probabilities {
+                        drawn.extend(draw_by_importance(&mut batch, config.seed, probabilities));
+                    }
+                    batch.loss_scale = self.state.loss_scale.map_or(1.0, |scale| scale.factor);
+                    given.push(batch);
+                }
+                if self.strategy.detect_anomaly {
+                    computed.extend(given.iter().cloned());
+                }
+                let outputs = match workers.compute(learner, given) {
+                    Ok(outputs) => outputs,
+                    Err(error) => {
+                        let reason = error.to_string();
                         let saved = self.save_checkpoint(parts, learner)?;
-                        return Err(TrainError::Data { step: self.state.step + 1, reason, saved });
+                        return Err(TrainError::Device { step: self.state.step + 1, reason, saved });
                     }
                 };
-                if let Some(probabilities) = &probabilities {
-                    drawn.extend(draw_by_importance(&mut batch, config.seed, probabilities));
+                for output in outputs {
+                    report.loss += output.item.loss;
+                    report.rows.extend(output.item.rows);
+                    accumulator.accumulate(&learner.model(), output.grads);
                 }
-                batch.loss_scale = self.state.loss_scale.map_or(1.0, |scale| scale.factor);
-                if self.strategy.detect_anomaly {
-                    computed.push(batch.clone());
-                }
-                let output = learner.train_step(batch);
-                report.loss += output.item.loss;
-                report.rows.extend(output.item.rows);
-                accumulator.accumulate(&learner.model(), output.grads);
             }
 
             // 2. A step of the optimiser, if everything is finite.
@@ -263,8 +288,8 @@ impl<const D: usize> Loop<'_, D> {
                 Some(_) if report.loss.is_finite() && self.lower_loss_scale() => self.state.skipped += 1,
                 Some(what) => {
                     let look_closer = || {
-                        // With the same dropout as before.
-                        self.strategy.device.seed(mix(config.seed, Stream::Dropout, self.state.step));
+                        // With the same dropout as before, on one device.
+                        self.seed_dropout();
                         anomaly::find(&learner.model(), &computed, &grads).map(Box::new)
                     };
                     let closer = self.strategy.detect_anomaly.then(look_closer);
@@ -329,6 +354,14 @@ impl<const D: usize> Loop<'_, D> {
             self.save_checkpoint(parts, learner)?;
         }
         Ok(())
+    }
+
+    /// Dropout is a function of (seed, step), and of the device where there are several.
+    fn seed_dropout(&self) {
+        let (seed, step) = (self.strategy.experiment.train.seed, self.state.step);
+        for (number, device) in self.strategy.devices.iter().enumerate() {
+            device.seed(mix(seed, Stream::Dropout, step | (number as u64) << 48));
+        }
     }
 
     /// A step that would poison the weights is not taken: they are saved as they are, or the run goes on without it.

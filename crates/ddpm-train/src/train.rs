@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use burn::module::Module;
+use burn::tensor::Device;
 use burn_train::renderer::MetricsRenderer;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use ddpm_data::augment::AUGMENT_LABELS;
@@ -60,8 +61,8 @@ pub struct Options {
     pub step: Option<u64>,
     /// A snapshot whose weights a new run starts from.
     pub from: Option<PathBuf>,
-    /// The device.
-    pub device: Option<String>,
+    /// The devices, which share every batch; none for that of the compiled-in feature.
+    pub devices: Vec<String>,
     /// The folder of all runs.
     pub runs: PathBuf,
     /// Burn's dashboard.
@@ -137,7 +138,8 @@ struct Plan {
     experiment: Experiment,
     data: OpenData,
     diffusion: Diffusion,
-    device: OpenDevice,
+    /// The first of them is the main one.
+    devices: Vec<OpenDevice>,
     resumed: Option<(RunFolder, Manifest)>,
     start: Option<Start>,
 }
@@ -154,11 +156,12 @@ impl Plan {
             }
         };
         let mut experiment = load(&file, &options.set)?;
-        let device = device::open(options.device.as_deref())?;
-        if let Err(error) = device.check(experiment.train.precision) {
-            let problem = Problem { key: "train.precision".into(), message: error.to_string(), from_set: false };
-            return Err(ConfigError { file, problems: vec![problem] }.into());
+        let devices = open_devices(&options.devices)?;
+        let problems = problems_with(&devices, &experiment);
+        if !problems.is_empty() {
+            return Err(ConfigError { file, problems }.into());
         }
+        let device = &devices[0];
         let data = ddpm_data::open(&experiment.data, Split::Train, experiment.train.seed)?;
         experiment.model = resolve_network(&experiment, &data, &file)?;
         experiment.optimizer = experiment.optimizer.resolved();
@@ -176,13 +179,13 @@ impl Plan {
         for line in start.iter().flat_map(|start| start.describe(&experiment)) {
             eprintln!("{line}");
         }
-        Ok(Self { name, experiment, data, diffusion, device, resumed, start })
+        Ok(Self { name, experiment, data, diffusion, devices, resumed, start })
     }
 
     /// `--dry-run`.
     fn describe(&self) -> anyhow::Result<()> {
         let train = &self.experiment.train;
-        let network = self.experiment.model.init(&self.device.device.clone().autodiff());
+        let network = self.experiment.model.init(&self.devices[0].device.clone().autodiff());
         let parameters = network.num_params();
         let trained = match self.experiment.fine_tune.is_everything() {
             true => String::new(),
@@ -194,12 +197,12 @@ impl Plan {
         let memory = self.experiment.model.memory_estimate(
             parameters,
             &self.data.info.shape,
-            train.batch_size / train.accumulate,
+            train.batch_size / train.accumulate / self.devices.len(),
         );
         println!("{}", toml::to_string(&self.experiment)?);
         println!("# experiment   {}", self.name);
         println!("# data         {} items of shape {:?}", self.data.items.len(), self.data.info.shape);
-        println!("# device       {}", self.device.name);
+        println!("# device       {}", names_of(&self.devices));
         println!("# parameters   {parameters}{trained}");
         let kept = self.experiment.ema.post_hoc.as_ref().map_or(0, |post_hoc| post_hoc.widths.len() as u64);
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
@@ -216,16 +219,19 @@ impl Plan {
     }
 
     fn train<const D: usize>(self, options: &Options) -> anyhow::Result<Finish> {
-        let Self { name, experiment, data, diffusion, device, resumed, start } = self;
+        let Self { name, experiment, data, diffusion, devices, resumed, start } = self;
         let train = &experiment.train;
-        let autodiff = match train.gradient_checkpointing {
-            true => device.device.clone().autodiff().gradient_checkpointing(),
-            false => device.device.clone().autodiff(),
+        let with_autodiff = |open: &OpenDevice| match train.gradient_checkpointing {
+            true => open.device.clone().autodiff().gradient_checkpointing(),
+            false => open.device.clone().autodiff(),
         };
+        let autodiff: Vec<Device> = devices.iter().map(with_autodiff).collect();
+        let (device, main) = (&devices[0], &autodiff[0]);
+        let parts = train.accumulate * devices.len();
 
         // The network, freshly drawn or as it was left.
-        autodiff.seed(mix(train.seed, Stream::Init, 0));
-        let mut net = settle(experiment.model.init(&autodiff)).in_precision(train.precision);
+        main.seed(mix(train.seed, Stream::Init, 0));
+        let mut net = settle(experiment.model.init(main)).in_precision(train.precision);
         if let Some(start) = start {
             net = settle(start.give(net)?);
         }
@@ -281,8 +287,8 @@ impl Plan {
         if let Some(found) = found {
             make_way(&found)?;
         }
-        let manifest = write_records(&run, &name, &experiment, &data, &device, parameters, state.step)?;
-        announce(&run, &experiment, &data, &device, parameters, state.step);
+        let manifest = write_records(&run, &name, &experiment, &data, &devices, parameters, state.step)?;
+        announce(&run, &experiment, &data, &devices, parameters, state.step);
         if !experiment.fine_tune.is_everything() {
             eprintln!("{} of the parameters are trained", trained_numbers(&model.net));
         }
@@ -298,7 +304,7 @@ impl Plan {
         let rate =
             RateSchedule { config: experiment.optimizer.clone(), batch_size: train.batch_size, step: state.step };
         let learner = Learner::new(model, optimizer, rate);
-        let items = OrderedLoader::<D>::new(&data, train.batch_size / train.accumulate, train.seed, &autodiff)?
+        let items = OrderedLoader::<D>::new(&data, train.batch_size / parts, train.seed, main)?
             .with_workers(train.workers)
             .augmented(experiment.augment);
         let items = match train.balance {
@@ -314,11 +320,11 @@ impl Plan {
                 None => Labels::Kept,
                 Some(null_class) => Labels::Dropped { null_class, share: train.label_drop },
             },
-            accumulate: train.accumulate,
+            parts,
             offset_noise: experiment.diffusion.offset_noise,
             self_conditioning: experiment.diffusion.self_conditioning,
         };
-        let validation = validation::<D>(&experiment, &noising, &device);
+        let validation = validation::<D>(&experiment, &noising, device);
         let absent: &[&str] = match &validation {
             None => &["valid_loss", "valid_bpd"],
             Some(validation) if !validation.has_bound() => &["valid_bpd"],
@@ -352,7 +358,7 @@ impl Plan {
             run: run.clone(),
             origin: manifest.origin(),
             quartiles,
-            device: autodiff,
+            devices: autodiff,
             state,
             ema,
             post_hoc,
@@ -396,6 +402,51 @@ impl Plan {
         }
         Ok(Finish::Done(run.0))
     }
+}
+
+/// The devices with these names, or the default of this build.
+fn open_devices(names: &[String]) -> anyhow::Result<Vec<OpenDevice>> {
+    if names.is_empty() {
+        return Ok(vec![device::open(None)?]);
+    }
+    let devices = names.iter().map(|name| device::open(Some(name))).collect::<Result<Vec<_>, _>>()?;
+    let backend = |open: &OpenDevice| open.name.split(':').next().unwrap_or_default().to_string();
+    if let Some(other) = devices.iter().find(|open| backend(open) != backend(&devices[0])) {
+        let message = format!("--devices: {} and {} are of two backends", devices[0].name, other.name);
+        return Err(UsageError(message).into());
+    }
+    Ok(devices)
+}
+
+fn names_of(devices: &[OpenDevice]) -> String {
+    devices.iter().map(|open| open.name.as_str()).collect::<Vec<_>>().join(",")
+}
+
+/// What these devices cannot do of an experiment.
+fn problems_with(devices: &[OpenDevice], experiment: &Experiment) -> Vec<Problem> {
+    let train = &experiment.train;
+    let mut problems = Vec::new();
+    let mut report = |key: &str, message| problems.push(Problem { key: key.into(), message, from_set: false });
+    if let Some(error) = devices.iter().find_map(|open| open.check(train.precision).err()) {
+        report("train.precision", error.to_string());
+    }
+    let twice = |(number, open): (usize, &OpenDevice)| devices[..number].iter().any(|other| other.name == open.name);
+    let dropout = match &experiment.model {
+        NetworkConfig::UNet(config) => config.dropout,
+        NetworkConfig::PointMlp(_) => 0.0,
+    };
+    if dropout > 0.0 && devices.iter().enumerate().any(twice) {
+        let message = "a device that is named twice draws it in another order every time; 0 is possible".into();
+        report("model.dropout", message);
+    }
+    let parts = train.accumulate * devices.len();
+    if !train.batch_size.is_multiple_of(parts) {
+        let devices = devices.len();
+        let message =
+            format!("{} do not divide into {} parts for each of {devices} devices", train.batch_size, train.accumulate);
+        report("train.batch_size", message);
+    }
+    problems
 }
 
 /// Finds the run and what it says of itself, and refuses changes that would make it another run.
@@ -553,7 +604,7 @@ fn write_records(
     name: &str,
     experiment: &Experiment,
     data: &OpenData,
-    device: &OpenDevice,
+    devices: &[OpenDevice],
     parameters: usize,
     from_step: u64,
 ) -> anyhow::Result<Manifest> {
@@ -567,7 +618,7 @@ fn write_records(
         parameters,
         data: format!("{}: {} items of shape {:?}", data.info.name, data.items.len(), data.info.shape),
         seed: experiment.train.seed,
-        starts: starts.into_iter().chain([manifest::Start::now(&device.name, from_step)]).collect(),
+        starts: starts.into_iter().chain([manifest::Start::now(&names_of(devices), from_step)]).collect(),
     };
     manifest.write(&run.manifest()).with_context(|| format!("cannot write {}", run.manifest().display()))?;
     prune(&run.checkpoints(), experiment.train.keep_checkpoints);
@@ -578,7 +629,7 @@ fn announce(
     run: &RunFolder,
     experiment: &Experiment,
     data: &OpenData,
-    device: &OpenDevice,
+    devices: &[OpenDevice],
     parameters: usize,
     from_step: u64,
 ) {
@@ -589,7 +640,7 @@ fn announce(
         data.info.shape,
         experiment.train.steps,
         experiment.train.batch_size,
-        device.name
+        names_of(devices)
     );
     if !data.skipped.is_empty() {
         eprintln!("warning: {} files are not readable pictures and are skipped:", data.skipped.len());
@@ -598,7 +649,7 @@ fn announce(
     if from_step > 0 {
         eprintln!("going on after step {from_step}");
     }
-    if let Some(remark) = device.first_use() {
+    if let Some(remark) = devices[0].first_use() {
         eprintln!("{remark}");
     }
 }

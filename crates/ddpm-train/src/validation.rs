@@ -64,7 +64,7 @@ impl<const D: usize> Validation<D> {
             Labels::Kept | Labels::Dropped { .. } => Labels::Kept,
         };
         // The bound is about plain noise.
-        let noising = Noising { labels, accumulate: 1, offset_noise: 0.0, ..training.clone() };
+        let noising = Noising { labels, parts: 1, offset_noise: 0.0, ..training.clone() };
         let steps = match &*noising.diffusion {
             Diffusion::Discrete(diffusion) => diffusion.schedule.len(),
             Diffusion::Continuous(_) => usize::MAX,
@@ -187,7 +187,7 @@ mod tests {
         let labels = Labels::Dropped { null_class: 10, share: 1.0 };
         let diffusion = Arc::new(config.init().unwrap());
         let self_conditioning = config.self_conditioning;
-        Noising { seed: 5, diffusion, labels, accumulate: 4, offset_noise: 0.3, self_conditioning }
+        Noising { seed: 5, diffusion, labels, parts: 4, offset_noise: 0.3, self_conditioning }
     }
 
     /// A small network of digits with other weights than those it starts with, most of which are zero.

@@ -30,14 +30,14 @@ fn wrong_numbers_fail() {
     let dir = tempfile::tempdir().unwrap();
     copy(&fixtures.join("pipelines"), &dir.path().join("pipelines"));
     copy(&fixtures.join("unet"), &dir.path().join("unet"));
-    let weights = dir.path().join("unet/ddpm/diffusion_pytorch_model.safetensors");
+    let weights = dir.path().join("unet/improved/diffusion_pytorch_model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     // Weights that lie at the end of the file become zeros.
     bytes.iter_mut().rev().take(4096).for_each(|byte| *byte = 0);
     std::fs::write(&weights, bytes).unwrap();
     let output = conformance(&["--device", "flex", "--fixtures", dir.path().to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("FAILED: ddpm: out0: off by"), "{}", said(&output));
+    assert!(said(&output).contains("FAILED: improved: out0: off by"), "{}", said(&output));
     assert!(said(&output).lines().any(|line| line == "failed"));
 }
 

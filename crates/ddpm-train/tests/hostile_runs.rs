@@ -11,25 +11,20 @@ use std::path::Path;
 use ddpm_train::checkpoint::Checkpoint;
 use ddpm_train::config::load::load;
 use ddpm_train::metrics::{read_lines, truncate_after};
-use hostile::{Random, within_bounds};
+use hostile::{Random, damage, within_bounds};
 use support::{Bench, TINY_DIGITS};
 
 /// A table of the file becomes several in memory, and each is read more than once.
 const AT_LEAST: usize = 4 << 20;
 const PER_BYTE: usize = 512;
 
-fn damage(path: &Path, count: usize, read: impl Fn() -> Result<(), String>) {
-    let whole = fs::read(path).unwrap();
-    let mut random = Random(20_261_121);
-    let mut still = 0;
-    for _ in 0..count {
-        let mut bytes = whole.clone();
-        random.damage(&mut bytes);
-        fs::write(path, &bytes).unwrap();
-        still += usize::from(within_bounds(bytes.len(), AT_LEAST, PER_BYTE, &read).is_ok());
-    }
-    println!("{}: {still} of {count} damaged files are still read", path.file_name().unwrap().display());
-    fs::write(path, &whole).unwrap();
+/// As [`damage`] to a file that can be read, within bounds.
+fn damage_within(path: &Path, count: usize, read: impl Fn() -> Result<(), String>) {
+    read().unwrap();
+    damage(path, count, || {
+        let size = fs::metadata(path).unwrap().len() as usize;
+        within_bounds(size, AT_LEAST, PER_BYTE, &read)
+    });
 }
 
 #[test]
@@ -40,7 +35,7 @@ fn damaged_experiments_are_survived() {
     for name in ["digits", "points-edm", "cifar10"] {
         fs::copy(experiments.join(format!("{name}.toml")), &path).unwrap();
         load(&path, &[]).unwrap();
-        damage(&path, 400, || load(&path, &[]).map(|_| ()).map_err(|error| error.to_string()));
+        damage_within(&path, 400, || load(&path, &[]).map(|_| ()).map_err(|error| error.to_string()));
     }
 }
 
@@ -78,7 +73,7 @@ fn damaged_checkpoints_and_metrics_are_survived() {
     read().unwrap();
     for (name, count) in [("state.json", 400), ("model.bpk", 60), ("optimizer.bpk", 60)] {
         let path = checkpoint.join(name);
-        damage(&path, count, read);
+        damage_within(&path, count, read);
         // What says where the values lie stands at the front.
         let whole = fs::read(&path).unwrap();
         let mut random = Random(3);
@@ -92,5 +87,7 @@ fn damaged_checkpoints_and_metrics_are_survived() {
         fs::write(&path, &whole).unwrap();
     }
     let metrics = run.join("metrics.jsonl");
-    damage(&metrics, 400, || read_lines(&metrics).and_then(|_| truncate_after(&metrics, 1)).map_err(|e| e.to_string()));
+    damage_within(&metrics, 400, || {
+        read_lines(&metrics).and_then(|_| truncate_after(&metrics, 1)).map_err(|e| e.to_string())
+    });
 }

@@ -1,8 +1,11 @@
 //! What tests of damaged files share: bounds on time and memory, and damage that follows from a seed.
 #![allow(unsafe_code)] // An allocator that counts can only be written so.
+#![allow(dead_code)] // Not every test needs all of it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Milliseconds are usual.
@@ -43,6 +46,25 @@ pub fn within_bounds<T>(size: usize, at_least: usize, per_byte: usize, read: imp
     assert!(taken <= at_least + per_byte * size, "{taken} bytes of memory for a file of {size}");
     assert!(lasted < LONGEST, "{lasted:?} for a file of {size} bytes");
     result
+}
+
+/// Damages a file again and again, and says how many of the damaged ones still can. What is said of the
+/// others stays short.
+pub fn damage<T>(path: &Path, count: usize, read: impl Fn() -> Result<T, String>) {
+    let whole = fs::read(path).unwrap();
+    let mut random = Random(20_261_121);
+    let mut still = 0;
+    for _ in 0..count {
+        let mut bytes = whole.clone();
+        random.damage(&mut bytes);
+        fs::write(path, &bytes).unwrap();
+        match read() {
+            Ok(_) => still += 1,
+            Err(said) => assert!(said.len() < 2000, "{said}"),
+        }
+    }
+    println!("{}: {still} of {count} damaged files are still read", path.file_name().unwrap().display());
+    fs::write(path, &whole).unwrap();
 }
 
 /// Numbers from a seed (SplitMix64).

@@ -14,41 +14,55 @@ use crate::flex::{FlexTensor, contiguous, tensor, values};
 use crate::precision::Precision;
 
 /// Attention by the kernel; everything must be `f32` on flex and of one shape.
-pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, _precision: Precision) -> Tensor<4> {
+pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, precision: Precision) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as AttentionOps>::fused_attention(
         q.into_dispatch(),
         k.into_dispatch(),
         v.into_dispatch(),
+        precision,
     ))
 }
 
 #[backend_extension(Flex: cfg(feature = "flex"), Autodiff)]
 pub(crate) trait AttentionOps: Backend {
-    fn fused_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn fused_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        precision: Precision,
+    ) -> FloatTensor<Self>;
 }
 
 impl AttentionOps for Flex {
-    fn fused_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor) -> FlexTensor {
+    fn fused_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, precision: Precision) -> FlexTensor {
         let [q, k, v] = [q, k, v].map(contiguous);
         let shape = q.shape();
-        let dims = dims(&shape);
+        let dims = dims(&shape, precision);
         let y = time(Operation::Attention, || kernel::forward(&dims, values(&q), values(&k), values(&v)));
         tensor(y, shape)
     }
 }
 
 impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
-    fn fused_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn fused_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        precision: Precision,
+    ) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node()];
         match FusedAttention.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let inputs = [prep.checkpoint(&q), prep.checkpoint(&k), prep.checkpoint(&v)];
-                let y = Flex::fused_attention(q.into_primitive(), k.into_primitive(), v.into_primitive());
-                prep.finish(inputs, y)
+                let y = Flex::fused_attention(q.into_primitive(), k.into_primitive(), v.into_primitive(), precision);
+                prep.finish((inputs, precision), y)
             }
-            OpsKind::UnTracked(prep) => {
-                prep.finish(Flex::fused_attention(q.into_primitive(), k.into_primitive(), v.into_primitive()))
-            }
+            OpsKind::UnTracked(prep) => prep.finish(Flex::fused_attention(
+                q.into_primitive(),
+                k.into_primitive(),
+                v.into_primitive(),
+                precision,
+            )),
         }
     }
 }
@@ -57,14 +71,15 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
 struct FusedAttention;
 
 impl Backward<Flex, 3> for FusedAttention {
-    /// The inputs, which are Burn's to keep or to recompute.
-    type State = [NodeId; 3];
+    /// The inputs, which are Burn's to keep or to recompute, and the precision of the forward pass.
+    type State = ([NodeId; 3], Precision);
 
-    fn backward(self, ops: Ops<[NodeId; 3], 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let [q, k, v] = ops.state.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
+        let (inputs, precision) = ops.state;
+        let [q, k, v] = inputs.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
         let shape = q.shape();
-        let dims = dims(&shape);
+        let dims = dims(&shape, precision);
         let gradients = time(Operation::AttentionBackward, || {
             kernel::backward(&dims, values(&q), values(&k), values(&v), values(&dy))
         });
@@ -76,6 +91,6 @@ impl Backward<Flex, 3> for FusedAttention {
     }
 }
 
-fn dims(shape: &Shape) -> Dims {
-    Dims { pixels: shape[2], width: shape[3] }
+fn dims(shape: &Shape, precision: Precision) -> Dims {
+    Dims { operands: precision.into(), pixels: shape[3], width: shape[2] }
 }

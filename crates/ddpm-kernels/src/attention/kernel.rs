@@ -2,16 +2,18 @@
 
 use rayon::prelude::*;
 
-use crate::conv::gemm::{Matrix, Previous, multiply};
+use crate::conv::gemm::{Matrix, Operands, Previous, multiply};
+use crate::output::{Unset, written, written_together};
 use crate::scratch::Scratch;
-use crate::simd::{exp, largest, map_and_sum, sum, vectorised};
+use crate::simd::{exp, vectorised};
 
-/// Pixels whose scores a task computes: enough for an efficient product, and few enough for the second cache.
+/// Pixels that a task computes the output of: enough for an efficient product, and few enough for the second cache.
 const TASK_PIXELS: usize = 64;
 
-/// The tensors are `[items, pixels, width]`, an item for each head of each picture.
+/// The tensors are `[items, width, pixels]`, an item for each head of each picture.
 #[derive(Clone, Copy)]
 pub(super) struct Dims {
+    pub(super) operands: Operands,
     pub(super) pixels: usize,
     pub(super) width: usize,
 }
@@ -25,9 +27,9 @@ impl Dims {
         (self.width as f32).sqrt().recip()
     }
 
-    /// Some lines of a tensor as a matrix.
-    fn lines<'a>(&self, values: &'a [f32]) -> Matrix<'a> {
-        Matrix::row_major(values, values.len() / self.width, self.width, self.width)
+    /// An item, `[width, pixels]`.
+    fn matrix<'a>(&self, values: &'a [f32]) -> Matrix<'a> {
+        Matrix::row_major(values, self.width, self.pixels, self.pixels)
     }
 }
 
@@ -39,68 +41,107 @@ pub(super) struct Gradients {
 }
 
 pub(super) fn forward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; q.len()];
-    let items = y.chunks_mut(dims.item()).zip(q.chunks(dims.item())).enumerate();
-    let tasks: Vec<_> = items
-        .flat_map(|(item, (y, q))| {
-            let lines = TASK_PIXELS * dims.width;
-            y.chunks_mut(lines).zip(q.chunks(lines)).map(move |(y, q)| (item, y, q))
-        })
-        .collect();
-    tasks.into_par_iter().for_each(|(item, y, q)| {
-        let first = item * dims.item();
-        let [k, v] = [k, v].map(|x| dims.lines(&x[first..first + dims.item()]));
-        let weights = weights(dims, q, k);
-        let rows = q.len() / dims.width;
-        multiply(y, Previous::Discard, Matrix::row_major(&weights, rows, dims.pixels, dims.pixels), v);
-    });
-    y
+    let (pixels, parts) = (dims.pixels, dims.pixels.div_ceil(TASK_PIXELS));
+    let task = |(task, lines): (usize, Vec<Unset>)| {
+        let (item, first) = (task / parts * dims.item(), task % parts * TASK_PIXELS);
+        let [q, k, v] = [q, k, v].map(|x| dims.matrix(&x[item..item + dims.item()]));
+        let asking = pixels.min(first + TASK_PIXELS) - first;
+        let weights = weights(dims, q.columns(first..first + asking), k);
+        let mut product = Scratch::new(dims.width * asking);
+        multiply(
+            dims.operands,
+            &mut product,
+            Previous::Discard,
+            v,
+            Matrix::row_major(&weights, pixels, asking, asking),
+        );
+        for (line, values) in lines.into_iter().zip(product.chunks_exact(asking)) {
+            line.copied(values);
+        }
+    };
+    written(q.len(), |y| {
+        let mut tasks: Vec<_> = (0..q.len() / dims.item() * parts).map(|_| Vec::with_capacity(dims.width)).collect();
+        for (line, values) in y.chunks(pixels).enumerate() {
+            for (part, values) in values.chunks(TASK_PIXELS).enumerate() {
+                tasks[line / dims.width * parts + part].push(values);
+            }
+        }
+        tasks.into_par_iter().enumerate().for_each(task);
+    })
 }
 
-/// How much each line of `q` attends to each of `k`.
-fn weights(dims: &Dims, q: &[f32], k: Matrix) -> Scratch {
-    let mut weights = Scratch::new(q.len() / dims.width * dims.pixels);
-    multiply(&mut weights, Previous::Discard, dims.lines(q), k.transposed());
+/// How much each column of `q` attends to each of `k`: `[pixels, columns of q]`.
+fn weights(dims: &Dims, q: Matrix, k: Matrix) -> Scratch {
+    let columns = q.columns;
+    let mut weights = Scratch::new(dims.pixels * columns);
+    let mut of_columns = Scratch::new(2 * columns);
+    multiply(dims.operands, &mut weights, Previous::Discard, k.transposed(), q);
     let scale = dims.scale();
-    vectorised(|| {
-        for row in weights.chunks_exact_mut(dims.pixels) {
-            let largest = largest(row);
-            for value in &mut *row {
-                *value = exp((*value - largest) * scale);
+    vectorised(
+        #[inline(always)]
+        || {
+            let (largest, sums) = of_columns.split_at_mut(columns);
+            largest.fill(f32::NEG_INFINITY);
+            sums.fill(0.0);
+            for row in weights.chunks_exact(columns) {
+                for (largest, value) in largest.iter_mut().zip(row) {
+                    *largest = if value > largest { *value } else { *largest };
+                }
             }
-            let norm = sum(row, |value| value).recip();
-            row.iter_mut().for_each(|value| *value *= norm);
-        }
-    });
+            for row in weights.chunks_exact_mut(columns) {
+                for ((value, largest), sum) in row.iter_mut().zip(&*largest).zip(&mut *sums) {
+                    *value = exp((*value - largest) * scale);
+                    *sum += *value;
+                }
+            }
+            sums.iter_mut().for_each(|sum| *sum = sum.recip());
+            for row in weights.chunks_exact_mut(columns) {
+                row.iter_mut().zip(&*sums).for_each(|(value, norm)| *value *= norm);
+            }
+        },
+    );
     weights
 }
 
 /// The gradients for `dy`, the gradient with respect to the output of [`forward`].
 pub(super) fn backward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32], dy: &[f32]) -> Gradients {
-    let mut gradients = Gradients { q: vec![0.0; q.len()], k: vec![0.0; q.len()], v: vec![0.0; q.len()] };
-    let Gradients { q: dq, k: dk, v: dv } = &mut gradients;
     let item = dims.item();
-    let (pixels, scale) = (dims.pixels, dims.scale());
-    let outputs = dq.par_chunks_mut(item).zip(dk.par_chunks_mut(item)).zip(dv.par_chunks_mut(item));
-    let inputs = q.par_chunks(item).zip(k.par_chunks(item)).zip(v.par_chunks(item)).zip(dy.par_chunks(item));
-    outputs.zip(inputs).for_each(|(((dq, dk), dv), (((q, k), v), dy))| {
-        let weights = weights(dims, q, dims.lines(k));
+    let (operands, pixels, scale) = (dims.operands, dims.pixels, dims.scale());
+    let task = |[dq, dk, dv]: [&mut [f32]; 3], inputs: [&[f32]; 4]| {
+        let [q, k, v, dy] = inputs.map(|x| dims.matrix(x));
+        let weights = weights(dims, q, k);
         let mut d_scores = Scratch::new(pixels * pixels);
-        multiply(&mut d_scores, Previous::Discard, dims.lines(dy), dims.lines(v).transposed());
+        multiply(operands, &mut d_scores, Previous::Discard, v.transposed(), dy);
         // d_scores = weights * (d_weights - sum of weights * d_weights), with the scale that the scores have.
-        vectorised(|| {
-            let rows = d_scores.chunks_exact_mut(pixels).zip(weights.chunks_exact(pixels));
-            for (gradient, weights) in rows {
-                let (dot, _) = map_and_sum(weights, gradient, |weight, gradient| (gradient, weight * gradient, 0.0));
-                for (gradient, weight) in gradient.iter_mut().zip(weights) {
-                    *gradient = weight * (*gradient - dot) * scale;
+        let mut dots = Scratch::new(pixels);
+        vectorised(
+            #[inline(always)]
+            || {
+                dots.fill(0.0);
+                for (gradient, weights) in d_scores.chunks_exact(pixels).zip(weights.chunks_exact(pixels)) {
+                    for ((dot, gradient), weight) in dots.iter_mut().zip(gradient).zip(weights) {
+                        *dot += weight * gradient;
+                    }
                 }
-            }
-        });
+                for (gradient, weights) in d_scores.chunks_exact_mut(pixels).zip(weights.chunks_exact(pixels)) {
+                    for ((dot, gradient), weight) in dots.iter().zip(gradient).zip(weights) {
+                        *gradient = weight * (*gradient - dot) * scale;
+                    }
+                }
+            },
+        );
+        // Of each pixel that is attended to a row, of each that attends a column.
         let square = |values| Matrix::row_major(values, pixels, pixels, pixels);
-        multiply(dv, Previous::Discard, square(&weights).transposed(), dims.lines(dy));
-        multiply(dq, Previous::Discard, square(&d_scores), dims.lines(k));
-        multiply(dk, Previous::Discard, square(&d_scores).transposed(), dims.lines(q));
+        multiply(operands, dv, Previous::Discard, dy, square(&weights).transposed());
+        multiply(operands, dq, Previous::Discard, k, square(&d_scores));
+        multiply(operands, dk, Previous::Discard, q, square(&d_scores).transposed());
+    };
+    let [q, k, v] = written_together(q.len(), |[all_dq, all_dk, all_dv]| {
+        let outputs = all_dq.par_chunks(item).zip(all_dk.par_chunks(item)).zip(all_dv.par_chunks(item));
+        let inputs = q.par_chunks(item).zip(k.par_chunks(item)).zip(v.par_chunks(item)).zip(dy.par_chunks(item));
+        outputs.zip(inputs).for_each(|(((dq, dk), dv), (((q, k), v), dy))| {
+            task([dq, dk, dv].map(Unset::cleared), [q, k, v, dy]);
+        });
     });
-    gradients
+    Gradients { q, k, v }
 }

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use crate::clock::{Operation, time};
 use crate::flex::{FlexTensor, contiguous, tensor, values, values_mut};
+use crate::output::written;
 use crate::simd::{sum, vectorised};
 
 /// Channels of a task at least.
@@ -40,13 +41,14 @@ impl ChannelOps for Flex {
         let mut shape = a.shape();
         let sizes = [&a, &b].map(|x| x.shape().as_slice()[1..].iter().product::<usize>());
         shape[1] += b.shape()[1];
-        let mut y = vec![0.0; shape.num_elements()];
-        time(Operation::Concat, || {
-            y.par_chunks_mut((sizes[0] + sizes[1]).max(1)).enumerate().for_each(|(image, y)| {
-                let (first, second) = y.split_at_mut(sizes[0]);
-                first.copy_from_slice(&values(&a)[image * sizes[0]..][..sizes[0]]);
-                second.copy_from_slice(&values(&b)[image * sizes[1]..][..sizes[1]]);
-            });
+        let y = time(Operation::Concat, || {
+            written(shape.num_elements(), |y| {
+                y.par_chunks((sizes[0] + sizes[1]).max(1)).enumerate().for_each(|(image, y)| {
+                    let (first, second) = y.split_at(sizes[0]);
+                    first.copied(&values(&a)[image * sizes[0]..][..sizes[0]]);
+                    second.copied(&values(&b)[image * sizes[1]..][..sizes[1]]);
+                });
+            })
         });
         tensor(y, shape)
     }
@@ -56,7 +58,12 @@ impl ChannelOps for Flex {
         let plane = plane(&x.shape());
         time(Operation::Shift, || {
             let planes = values_mut(&mut x).par_chunks_exact_mut(plane).zip(values(&by)).with_min_len(TASK_CHANNELS);
-            planes.for_each(|(x, by)| vectorised(|| x.iter_mut().for_each(|x| *x += by)));
+            planes.for_each(|(x, by)| {
+                vectorised(
+                    #[inline(always)]
+                    || x.iter_mut().for_each(|x| *x += by),
+                )
+            });
         });
         x
     }
@@ -122,10 +129,13 @@ impl Backward<Flex, 2> for Concat {
         for (node, channels) in ops.parents.into_iter().zip(ops.state) {
             if let Some(node) = node {
                 let size = channels * plane;
-                let mut part = vec![0.0; shape[0] * size];
-                time(Operation::Concat, || {
-                    let parts = part.par_chunks_mut(size.max(1)).zip(values(&dy).par_chunks(shape[1] * plane));
-                    parts.for_each(|(part, dy)| part.copy_from_slice(&dy[first * plane..][..size]));
+                let part = time(Operation::Concat, || {
+                    written(shape[0] * size, |part| {
+                        let parts = part.par_chunks(size.max(1)).zip(values(&dy).par_chunks(shape[1] * plane));
+                        parts.for_each(|(part, dy)| {
+                            part.copied(&dy[first * plane..][..size]);
+                        });
+                    })
                 });
                 grads.register::<Flex>(node.id, tensor(part, [shape[0], channels, shape[2], shape[3]]));
             }
@@ -146,7 +156,16 @@ impl Backward<Flex, 2> for Shift {
         let [x, by] = ops.parents;
         if let Some(node) = by {
             let planes = values(&dy).par_chunks_exact(plane(&shape)).with_min_len(TASK_CHANNELS);
-            let sums = time(Operation::Shift, || planes.map(|dy| vectorised(|| sum(dy, |v| v))).collect());
+            let sums = time(Operation::Shift, || {
+                planes
+                    .map(|dy| {
+                        vectorised(
+                            #[inline(always)]
+                            || sum(dy, |v| v),
+                        )
+                    })
+                    .collect()
+            });
             grads.register::<Flex>(node.id, tensor(sums, [shape[0], shape[1]]));
         }
         if let Some(node) = x {

@@ -8,12 +8,21 @@
 
 use std::ops::Range;
 
+use super::gemm::Matrix;
 use super::kernel::Dims;
+use crate::output::Unset;
+use crate::scratch::Scratch;
 use crate::simd::vectorised;
 
-/// Pixels of a tile. Multiples of the gemm crate's 64 are best; 256 pixels and [`TILE_ROWS`] keep the
+/// Pixels of a tile, at most. Multiples of [`LEAST_PIXELS`] are best; 256 pixels and [`TILE_ROWS`] keep the
 /// columns in the second cache.
 const TILE_PIXELS: usize = 256;
+
+/// Pixels of a tile, at least, if there are as many: what the gemm crate works on together.
+const LEAST_PIXELS: usize = 64;
+
+/// Tiles that there should be at least, a task for each.
+const TILES: usize = 8;
 
 /// Rows of the matrix that are built, and multiplied, at a time.
 const TILE_ROWS: usize = 288;
@@ -32,6 +41,8 @@ pub(super) struct Tiling {
     mask_pixels: usize,
     kind: Kind,
     batch: usize,
+    /// Pixels of a tile of which an image is several.
+    part: usize,
 }
 
 enum Kind {
@@ -58,10 +69,11 @@ impl Tiling {
     pub(super) fn new(dims: &Dims) -> Self {
         let Dims { batch, height, width, kernel_width, .. } = *dims;
         let plane = height * width;
-        let (kind, images) = if plane > TILE_PIXELS {
-            (Kind::Parts(plane.div_ceil(TILE_PIXELS)), 1)
+        let part = (batch * plane).div_ceil(TILES).next_multiple_of(LEAST_PIXELS).min(TILE_PIXELS);
+        let (kind, images) = if plane > part {
+            (Kind::Parts(plane.div_ceil(part)), 1)
         } else {
-            let images = TILE_PIXELS / plane;
+            let images = part / plane;
             (Kind::Images(images), images.min(batch))
         };
 
@@ -87,7 +99,7 @@ impl Tiling {
             }
         }
         let channels = dims.channels_in;
-        Self { channels, plane, kernel_width, margin, shifts, masks, mask_pixels, kind, batch }
+        Self { channels, plane, kernel_width, margin, shifts, masks, mask_pixels, kind, batch, part }
     }
 
     /// The number of tiles.
@@ -106,8 +118,8 @@ impl Tiling {
                 Tile { images, pixels: 0..self.plane }
             }
             Kind::Parts(parts) => {
-                let (image, first) = (index / parts, index % parts * TILE_PIXELS);
-                let pixels = first..self.plane.min(first + TILE_PIXELS);
+                let (image, first) = (index / parts, index % parts * self.part);
+                let pixels = first..self.plane.min(first + self.part);
                 Tile { images: image..image + 1, pixels }
             }
         }
@@ -120,15 +132,15 @@ impl Tiling {
 
     /// Divides a tensor `[batch, channels, plane]` into what belongs to each tile: the runs of pixels
     /// of the channels of its images, in that order.
-    pub(super) fn split<'a>(&self, y: &'a mut [f32], channels: usize) -> Vec<Vec<&'a mut [f32]>> {
+    pub(super) fn split<'a>(&self, y: Unset<'a>, channels: usize) -> Vec<Vec<Unset<'a>>> {
         let mut tiles: Vec<_> =
             (0..self.len()).map(|index| Vec::with_capacity(self.tile(index).images.len() * channels)).collect();
-        for (image, y) in y.chunks_mut(channels * self.plane).enumerate() {
-            for plane in y.chunks_mut(self.plane) {
+        for (image, y) in y.chunks(channels * self.plane).enumerate() {
+            for plane in y.chunks(self.plane) {
                 match self.kind {
                     Kind::Images(images) => tiles[image / images].push(plane),
                     Kind::Parts(parts) => {
-                        for (part, run) in plane.chunks_mut(TILE_PIXELS).enumerate() {
+                        for (part, run) in plane.chunks(self.part).enumerate() {
                             tiles[image * parts + part].push(run);
                         }
                     }
@@ -148,19 +160,32 @@ impl Tiling {
     pub(super) fn scratch(&self) -> Columns {
         let rows = self.channel_blocks()[0].len() * self.shifts.len();
         let pixels = self.tile_pixels();
-        Columns { matrix: vec![0.0; rows * pixels], line: vec![0.0; pixels + 2 * self.margin] }
+        Columns { matrix: Scratch::new(rows * pixels), line: Scratch::new(pixels + 2 * self.margin) }
+    }
+
+    /// The pixels of a tile of some of the channels of `x`, which has so many, where they lie; unless they are of several
+    /// images.
+    pub(super) fn view<'a>(&self, x: &'a [f32], of: usize, channels: Range<usize>, tile: &Tile) -> Option<Matrix<'a>> {
+        let first = (tile.images.start * of + channels.start) * self.plane + tile.pixels.start;
+        let view = || Matrix::row_major(&x[first..], channels.len(), tile.len(), self.plane);
+        (tile.images.len() == 1).then(view)
     }
 
     /// The columns `[channels * taps, pixels]` of a tile of `x`.
     pub(super) fn fill<'a>(
         &self,
         columns: &'a mut Columns,
-        x: &[f32],
+        x: &'a [f32],
         tile: &Tile,
         channels: Range<usize>,
-    ) -> &'a [f32] {
+    ) -> Matrix<'a> {
+        if self.kernel_width == 1
+            && let Some(view) = self.view(x, self.channels, channels.clone(), tile)
+        {
+            return view;
+        }
         let pixels = tile.len();
-        let taps = self.shifts.len();
+        let (taps, channel_count) = (self.shifts.len(), channels.len());
         let matrix = &mut columns.matrix[..channels.len() * taps * pixels];
         let rows = matrix.chunks_mut(taps * pixels);
         if self.kernel_width == 1 {
@@ -171,10 +196,13 @@ impl Tiling {
             let line = &mut columns.line[..pixels + 2 * self.margin];
             for (rows, channel) in rows.zip(channels) {
                 self.gather(line, x, self.channels, channel, tile, self.margin);
-                vectorised(|| self.shift_and_mask(rows, line, tile));
+                vectorised(
+                    #[inline(always)]
+                    || self.shift_and_mask(rows, line, tile),
+                );
             }
         }
-        matrix
+        Matrix::row_major(matrix, channel_count * taps, pixels, pixels)
     }
 
     /// The pixels of a tile of one channel of `x`, which has `channels` of them, with what lies
@@ -220,8 +248,8 @@ impl Tiling {
     }
 }
 
-/// Scratch space of one thread.
+/// Scratch space of one task.
 pub(super) struct Columns {
-    matrix: Vec<f32>,
-    line: Vec<f32>,
+    matrix: Scratch,
+    line: Scratch,
 }

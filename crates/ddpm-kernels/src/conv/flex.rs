@@ -8,48 +8,82 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{Shape, Tensor};
 
-use super::kernel::{self, Dims};
+use super::general::Geometry;
+use super::kernel;
 use crate::flex::{FlexTensor, contiguous, tensor, values};
 use crate::precision::Precision;
 
 /// The convolution by the kernel; everything must be `f32` on flex.
-pub(super) fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, _precision: Precision) -> Tensor<4> {
-    Tensor::from_dispatch(<Dispatch as ConvOps>::conv_same(
+pub(super) fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    geometry: Geometry,
+    precision: Precision,
+) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as ConvOps>::convolve(
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
+        geometry,
+        precision,
     ))
 }
 
 #[backend_extension(Flex: cfg(feature = "flex"), Autodiff)]
 pub(crate) trait ConvOps: Backend {
-    fn conv_same(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn convolve(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        geometry: Geometry,
+        precision: Precision,
+    ) -> FloatTensor<Self>;
 }
 
 impl ConvOps for Flex {
-    fn conv_same(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+    fn convolve(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        geometry: Geometry,
+        precision: Precision,
+    ) -> FlexTensor {
         let [x, weight, bias] = [x, weight, bias].map(contiguous);
-        let dims = dims(&x.shape(), &weight.shape());
-        let y = kernel::forward(&dims, values(&x), values(&weight), values(&bias));
-        tensor(y, [dims.batch, dims.channels_out, dims.height, dims.width])
+        let y = kernel::forward(precision.into(), &geometry, values(&x), values(&weight), values(&bias));
+        let [height, width] = geometry.output().unwrap_or_default();
+        tensor(y, [geometry.batch, geometry.channels_out, height, width])
     }
 }
 
 impl<C: CheckpointStrategy> ConvOps for Autodiff<Flex, C> {
-    fn conv_same(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn convolve(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        geometry: Geometry,
+        precision: Precision,
+    ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
         match FusedConv.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 // The values of the bias play no part in any gradient.
                 let inputs = [prep.checkpoint(&x), prep.checkpoint(&weight)];
-                let y =
-                    <Flex as ConvOps>::conv_same(x.into_primitive(), weight.into_primitive(), bias.into_primitive());
-                prep.finish(inputs, y)
+                let y = Flex::convolve(
+                    x.into_primitive(),
+                    weight.into_primitive(),
+                    bias.into_primitive(),
+                    geometry,
+                    precision,
+                );
+                prep.finish((inputs, geometry, precision), y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(<Flex as ConvOps>::conv_same(
+            OpsKind::UnTracked(prep) => prep.finish(Flex::convolve(
                 x.into_primitive(),
                 weight.into_primitive(),
                 bias.into_primitive(),
+                geometry,
+                precision,
             )),
         }
     }
@@ -59,34 +93,23 @@ impl<C: CheckpointStrategy> ConvOps for Autodiff<Flex, C> {
 struct FusedConv;
 
 impl Backward<Flex, 3> for FusedConv {
-    /// Input and weight, which are Burn's to keep or to recompute.
-    type State = [NodeId; 2];
+    /// Input and weight, which are Burn's to keep or to recompute, and the sizes and precision of the forward pass.
+    type State = ([NodeId; 2], Geometry, Precision);
 
-    fn backward(self, ops: Ops<[NodeId; 2], 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let [x, weight] = ops.state.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
-        let dims = dims(&x.shape(), &weight.shape());
+        let (inputs, geometry, precision) = ops.state;
+        let [x, weight] = inputs.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
 
         let asked = ops.parents.each_ref().map(Option::is_some);
-        let gradients = kernel::backward(&dims, values(&x), values(&weight), values(&dy), asked);
+        let gradients = kernel::backward(precision.into(), &geometry, values(&x), values(&weight), values(&dy), asked);
         let [x_node, weight_node, bias_node] = ops.parents;
-        let shapes = [x.shape(), weight.shape(), Shape::from([dims.channels_out])];
+        let shapes = [x.shape(), weight.shape(), Shape::from([geometry.channels_out])];
         let of_parents = [(x_node, gradients.input), (weight_node, gradients.weight), (bias_node, gradients.bias)];
         for ((node, gradient), shape) in of_parents.into_iter().zip(shapes) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 grads.register::<Flex>(node.id, tensor(gradient, shape));
             }
         }
-    }
-}
-
-fn dims(x: &Shape, weight: &Shape) -> Dims {
-    Dims {
-        batch: x[0],
-        channels_in: weight[1],
-        channels_out: weight[0],
-        height: x[2],
-        width: x[3],
-        kernel_width: weight[3],
     }
 }

@@ -33,22 +33,25 @@ impl Frame {
             let first = block * LANES;
             let present = LANES.min(channels - first);
             let x = &x[(image * channels + first) * plane..][..present * plane];
-            vectorised(|| {
-                if present < LANES {
-                    frame.fill([0.0; LANES]);
-                }
-                let (above, frame) = frame.split_at_mut(columns);
-                let (lines, below) = frame.split_at_mut(height * columns);
-                above.fill([0.0; LANES]);
-                below.fill([0.0; LANES]);
-                for (row, line) in lines.chunks_exact_mut(columns).enumerate() {
-                    line[0] = [0.0; LANES];
-                    line[width + 1..].fill([0.0; LANES]);
-                    let sources: [&[f32]; LANES] =
-                        std::array::from_fn(|lane| &x[lane.min(present - 1) * plane + row * width..][..width]);
-                    interleave(&sources, present, &mut line[1..=width]);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    if present < LANES {
+                        frame.fill([0.0; LANES]);
+                    }
+                    let (above, frame) = frame.split_at_mut(columns);
+                    let (lines, below) = frame.split_at_mut(height * columns);
+                    above.fill([0.0; LANES]);
+                    below.fill([0.0; LANES]);
+                    for (row, line) in lines.chunks_exact_mut(columns).enumerate() {
+                        line[0] = [0.0; LANES];
+                        line[width + 1..].fill([0.0; LANES]);
+                        let sources: [&[f32]; LANES] =
+                            std::array::from_fn(|lane| &x[lane.min(present - 1) * plane + row * width..][..width]);
+                        interleave(&sources, present, &mut line[1..=width]);
+                    }
+                },
+            );
         });
         Self { blocks, rows, columns, values }
     }
@@ -81,9 +84,19 @@ fn interleave(sources: &[&[f32]; LANES], present: usize, line: &mut [Lanes]) {
     }
 }
 
-/// Rows as columns, in four rounds of exchanging ever larger squares off the diagonal.
+/// Rows as columns.
 #[inline(always)]
-pub(super) fn transposed(mut rows: [Lanes; LANES]) -> [Lanes; LANES] {
+pub(super) fn transposed(rows: [Lanes; LANES]) -> [Lanes; LANES] {
+    #[cfg(target_arch = "x86_64")]
+    if pulp::x86::V4::is_available() {
+        return avx512::transposed(rows);
+    }
+    transposed_portably(rows)
+}
+
+/// In four rounds of exchanging ever larger squares off the diagonal.
+#[inline(always)]
+fn transposed_portably(mut rows: [Lanes; LANES]) -> [Lanes; LANES] {
     exchange::<1>(&mut rows);
     exchange::<2>(&mut rows);
     exchange::<4>(&mut rows);
@@ -104,6 +117,58 @@ fn exchange<const D: usize>(rows: &mut [Lanes; LANES]) {
     }
 }
 
+/// The compiler makes single moves of the above; these are a quarter of the instructions.
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    #![allow(unsafe_code, reason = "vector instructions that pulp does not have")]
+
+    use std::arch::x86_64::{
+        __m512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
+        _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    };
+    use std::mem::transmute;
+
+    use super::{LANES, Lanes};
+
+    /// Only for processors with the instructions of [`pulp::x86::V4`].
+    #[inline(always)]
+    pub(super) fn transposed(rows: [Lanes; LANES]) -> [Lanes; LANES] {
+        // SAFETY: the only caller has asked for the instructions. An array of 16 numbers is as large as a vector of them,
+        // and every pattern of bits is a value of both.
+        unsafe { transmute(shuffled(transmute::<[Lanes; LANES], [__m512; LANES]>(rows))) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn shuffled(rows: [__m512; LANES]) -> [__m512; LANES] {
+        let low = |a, b| _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+        let high = |a, b| _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+        let mut columns = rows;
+        // Squares of four rows and four columns, in each quarter of a vector one.
+        for four in (0..LANES).step_by(4) {
+            let [a, b, c, d] = [rows[four], rows[four + 1], rows[four + 2], rows[four + 3]];
+            let (ab_low, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            columns[four] = low(ab_low, cd_low);
+            columns[four + 1] = high(ab_low, cd_low);
+            columns[four + 2] = low(ab_high, cd_high);
+            columns[four + 3] = high(ab_high, cd_high);
+        }
+        // The same quarter of the four squares side by side.
+        let squares = columns;
+        for i in 0..4 {
+            let [a, b, c, d] = [squares[i], squares[4 + i], squares[8 + i], squares[12 + i]];
+            let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+            let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            columns[i] = _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even);
+            columns[4 + i] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
+            columns[8 + i] = _mm512_shuffle_f32x4::<0xdd>(ab_even, cd_even);
+            columns[12 + i] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
+        }
+        columns
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,8 +176,9 @@ mod tests {
     #[test]
     fn rows_become_columns() {
         let rows: [Lanes; LANES] = std::array::from_fn(|i| std::array::from_fn(|j| (i * LANES + j) as f32));
-        let columns = transposed(rows);
-        assert!((0..LANES).all(|i| (0..LANES).all(|j| columns[i][j] == rows[j][i])));
+        for columns in [transposed(rows), transposed_portably(rows)] {
+            assert!((0..LANES).all(|i| (0..LANES).all(|j| columns[i][j] == rows[j][i])));
+        }
     }
 
     #[test]

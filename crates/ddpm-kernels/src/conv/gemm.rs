@@ -1,7 +1,12 @@
 //! Matrix products on slices, on the calling thread.
 #![allow(unsafe_code, reason = "the only call into the gemm crate, which takes raw pointers")]
 
+use std::ops::Range;
+
 use gemm::Parallelism;
+
+use super::pairs;
+pub(crate) use crate::product::{Operands, Previous};
 
 /// A matrix in a slice: element `(i, j)` is `values[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy)]
@@ -29,6 +34,16 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Some of the columns.
+    pub(crate) fn columns(self, columns: Range<usize>) -> Self {
+        Self { values: &self.values[columns.start * self.column_stride..], columns: columns.len(), ..self }
+    }
+
+    /// Some of the rows.
+    pub(crate) fn rows(self, rows: Range<usize>) -> Self {
+        self.transposed().columns(rows).transposed()
+    }
+
     fn is_inside_its_slice(&self) -> bool {
         self.rows > 0
             && self.columns > 0
@@ -36,20 +51,21 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What happens to the values that the result replaces.
-#[derive(Clone, Copy)]
-pub(crate) enum Previous {
-    Discard,
-    Keep,
+/// `out = a * b`, or `out += a * b`, with `out` in row-major order without gaps.
+pub(crate) fn multiply(operands: Operands, out: &mut [f32], previous: Previous, a: Matrix, b: Matrix) {
+    assert_eq!(a.columns, b.rows, "inner sizes differ");
+    assert_eq!(out.len(), a.rows * b.columns, "size of the result");
+    assert!(a.is_inside_its_slice() && b.is_inside_its_slice(), "matrix larger than its slice");
+    match operands {
+        Operands::Full => multiply_full(out, previous, a, b),
+        Operands::Halves => pairs::multiply(out, previous, a, b),
+    }
 }
 
-/// `out = a * b`, or `out += a * b`, with `out` in row-major order without gaps.
-pub(crate) fn multiply(out: &mut [f32], previous: Previous, a: Matrix, b: Matrix) {
+/// The sizes fit, as [`multiply`] has made sure.
+fn multiply_full(out: &mut [f32], previous: Previous, a: Matrix, b: Matrix) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
-    assert_eq!(k, b.rows, "inner sizes differ");
-    assert_eq!(out.len(), m * n, "size of the result");
-    assert!(a.is_inside_its_slice() && b.is_inside_its_slice(), "matrix larger than its slice");
-    // SAFETY: the assertions above keep every element that is read or written inside its slice: the
+    // SAFETY: the assertions of the only caller keep every element that is read or written inside its slice: the
     // largest offset of each operand is that of its last element, because strides are not negative,
     // and they fit isize, because slices do. `out` is borrowed exclusively, so it overlaps neither
     // operand. All values are initialised.
@@ -92,13 +108,13 @@ mod tests {
         let a = Matrix::row_major(&a, 3, 2, 2);
         let b = Matrix::row_major(&b, 2, 3, 3);
         let mut out = [f32::NAN; 9];
-        multiply(&mut out, Previous::Discard, a, b);
+        multiply(Operands::Full, &mut out, Previous::Discard, a, b);
         assert_eq!(out, [1.0, 2.0, 4.0, 3.0, 4.0, 10.0, 5.0, 6.0, 16.0]);
-        multiply(&mut out, Previous::Keep, a, b);
+        multiply(Operands::Full, &mut out, Previous::Keep, a, b);
         assert_eq!(out, [2.0, 4.0, 8.0, 6.0, 8.0, 20.0, 10.0, 12.0, 32.0]);
 
         let mut out = [0.0; 4];
-        multiply(&mut out, Previous::Discard, b, b.transposed());
+        multiply(Operands::Full, &mut out, Previous::Discard, b, b.transposed());
         assert_eq!(out, [5.0, 2.0, 2.0, 2.0]);
     }
 
@@ -107,6 +123,6 @@ mod tests {
     fn a_matrix_beyond_its_slice_is_refused() {
         let a = Matrix::row_major(&[1.0; 5], 3, 2, 2);
         let b = Matrix::row_major(&[1.0; 2], 2, 1, 1);
-        multiply(&mut [0.0; 3], Previous::Discard, a, b);
+        multiply(Operands::Full, &mut [0.0; 3], Previous::Discard, a, b);
     }
 }

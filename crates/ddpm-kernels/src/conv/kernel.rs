@@ -6,9 +6,12 @@
 use rayon::prelude::*;
 
 use super::columns::{Tile, Tiling};
-use super::gemm::{Matrix, Previous, multiply};
+use super::gemm::{Matrix, Operands, Previous, multiply};
+use super::general::{self, Geometry};
 use super::winograd;
 use crate::clock::{Operation, time};
+use crate::output::{Unset, written};
+use crate::scratch::Scratch;
 use crate::simd::{sum, vectorised};
 
 /// Tasks that the sum over pixels for the weight gradient is divided into. More would use more cores,
@@ -17,14 +20,14 @@ const GRADIENT_TASKS: usize = 16;
 
 /// Stride 1, and as much padding as keeps the size of the picture. None of the numbers is 0.
 #[derive(Clone, Copy)]
-pub(super) struct Dims {
-    pub(super) batch: usize,
-    pub(super) channels_in: usize,
-    pub(super) channels_out: usize,
-    pub(super) height: usize,
-    pub(super) width: usize,
+pub(crate) struct Dims {
+    pub(crate) batch: usize,
+    pub(crate) channels_in: usize,
+    pub(crate) channels_out: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
     /// 1 or 3.
-    pub(super) kernel_width: usize,
+    pub(crate) kernel_width: usize,
 }
 
 impl Dims {
@@ -36,40 +39,70 @@ impl Dims {
     fn plane(&self) -> usize {
         self.height * self.width
     }
+
+    /// The weight `[channels_out, channels_in, taps]`.
+    fn weight<'a>(&self, values: &'a [f32]) -> Matrix<'a> {
+        let row = self.channels_in * self.taps();
+        Matrix::row_major(values, self.channels_out, row, row)
+    }
+
+    /// With input and output in each other's place.
+    pub(crate) fn swapped(self) -> Self {
+        Self { channels_in: self.channels_out, channels_out: self.channels_in, ..self }
+    }
 }
 
 /// Gradients of the loss, where they were asked for.
-pub(super) struct Gradients {
-    pub(super) input: Option<Vec<f32>>,
-    pub(super) weight: Option<Vec<f32>>,
-    pub(super) bias: Option<Vec<f32>>,
+pub(crate) struct Gradients {
+    pub(crate) input: Option<Vec<f32>>,
+    pub(crate) weight: Option<Vec<f32>>,
+    pub(crate) bias: Option<Vec<f32>>,
 }
 
 /// The output `[batch, channels_out, height, width]`.
-pub(super) fn forward(dims: &Dims, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+pub(super) fn forward(operands: Operands, geometry: &Geometry, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    let Some(dims) = &geometry.keeps_size() else {
+        return time(Operation::ConvForward, || general::forward(operands, geometry, x, weight, bias));
+    };
     let [operation, _, _] = operations(dims);
     time(operation, || match winograd::is_worthwhile(dims) {
-        true => winograd::forward(dims, x, weight, bias),
-        false => by_columns(dims, x, weight, Some(bias)),
+        true => winograd::forward(operands, dims, x, weight, bias),
+        false => by_columns(operands, dims, x, dims.weight(weight), Some(bias)),
     })
 }
 
 /// The gradients of input, weight and bias for `dy`, the gradient of the output.
-pub(super) fn backward(dims: &Dims, x: &[f32], weight: &[f32], dy: &[f32], asked: [bool; 3]) -> Gradients {
-    let [_, input, parameters] = operations(dims);
+pub(super) fn backward(
+    operands: Operands,
+    geometry: &Geometry,
+    x: &[f32],
+    weight: &[f32],
+    dy: &[f32],
+    asked: [bool; 3],
+) -> Gradients {
     let [of_input, of_weight, of_bias] = asked;
-    let bias = of_bias.then(|| channel_sums(dims, dy));
-    if winograd::is_worthwhile(dims) {
-        let dy = winograd::output_frame(dims, dy);
+    let bias = of_bias.then(|| channel_sums(dy, geometry.batch, geometry.channels_out));
+    let Some(dims) = &geometry.keeps_size() else {
+        let input = || general::input_gradient(operands, geometry, weight, dy);
+        let parameters = || general::weight_gradient(operands, geometry, x, dy);
         return Gradients {
-            input: of_input.then(|| time(input, || winograd::input_gradient(dims, weight, &dy))),
-            weight: of_weight.then(|| time(parameters, || winograd::weight_gradient(dims, x, &dy))),
+            input: of_input.then(|| time(Operation::ConvInput, input)),
+            weight: of_weight.then(|| time(Operation::ConvWeight, parameters)),
+            bias,
+        };
+    };
+    let [_, input, parameters] = operations(dims);
+    if winograd::is_worthwhile(dims) {
+        let dy = time(input, || winograd::output_frame(dims, dy));
+        return Gradients {
+            input: of_input.then(|| time(input, || winograd::input_gradient(operands, dims, weight, &dy))),
+            weight: of_weight.then(|| time(parameters, || winograd::weight_gradient(operands, dims, x, &dy))),
             bias,
         };
     }
     Gradients {
-        input: of_input.then(|| time(input, || input_gradient(dims, weight, dy))),
-        weight: of_weight.then(|| time(parameters, || weight_gradient(dims, x, dy))),
+        input: of_input.then(|| time(input, || input_gradient(operands, dims, weight, dy))),
+        weight: of_weight.then(|| time(parameters, || weight_gradient(operands, dims, x, dy, Order::OutputFirst))),
         bias,
     }
 }
@@ -83,82 +116,95 @@ fn operations(dims: &Dims) -> [Operation; 3] {
 }
 
 /// The sum over pictures and pixels, the gradient of a bias.
-fn channel_sums(dims: &Dims, dy: &[f32]) -> Vec<f32> {
-    let (channels, plane) = (dims.channels_out, dims.plane());
+pub(crate) fn channel_sums(dy: &[f32], batch: usize, channels: usize) -> Vec<f32> {
+    let plane = dy.len() / (batch * channels);
     let of_channel = |channel: usize| {
         let planes = dy.chunks_exact(plane).skip(channel).step_by(channels);
-        vectorised(|| planes.map(|plane| sum(plane, |v| v)).sum())
+        vectorised(
+            #[inline(always)]
+            || planes.map(|plane| sum(plane, |v| v)).sum(),
+        )
     };
     (0..channels).into_par_iter().with_min_len(8).map(of_channel).collect()
 }
 
-fn by_columns(dims: &Dims, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+/// The output, for a weight `[channels_out, channels_in * taps]` of any layout.
+pub(crate) fn by_columns(operands: Operands, dims: &Dims, x: &[f32], weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let tiling = Tiling::new(dims);
     let blocks = tiling.channel_blocks();
     let (channels, taps) = (dims.channels_out, dims.taps());
-    let weight_row = dims.channels_in * taps;
-    let mut y = vec![0.0; dims.batch * channels * dims.plane()];
-    let scratch = || (tiling.scratch(), vec![0.0; channels * tiling.tile_pixels()]);
-    tiling.split(&mut y, channels).into_par_iter().enumerate().for_each_init(
-        scratch,
-        |(columns, product), (index, outputs)| {
-            let tile = tiling.tile(index);
-            let pixels = tile.len();
-            let product = &mut product[..channels * pixels];
-            for block in &blocks {
-                let rows = block.len() * taps;
-                let weight = &weight[block.start * taps..];
-                let columns = tiling.fill(columns, x, &tile, block.clone());
-                multiply(
-                    product,
-                    if block.start == 0 { Previous::Discard } else { Previous::Keep },
-                    Matrix::row_major(weight, channels, rows, weight_row),
-                    Matrix::row_major(columns, rows, pixels, pixels),
-                );
-            }
-            write_tile(product, &tile, channels, bias, outputs);
-        },
-    );
-    y
+    let tile = |index: usize, outputs: Vec<Unset>| {
+        let tile = tiling.tile(index);
+        let pixels = tile.len();
+        let mut columns = tiling.scratch();
+        let mut product = Scratch::new(channels * pixels);
+        for block in &blocks {
+            let columns = tiling.fill(&mut columns, x, &tile, block.clone());
+            multiply(
+                operands,
+                &mut product,
+                if block.start == 0 { Previous::Discard } else { Previous::Keep },
+                weight.columns(block.start * taps..block.end * taps),
+                columns,
+            );
+        }
+        vectorised(
+            #[inline(always)]
+            || write_tile(&product, &tile, channels, bias, outputs),
+        );
+    };
+    written(dims.batch * channels * dims.plane(), |y| {
+        let tiles = tiling.split(y, channels).into_par_iter().enumerate();
+        tiles.for_each(|(index, outputs)| tile(index, outputs));
+    })
 }
 
 /// Distributes `product`, `[channels, images, pixels]`, over the planes of the output.
-fn write_tile(product: &[f32], tile: &Tile, channels: usize, bias: Option<&[f32]>, outputs: Vec<&mut [f32]>) {
+#[inline(always)]
+fn write_tile(product: &[f32], tile: &Tile, channels: usize, bias: Option<&[f32]>, outputs: Vec<Unset>) {
     let run = tile.pixels.len();
     for (i, output) in outputs.into_iter().enumerate() {
         let (image, channel) = (i / channels, i % channels);
         let first = channel * tile.len() + image * run;
         let values = &product[first..first + run];
-        match bias {
-            Some(bias) => {
-                for (output, value) in output.iter_mut().zip(values) {
-                    *output = value + bias[channel];
-                }
-            }
-            None => output.copy_from_slice(values),
+        let output = output.copied(values);
+        if let Some(bias) = bias {
+            output.iter_mut().for_each(|value| *value += bias[channel]);
         }
     }
 }
 
 /// The gradient `[batch, channels_in, height, width]`.
-fn input_gradient(dims: &Dims, weight: &[f32], dy: &[f32]) -> Vec<f32> {
+fn input_gradient(operands: Operands, dims: &Dims, weight: &[f32], dy: &[f32]) -> Vec<f32> {
     let Dims { channels_in, channels_out, .. } = *dims;
     let taps = dims.taps();
-    let mut turned = vec![0.0; weight.len()];
-    for (channel_in, turned) in turned.chunks_mut(channels_out * taps).enumerate() {
+    if taps == 1 {
+        return by_columns(operands, &dims.swapped(), dy, dims.weight(weight).transposed(), None);
+    }
+    let mut turned = Scratch::new(weight.len());
+    turned.par_chunks_mut(channels_out * taps).enumerate().for_each(|(channel_in, turned)| {
         for (channel_out, turned) in turned.chunks_mut(taps).enumerate() {
             let first = (channel_out * channels_in + channel_in) * taps;
             for (turned, weight) in turned.iter_mut().zip(weight[first..first + taps].iter().rev()) {
                 *turned = *weight;
             }
         }
-    }
-    let transposed = Dims { channels_in: channels_out, channels_out: channels_in, ..*dims };
-    by_columns(&transposed, dy, &turned, None)
+    });
+    let swapped = dims.swapped();
+    by_columns(operands, &swapped, dy, swapped.weight(&turned), None)
 }
 
-/// The gradient `[channels_out, channels_in, taps]`.
-fn weight_gradient(dims: &Dims, x: &[f32], dy: &[f32]) -> Vec<f32> {
+/// What the rows of a weight are.
+#[derive(Clone, Copy)]
+pub(crate) enum Order {
+    /// As in a convolution.
+    OutputFirst,
+    /// As in a dense layer.
+    InputFirst,
+}
+
+/// The gradient `[channels_out, channels_in, taps]`, or `[channels_in, taps, channels_out]`.
+pub(crate) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &[f32], order: Order) -> Vec<f32> {
     let tiling = Tiling::new(dims);
     let blocks = tiling.channel_blocks();
     let (channels, taps) = (dims.channels_out, dims.taps());
@@ -166,43 +212,57 @@ fn weight_gradient(dims: &Dims, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let runs = GRADIENT_TASKS.div_ceil(blocks.len()).min(tiling.len());
     let tiles_per_run = tiling.len().div_ceil(runs);
     let runs = tiling.len().div_ceil(tiles_per_run);
-    let scratch = || (tiling.scratch(), vec![0.0; channels * tiling.tile_pixels()]);
-    let parts: Vec<Vec<f32>> = (0..runs * blocks.len())
+    let parts: Vec<Scratch> = (0..runs * blocks.len())
         .into_par_iter()
-        .map_init(scratch, |(columns, gradient), task| {
+        .map(|task| {
             let (run, block) = (task / blocks.len(), &blocks[task % blocks.len()]);
             let rows = block.len() * taps;
-            let mut part = vec![0.0; rows * channels];
+            let (mut columns, mut gradient) = (tiling.scratch(), Scratch::new(channels * tiling.tile_pixels()));
+            let mut part = Scratch::new(rows * channels);
             let first = run * tiles_per_run;
             for index in first..tiling.len().min(first + tiles_per_run) {
                 let tile = tiling.tile(index);
                 let pixels = tile.len();
-                let gradient = &mut gradient[..channels * pixels];
-                for (channel, line) in gradient.chunks_exact_mut(pixels).enumerate() {
-                    tiling.gather(line, dy, channels, channel, &tile, 0);
-                }
-                let columns = tiling.fill(columns, x, &tile, block.clone());
+                let gradient = tiling.view(dy, channels, 0..channels, &tile).unwrap_or_else(|| {
+                    let gradient = &mut gradient[..channels * pixels];
+                    for (channel, line) in gradient.chunks_exact_mut(pixels).enumerate() {
+                        tiling.gather(line, dy, channels, channel, &tile, 0);
+                    }
+                    Matrix::row_major(gradient, channels, pixels, pixels)
+                });
+                let columns = tiling.fill(&mut columns, x, &tile, block.clone());
                 multiply(
+                    operands,
                     &mut part,
-                    Previous::Keep,
-                    Matrix::row_major(columns, rows, pixels, pixels),
-                    Matrix::row_major(gradient, channels, pixels, pixels).transposed(),
+                    if index == first { Previous::Discard } else { Previous::Keep },
+                    columns,
+                    gradient.transposed(),
                 );
             }
             part
         })
         .collect();
 
-    // The parts are `[rows, channels]`, which suits the product; the gradient is `[channels, rows]`.
-    let mut weight = vec![0.0; channels * dims.channels_in * taps];
-    weight.par_chunks_mut(dims.channels_in * taps).enumerate().for_each(|(channel, row)| {
-        for (i, part) in parts.iter().enumerate() {
-            let block = &blocks[i % blocks.len()];
-            let row = &mut row[block.start * taps..block.end * taps];
-            for (value, part) in row.iter_mut().zip(part[channel..].iter().step_by(channels)) {
-                *value += part;
+    // The parts are `[rows, channels]`, which suits the product, and so is the gradient of a dense layer.
+    written(channels * dims.channels_in * taps, |weight| match order {
+        Order::OutputFirst => weight.par_chunks(dims.channels_in * taps).enumerate().for_each(|(channel, row)| {
+            let row = row.cleared();
+            for (i, part) in parts.iter().enumerate() {
+                let block = &blocks[i % blocks.len()];
+                let row = &mut row[block.start * taps..block.end * taps];
+                for (value, part) in row.iter_mut().zip(part[channel..].iter().step_by(channels)) {
+                    *value += part;
+                }
             }
+        }),
+        Order::InputFirst => {
+            let of_blocks = weight.par_chunks(blocks[0].len() * taps * channels).enumerate();
+            of_blocks.for_each(|(block, rows)| {
+                let rows = rows.cleared();
+                for part in parts.iter().skip(block).step_by(blocks.len()) {
+                    rows.iter_mut().zip(part.iter()).for_each(|(value, part)| *value += part);
+                }
+            });
         }
-    });
-    weight
+    })
 }

@@ -2,21 +2,28 @@
 //!
 //! The picture is cut into tiles of 4x4 output pixels. Each tile, with its neighbours, becomes 36 values per
 //! channel (`transforms.rs`), and for each of the 36 the convolution is one matrix product over the channels
-//! (`product.rs`). Channels lie innermost, so that no product needs its operands rearranged.
+//! (`../../product.rs`). Channels lie innermost, so that no product needs its operands rearranged. Where operands are bf16,
+//! tiles are halved (`halves.rs`), and their transforms are written as pairs.
 
-mod product;
+mod halves;
 mod tiles;
 mod transforms;
+
+use std::marker::PhantomData;
 
 use pulp::Arch;
 use rayon::prelude::*;
 
 use super::frame::{Frame, LANES};
 use super::kernel::Dims;
+use crate::output::{Unset, written};
+use crate::product::{Operands, PANEL, Previous, Row, accumulate, make_pairs, multiply};
 use crate::scratch::Scratch;
-use product::{PANEL, Row, accumulate, multiply};
-use tiles::{Inverse, InverseWeights, Kernels, TILE, Tiles, TransformGradient, TransformInput, TransformWeights};
-use transforms::POINTS;
+use halves::{PairGradient, PairInput, PairWeights, Pairing};
+use tiles::{
+    Form, Halved, Inverse, InverseWeights, Kernels, TILE, Tiles, TransformGradient, TransformInput, TransformWeights,
+    Whole,
+};
 
 /// Pictures of fewer tiles than this are not worth the transformed weights.
 const FEWEST_TILES: usize = 4;
@@ -41,10 +48,35 @@ pub(super) fn is_worthwhile(dims: &Dims) -> bool {
         && tiles * TILE * TILE <= 2 * dims.height * dims.width
 }
 
+/// Sizes of the transforms.
+struct Sizes {
+    operands: Operands,
+    tiles: Tiles,
+    points: usize,
+    /// Rows that the tiles of a task are in a product over channels.
+    rows: usize,
+    /// Numbers, or pairs of them, that the input channels are.
+    depth: usize,
+    /// Panels of output channels.
+    panels: usize,
+}
+
+impl Sizes {
+    fn new(operands: Operands, dims: &Dims) -> Self {
+        let (tiles, panels) = (Tiles::new(dims), dims.channels_out.div_ceil(PANEL));
+        let (points, parts, numbers) = match operands {
+            Operands::Full => (Whole::POINTS, Whole::PARTS, 1),
+            Operands::Halves => (Halved::POINTS, Halved::PARTS, 2),
+        };
+        let depth = dims.channels_in.div_ceil(numbers * LANES) * LANES;
+        Self { operands, tiles, points, rows: tiles.room() * parts, depth, panels }
+    }
+}
+
 /// The output `[batch, channels_out, height, width]`.
-pub(super) fn forward(dims: &Dims, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+pub(super) fn forward(operands: Operands, dims: &Dims, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let kernels = Kernels { weight, channels_in: dims.channels_in, turned: false };
-    convolve(dims, &input_frame(dims, x), kernels, Some(bias))
+    convolve(operands, dims, &input_frame(dims, x), kernels, Some(bias))
 }
 
 /// What both gradients need of `dy`, the gradient of the output.
@@ -58,64 +90,104 @@ fn input_frame(dims: &Dims, x: &[f32]) -> Frame {
 
 /// The gradient `[batch, channels_in, height, width]`: the convolution with the weight turned by 180 degrees, its
 /// channels swapped.
-pub(super) fn input_gradient(dims: &Dims, weight: &[f32], dy: &Frame) -> Vec<f32> {
+pub(super) fn input_gradient(operands: Operands, dims: &Dims, weight: &[f32], dy: &Frame) -> Vec<f32> {
     let kernels = Kernels { weight, channels_in: dims.channels_in, turned: true };
-    let swapped = Dims { channels_in: dims.channels_out, channels_out: dims.channels_in, ..*dims };
-    convolve(&swapped, dy, kernels, None)
+    convolve(operands, &dims.swapped(), dy, kernels, None)
 }
 
-fn convolve(dims: &Dims, x: &Frame, kernels: Kernels, bias: Option<&[f32]>) -> Vec<f32> {
-    let tiles = Tiles::new(dims);
-    let (depth, room, panels) = (x.blocks * LANES, tiles.room(), dims.channels_out.div_ceil(PANEL));
-    let weights = weights(dims, depth, kernels);
+fn convolve(operands: Operands, dims: &Dims, x: &Frame, kernels: Kernels, bias: Option<&[f32]>) -> Vec<f32> {
+    let sizes = Sizes::new(operands, dims);
+    let Sizes { tiles, points, rows, depth, panels, .. } = &sizes;
+    let (rows, depth, panels) = (*rows, *depth, *panels);
+    let weights = weights(&sizes, dims, kernels);
     let (weights, _) = weights.as_chunks::<PANEL>();
 
-    let mut y = vec![0.0; dims.batch * dims.channels_out * dims.height * dims.width];
-    tiles.split(dims, &mut y).into_par_iter().enumerate().for_each(|(task, mut lines)| {
-        let mut data = Scratch::new(POINTS * room * depth);
-        let mut products = Scratch::new(POINTS * room * PANEL);
+    let task = |(task, lines): (usize, Vec<Unset>)| {
+        let mut lines: Vec<_> = lines.into_iter().map(Unset::cleared).collect();
+        let lines = &mut lines[..];
+        let mut data = Scratch::new(points * rows * depth);
+        let mut products = Scratch::new(points * rows * PANEL);
         let (products, _) = products.as_chunks_mut::<PANEL>();
         let arch = Arch::new();
         let (lanes, _) = data.as_chunks_mut::<LANES>();
-        arch.dispatch(TransformInput { tiles: &tiles, x, task, data: lanes });
-        for panel in 0..panels {
-            let points = data.chunks_exact(room * depth).zip(products.chunks_exact_mut(room)).enumerate();
-            for (point, (data, products)) in points {
-                multiply(data, &weights[(point * panels + panel) * depth..][..depth], products);
+        match operands {
+            Operands::Full => arch.dispatch(TransformInput { tiles, x, task, data: lanes }),
+            Operands::Halves => {
+                make_pairs(PairInput { tiles, x, task, pairing: Pairing::Channels, data: lanes });
             }
-            arch.dispatch(Inverse { tiles: &tiles, dims, task, panel, products, bias, lines: &mut lines });
         }
-    });
-    y
+        for panel in 0..panels {
+            let of_points = data.chunks_exact(rows * depth).zip(products.chunks_exact_mut(rows)).enumerate();
+            for (point, (data, products)) in of_points {
+                multiply(operands, data, &weights[(point * panels + panel) * depth..][..depth], products);
+            }
+            let products = &*products;
+            match operands {
+                Operands::Full => {
+                    arch.dispatch(Inverse {
+                        form: PhantomData::<Whole>,
+                        tiles,
+                        dims,
+                        task,
+                        panel,
+                        products,
+                        bias,
+                        lines,
+                    });
+                }
+                Operands::Halves => {
+                    arch.dispatch(Inverse {
+                        form: PhantomData::<Halved>,
+                        tiles,
+                        dims,
+                        task,
+                        panel,
+                        products,
+                        bias,
+                        lines,
+                    });
+                }
+            }
+        }
+    };
+    written(dims.batch * dims.channels_out * dims.height * dims.width, |y| {
+        tiles.split(dims, y).into_par_iter().enumerate().for_each(task);
+    })
 }
 
-/// Transformed weights `[POINTS, panels, depth, PANEL]`.
-fn weights(dims: &Dims, depth: usize, kernels: Kernels) -> Scratch {
-    let rows = dims.channels_out.div_ceil(PANEL) * depth;
-    let mut weights = Scratch::new(POINTS * rows * PANEL);
-    let mut tasks: Vec<Vec<_>> = (0..rows.div_ceil(WEIGHT_ROWS)).map(|_| Vec::with_capacity(POINTS)).collect();
+/// Transformed weights `[points, panels, depth, PANEL]`.
+fn weights(sizes: &Sizes, dims: &Dims, kernels: Kernels) -> Scratch {
+    let Sizes { operands, points, depth, panels, .. } = *sizes;
+    let rows = panels * depth;
+    let mut weights = Scratch::new(points * rows * PANEL);
+    let mut tasks: Vec<Vec<_>> = (0..rows.div_ceil(WEIGHT_ROWS)).map(|_| Vec::with_capacity(points)).collect();
     for point in weights.as_chunks_mut::<PANEL>().0.chunks_mut(rows) {
         for (task, rows) in tasks.iter_mut().zip(point.chunks_mut(WEIGHT_ROWS)) {
             task.push(rows);
         }
     }
     tasks.into_par_iter().enumerate().for_each(|(task, points)| {
-        Arch::new().dispatch(TransformWeights { kernels, dims, depth, first: task * WEIGHT_ROWS, points });
+        let (arch, first) = (Arch::new(), task * WEIGHT_ROWS);
+        match operands {
+            Operands::Full => arch.dispatch(TransformWeights { kernels, dims, depth, first, points }),
+            Operands::Halves => make_pairs(PairWeights { kernels, dims, depth, first, points }),
+        }
     });
     weights
 }
 
 /// The gradient `[channels_out, channels_in, 3, 3]`.
-pub(super) fn weight_gradient(dims: &Dims, x: &[f32], dy: &Frame) -> Vec<f32> {
+pub(super) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &Frame) -> Vec<f32> {
     let x = &input_frame(dims, x);
-    let tiles = Tiles::new(dims);
-    let (depth, room, panels) = (x.blocks * LANES, tiles.room(), dims.channels_out.div_ceil(PANEL));
-    let (data_size, outputs_size) = (POINTS * room * depth, POINTS * panels * room * PANEL);
+    let Sizes { tiles, points, panels, .. } = &Sizes::new(operands, dims);
+    let (points, panels) = (*points, *panels);
+    // A product over tiles: pairs are of halves of a tile, so channels are numbers.
+    let (depth, room) = (x.blocks * LANES, tiles.room());
+    let (data_size, outputs_size) = (points * room * depth, points * panels * room * PANEL);
     let tasks = tiles.tasks();
     let tasks_at_a_time = (KEPT_VALUES / (data_size + outputs_size)).clamp(1, tasks);
 
-    let mut gradients = Scratch::new(POINTS * panels * depth * PANEL);
-    gradients.fill(0.0);
+    let mut gradients = Scratch::new(points * panels * depth * PANEL);
     let mut data = Scratch::new(tasks_at_a_time * data_size);
     let mut outputs = Scratch::new(tasks_at_a_time * outputs_size);
     for first in (0..tasks).step_by(tasks_at_a_time) {
@@ -125,10 +197,19 @@ pub(super) fn weight_gradient(dims: &Dims, x: &[f32], dy: &Frame) -> Vec<f32> {
             |(task, (data, outputs))| {
                 let (arch, task) = (Arch::new(), first + task);
                 let (data, outputs) = (data.as_chunks_mut::<LANES>().0, outputs.as_chunks_mut::<PANEL>().0);
-                arch.dispatch(TransformInput { tiles: &tiles, x, task, data });
-                arch.dispatch(TransformGradient { tiles: &tiles, dy, task, outputs });
+                match operands {
+                    Operands::Full => {
+                        arch.dispatch(TransformInput { tiles, x, task, data });
+                        arch.dispatch(TransformGradient { tiles, dy, task, outputs });
+                    }
+                    Operands::Halves => {
+                        make_pairs(PairInput { tiles, x, task, pairing: Pairing::Parts, data });
+                        make_pairs(PairGradient { tiles, dy, task, outputs });
+                    }
+                }
             },
         );
+        let previous = if first == 0 { Previous::Discard } else { Previous::Keep };
         // Each point is the sum over all tiles of one task.
         gradients.par_chunks_mut(panels * depth * PANEL).enumerate().for_each(|(point, gradients)| {
             let data: Vec<&[f32]> =
@@ -140,16 +221,40 @@ pub(super) fn weight_gradient(dims: &Dims, x: &[f32], dy: &Frame) -> Vec<f32> {
                     .chunks_exact(outputs_size)
                     .map(|outputs| &outputs.as_chunks::<PANEL>().0[first..first + room])
                     .collect();
-                accumulate(&data, &outputs, gradients);
+                accumulate(operands, &data, &outputs, gradients, previous);
             }
         });
     }
 
     let (gradients, _) = gradients.as_chunks::<PANEL>();
     let channels_in = dims.channels_in;
-    let mut weight = vec![0.0; dims.channels_out * channels_in * 9];
-    weight.par_chunks_mut(PANEL * channels_in * 9).enumerate().for_each(|(panel, weight)| {
-        Arch::new().dispatch(InverseWeights { gradients, panels, panel, depth, channels_in, weight });
-    });
-    weight
+    written(dims.channels_out * channels_in * 9, |weight| {
+        weight.par_chunks(PANEL * channels_in * 9).enumerate().for_each(|(panel, weight)| {
+            let (arch, weight) = (Arch::new(), weight.cleared());
+            match operands {
+                Operands::Full => {
+                    arch.dispatch(InverseWeights {
+                        form: PhantomData::<Whole>,
+                        gradients,
+                        panels,
+                        panel,
+                        depth,
+                        channels_in,
+                        weight,
+                    });
+                }
+                Operands::Halves => {
+                    arch.dispatch(InverseWeights {
+                        form: PhantomData::<Halved>,
+                        gradients,
+                        panels,
+                        panel,
+                        depth,
+                        channels_in,
+                        weight,
+                    });
+                }
+            }
+        });
+    })
 }

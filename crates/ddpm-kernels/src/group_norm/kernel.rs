@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use super::Activation;
+use crate::output::written;
 use crate::simd::{map_and_sum, sigmoid, sum, vectorised};
 
 /// Values that one task takes at least: below this, starting a task costs more than its work.
@@ -60,22 +61,26 @@ pub(super) fn forward(
     epsilon: f64,
     activation: Activation,
 ) -> (Vec<f32>, Vec<Statistics>) {
-    let mut y = vec![0.0; x.len()];
     let mut statistics = vec![Statistics::default(); dims.batch * dims.groups];
     let (n, step) = (dims.group_values(), dims.groups_per_task());
     let channels = Channels { dims, gamma, beta };
-    y.par_chunks_mut(step * n).zip(x.par_chunks(step * n)).zip(statistics.par_chunks_mut(step)).enumerate().for_each(
-        |(task, ((y, x), statistics))| {
-            vectorised(|| {
-                let groups = y.chunks_mut(n).zip(x.chunks(n)).zip(statistics);
-                for (i, ((y, x), statistics)) in groups.enumerate() {
-                    *statistics = group_statistics(x, epsilon);
-                    let (gamma, beta) = channels.of_group(task * step + i);
-                    group_forward(dims.plane, x, gamma, beta, *statistics, activation, y);
-                }
-            });
-        },
-    );
+    let y = written(x.len(), |y| {
+        let tasks = y.par_chunks(step * n).zip(x.par_chunks(step * n)).zip(statistics.par_chunks_mut(step));
+        tasks.enumerate().for_each(|(task, ((y, x), statistics))| {
+            let y = y.cleared();
+            vectorised(
+                #[inline(always)]
+                || {
+                    let groups = y.chunks_mut(n).zip(x.chunks(n)).zip(statistics);
+                    for (i, ((y, x), statistics)) in groups.enumerate() {
+                        *statistics = group_statistics(x, epsilon);
+                        let (gamma, beta) = channels.of_group(task * step + i);
+                        group_forward(dims.plane, x, gamma, beta, *statistics, activation, y);
+                    }
+                },
+            );
+        });
+    });
     (y, statistics)
 }
 
@@ -101,17 +106,20 @@ pub(super) fn backward(
         .zip(dbeta.par_chunks_mut(step * width))
         .enumerate()
         .for_each(|(task, (((dx, x), dgamma), dbeta))| {
-            vectorised(|| {
-                let outputs = dgamma.chunks_mut(width).zip(dbeta.chunks_mut(width));
-                let groups = dx.chunks_mut(n).zip(x.chunks(n)).zip(outputs);
-                for (i, ((dx, x), (dgamma, dbeta))) in groups.enumerate() {
-                    let group = task * step + i;
-                    let (gamma, beta) = channels.of_group(group);
-                    let statistics = statistics[group];
-                    let plane = dims.plane;
-                    group_backward(plane, x, gamma, beta, statistics, activation, dx, dgamma, dbeta);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    let outputs = dgamma.chunks_mut(width).zip(dbeta.chunks_mut(width));
+                    let groups = dx.chunks_mut(n).zip(x.chunks(n)).zip(outputs);
+                    for (i, ((dx, x), (dgamma, dbeta))) in groups.enumerate() {
+                        let group = task * step + i;
+                        let (gamma, beta) = channels.of_group(group);
+                        let statistics = statistics[group];
+                        let plane = dims.plane;
+                        group_backward(plane, x, gamma, beta, statistics, activation, dx, dgamma, dbeta);
+                    }
+                },
+            );
         });
     ParameterGradients {
         gamma: sum_over_samples(&dgamma, dims.channels),

@@ -55,7 +55,12 @@ pub(super) fn pool(x: &[f32], size: [usize; 2], window: Window, kind: Kind) -> V
     let mut y = vec![0.0; x.len() / plane_in * plane_out];
     y.par_chunks_mut(plane_out).zip(x.par_chunks(plane_in)).for_each_init(
         || vec![0.0; size[1]],
-        |line, (y, x)| vectorised(|| plane(x, y, line, size, width, window, kind)),
+        |line, (y, x)| {
+            vectorised(
+                #[inline(always)]
+                || plane(x, y, line, size, width, window, kind),
+            )
+        },
     );
     y
 }

@@ -36,7 +36,10 @@ impl SumOps for Flex {
         time(Operation::Sum, || {
             let parts = values_mut(&mut sum).par_chunks_mut(TASK_VALUES);
             parts.zip(values(&other).par_chunks(TASK_VALUES)).for_each(|(sum, other)| {
-                vectorised(|| sum.iter_mut().zip(other).for_each(|(sum, other)| *sum += other));
+                vectorised(
+                    #[inline(always)]
+                    || sum.iter_mut().zip(other).for_each(|(sum, other)| *sum += other),
+                );
             });
         });
         sum

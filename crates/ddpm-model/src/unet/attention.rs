@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::nn::{GroupNorm, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{add, attention, dense, group_norm};
+use ddpm_kernels::{add, attention, dense_channels, group_norm};
 
 use super::layers::{Norm, Start, linear};
 use crate::pass::Pass;
@@ -46,22 +46,22 @@ impl SelfAttention {
     /// `[B, C, H, W]` to the same shape.
     pub(crate) fn forward(&self, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        let (pixels, head_width) = (height * width, channels / self.heads);
+        let by_heads = [batch, self.heads, channels / self.heads, height * width];
 
         let h = match &self.group_norm {
             Some(norm) => pass.layer("group_norm", x.clone(), |x| group_norm(norm, x)),
             None => x.clone(),
         };
-        let h = h.reshape([batch, channels, pixels]).swap_dims(1, 2);
-        let split_heads = |h: Tensor<3>| h.reshape([batch, pixels, self.heads, head_width]).swap_dims(1, 2);
-        let q = split_heads(pass.layer("to_q", h.clone(), |h| dense(&self.to_q, h, pass.precision)));
-        let k = split_heads(pass.layer("to_k", h.clone(), |h| dense(&self.to_k, h, pass.precision)));
-        let v = split_heads(pass.layer("to_v", h, |h| dense(&self.to_v, h, pass.precision)));
+        let q = pass.layer("to_q", h.clone(), |h| dense_channels(&self.to_q, h, pass.precision)).reshape(by_heads);
+        let k = pass.layer("to_k", h.clone(), |h| dense_channels(&self.to_k, h, pass.precision)).reshape(by_heads);
+        let v = pass.layer("to_v", h, |h| dense_channels(&self.to_v, h, pass.precision)).reshape(by_heads);
 
-        let h = pass.joined("attention", attention(q, k, v, pass.precision));
-        let h = h.swap_dims(1, 2).reshape([batch, pixels, channels]);
-        let h = self.to_out.iter().fold(h, |h, layer| pass.layer("to_out.0", h, |h| dense(layer, h, pass.precision)));
-        pass.joined("sum", add(x, h.swap_dims(1, 2).reshape([batch, channels, height, width])))
+        let h = pass.joined("attention", attention(q, k, v, pass.precision)).reshape([batch, channels, height, width]);
+        let h = self
+            .to_out
+            .iter()
+            .fold(h, |h, layer| pass.layer("to_out.0", h, |h| dense_channels(layer, h, pass.precision)));
+        pass.joined("sum", add(x, h))
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use ddpm_infer::device;
+use ddpm_kernels::Precision;
 use ddpm_model::unet::{DownsamplePadding, UNetConfig};
 use serde::Serialize;
 
@@ -31,6 +32,9 @@ pub struct BenchArgs {
     /// A Python with PyTorch, which does the same work in turns; with diffusers too, its start is measured as well.
     #[arg(long, value_name = "PYTHON")]
     peer: Option<PathBuf>,
+    /// What the network of ours computes in.
+    #[arg(long, value_name = "f32|bf16|f16", default_value = "f32")]
+    precision: Precision,
     /// PyTorch also in bfloat16 (autocast).
     #[arg(long, requires = "peer")]
     bf16: bool,
@@ -133,9 +137,15 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let first = Shape { channels: args.channels[0], batch: args.batch, size: args.size };
     if args.worker || args.start.is_some() {
         let device = device::open(args.device.as_deref())?.device;
+        ensure!(
+            args.precision.is_supported(&device),
+            "--precision {}: {} does not compute in it",
+            args.precision.name(),
+            args.device.as_deref().unwrap_or("the CPU")
+        );
         return match &args.start {
             Some(snapshot) => worker::start(snapshot, &device),
-            None => worker::run(first, &device, args.gradient_checkpointing),
+            None => worker::run(first, &device, args.gradient_checkpointing, args.precision),
         };
     }
     ensure!(args.rounds > 0, "--rounds must be at least 1, not 0");
@@ -250,6 +260,7 @@ fn sides(args: &BenchArgs, shape: Shape) -> anyhow::Result<Vec<Side>> {
 fn ours(args: &BenchArgs, shape: Shape, words: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("this program does not know where it is")?);
     command.arg("bench").args(words).args(of_shape(shape)).env("RAYON_NUM_THREADS", threads(args).to_string());
+    command.args(["--precision", args.precision.name()]);
     if args.gradient_checkpointing {
         command.arg("--gradient-checkpointing");
     }

@@ -19,8 +19,11 @@ pub(super) fn text(comparison: &Comparison) -> String {
     );
     row(&mut text, "", sides, |side| side.name.clone());
     let pictures = *batch as f64;
-    let peak = sides.iter().map(gflops_of_products).fold(0.0, f64::max);
-    let f32_peak = sides.iter().take(2).map(gflops_of_products).fold(0.0, f64::max);
+    let half = |side: &Measured| side.name.contains("f16");
+    let peak = |of_half: bool| {
+        let sides = sides.iter().filter(|side| half(side) == of_half);
+        sides.map(gflops_of_products).fold(0.0, f64::max)
+    };
     let speed = |side: &Measured, times: fn(&Measured) -> &Vec<f64>, per: f64, unit: &str| match median(times(side)) {
         Some(time) => format!("{:.1} {unit}{}", per / time, ratio(&sides[0], side, times)),
         None => "-".into(),
@@ -47,8 +50,7 @@ pub(super) fn text(comparison: &Comparison) -> String {
     row(&mut text, "matrix product", sides, |side| format!("{:.0} GFLOP/s", gflops_of_products(side)));
     let share = |side: &Measured, times: &[f64], work: f64| {
         let gflops = median(times).map_or(0.0, |time| work / time / 1e9);
-        let peak = if side.name.contains("bf16") { peak } else { f32_peak };
-        format!("{gflops:.0} GFLOP/s, {:.0} %", 100.0 * gflops / peak)
+        format!("{gflops:.0} GFLOP/s, {:.0} %", 100.0 * gflops / peak(half(side)))
     };
     row(&mut text, "forward, of the peak", sides, |side| share(side, &side.forward, *forward_flops));
     row(&mut text, "training, of the peak", sides, |side| share(side, &side.train, TRAIN_FORWARDS * forward_flops));

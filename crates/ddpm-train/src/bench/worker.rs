@@ -8,7 +8,8 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::InMemDataset;
-use burn::module::Module;
+use burn::module::{Module, Param};
+use burn::nn::LinearConfig;
 use burn::tensor::{Device, Distribution, Tensor};
 use burn_train::Learner;
 use ddpm_data::random::{Stream, mix, normals, rng};
@@ -20,6 +21,7 @@ use ddpm_infer::sample::{clip_for, trained};
 use ddpm_infer::samplers::Sampler;
 use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use ddpm_infer::tasks::Task;
+use ddpm_kernels::{Precision, dense};
 use ddpm_model::condition::Condition;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{Network, NetworkConfig};
@@ -50,11 +52,20 @@ struct Worker {
 }
 
 /// Answers commands until there are no more.
-pub(super) fn run(shape: Shape, device: &Device, gradient_checkpointing: bool) -> anyhow::Result<()> {
-    let mut worker = Worker::new(shape, device, gradient_checkpointing)?;
+pub(super) fn run(
+    shape: Shape,
+    device: &Device,
+    gradient_checkpointing: bool,
+    precision: Precision,
+) -> anyhow::Result<()> {
+    let mut worker = Worker::new(shape, device, gradient_checkpointing, precision)?;
     let parameters = worker.average.num_params();
     let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0_usize);
-    say(&json!({ "name": "ours", "parameters": parameters, "threads": threads }))?;
+    let name = match precision {
+        Precision::F32 => "ours".to_string(),
+        half => format!("ours {}", half.name()),
+    };
+    say(&json!({ "name": name, "parameters": parameters, "threads": threads }))?;
     for line in stdin().lock().lines() {
         let line = line?;
         let (command, number) = line.split_once(' ').unwrap_or((&line, "1"));
@@ -87,13 +98,13 @@ pub(super) fn write_snapshot(shape: Shape, device: &Device, folder: &Path) -> an
 }
 
 impl Worker {
-    fn new(shape: Shape, device: &Device, gradient_checkpointing: bool) -> anyhow::Result<Self> {
+    fn new(shape: Shape, device: &Device, gradient_checkpointing: bool, precision: Precision) -> anyhow::Result<Self> {
         let autodiff = match gradient_checkpointing {
             true => device.clone().autodiff().gradient_checkpointing(),
             false => device.clone().autodiff(),
         };
         autodiff.seed(mix(0, Stream::Init, 0));
-        let net: Network = settle(NetworkConfig::UNet(shape.network()).init(&autodiff));
+        let net: Network = settle(NetworkConfig::UNet(shape.network()).init(&autodiff)).in_precision(precision);
         let config = DiffusionConfig::default();
         let diffusion = Arc::new(config.init()?);
         let model = TrainModel::new(net, diffusion.clone(), config.loss, config.weighting);
@@ -191,7 +202,7 @@ impl Worker {
             seed: 0,
             diffusion: self.diffusion.clone(),
             labels: Labels::Unused,
-            accumulate: 1,
+            parts: 1,
             offset_noise: 0.0,
             self_conditioning: false,
         };
@@ -202,8 +213,16 @@ impl Worker {
     fn multiply(&self, repeats: usize) -> serde_json::Value {
         let matrix = || Tensor::<2>::random([MATRIX; 2], Distribution::Default, &self.device);
         let (a, b) = (matrix(), matrix());
+        let precision = self.average.net.precision();
+        if precision == Precision::F32 {
+            return measure(repeats, || {
+                a.clone().matmul(b.clone()).slice([0..1, 0..1]).into_scalar::<f32>();
+            });
+        }
+        let mut layer = LinearConfig::new(MATRIX, MATRIX).with_bias(false).init(&self.device);
+        layer.weight = Param::from_tensor(b);
         measure(repeats, || {
-            a.clone().matmul(b.clone()).slice([0..1, 0..1]).into_scalar::<f32>();
+            dense(&layer, precision.carried(a.clone()), precision).slice([0..1, 0..1]).into_scalar::<f32>();
         })
     }
 

@@ -43,15 +43,31 @@ const STEPS: u64 = 10;
     after_help = "Exit codes: 0 all passed, 1 something did not, 2 wrong command line, 3 a device was not there."
 )]
 pub struct ConformanceArgs {
-    /// A device to judge, as for training; can be given several times. Without it, the default of this build.
+    /// A device to judge, as for training; can be given several times. Without it, $BURN_DEVICE, or the default of this build.
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
-    /// The networks of the bundled data only, in small batches: minutes instead of an hour.
+    /// The networks of the bundled data, and those of the fixtures that have gradients, only, in small batches: minutes
+    /// instead of an hour.
     #[arg(long)]
     quick: bool,
+    /// Only this part of the suite, to look for what is wrong; can be given several times.
+    #[arg(long, value_name = "PART")]
+    part: Vec<Part>,
     /// The folder with the numbers of other projects; without it $DDPM_FIXTURES, or `fixtures` here or above.
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
+}
+
+/// A part of the suite.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The names say all.
+pub enum Part {
+    Operations,
+    Fixtures,
+    Networks,
+    Training,
+    Sampling,
+    Exchange,
 }
 
 /// How it ended, in the order of what counts more.
@@ -67,11 +83,10 @@ pub enum Verdict {
 
 /// Judges the devices one after another and prints a table.
 pub fn run(args: &ConformanceArgs) -> anyhow::Result<Verdict> {
-    let usual = device::compiled_in().first().map(ToString::to_string);
-    let names = if args.device.is_empty() { usual.into_iter().collect() } else { args.device.clone() };
+    let names = if args.device.is_empty() { vec![device::usual_name()] } else { args.device.clone() };
     let flex = device::reference()?;
     let fixtures = args.fixtures.clone().map_or_else(find_fixtures, Ok)?;
-    let suite = Suite::prepare(args.quick, fixtures, flex)?;
+    let suite = Suite::prepare(args, fixtures, flex)?;
     let (mut rows, mut verdict) = (Vec::new(), Verdict::Passed);
     for name in names {
         match device::open(Some(&name)) {
@@ -82,8 +97,8 @@ pub fn run(args: &ConformanceArgs) -> anyhow::Result<Verdict> {
                 verdict = verdict.max(if passed { Verdict::Passed } else { Verdict::Failed });
                 rows.extend(table_rows(&open, &groups));
             }
-            Err(DeviceError::NotThere { reason, .. }) => {
-                eprintln!("{name}: skipped, because the device is not there or does not work: {reason}");
+            Err(error @ DeviceError::NotThere { .. }) => {
+                eprintln!("{name}: skipped: {error}");
                 rows.push(format!("| {name} | not there | skipped | | | | |"));
                 verdict = verdict.max(Verdict::Skipped);
             }
@@ -107,6 +122,7 @@ pub fn run(args: &ConformanceArgs) -> anyhow::Result<Verdict> {
 /// What every device is asked, with the answers of flex.
 struct Suite {
     quick: bool,
+    parts: Vec<Part>,
     fixtures: PathBuf,
     flex: Device,
     networks: Vec<(String, NetworkConfig, Vec<usize>)>,
@@ -114,11 +130,12 @@ struct Suite {
 }
 
 impl Suite {
-    fn prepare(quick: bool, fixtures: PathBuf, flex: Device) -> anyhow::Result<Self> {
+    fn prepare(args: &ConformanceArgs, fixtures: PathBuf, flex: Device) -> anyhow::Result<Self> {
+        let (quick, parts) = (args.quick, args.part.clone());
         for index in ["unet/index.json", "pipelines/index.json"].map(|index| fixtures.join(index)) {
             ensure!(index.is_file(), "the fixtures lack {}: --fixtures DIR names their folder", index.display());
         }
-        Ok(Self { quick, fixtures, networks: networks(quick)?, recipe: Recipe::digits(quick, &flex)?, flex })
+        Ok(Self { quick, parts, fixtures, networks: networks(quick)?, recipe: Recipe::digits(quick, &flex)?, flex })
     }
 
     fn judge(&self, open: &OpenDevice) -> anyhow::Result<Vec<Group>> {
@@ -127,20 +144,40 @@ impl Suite {
         if let Some(remark) = open.first_use() {
             say(remark);
         }
-        let mut groups = self.operations(open);
-        say("networks of the fixtures");
-        groups.extend(networks::golden(&self.fixtures, device)?);
-        groups.extend(self.whole_networks(open)?);
-        say("training");
-        groups.push(self.training(device));
-        say("sampling");
-        groups.push(sampling::check(&self.fixtures, device, &self.flex)?);
-        say("exchange with flex");
+        let asked = |part: Part| self.parts.is_empty() || self.parts.contains(&part);
+        let mut groups = Vec::new();
+        if asked(Part::Operations) {
+            groups.extend(self.operations(open));
+        }
+        if asked(Part::Fixtures) {
+            say("networks of the fixtures");
+            groups.extend(networks::golden(&self.fixtures, device, self.quick)?);
+        }
+        if asked(Part::Networks) {
+            groups.extend(self.whole_networks(open)?);
+        }
+        if asked(Part::Training) {
+            say("training");
+            groups.push(self.training(device));
+        }
+        if asked(Part::Sampling) {
+            say("sampling");
+            groups.push(sampling::check(&self.fixtures, device, &self.flex)?);
+        }
+        if asked(Part::Exchange) {
+            say("exchange with flex");
+            groups.extend(self.exchange(device));
+        }
+        Ok(groups)
+    }
+
+    /// Snapshots and checkpoints, through files.
+    fn exchange(&self, device: &Device) -> [Group; 2] {
         let folder = std::env::temp_dir().join(format!("ddpm-conformance-{}", std::process::id()));
-        groups.extend(exchange::check(&self.recipe, device, &self.flex, &folder));
+        let groups = exchange::check(&self.recipe, device, &self.flex, &folder);
         // What was written there served the comparison only.
         let _ = std::fs::remove_dir_all(&folder);
-        Ok(groups)
+        groups
     }
 
     /// Every operation of every network, each once.

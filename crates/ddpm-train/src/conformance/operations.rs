@@ -10,7 +10,8 @@ use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_kernels::{
-    Precision, add, attention, concat, conv2d, dense, group_norm, norm_scale_shift_silu, norm_silu, shift, silu,
+    Precision, add, attention, concat, conv2d, dense, dense_channels, group_norm, norm_scale_shift_silu, norm_silu,
+    shift, silu,
 };
 
 /// Seed of all inputs.
@@ -102,10 +103,7 @@ impl Operation {
                 flat(norm_scale_shift_silu(&norm, x, draw.leaf("time", [batch, 2 * channels], 1.0)))
             }
             Self::Attention { heads, width, pixels } => {
-                // As the projections leave them: the heads of a pixel side by side.
-                let [q, k, v] = ["q", "k", "v"]
-                    .map(|name| draw.leaf(name, [batch, pixels, heads, width], 1.0))
-                    .map(|x| x.swap_dims(1, 2));
+                let [q, k, v] = ["q", "k", "v"].map(|name| draw.leaf(name, [batch, heads, width, pixels], 1.0));
                 flat(attention(q, k, v, Precision::F32))
             }
             Self::Linear { inputs, outputs, pixels } => {
@@ -115,10 +113,9 @@ impl Operation {
                 linear.bias = Some(Param::from_tensor(draw.leaf("bias", [outputs], 1.0)));
                 match pixels {
                     None => dense(&linear, draw.leaf("x", [batch, inputs], 1.0), Precision::F32),
-                    // As a feature map leaves them: the pixels of a channel side by side.
                     Some(pixels) => {
-                        let x = draw.leaf("x", [batch, inputs, pixels], 1.0).swap_dims(1, 2);
-                        flat(dense(&linear, x, Precision::F32))
+                        let x = draw.leaf("x", [batch, inputs, 1, pixels], 1.0);
+                        flat(dense_channels(&linear, x, Precision::F32))
                     }
                 }
             }

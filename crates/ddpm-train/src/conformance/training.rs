@@ -142,7 +142,7 @@ impl<'a> Training<'a> {
             seed: train.seed,
             diffusion: Arc::new(process),
             labels: Labels::Dropped { null_class, share: train.label_drop },
-            accumulate: 1,
+            parts: 1,
             offset_noise: diffusion.offset_noise,
             self_conditioning: diffusion.self_conditioning,
         };

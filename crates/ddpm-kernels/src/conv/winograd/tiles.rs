@@ -1,14 +1,19 @@
 //! From pictures, gradients and weights to their transforms and back.
 
 use std::array::from_fn;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
 use super::super::frame::{Frame, LANES, Lanes, transposed};
 use super::super::kernel::Dims;
-use super::product::{PANEL, ROWS, Row};
-use super::transforms::{Maps, POINTS, from_3_to_6, from_4_to_6, from_6_to_3, from_6_to_4, from_6_to_6};
+use super::transforms::{
+    HALF_POINTS, Maps, POINTS, from_3x3_to_6x6, from_4x4_to_6x6, from_6x4_to_3x3, from_6x4_to_4x2, from_6x6_to_3x3,
+    from_6x6_to_4x4, from_6x6_to_6x6,
+};
+use crate::output::Unset;
+use crate::product::{PANEL, ROWS, Row};
 
 /// Width of a tile of the output.
 pub(super) const TILE: usize = 4;
@@ -53,25 +58,26 @@ impl Tiles {
     }
 
     /// Image, row and column of a tile, the latter two in tiles.
-    fn place(&self, tile: usize) -> (usize, usize, usize) {
+    pub(super) fn place(&self, tile: usize) -> (usize, usize, usize) {
         let row = tile / self.across;
         (row / self.down, row % self.down, tile % self.across)
     }
 
     /// Divides a tensor `[batch, channels, height, width]` into what belongs to each task: for each of its images, and
     /// for each channel, some lines.
-    pub(super) fn split<'a>(&self, dims: &Dims, y: &'a mut [f32]) -> Vec<Vec<&'a mut [f32]>> {
+    pub(super) fn split<'a>(&self, dims: &Dims, y: Unset<'a>) -> Vec<Vec<Unset<'a>>> {
         let (channels, plane) = (dims.channels_out, dims.height * dims.width);
-        let mut tasks: Vec<Vec<&mut [f32]>> = (0..self.tasks()).map(|_| Vec::new()).collect();
-        for (image, y) in y.chunks_mut(channels * plane).enumerate() {
+        let images = self.rows_per_task.div_ceil(self.down) + 1;
+        let mut tasks: Vec<_> = (0..self.tasks()).map(|_| Vec::with_capacity(images * channels)).collect();
+        for (image, y) in y.chunks(channels * plane).enumerate() {
             let before = image * self.down;
-            for mut rest in y.chunks_mut(plane) {
+            for mut rest in y.chunks(plane) {
                 let mut row = 0;
                 while row < self.down {
                     let task = (before + row) / self.rows_per_task;
                     let end = ((task + 1) * self.rows_per_task - before).min(self.down);
                     let lines = dims.height.min(end * TILE) - row * TILE;
-                    let (part, others) = rest.split_at_mut(lines * dims.width);
+                    let (part, others) = rest.split_at(lines * dims.width);
                     tasks[task].push(part);
                     rest = others;
                     row = end;
@@ -82,19 +88,112 @@ impl Tiles {
     }
 }
 
+/// How transformed tiles become pixels and weights again.
+pub(super) trait Form {
+    /// Values of a transformed part of a tile.
+    const POINTS: usize;
+    /// Parts of a tile, side by side.
+    const PARTS: usize;
+
+    /// Reads `load(part, point)`, writes the 4x4 pixels of a tile.
+    fn output<S: Simd>(maps: Maps<S>, load: impl Fn(usize, usize) -> S::f32s + Copy, store: impl FnMut(usize, S::f32s));
+
+    /// From the gradient of a transformed weight, `load(point)`, to that of the weight.
+    fn kernel_gradient<S: Simd>(maps: Maps<S>, load: impl Fn(usize) -> S::f32s, store: impl FnMut(usize, S::f32s));
+}
+
+/// F(4x4, 3x3)
+pub(super) struct Whole;
+
+impl Form for Whole {
+    const POINTS: usize = POINTS;
+    const PARTS: usize = 1;
+
+    #[inline(always)]
+    fn output<S: Simd>(
+        maps: Maps<S>,
+        load: impl Fn(usize, usize) -> S::f32s + Copy,
+        store: impl FnMut(usize, S::f32s),
+    ) {
+        from_6x6_to_4x4(
+            #[inline(always)]
+            |m| maps.output(m),
+            #[inline(always)]
+            |m| maps.output(m),
+            #[inline(always)]
+            |row, column| load(0, row * 6 + column),
+            store,
+        );
+    }
+
+    #[inline(always)]
+    fn kernel_gradient<S: Simd>(maps: Maps<S>, load: impl Fn(usize) -> S::f32s, store: impl FnMut(usize, S::f32s)) {
+        from_6x6_to_3x3(
+            #[inline(always)]
+            |u| maps.kernel_gradient(u),
+            #[inline(always)]
+            |u| maps.kernel_gradient(u),
+            #[inline(always)]
+            |row, column| load(row * 6 + column),
+            store,
+        );
+    }
+}
+
+/// F(4x2, 3x3), a tile being two of these
+pub(super) struct Halved;
+
+impl Form for Halved {
+    const POINTS: usize = HALF_POINTS;
+    const PARTS: usize = 2;
+
+    #[inline(always)]
+    fn output<S: Simd>(
+        maps: Maps<S>,
+        load: impl Fn(usize, usize) -> S::f32s + Copy,
+        mut store: impl FnMut(usize, S::f32s),
+    ) {
+        for part in 0..2 {
+            from_6x4_to_4x2(
+                #[inline(always)]
+                |m| maps.output(m),
+                #[inline(always)]
+                |m| maps.output_2(m),
+                #[inline(always)]
+                |row, column| load(part, row * 4 + column),
+                #[inline(always)]
+                |pixel, value| store(pixel / 2 * TILE + 2 * part + pixel % 2, value),
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn kernel_gradient<S: Simd>(maps: Maps<S>, load: impl Fn(usize) -> S::f32s, store: impl FnMut(usize, S::f32s)) {
+        from_6x4_to_3x3(
+            #[inline(always)]
+            |u| maps.kernel_gradient(u),
+            #[inline(always)]
+            |u| maps.kernel_gradient_2(u),
+            #[inline(always)]
+            |row, column| load(row * 4 + column),
+            store,
+        );
+    }
+}
+
 #[inline(always)]
-fn vector<S: Simd>(lanes: &[f32], index: usize) -> S::f32s {
+pub(super) fn vector<S: Simd>(lanes: &[f32], index: usize) -> S::f32s {
     S::as_simd_f32s(lanes).0[index]
 }
 
 #[inline(always)]
-fn put<S: Simd>(lanes: &mut [f32], index: usize, value: S::f32s) {
+pub(super) fn put<S: Simd>(lanes: &mut [f32], index: usize, value: S::f32s) {
     S::as_mut_simd_f32s(lanes).0[index] = value;
 }
 
 /// `N` lines of `N` pixels from `first` on.
 #[inline(always)]
-fn window<const N: usize>(pixels: &[Lanes], columns: usize, first: usize) -> [&[Lanes]; N] {
+pub(super) fn window<const N: usize>(pixels: &[Lanes], columns: usize, first: usize) -> [&[Lanes]; N] {
     from_fn(|row| &pixels[first + row * columns..][..N])
 }
 
@@ -122,7 +221,9 @@ impl WithSimd for TransformInput<'_> {
             for block in 0..x.blocks {
                 let window = window::<6>(x.block(image, block), x.columns, TILE * (row * x.columns + column));
                 for v in 0..LANES / S::F32_LANES {
-                    from_6_to_6(
+                    from_6x6_to_6x6(
+                        #[inline(always)]
+                        |d| maps.data(d),
                         #[inline(always)]
                         |d| maps.data(d),
                         #[inline(always)]
@@ -170,7 +271,9 @@ impl WithSimd for TransformGradient<'_> {
                 }
                 let window = window::<4>(dy.block(image, block), dy.columns, corner);
                 for v in 0..LANES / S::F32_LANES {
-                    from_4_to_6(
+                    from_4x4_to_6x6(
+                        #[inline(always)]
+                        |y| maps.output_gradient(y),
                         #[inline(always)]
                         |y| maps.output_gradient(y),
                         #[inline(always)]
@@ -187,25 +290,26 @@ impl WithSimd for TransformGradient<'_> {
 }
 
 /// Writes the pixels of the tiles of a task for a panel of channels.
-pub(super) struct Inverse<'a, 'b> {
+pub(super) struct Inverse<'a, 'b, F> {
+    pub(super) form: PhantomData<F>,
     pub(super) tiles: &'a Tiles,
     pub(super) dims: &'a Dims,
     pub(super) task: usize,
     pub(super) panel: usize,
-    /// `[POINTS, room]`
+    /// `[points, room, parts]`
     pub(super) products: &'a [Row],
     pub(super) bias: Option<&'a [f32]>,
     /// As [`Tiles::split`] has them.
     pub(super) lines: &'a mut [&'b mut [f32]],
 }
 
-impl WithSimd for Inverse<'_, '_> {
+impl<F: Form> WithSimd for Inverse<'_, '_, F> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { tiles, dims, task, panel, products, bias, lines } = self;
-        let (range, room) = (tiles.of_task(task), tiles.room());
+        let Self { tiles, dims, task, panel, products, bias, lines, .. } = self;
+        let (range, rows) = (tiles.of_task(task), tiles.room() * F::PARTS);
         let (channels, width) = (dims.channels_out, dims.width);
         let maps = Maps(simd);
         let (first_image, first_row, _) = tiles.place(range.start);
@@ -220,11 +324,10 @@ impl WithSimd for Inverse<'_, '_> {
             for (i, tile) in range.clone().enumerate() {
                 for v in 0..LANES / S::F32_LANES {
                     let bias = vector::<S>(&of_lanes, v);
-                    from_6_to_4(
+                    F::output(
+                        maps,
                         #[inline(always)]
-                        |m| maps.output(m),
-                        #[inline(always)]
-                        |row, column| vector::<S>(&products[(row * 6 + column) * room + i], place + v),
+                        |part, point| vector::<S>(&products[point * rows + i * F::PARTS + part], place + v),
                         #[inline(always)]
                         |pixel, value| put::<S>(&mut pixels[pixel], v, simd.add_f32s(value, bias)),
                     );
@@ -262,6 +365,23 @@ impl Kernels<'_> {
         let (out, into) = if self.turned { (from, to) } else { (to, from) };
         &self.weight.as_chunks::<9>().0[out * self.channels_in + into]
     }
+
+    /// The taps from one channel to [`LANES`] others from `first` on; zeros where there is none.
+    #[inline(always)]
+    pub(super) fn lanes(&self, dims: &Dims, first: usize, from: usize) -> [Lanes; 9] {
+        let mut taps = [[0.0; LANES]; 9];
+        if from < dims.channels_in {
+            for lane in 0..LANES.min(dims.channels_out.saturating_sub(first)) {
+                for (tap, weight) in taps.iter_mut().zip(self.taps(first + lane, from)) {
+                    tap[lane] = *weight;
+                }
+            }
+        }
+        if self.turned {
+            taps.reverse();
+        }
+        taps
+    }
 }
 
 /// Writes some rows of the transformed weights of every point.
@@ -287,19 +407,11 @@ impl WithSimd for TransformWeights<'_, '_> {
             let (panel, from) = ((first + i) / depth, (first + i) % depth);
             for block in 0..PANEL / LANES {
                 let first = panel * PANEL + block * LANES;
-                let mut taps = [[0.0; LANES]; 9];
-                if from < dims.channels_in {
-                    for lane in 0..LANES.min(dims.channels_out.saturating_sub(first)) {
-                        for (tap, weight) in taps.iter_mut().zip(kernels.taps(first + lane, from)) {
-                            tap[lane] = *weight;
-                        }
-                    }
-                }
-                if kernels.turned {
-                    taps.reverse();
-                }
+                let taps = kernels.lanes(dims, first, from);
                 for v in 0..LANES / S::F32_LANES {
-                    from_3_to_6(
+                    from_3x3_to_6x6(
+                        #[inline(always)]
+                        |g| maps.kernel(g),
                         #[inline(always)]
                         |g| maps.kernel(g),
                         #[inline(always)]
@@ -313,9 +425,10 @@ impl WithSimd for TransformWeights<'_, '_> {
     }
 }
 
-/// From transformed gradients `[POINTS, panels, depth]` to the lines of the weight of a panel of output channels,
+/// From transformed gradients `[points, panels, depth]` to the lines of the weight of a panel of output channels,
 /// `[channels_in, 3, 3]` each.
-pub(super) struct InverseWeights<'a> {
+pub(super) struct InverseWeights<'a, F> {
+    pub(super) form: PhantomData<F>,
     pub(super) gradients: &'a [Row],
     pub(super) panels: usize,
     pub(super) panel: usize,
@@ -324,21 +437,20 @@ pub(super) struct InverseWeights<'a> {
     pub(super) weight: &'a mut [f32],
 }
 
-impl WithSimd for InverseWeights<'_> {
+impl<F: Form> WithSimd for InverseWeights<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { gradients, panels, panel, depth, channels_in, weight } = self;
+        let Self { gradients, panels, panel, depth, channels_in, weight, .. } = self;
         let maps = Maps(simd);
         let mut taps = [[0.0; PANEL]; 9];
         for from in 0..channels_in {
             for v in 0..PANEL / S::F32_LANES {
-                from_6_to_3(
+                F::kernel_gradient(
+                    maps,
                     #[inline(always)]
-                    |u| maps.kernel_gradient(u),
-                    #[inline(always)]
-                    |row, column| vector::<S>(&gradients[((row * 6 + column) * panels + panel) * depth + from], v),
+                    |point| vector::<S>(&gradients[(point * panels + panel) * depth + from], v),
                     #[inline(always)]
                     |tap, value| put::<S>(&mut taps[tap], v, value),
                 );

@@ -1,0 +1,141 @@
+//! Dense layers on slices. The weight is `[inputs, outputs]`, as Burn has it.
+
+use rayon::prelude::*;
+
+use crate::conv::gemm::{Matrix, Operands, Previous, multiply};
+use crate::conv::kernel::{Dims, Gradients, Order, by_columns, channel_sums, weight_gradient};
+use crate::output::written;
+use crate::scratch::Scratch;
+use crate::simd::vectorised;
+
+/// Rows of a task of the gradient of a weight, and of other tasks at least.
+const TASK_ROWS: usize = 64;
+
+/// Rows of a task at most, and tasks that there should be at least.
+const MOST_ROWS: usize = 256;
+const TASKS: usize = 8;
+
+/// Which dimension of a tensor the layer is applied to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Along {
+    /// `[.., inputs]`, rows that lie one after the other.
+    Last,
+    /// `[batch, inputs, ..]`, whose pixels lie one after the other.
+    Channels,
+}
+
+/// None of the numbers is 0.
+#[derive(Clone, Copy)]
+pub(super) struct Layer {
+    pub(super) operands: Operands,
+    pub(super) along: Along,
+    pub(super) batch: usize,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    /// Pixels of each picture; 1 where rows lie one after the other.
+    pub(super) pixels: usize,
+}
+
+impl Layer {
+    fn of_channels(&self) -> Dims {
+        let (height, width, kernel_width) = (1, self.pixels, 1);
+        Dims { batch: self.batch, channels_in: self.inputs, channels_out: self.outputs, height, width, kernel_width }
+    }
+
+    fn weight<'a>(&self, values: &'a [f32]) -> Matrix<'a> {
+        Matrix::row_major(values, self.inputs, self.outputs, self.outputs)
+    }
+}
+
+/// `x weight + bias`
+pub(super) fn forward(layer: &Layer, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    let weight = layer.weight(weight);
+    match layer.along {
+        Along::Last => rows_times(layer.operands, x, weight, Some(bias)),
+        Along::Channels => by_columns(layer.operands, &layer.of_channels(), x, weight.transposed(), Some(bias)),
+    }
+}
+
+/// The gradients of input, weight and bias for `dy`, the gradient of the output.
+pub(super) fn backward(layer: &Layer, x: &[f32], weight: &[f32], dy: &[f32], asked: [bool; 3]) -> Gradients {
+    let [of_input, of_weight, of_bias] = asked;
+    let weight = layer.weight(weight);
+    match layer.along {
+        Along::Last => Gradients {
+            input: of_input.then(|| rows_times(layer.operands, dy, weight.transposed(), None)),
+            weight: of_weight.then(|| rows_weight_gradient(layer, x, dy)),
+            bias: of_bias.then(|| sum_of_rows(dy, layer.outputs)),
+        },
+        Along::Channels => {
+            let dims = layer.of_channels();
+            Gradients {
+                input: of_input.then(|| by_columns(layer.operands, &dims.swapped(), dy, weight, None)),
+                weight: of_weight.then(|| weight_gradient(layer.operands, &dims, x, dy, Order::InputFirst)),
+                bias: of_bias.then(|| channel_sums(dy, layer.batch, layer.outputs)),
+            }
+        }
+    }
+}
+
+/// `x weight + bias` for `x` of any number of rows.
+fn rows_times(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+    let (inputs, outputs) = (weight.rows, weight.columns);
+    let rows = x.len() / inputs;
+    let of_task = rows.div_ceil(TASKS).clamp(TASK_ROWS, MOST_ROWS);
+    written(rows * outputs, |y| {
+        let tasks = y.par_chunks(of_task * outputs).zip(x.par_chunks(of_task * inputs));
+        tasks.for_each(|(y, x)| {
+            let y = y.cleared();
+            let product = |y: &mut [f32], x: &[f32], rows: usize| {
+                multiply(operands, y, Previous::Discard, Matrix::row_major(x, rows, inputs, inputs), weight);
+            };
+            match y.len() / outputs {
+                // A product of a vector is another kind of product, with other roundings. But a picture must come out
+                // the same whatever else is in its batch.
+                1 => {
+                    let mut twice = Scratch::new(2 * outputs);
+                    product(&mut twice, &[x, x].concat(), 2);
+                    y.copy_from_slice(&twice[..outputs]);
+                }
+                rows => product(y, x, rows),
+            }
+            if let Some(bias) = bias {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for row in y.chunks_exact_mut(outputs) {
+                            row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+                        }
+                    },
+                );
+            }
+        });
+    })
+}
+
+/// `x^T dy`
+fn rows_weight_gradient(layer: &Layer, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let Layer { operands, inputs, outputs, .. } = *layer;
+    let rows = x.len() / inputs;
+    let x = Matrix::row_major(x, rows, inputs, inputs).transposed();
+    let dy = Matrix::row_major(dy, rows, outputs, outputs);
+    written(inputs * outputs, |gradient| {
+        gradient.par_chunks(TASK_ROWS * outputs).enumerate().for_each(|(task, gradient)| {
+            let (first, gradient) = (task * TASK_ROWS, gradient.cleared());
+            multiply(operands, gradient, Previous::Discard, x.rows(first..inputs.min(first + TASK_ROWS)), dy);
+        });
+    })
+}
+
+fn sum_of_rows(dy: &[f32], outputs: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; outputs];
+    vectorised(
+        #[inline(always)]
+        || {
+            for row in dy.chunks_exact(outputs) {
+                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+        },
+    );
+    sums
+}
