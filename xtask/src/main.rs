@@ -31,9 +31,6 @@ Programs are built with --release; --dev builds them with the dev profile, which
 its build with `cargo run` and the tests.
 ";
 
-/// One set of features for all that CI builds, so that nothing is compiled twice.
-const CI_FEATURES: [&str; 2] = ["--features", "wgpu,ndarray"];
-
 /// The exit code of the conformance suite when a device was not there.
 const SKIPPED: u8 = 3;
 
@@ -55,8 +52,8 @@ fn main() -> ExitCode {
         "devices" => start("ddpm-infer", &["devices"], &arguments),
         "conformance" => start("ddpm-train", &["conformance"], &with_features(&arguments)),
         "setup-torch" => torch::set_up(&root()),
-        "test" => test(&[]),
-        "ci" => test(&CI_FEATURES).and_then(|()| conformance()).and_then(|()| acceptance()),
+        "test" => test(),
+        "ci" => test().and_then(|()| conformance()).and_then(|()| acceptance()),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())
@@ -116,8 +113,8 @@ fn with_features(arguments: &[String]) -> Vec<String> {
     ["--features".to_string(), features.join(",")].into_iter().chain(arguments.iter().cloned()).collect()
 }
 
-/// Everything a change must pass, its tests built with these features. Lints and docs do not differ by them.
-fn test(features: &[&str]) -> Result<(), u8> {
+/// Everything a change must pass.
+fn test() -> Result<(), u8> {
     let root = root();
     step("format", || run(cargo_command().current_dir(&root).args(["fmt", "--all", "--check"])))?;
     step("invariants", || invariants::check(&root))?;
@@ -127,7 +124,7 @@ fn test(features: &[&str]) -> Result<(), u8> {
         let arguments = targets.into_iter().chain(["--", "--deny", "warnings"]);
         run(cargo_command().current_dir(&root).args(arguments))
     })?;
-    step("tests", || run(on_flex().args(["test", "--workspace"]).args(features)))?;
+    step("tests", || run(cargo_command().current_dir(&root).args(["test", "--workspace"])))?;
     step("docs", || {
         let arguments = ["doc", "--workspace", "--no-deps", "--quiet"];
         run(cargo_command().current_dir(&root).env("RUSTDOCFLAGS", "--deny warnings").args(arguments))
@@ -139,8 +136,8 @@ fn conformance() -> Result<(), u8> {
     eprintln!("xtask: conformance");
     let start = Instant::now();
     let devices = ["flex", "ndarray", "wgpu"].map(|device| ["--device", device]).concat();
-    let mut command = on_flex();
-    command.args(["run", "--quiet", "--package", "ddpm-train"]).args(CI_FEATURES);
+    let mut command = cargo_command();
+    command.current_dir(root()).args(["run", "--quiet", "--package", "ddpm-train", "--features", "ndarray,wgpu"]);
     command.args(["--", "conformance", "--quick"]).args(devices);
     // Fewer kernels to compile and to try.
     let done = run(command.env("CUBECL_AUTOTUNE_LEVEL", "minimal"));
@@ -155,16 +152,8 @@ fn conformance() -> Result<(), u8> {
 
 /// Trains the two bundled experiments as a user would and judges what comes out; about ten minutes.
 fn acceptance() -> Result<(), u8> {
-    let words = ["test", "--workspace", "--test", "acceptance"];
-    let to_the_tests = ["--", "--nocapture", "--test-threads=1"];
-    step("acceptance", || run(on_flex().args(words).args(CI_FEATURES).args(to_the_tests)))
-}
-
-/// Cargo for tests: they are about flex, whichever device a build with more features would prefer.
-fn on_flex() -> Command {
-    let mut command = cargo_command();
-    command.current_dir(root()).env("BURN_DEVICE", "flex");
-    command
+    let arguments = ["test", "--workspace", "--test", "acceptance", "--", "--nocapture", "--test-threads=1"];
+    step("acceptance", || run(cargo_command().current_dir(root()).args(arguments)))
 }
 
 fn step(name: &str, work: impl FnOnce() -> Result<(), u8>) -> Result<(), u8> {

@@ -109,7 +109,9 @@ pub(crate) use avx512::Avx512;
 mod avx512 {
     #![allow(unsafe_code, reason = "an instruction that pulp does not have, and code compiled for it")]
 
-    use std::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_permutexvar_epi16};
+    use std::arch::x86_64::{
+        __m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_permutexvar_epi16,
+    };
     use std::mem::transmute;
 
     use pulp::f32x16;
@@ -143,7 +145,10 @@ mod avx512 {
         fn add(self, _: V4, a: f32x16, b: f32x16, sum: f32x16) -> f32x16 {
             // SAFETY: `detect` has found the instruction. The types are the same 64 bytes, of which every pattern is
             // a value.
-            unsafe { transmute(_mm512_dpbf16_ps(transmute(sum), transmute(a), transmute(b))) }
+            unsafe {
+                let (a, b) = (transmute::<f32x16, __m512bh>(a), transmute::<f32x16, __m512bh>(b));
+                transmute::<__m512, f32x16>(_mm512_dpbf16_ps(transmute::<f32x16, __m512>(sum), a, b))
+            }
         }
     }
 
@@ -163,8 +168,10 @@ mod avx512 {
         fn pair(self, _: V4, first: f32x16, second: f32x16) -> f32x16 {
             // SAFETY: as above; the other instruction is of `V4`.
             unsafe {
-                let both = transmute(_mm512_cvtne2ps_pbh(transmute(second), transmute(first)));
-                transmute(_mm512_permutexvar_epi16(transmute(PLACES), both))
+                let (first, second) = (transmute::<f32x16, __m512>(first), transmute::<f32x16, __m512>(second));
+                let both = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
+                let places = transmute::<[u16; 32], __m512i>(PLACES);
+                transmute::<__m512i, f32x16>(_mm512_permutexvar_epi16(places, both))
             }
         }
     }

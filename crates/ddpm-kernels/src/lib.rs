@@ -68,6 +68,17 @@ pub use sum::add;
 
 use burn::tensor::{Tensor, activation};
 
+/// Does the work on one of the threads that the kernels use. Called from outside, every kernel has to wake one of them and
+/// wait for it; from inside it starts at once.
+///
+/// The work must not wait for another thread that uses kernels: with a single thread that would be for ever.
+pub fn among_the_kernels<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    #[cfg(feature = "flex")]
+    return rayon::scope(|_| work());
+    #[cfg(not(feature = "flex"))]
+    return work();
+}
+
 /// The activation `x * sigmoid(x)`; where it follows a group normalisation, [`norm_silu`] is faster.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activation::silu(x)

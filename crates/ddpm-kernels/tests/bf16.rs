@@ -13,14 +13,17 @@ use ddpm_kernels::{Precision, attention, conv2d, dense, dense_channels};
 use support::{Outcome, assert_independent_of_threads, floats, noise};
 
 /// What is computed, of `x` and two parameters.
-type Layer<'a> = &'a (dyn Fn([Tensor<4>; 3], Precision) -> Tensor<4> + Sync);
+type Layer = dyn Fn([Tensor<4>; 3], Precision) -> Tensor<4> + Sync;
+
+/// A layer, and the shapes of its three inputs.
+type Case = (String, [[usize; 4]; 3], Box<Layer>);
 
 /// Output and gradients of the inputs; the gradient of the output is `dy`.
 fn outcome(
     inputs: &[Tensor<4>; 3],
     precision: Precision,
     dy: impl Fn([usize; 4]) -> Tensor<4>,
-    layer: Layer,
+    layer: &Layer,
 ) -> Outcome {
     let inputs = inputs.clone().map(|x| x.detach().require_grad());
     let y = layer(inputs.clone(), precision);
@@ -36,12 +39,13 @@ fn outcome(
 /// The distance of each result from the right one, relative to its norm.
 fn distances(found: &Outcome, right: &Outcome) -> Vec<(&'static str, f64)> {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let of = |((name, found), (_, right)): (&(&'static str, Vec<f32>), &(&'static str, Vec<f32>))| {
+    let pairs = found.iter().zip(right);
+    let of = pairs.map(|((name, found), (_, right))| {
         assert_eq!(found.len(), right.len(), "{name}");
         let difference = norm(&mut found.iter().zip(right).map(|(a, b)| f64::from(*a) - f64::from(*b)));
         (*name, difference / norm(&mut right.iter().map(|v| f64::from(*v))))
-    };
-    found.iter().zip(right).map(of).collect()
+    });
+    of.collect()
 }
 
 /// Whole numbers from -8 to 8, which are numbers of bf16; sums of their products are numbers of f32.
@@ -68,9 +72,8 @@ fn linear_of(weight: Tensor<4>, bias: Tensor<4>) -> Linear {
 }
 
 /// Layers with the shapes of their three inputs: odd sizes, one picture, channels that fill no vector, several blocks.
-fn layers() -> Vec<(String, [[usize; 4]; 3], Box<dyn Fn([Tensor<4>; 3], Precision) -> Tensor<4> + Sync>)> {
-    let mut layers: Vec<(String, [[usize; 4]; 3], Box<dyn Fn([Tensor<4>; 3], Precision) -> Tensor<4> + Sync>)> =
-        Vec::new();
+fn layers() -> Vec<Case> {
+    let mut layers: Vec<Case> = Vec::new();
     let convolutions = [
         (1, 1, 5, [1, 3, 1, 1]),
         (1, 1, 33, [3, 70, 5, 7]),

@@ -187,9 +187,12 @@ impl<const D: usize> TrainStep for TrainModel<D> {
     type Output = StepReport;
 
     fn step(&self, batch: TrainBatch<D>) -> TrainOutput<StepReport> {
-        let (loss, row_losses) = self.loss(&batch);
-        let loss = loss.mul_scalar(batch.share);
-        let gradients = loss.clone().mul_scalar(batch.loss_scale).backward();
+        let (loss, row_losses, gradients) = ddpm_kernels::among_the_kernels(|| {
+            let (loss, row_losses) = self.loss(&batch);
+            let loss = loss.mul_scalar(batch.share);
+            let gradients = loss.clone().mul_scalar(batch.loss_scale).backward();
+            (loss, row_losses, gradients)
+        });
         let first_item = batch.first_item;
         let rows = batch.times.into_iter().zip(row_losses.into_data().iter::<f64>()).collect();
         let report = StepReport { loss: host(loss), first_item, rows, ..StepReport::default() };

@@ -72,9 +72,8 @@ impl PairJob for PairInput<'_> {
                 Pairing::Parts => {
                     for block in 0..x.blocks {
                         transform_input(maps, window(x.block(image, block), x.columns, corner), &mut first);
-                        for point in 0..HALF_POINTS {
-                            let place = point * point_size + i * x.blocks + block;
-                            pairs.write(simd, &first[0][point], &first[1][point], &mut data[place]);
+                        for (point, (left, right)) in first[0].iter().zip(&first[1]).enumerate() {
+                            pairs.write(simd, left, right, &mut data[point * point_size + i * x.blocks + block]);
                         }
                     }
                 }
