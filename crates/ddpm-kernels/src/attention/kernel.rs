@@ -10,6 +10,9 @@ use crate::simd::{exp, vectorised};
 /// Pixels that a task computes the output of: enough for an efficient product, and few enough for the second cache.
 const TASK_PIXELS: usize = 64;
 
+/// Rows that are added up before their sum is added to others: one long sum in f32 would lose digits.
+const SUM_ROWS: usize = 8;
+
 /// The tensors are `[items, width, pixels]`, an item for each head of each picture.
 #[derive(Clone, Copy)]
 pub(super) struct Dims {
@@ -74,13 +77,14 @@ pub(super) fn forward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> 
 fn weights(dims: &Dims, q: Matrix, k: Matrix) -> Scratch {
     let columns = q.columns;
     let mut weights = Scratch::new(dims.pixels * columns);
-    let mut of_columns = Scratch::new(2 * columns);
+    let mut of_columns = Scratch::new(3 * columns);
     multiply(dims.operands, &mut weights, Previous::Discard, k.transposed(), q);
     let scale = dims.scale();
     vectorised(
         #[inline(always)]
         || {
             let (largest, sums) = of_columns.split_at_mut(columns);
+            let (sums, part) = sums.split_at_mut(columns);
             largest.fill(f32::NEG_INFINITY);
             sums.fill(0.0);
             for row in weights.chunks_exact(columns) {
@@ -88,11 +92,15 @@ fn weights(dims: &Dims, q: Matrix, k: Matrix) -> Scratch {
                     *largest = if value > largest { *value } else { *largest };
                 }
             }
-            for row in weights.chunks_exact_mut(columns) {
-                for ((value, largest), sum) in row.iter_mut().zip(&*largest).zip(&mut *sums) {
-                    *value = exp((*value - largest) * scale);
-                    *sum += *value;
+            for rows in weights.chunks_mut(SUM_ROWS * columns) {
+                part.fill(0.0);
+                for row in rows.chunks_exact_mut(columns) {
+                    for ((value, largest), sum) in row.iter_mut().zip(&*largest).zip(&mut *part) {
+                        *value = exp((*value - largest) * scale);
+                        *sum += *value;
+                    }
                 }
+                sums.iter_mut().zip(&*part).for_each(|(sum, part)| *sum += part);
             }
             sums.iter_mut().for_each(|sum| *sum = sum.recip());
             for row in weights.chunks_exact_mut(columns) {
@@ -113,15 +121,20 @@ pub(super) fn backward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32], dy: &[f32])
         let mut d_scores = Scratch::new(pixels * pixels);
         multiply(operands, &mut d_scores, Previous::Discard, v.transposed(), dy);
         // d_scores = weights * (d_weights - sum of weights * d_weights), with the scale that the scores have.
-        let mut dots = Scratch::new(pixels);
+        let mut dots = Scratch::new(2 * pixels);
         vectorised(
             #[inline(always)]
             || {
+                let (dots, part) = dots.split_at_mut(pixels);
                 dots.fill(0.0);
-                for (gradient, weights) in d_scores.chunks_exact(pixels).zip(weights.chunks_exact(pixels)) {
-                    for ((dot, gradient), weight) in dots.iter_mut().zip(gradient).zip(weights) {
-                        *dot += weight * gradient;
+                for (gradient, weights) in d_scores.chunks(SUM_ROWS * pixels).zip(weights.chunks(SUM_ROWS * pixels)) {
+                    part.fill(0.0);
+                    for (gradient, weights) in gradient.chunks_exact(pixels).zip(weights.chunks_exact(pixels)) {
+                        for ((dot, gradient), weight) in part.iter_mut().zip(gradient).zip(weights) {
+                            *dot += weight * gradient;
+                        }
                     }
+                    dots.iter_mut().zip(&*part).for_each(|(dot, part)| *dot += part);
                 }
                 for (gradient, weights) in d_scores.chunks_exact_mut(pixels).zip(weights.chunks_exact(pixels)) {
                     for ((dot, gradient), weight) in dots.iter().zip(gradient).zip(weights) {

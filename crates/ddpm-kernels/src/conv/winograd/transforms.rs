@@ -1,9 +1,9 @@
 //! The linear maps of F(4x4, 3x3) (Lavin & Gray 2016): `y = A^T [(G g G^T) * (B^T d B)] A` gives 4x4 pixels of a
 //! 3x3 convolution with 36 products instead of 144.
 //!
-//! For operands of bf16 the width of a tile is halved, F(4x2, 3x3): 24 products for 4x2 pixels, instead of 72, and half
-//! the rounding error. Of outputs and gradients it is then 2.8 times that of a plain convolution of operands in bf16
-//! (6.5e-3 beside 2.3e-3 of their root mean square), and would be 4.9 times with F(4x4, 3x3).
+//! For operands of bf16 the width of a tile is halved, F(4x2, 3x3): 24 products for 4x2 pixels instead of 72. Of outputs and
+//! gradients the rounding error is then about three times that of a plain convolution of operands in bf16: 7e-3 of their
+//! root mean square instead of 2e-3. With F(4x4, 3x3) it would be five times as large.
 //!
 //! The maps follow from the points 0, ±3/4, ±3/2 and infinity, at which polynomials are evaluated and from which they
 //! are put together again. With the usual ±1 and ±2 the result has four times the rounding error; with these it is
