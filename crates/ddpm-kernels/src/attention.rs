@@ -1,8 +1,8 @@
 //! Attention (Vaswani et al. 2017).
 
-use burn::tensor::module::attention as composed;
+use burn::tensor::module::attention as of_backend;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{DType, Tensor, activation::softmax};
+use burn::tensor::{DType, Device, Tensor, activation::softmax};
 
 use crate::precision::{Precision, is_half};
 
@@ -23,12 +23,28 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, precision: Precision)
     {
         return flex::attention(q, k, v, precision);
     }
-    let (dtype, width) = (q.dtype(), q.dims()[2]);
+    let in_products = is_half(q.dtype()) || is_on_gpu(&q.device());
     let [q, k, v] = [q, k, v].map(|x| x.swap_dims(2, 3));
-    if is_half(dtype) {
-        // The scale goes first, so that f16 has room for the products, and softmax sums in f32.
-        let scores = (q / (width as f64).sqrt()).matmul(k.swap_dims(2, 3));
-        return softmax(scores.cast(DType::F32), 3).cast(dtype).matmul(v).swap_dims(2, 3);
-    }
-    composed(q, k, v, None, None, AttentionModuleOptions::default()).swap_dims(2, 3)
+    let y = match in_products {
+        true => composed(q, k, v),
+        false => of_backend(q, k, v, None, None, AttentionModuleOptions::default()),
+    };
+    y.swap_dims(2, 3)
+}
+
+/// Attention of `[batch, heads, pixels, width]`.
+fn composed(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+    let (dtype, width) = (q.dtype(), q.dims()[3]);
+    // The scale goes first, so that f16 has room for the products, and softmax sums in f32.
+    let scores = (q / (width as f64).sqrt()).matmul(k.swap_dims(2, 3));
+    softmax(scores.cast(DType::F32), 3).cast(dtype).matmul(v)
+}
+
+/// Burn's attention without gradients is not asked on GPUs: autotune may choose kernels there that multiply in f16, or that
+/// give wrong values for pixels or widths of some sizes.
+fn is_on_gpu(_device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    return crate::cube::is_on_cube(_device);
+    #[cfg(not(feature = "cube"))]
+    return false;
 }
