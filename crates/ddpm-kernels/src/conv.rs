@@ -38,12 +38,20 @@ pub fn conv2d(conv: &Conv2d, x: Tensor<4>, precision: Precision) -> Tensor<4> {
     }
     let dtype = x.dtype();
     if !is_half(dtype) {
-        return conv.forward(x);
+        return of_backend(conv, x);
     }
     let mut rounded_conv = conv.clone();
     rounded_conv.weight = rounded(&conv.weight, dtype);
     rounded_conv.bias = conv.bias.as_ref().map(|bias| rounded(bias, dtype));
-    rounded_conv.forward(x)
+    of_backend(&rounded_conv, x)
+}
+
+fn of_backend(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "torch")]
+    if let Some(y) = crate::torch::conv2d(conv, &x) {
+        return y;
+    }
+    conv.forward(x)
 }
 
 /// Weight and bias, if the kernel can take them and this tensor.

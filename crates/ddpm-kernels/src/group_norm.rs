@@ -32,7 +32,13 @@ pub fn norm_silu<const D: usize>(norm: &GroupNorm, x: Tensor<D>) -> Tensor<D> {
     if let Some(parameters) = kernel_parameters(norm, &x) {
         return flex::group_norm(norm, parameters, x, Activation::Silu);
     }
-    in_f32(x, |x| activation::silu(norm.forward(x)))
+    in_f32(x, |x| {
+        #[cfg(feature = "torch")]
+        if let Some(parameters) = torch_parameters(norm, &x) {
+            return crate::torch::group_norm(norm, parameters, x, true);
+        }
+        activation::silu(norm.forward(x))
+    })
 }
 
 /// Group normalisation of `[batch, channels, ..]`.
@@ -45,7 +51,13 @@ pub fn group_norm<const D: usize>(norm: &GroupNorm, x: Tensor<D>) -> Tensor<D> {
     if let Some(parameters) = kernel_parameters(norm, &x) {
         return flex::group_norm(norm, parameters, x, Activation::Identity);
     }
-    in_f32(x, |x| norm.forward(x))
+    in_f32(x, |x| {
+        #[cfg(feature = "torch")]
+        if let Some(parameters) = torch_parameters(norm, &x) {
+            return crate::torch::group_norm(norm, parameters, x, false);
+        }
+        norm.forward(x)
+    })
 }
 
 /// `silu(norm(x) * (1 + scale) + shift)` of `[batch, channels, ..]`, where every channel of a sample has its own scale and
@@ -91,8 +103,17 @@ fn cube_parameters<const D: usize>(norm: &GroupNorm, x: &Tensor<D>) -> Option<(T
     parameters(norm, x, takes, is_f32_on_cube)
 }
 
+/// The same for LibTorch.
+#[cfg(feature = "torch")]
+fn torch_parameters<const D: usize>(norm: &GroupNorm, x: &Tensor<D>) -> Option<(Tensor<1>, Tensor<1>)> {
+    use crate::torch::is_on_torch;
+
+    let takes = x.dtype() == DType::F32 && is_on_torch(&x.device());
+    parameters(norm, x, takes, |parameter| parameter.dtype() == DType::F32 && is_on_torch(&parameter.device()))
+}
+
 /// `takes` says whether the kernel takes this tensor, `takes_parameter` the same of a parameter.
-#[cfg(any(feature = "cube", feature = "flex"))]
+#[cfg(any(feature = "cube", feature = "flex", feature = "torch"))]
 fn parameters<const D: usize>(
     norm: &GroupNorm,
     x: &Tensor<D>,

@@ -2,7 +2,7 @@
 //!
 //! Every function takes Burn's own modules, so parameter names and records stay Burn's, and does what
 //! their `forward` does. On the `flex` backend, in `f32`, for the shapes of a U-Net, a kernel does it; on
-//! GPUs one does normalisations, Adam and averages; for every other backend, dtype or shape Burn's own
+//! GPUs one does normalisations, Adam and averages; LibTorch does its own; for every other backend, dtype or shape Burn's
 //! operations do: the *fallback*, which is also what the tests compare the kernels with.
 //!
 //! | file | what is in it |
@@ -20,6 +20,7 @@
 //! | `group_norm/cube.rs`, `weights/cube.rs` | the operation on GPUs as Burn sees it: forward through fusion, backward on autodiff |
 //! | `group_norm/cube_kernel.rs` | its kernels; those of `weights/cube.rs` are in the same file |
 //! | `cube.rs` | whether a tensor lives on a GPU; how many units work together, and their sums |
+//! | `torch.rs` | operations of LibTorch with its own gradients |
 //! | `clock.rs` | how long each kernel ran |
 //! | `output.rs`, `scratch.rs` | memory for results, and memory that is used again |
 //! | `product.rs`, `bf16.rs` | sums of products in registers; numbers of 16 bits as their operands |
@@ -55,6 +56,8 @@ mod scratch;
 #[cfg(feature = "flex")]
 mod simd;
 mod sum;
+#[cfg(feature = "torch")]
+mod torch;
 pub mod weights;
 
 pub use attention::attention;

@@ -12,7 +12,7 @@ use burn::module::Param;
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData, activation};
 use ddpm_kernels::weights::{AdamStep, adam, blend};
-use ddpm_kernels::{group_norm, norm_scale_shift_silu, norm_silu};
+use ddpm_kernels::{Precision, attention, group_norm, norm_scale_shift_silu, norm_silu};
 use support::{Input, Loss, Outcome, assert_close, noise};
 
 /// Every value, relative to the largest one.
@@ -272,6 +272,20 @@ fn not_a_number_is_not_hidden() {
     let y = host(norm_silu(&norm, x));
     assert!(y[..18].iter().all(|v| v.is_nan()));
     assert!(y[18..].iter().all(|v| v.is_finite()));
+}
+
+/// Without gradients, as in sampling. What Burn's autotune would choose there is wrong for some of these sizes.
+#[test]
+fn attention_without_gradients_is_that_of_burn_in_f64() {
+    let Some(device) = gpu() else { return };
+    let run = |[heads, width, pixels]: [usize; 3], device: &Device, dtype: DType| {
+        let [q, k, v] = [1, 2, 3].map(|seed| drawn([2, heads, width, pixels], seed, dtype, device));
+        vec![("y", host(attention(q, k, v, Precision::F32)))]
+    };
+    for case in [[1, 4, 4], [1, 8, 16], [2, 8, 16], [1, 16, 64], [4, 3, 49], [3, 5, 7], [2, 64, 256], [1, 40, 1]] {
+        let expected = run(case, &Device::flex(), DType::F64);
+        assert_close(&run(case, &device, DType::F32), &expected, TOLERANCE, &format!("heads, width, pixels {case:?}"));
+    }
 }
 
 /// Five steps on one device, each on the results of the one before.
