@@ -26,6 +26,10 @@ pub fn dense_channels(linear: &Linear, x: Tensor<4>, precision: Precision) -> Te
     if let Some((weight, bias)) = kernel_parameters(linear, &x, 1) {
         return flex::dense(x, weight, bias, kernel::Along::Channels, precision);
     }
+    #[cfg(feature = "torch")]
+    if let Some(y) = crate::torch::dense_channels(linear, &x) {
+        return y;
+    }
     composed(linear, x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
 }
 

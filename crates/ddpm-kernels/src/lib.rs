@@ -69,17 +69,18 @@ pub use pool::{avg_pool2d, max_pool2d};
 pub use precision::Precision;
 pub use sum::add;
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{Device, Tensor, activation};
 
-/// Does the work on one of the threads that the kernels use. Called from outside, every kernel has to wake one of them and
-/// wait for it; from inside it starts at once.
+/// Does the work for a device, on flex on one of the threads that the kernels use. Called from outside, every kernel has to
+/// wake one of them and wait for it; from inside it starts at once.
 ///
 /// The work must not wait for another thread that uses kernels: with a single thread that would be for ever.
-pub fn among_the_kernels<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+pub fn among_the_kernels<R: Send>(_device: &Device, work: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "flex")]
-    return rayon::scope(|_| work());
-    #[cfg(not(feature = "flex"))]
-    return work();
+    if flex::is_flex(_device) {
+        return rayon::scope(|_| work());
+    }
+    work()
 }
 
 /// The activation `x * sigmoid(x)`; where it follows a group normalisation, [`norm_silu`] is faster.

@@ -3,6 +3,7 @@
 //! Burn asks LibTorch for values only and composes gradients of its own: that of a convolution's weight is then a convolution
 //! with a kernel as large as the picture, and a normalisation is a dozen passes over memory both ways. Here LibTorch records
 //! the operation, and differentiates it when Burn's backward pass gets there.
+#![allow(deprecated, reason = "Burn calls its LibTorch backend that, as a whole")]
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -11,7 +12,7 @@ use burn::backend::libtorch::TchTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, LibTorch, backend_extension};
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, PaddingConfig2d};
+use burn::nn::{GroupNorm, Linear, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 
 /// Whether LibTorch computes there, with or without autodiff.
@@ -33,6 +34,24 @@ pub(crate) fn conv2d(conv: &Conv2d, x: &Tensor<4>) -> Option<Tensor<4>> {
     let bias = conv.bias.as_ref()?.val();
     let Conv2d { stride, dilation, groups, .. } = *conv;
     Some(native(x.clone(), conv.weight.val(), bias, Operation::Conv2d { stride, padding, dilation, groups }))
+}
+
+/// The dense layer of the channels of a tensor that LibTorch holds, if it has a bias: a convolution of width 1, which leaves
+/// the channels where they are.
+pub(crate) fn dense_channels(linear: &Linear, x: &Tensor<4>) -> Option<Tensor<4>> {
+    let weight = linear.weight.val();
+    let [inputs, outputs] = weight.dims();
+    if !is_on_torch(&x.device()) || x.dims()[1] != inputs {
+        return None;
+    }
+    let weight = weight.cast(x.dtype()).transpose().reshape([outputs, inputs, 1, 1]);
+    let bias = linear.bias.as_ref()?.val().cast(x.dtype());
+    Some(native(
+        x.clone(),
+        weight,
+        bias,
+        Operation::Conv2d { stride: [1; 2], padding: [0; 2], dilation: [1; 2], groups: 1 },
+    ))
 }
 
 /// `silu(norm(x))` or `norm(x)` with these parameters, all of which LibTorch must hold.

@@ -187,7 +187,7 @@ impl<const D: usize> TrainStep for TrainModel<D> {
     type Output = StepReport;
 
     fn step(&self, batch: TrainBatch<D>) -> TrainOutput<StepReport> {
-        let (loss, row_losses, gradients) = ddpm_kernels::among_the_kernels(|| {
+        let (loss, row_losses, gradients) = ddpm_kernels::among_the_kernels(&batch.x_0.device(), || {
             let (loss, row_losses) = self.loss(&batch);
             let loss = loss.mul_scalar(batch.share);
             let gradients = loss.clone().mul_scalar(batch.loss_scale).backward();
