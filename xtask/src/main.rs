@@ -24,7 +24,7 @@ cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
   conformance  judges whether a device computes what it should: --device NAME, --quick (ddpm-train conformance)
   setup-torch  installs PyTorch's LibTorch for the feature tch, in target/torch
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
-  ci           test, conformance of flex, ndarray and wgpu, and then the slow acceptance suite, which trains the digits
+  ci           test, conformance of flex, ndarray and wgpu, the kernels for GPUs, and then the slow acceptance suite, which trains the digits
                and the swiss roll and judges them
 
 Programs are built with --release; --dev builds them with the dev profile, which is nearly as fast and shares
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         "conformance" => start("ddpm-train", &["conformance"], &with_features(&arguments)),
         "setup-torch" => torch::set_up(&root()),
         "test" => test(),
-        "ci" => test().and_then(|()| conformance()).and_then(|()| acceptance()),
+        "ci" => test().and_then(|()| conformance()).and_then(|()| gpu_kernels()).and_then(|()| acceptance()),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())
@@ -148,6 +148,16 @@ fn conformance() -> Result<(), u8> {
     };
     eprintln!("xtask: conformance {outcome} after {:.0} s", start.elapsed().as_secs_f64());
     done.or_else(|code| if code == SKIPPED { Ok(()) } else { Err(code) })
+}
+
+/// Compares the kernels for GPUs with Burn in f64, on what [`conformance`] was compiled for.
+fn gpu_kernels() -> Result<(), u8> {
+    let arguments = ["test", "--package", "ddpm-kernels", "--package", "ddpm-train", "--features", "ndarray,wgpu"];
+    step("kernels for GPUs", || {
+        let mut command = cargo_command();
+        command.current_dir(root()).args(arguments).args(["--test", "cube"]).env("CUBECL_AUTOTUNE_LEVEL", "minimal");
+        run(&mut command)
+    })
 }
 
 /// Trains the two bundled experiments as a user would and judges what comes out; about ten minutes.
