@@ -1,7 +1,7 @@
 //! From `--device wgpu:1` to a Burn [`Device`]: with the Cargo features, the only place that names backends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use burn::tensor::{Device, Tensor};
 use ddpm_kernels::Precision;
@@ -347,20 +347,42 @@ fn wgpu_kind(index: Option<&str>) -> Option<burn::tensor::DeviceKind> {
     }
 }
 
+/// The first panic that somebody heard.
+type Heard = Arc<Mutex<Option<String>>>;
+
+/// Who listens to panics at present, in place of the terminal.
+static LISTENERS: Mutex<Vec<Heard>> = Mutex::new(Vec::new());
+
 /// Runs `f` and gives a panic's message as an error instead of printing it. Where a backend's own thread broke first,
 /// which is why `f` did, the message is that thread's.
 pub fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    let first = Arc::new(Mutex::new(None));
-    let hook = std::panic::take_hook();
-    let heard = first.clone();
-    std::panic::set_hook(Box::new(move |panic| {
-        let said = panic.payload_as_str().unwrap_or("the backend gave no reason").lines().next().unwrap_or_default();
-        heard.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| said.to_string());
-    }));
+    static HOOK: Once = Once::new();
+    HOOK.call_once(listen_to_panics);
+    let heard = Heard::default();
+    locked(&LISTENERS).push(heard.clone());
     let result = catch_unwind(AssertUnwindSafe(f));
-    std::panic::set_hook(hook);
-    let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-    result.map_err(|_| first.unwrap_or_else(|| "the backend gave no reason".into()))
+    locked(&LISTENERS).retain(|other| !Arc::ptr_eq(other, &heard));
+    let reason = locked(&heard).take();
+    result.map_err(|_| reason.unwrap_or_else(|| "the backend gave no reason".into()))
+}
+
+/// From now on panics are told to those who listen, and printed as before where nobody does.
+fn listen_to_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let listeners = locked(&LISTENERS).clone();
+        if listeners.is_empty() {
+            return usual(panic);
+        }
+        let said = panic.payload_as_str().unwrap_or("the backend gave no reason").lines().next().unwrap_or_default();
+        for heard in listeners {
+            locked(&heard).get_or_insert_with(|| said.to_string());
+        }
+    }));
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -390,6 +412,10 @@ mod tests {
         });
         assert_eq!(broken.unwrap_err(), "no adapter");
         assert_eq!(quietly(|| 7), Ok(7));
+
+        // Several at once, and inside each other. All panics of this test binary are in this test: listeners hear each other's.
+        let inside = || assert_eq!(quietly(|| quietly(|| panic!("broken"))), Ok(Err::<(), _>("broken".into())));
+        std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| (0..50).for_each(|_| inside())))));
     }
 
     #[test]
