@@ -41,7 +41,8 @@ fn composed(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     let (dtype, width) = (q.dtype(), q.dims()[3]);
     // The scale goes first, so that f16 has room for the products, and softmax sums in f32.
     let scores = (q / (width as f64).sqrt()).matmul(k.swap_dims(2, 3));
-    softmax(scores.cast(DType::F32), 3).cast(dtype).matmul(v)
+    let exact = if is_half(dtype) { DType::F32 } else { dtype };
+    softmax(scores.cast(exact), 3).cast(dtype).matmul(v)
 }
 
 /// Burn's attention without gradients is not asked on GPUs: autotune may choose kernels there that multiply in f16, or that
