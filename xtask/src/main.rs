@@ -24,8 +24,8 @@ cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
   conformance  judges whether a device computes what it should: --device NAME, --quick (ddpm-train conformance)
   setup-torch  installs PyTorch's LibTorch for the feature tch, in target/torch
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
-  ci           test, conformance of flex, ndarray and wgpu, the kernels for GPUs, and then the slow acceptance suite, which trains the digits
-               and the swiss roll and judges them
+  ci           test, conformance of flex, ndarray and wgpu, the kernels for GPUs, and then the slow acceptance suite,
+               which trains the digits and the swiss roll and judges them
 
 Programs are built with --release; --dev builds them with the dev profile, which is nearly as fast and shares
 its build with `cargo run` and the tests.
@@ -136,11 +136,8 @@ fn conformance() -> Result<(), u8> {
     eprintln!("xtask: conformance");
     let start = Instant::now();
     let devices = ["flex", "ndarray", "wgpu"].map(|device| ["--device", device]).concat();
-    let mut command = cargo_command();
-    command.current_dir(root()).args(["run", "--quiet", "--package", "ddpm-train", "--features", "ndarray,wgpu"]);
-    command.args(["--", "conformance", "--quick"]).args(devices);
-    // Fewer kernels to compile and to try.
-    let done = run(command.env("CUBECL_AUTOTUNE_LEVEL", "minimal"));
+    let words = ["run", "--quiet", "--package", "ddpm-train"];
+    let done = run(of_every_machine(&words).args(["--", "conformance", "--quick"]).args(devices));
     let outcome = match done {
         Ok(()) => "passed",
         Err(SKIPPED) => "SKIPPED a device that was not there, and passed on the others",
@@ -152,12 +149,17 @@ fn conformance() -> Result<(), u8> {
 
 /// Compares the kernels for GPUs with Burn in f64, on what [`conformance`] was compiled for.
 fn gpu_kernels() -> Result<(), u8> {
-    let arguments = ["test", "--package", "ddpm-kernels", "--package", "ddpm-train", "--features", "ndarray,wgpu"];
-    step("kernels for GPUs", || {
-        let mut command = cargo_command();
-        command.current_dir(root()).args(arguments).args(["--test", "cube"]).env("CUBECL_AUTOTUNE_LEVEL", "minimal");
-        run(&mut command)
-    })
+    let words = ["test", "--package", "ddpm-kernels", "--package", "ddpm-train", "--test", "cube"];
+    step("kernels for GPUs", || run(&mut of_every_machine(&words)))
+}
+
+/// Cargo with the backends that every machine has, one set of features so that nothing is compiled twice.
+fn of_every_machine(words: &[&str]) -> Command {
+    let mut command = cargo_command();
+    command.current_dir(root()).args(words).args(["--features", "ndarray,wgpu"]);
+    // Fewer kernels to compile and to try.
+    command.env("CUBECL_AUTOTUNE_LEVEL", "minimal");
+    command
 }
 
 /// Trains the two bundled experiments as a user would and judges what comes out; about ten minutes.

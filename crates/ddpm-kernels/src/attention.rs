@@ -23,13 +23,12 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, precision: Precision)
     {
         return flex::attention(q, k, v, precision);
     }
-    let in_products = is_half(q.dtype()) || is_on_gpu(&q.device());
     let [q, k, v] = [q, k, v].map(|x| x.swap_dims(2, 3));
     #[cfg(feature = "torch")]
     if crate::torch::is_on_torch(&q.device()) {
         return crate::torch::attention(q, k, v).swap_dims(2, 3);
     }
-    let y = match in_products {
+    let y = match is_half(q.dtype()) || is_on_gpu(&q.device()) {
         true => composed(q, k, v),
         false => of_backend(q, k, v, None, None, AttentionModuleOptions::default()),
     };

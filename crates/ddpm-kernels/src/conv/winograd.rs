@@ -9,8 +9,6 @@ mod halves;
 mod tiles;
 mod transforms;
 
-use std::marker::PhantomData;
-
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -22,7 +20,7 @@ use crate::scratch::Scratch;
 use halves::{PairGradient, PairInput, PairWeights, Pairing};
 use tiles::{
     Form, Halved, Inverse, InverseWeights, Kernels, TILE, Tiles, TransformGradient, TransformInput, TransformWeights,
-    Whole,
+    Whole, dispatch,
 };
 
 /// Pictures of fewer tiles than this are not worth the transformed weights.
@@ -122,32 +120,7 @@ fn convolve(operands: Operands, dims: &Dims, x: &Frame, kernels: Kernels, bias: 
                 multiply(operands, data, &weights[(point * panels + panel) * depth..][..depth], products);
             }
             let products = &*products;
-            match operands {
-                Operands::Full => {
-                    arch.dispatch(Inverse {
-                        form: PhantomData::<Whole>,
-                        tiles,
-                        dims,
-                        task,
-                        panel,
-                        products,
-                        bias,
-                        lines,
-                    });
-                }
-                Operands::Halves => {
-                    arch.dispatch(Inverse {
-                        form: PhantomData::<Halved>,
-                        tiles,
-                        dims,
-                        task,
-                        panel,
-                        products,
-                        bias,
-                        lines,
-                    });
-                }
-            }
+            dispatch(arch, operands, Inverse { tiles, dims, task, panel, products, bias, lines });
         }
     };
     written(dims.batch * dims.channels_out * dims.height * dims.width, |y| {
@@ -231,30 +204,7 @@ pub(super) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &F
     written(dims.channels_out * channels_in * 9, |weight| {
         weight.par_chunks(PANEL * channels_in * 9).enumerate().for_each(|(panel, weight)| {
             let (arch, weight) = (Arch::new(), weight.cleared());
-            match operands {
-                Operands::Full => {
-                    arch.dispatch(InverseWeights {
-                        form: PhantomData::<Whole>,
-                        gradients,
-                        panels,
-                        panel,
-                        depth,
-                        channels_in,
-                        weight,
-                    });
-                }
-                Operands::Halves => {
-                    arch.dispatch(InverseWeights {
-                        form: PhantomData::<Halved>,
-                        gradients,
-                        panels,
-                        panel,
-                        depth,
-                        channels_in,
-                        weight,
-                    });
-                }
-            }
+            dispatch(arch, operands, InverseWeights { gradients, panels, panel, depth, channels_in, weight });
         });
     })
 }

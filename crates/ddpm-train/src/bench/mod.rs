@@ -136,16 +136,11 @@ struct Comparison {
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let first = Shape { channels: args.channels[0], batch: args.batch, size: args.size };
     if args.worker || args.start.is_some() {
-        let device = device::open(args.device.as_deref())?.device;
-        ensure!(
-            args.precision.is_supported(&device),
-            "--precision {}: {} does not compute in it",
-            args.precision.name(),
-            args.device.as_deref().unwrap_or("the CPU")
-        );
+        let open = device::open(args.device.as_deref())?;
+        open.check(args.precision)?;
         return match &args.start {
-            Some(snapshot) => worker::start(snapshot, &device),
-            None => worker::run(first, &device, args.gradient_checkpointing, args.precision),
+            Some(snapshot) => worker::start(snapshot, &open.device),
+            None => worker::run(first, &open.device, args.gradient_checkpointing, args.precision),
         };
     }
     ensure!(args.rounds > 0, "--rounds must be at least 1, not 0");

@@ -27,9 +27,9 @@ pub enum Operation {
     Norm { channels: usize, groups: usize, size: [usize; 2], activated: bool },
     /// Group normalisation, scaled and shifted by the time, with SiLU after it.
     NormScaleShift { channels: usize, groups: usize, size: [usize; 2] },
-    /// Softmax of products, `[batch, heads, pixels, width]`.
+    /// Softmax of products, `[batch, heads, width, pixels]`.
     Attention { heads: usize, width: usize, pixels: usize },
-    /// A dense layer, of `[batch, inputs]` or of `[batch, pixels, inputs]`.
+    /// A dense layer, of `[batch, inputs]` or of the channels of so many pixels.
     Linear { inputs: usize, outputs: usize, pixels: Option<usize> },
     /// Mean of 2x2 pixels, or each of them four times.
     Resize { channels: usize, size: [usize; 2], doubles: bool },

@@ -4,7 +4,7 @@ use std::array::from_fn;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use pulp::{Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::super::frame::{Frame, LANES, Lanes, transposed};
 use super::super::kernel::Dims;
@@ -13,7 +13,7 @@ use super::transforms::{
     from_6x6_to_4x4, from_6x6_to_6x6,
 };
 use crate::output::Unset;
-use crate::product::{PANEL, ROWS, Row};
+use crate::product::{Operands, PANEL, ROWS, Row};
 
 /// Width of a tile of the output.
 pub(super) const TILE: usize = 4;
@@ -100,6 +100,24 @@ pub(super) trait Form {
 
     /// From the gradient of a transformed weight, `load(point)`, to that of the weight.
     fn kernel_gradient<S: Simd>(maps: Maps<S>, load: impl Fn(usize) -> S::f32s, store: impl FnMut(usize, S::f32s));
+}
+
+/// A job on tiles of a form.
+pub(super) struct In<F, J> {
+    form: PhantomData<F>,
+    job: J,
+}
+
+/// Does a job on tiles of the form that these operands need.
+pub(super) fn dispatch<J>(arch: Arch, operands: Operands, job: J)
+where
+    In<Whole, J>: WithSimd<Output = ()>,
+    In<Halved, J>: WithSimd<Output = ()>,
+{
+    match operands {
+        Operands::Full => arch.dispatch(In::<Whole, J> { form: PhantomData, job }),
+        Operands::Halves => arch.dispatch(In::<Halved, J> { form: PhantomData, job }),
+    }
 }
 
 /// F(4x4, 3x3)
@@ -290,8 +308,7 @@ impl WithSimd for TransformGradient<'_> {
 }
 
 /// Writes the pixels of the tiles of a task for a panel of channels.
-pub(super) struct Inverse<'a, 'b, F> {
-    pub(super) form: PhantomData<F>,
+pub(super) struct Inverse<'a, 'b> {
     pub(super) tiles: &'a Tiles,
     pub(super) dims: &'a Dims,
     pub(super) task: usize,
@@ -303,12 +320,12 @@ pub(super) struct Inverse<'a, 'b, F> {
     pub(super) lines: &'a mut [&'b mut [f32]],
 }
 
-impl<F: Form> WithSimd for Inverse<'_, '_, F> {
+impl<F: Form> WithSimd for In<F, Inverse<'_, '_>> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { tiles, dims, task, panel, products, bias, lines, .. } = self;
+        let Inverse { tiles, dims, task, panel, products, bias, lines } = self.job;
         let (range, rows) = (tiles.of_task(task), tiles.room() * F::PARTS);
         let (channels, width) = (dims.channels_out, dims.width);
         let maps = Maps(simd);
@@ -427,8 +444,7 @@ impl WithSimd for TransformWeights<'_, '_> {
 
 /// From transformed gradients `[points, panels, depth]` to the lines of the weight of a panel of output channels,
 /// `[channels_in, 3, 3]` each.
-pub(super) struct InverseWeights<'a, F> {
-    pub(super) form: PhantomData<F>,
+pub(super) struct InverseWeights<'a> {
     pub(super) gradients: &'a [Row],
     pub(super) panels: usize,
     pub(super) panel: usize,
@@ -437,12 +453,12 @@ pub(super) struct InverseWeights<'a, F> {
     pub(super) weight: &'a mut [f32],
 }
 
-impl<F: Form> WithSimd for InverseWeights<'_, F> {
+impl<F: Form> WithSimd for In<F, InverseWeights<'_>> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { gradients, panels, panel, depth, channels_in, weight, .. } = self;
+        let InverseWeights { gradients, panels, panel, depth, channels_in, weight } = self.job;
         let maps = Maps(simd);
         let mut taps = [[0.0; PANEL]; 9];
         for from in 0..channels_in {
