@@ -126,9 +126,8 @@ pub fn run(options: &Options) -> anyhow::Result<Finish> {
     // The rank of a batch is that of an item and one more.
     match plan.data.info.shape.len() {
         1 => plan.train::<2>(options),
-        2 => plan.train::<3>(options),
         3 => plan.train::<4>(options),
-        rank => anyhow::bail!("items of rank {rank} are not supported: expected [N], [K, L] or [C, H, W]"),
+        rank => anyhow::bail!("items of rank {rank} are not supported: expected [N] or [C, H, W]"),
     }
 }
 
