@@ -144,6 +144,15 @@ impl NetworkConfig {
         }
     }
 
+    /// With this many classes.
+    pub fn with_classes(mut self, classes: usize) -> Self {
+        match &mut self {
+            Self::UNet(config) => config.classes = classes,
+            Self::PointMlp(config) => config.classes = classes,
+        }
+        self
+    }
+
     /// The index of the null class, if there is one.
     pub fn null_class(&self) -> Option<usize> {
         match self {
