@@ -1,14 +1,17 @@
 //! `ddpm-infer data`: what datasets there are, what one holds before a training is started on it, and packing of pictures.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use ddpm_data::packed::{self, Packed};
 use ddpm_data::{DataConfig, ImagesConfig, OpenData, Split, printable, shown, with_home};
 
-use crate::bar::{checking_pictures, progress_bar};
+use crate::bar::progress_bar;
 use crate::job::Samples;
 use crate::pictures;
 
@@ -39,6 +42,8 @@ const SHOWN_OF_CLASS: usize = 10;
 const CLASSES_SHOWN: usize = 50;
 /// Numbers in all the items of the picture, so that those of a large size fit into memory.
 const NUMBERS_SHOWN: usize = 1 << 25;
+/// Between two lines about the check of pictures. Most checks are over before the first.
+const BETWEEN_LINES: Duration = Duration::from_secs(5);
 
 /// Lists the datasets there are, or reads one and says what it holds.
 #[derive(Args, Debug)]
@@ -199,6 +204,19 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
         println!("{}", path.display());
     }
     Ok(())
+}
+
+/// Tells on stderr how far the check of a folder of pictures is, if that takes long.
+pub fn checking_pictures() -> impl Fn(usize, usize) + Sync {
+    let last = Mutex::new(Instant::now());
+    move |done, all| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() >= BETWEEN_LINES {
+            *last = Instant::now();
+            // Whoever does not listen is not told.
+            let _ = writeln!(std::io::stderr(), "checking new pictures: {done} of {all}");
+        }
+    }
 }
 
 /// Prints what was found.

@@ -3,7 +3,7 @@
 //! Nothing here knows the trainer.
 
 pub mod average_weights;
-pub mod bar;
+mod bar;
 pub mod choose;
 pub mod choose_task;
 pub mod device;

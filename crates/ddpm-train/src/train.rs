@@ -14,8 +14,8 @@ use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use ddpm_data::augment::AUGMENT_LABELS;
 use ddpm_data::random::{Stream, mix};
 use ddpm_data::{DataConfig, ImageLabels, OpenData, OrderedLoader, Split};
-use ddpm_infer::bar::checking_pictures;
 use ddpm_infer::device::{self, OpenDevice};
+use ddpm_infer::inspect_data::checking_pictures;
 use ddpm_infer::runs::RunFolder;
 use ddpm_infer::sample::points_beside;
 use ddpm_infer::snapshot::SnapshotConfig;
@@ -213,7 +213,7 @@ impl Plan {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         println!(
             "# memory       about {:.0} MiB: {:.0} parameters, {:.0} gradients, {:.0} optimiser, {:.0} averages, {:.0} activations",
-            mib(memory.total() + kept * memory.ema),
+            mib(memory.total().saturating_add(kept * memory.ema)),
             mib(memory.parameters),
             mib(memory.gradients),
             mib(memory.optimizer),

@@ -85,6 +85,8 @@ impl Place {
         match claim(&self.files().path(file)) {
             Claim::Picture => true,
             Claim::Other => false,
+            // A pipe, say.
+            Claim::Unknown if self.metadata(file).is_ok_and(|metadata| !metadata.is_file()) => false,
             Claim::Unknown => match self.open(file) {
                 Ok((bytes, len)) => check_header(bytes, len).is_ok(),
                 Err(_) => true,

@@ -215,8 +215,9 @@ fn pipes_and_sockets_are_not_waited_for() {
     }
     // A socket, because the standard library makes no pipes; the system refuses to read it as a file, too.
     let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("s.png")).unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
     let text = message(&config(folder.path()));
-    assert!(text.contains("s.png: no file but"), "{text}");
+    assert!(text.contains("s.png: no file but") && text.contains("1 file is"), "{text}");
 }
 
 #[test]
