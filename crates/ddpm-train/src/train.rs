@@ -31,7 +31,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::checkpoint::{Checkpoint, Found, TrainState, prune, restore, set_aside};
-use crate::config::load::{ConfigError, Problem, find, load};
+use crate::config::load::{ConfigError, Problem, Source};
 use crate::config::{Balance, Experiment, TimeSampling};
 use crate::fine_tune::Start;
 use crate::manifest::{self, Manifest};
@@ -148,15 +148,13 @@ struct Plan {
 impl Plan {
     fn make(options: &Options) -> anyhow::Result<Self> {
         let resumed = options.resume.as_deref().map(|run| resumable(&options.runs, run, &options.set)).transpose()?;
-        let (file, name) = match &resumed {
-            Some((run, manifest)) => (run.config(), manifest.experiment.clone()),
-            None => {
-                let file = find(&options.experiment)?;
-                let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                (file, name)
-            }
+        let source = match &resumed {
+            Some((run, _)) => Source::File(run.config()),
+            None => Source::find(&options.experiment)?,
         };
-        let mut experiment = load(&file, &options.set)?;
+        let name = resumed.as_ref().map_or_else(|| source.name(), |(_, manifest)| manifest.experiment.clone());
+        let file = source.file();
+        let mut experiment = source.load(&options.set, toml::Table::new())?;
         let devices = open_devices(&options.devices)?;
         let problems = problems_with(&devices, &experiment);
         if !problems.is_empty() {
