@@ -107,8 +107,13 @@ pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
     }
     // A part of what is at fault may have been set: diffusion.schedule.beta_end, say.
     let given = |key: &str| set_keys.iter().any(|set| set == key || set.starts_with(&format!("{key}.")));
-    let (experiment, found) = peel(tree);
-    problems.extend(found.into_iter().map(|(key, message)| Problem { from_set: given(&key), key, message }));
+    let (classes_of_data, unknown) = take_classes(&mut tree);
+    let (mut experiment, found) = peel(tree);
+    let found = unknown.into_iter().chain(found);
+    problems.extend(found.map(|(key, message)| Problem { from_set: given(&key), key, message }));
+    if let Some(experiment) = &mut experiment {
+        experiment.classes_of_data = classes_of_data;
+    }
     if let Some(experiment) = &experiment {
         let known: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
         let new = experiment.problems().into_iter().filter(|(key, _)| !known.contains(key));
@@ -118,6 +123,17 @@ pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
         Some(experiment) if problems.is_empty() => Ok(experiment),
         _ => Err(fail(problems)),
     }
+}
+
+/// Takes the word of `model.classes = "data"` out of the tree, because a network's own table has a number there. Gives
+/// whether it was there, and what is wrong with another word.
+fn take_classes(tree: &mut Table) -> (bool, Option<(String, String)>) {
+    let Some(Value::Table(model)) = tree.get_mut("model") else { return (false, None) };
+    let Some(word) = model.get("classes").and_then(Value::as_str).map(str::to_string) else { return (false, None) };
+    model.remove("classes");
+    let message = || format!("is {word:?}; expected a number, or \"data\" for as many as the data have");
+    let is_data = word == "data";
+    (is_data, (!is_data).then(|| ("model.classes".into(), message())))
 }
 
 /// What TOML says, with the line at fault unless that is endless.
@@ -326,6 +342,23 @@ mod tests {
         assert!(problems[1].message.contains("path"));
         let problems = problems_of("[train]\nsteps = 3\n", &[]);
         assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), ["data", "model"]);
+    }
+
+    #[test]
+    fn classes_are_a_number_or_those_of_the_data() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.toml");
+        std::fs::write(&file, format!("{DIGITS}classes = \"data\"\n")).unwrap();
+        assert!(load(&file, &[]).unwrap().classes_of_data);
+        let ten = load(&file, &["model.classes=10".into()]).unwrap();
+        assert!(!ten.classes_of_data && ten.model.num_classes() == 10);
+        std::fs::write(&file, DIGITS).unwrap();
+        assert!(load(&file, &["model.classes=data".into()]).unwrap().classes_of_data);
+
+        let problems = problems_of(&format!("{DIGITS}classes = \"dta\"\n"), &[]);
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert_eq!((&*problems[0].key, problems[0].from_set), ("model.classes", false));
+        assert!(problems[0].message.contains("is \"dta\"; expected a number, or \"data\""), "{}", problems[0].message);
     }
 
     #[test]

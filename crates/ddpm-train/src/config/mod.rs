@@ -24,6 +24,10 @@ pub struct Experiment {
     pub augment: AugmentConfig,
     /// The network that predicts.
     pub model: NetworkConfig,
+    /// Whether the network has as many classes as the data: `model.classes = "data"`, which is a number as soon as the
+    /// data are open.
+    #[serde(skip)]
+    pub classes_of_data: bool,
     /// The forward process and what the network predicts of it.
     #[serde(default)]
     pub diffusion: DiffusionConfig,
