@@ -25,6 +25,7 @@ use crate::job::{ClassChoice, SamplingJob};
 use crate::levels::Ladder;
 use crate::measure_likelihood::{self, LikelihoodArgs};
 use crate::noise::NoiseChoice;
+use crate::numbers::at_least;
 use crate::runs::{RunFolder, steps_in, width_of, widths_in};
 use crate::sample::{clip_for, in_half};
 use crate::samplers::{Sampler, SamplerOptions};
@@ -52,16 +53,16 @@ pub struct EvalArgs {
     #[arg(long, value_enum, default_value_t = Part::Test)]
     split: Part,
     /// How many samples; without it, 1000 images or 2048 points, or all files.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least::<2, usize>)]
     count: Option<usize>,
     /// Sample k depends on the seed and on k alone.
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = at_least::<0, u64>)]
     seed: u64,
     /// Samplers, with commas between; each is judged.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "ddim")]
     samplers: Vec<String>,
     /// Steps, with commas between; each is judged. Without it, what is usual for the sampler.
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = at_least::<1, usize>)]
     steps: Vec<usize>,
     /// Noise levels that the steps visit, as `ddpm-infer sample` names them.
     #[arg(long, value_name = "NAME")]
@@ -89,25 +90,25 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     classifier: Option<PathBuf>,
     /// Subsets of the kernel distance.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least::<1, usize>)]
     subsets: usize,
     /// Items in a subset, or as many as there are.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least::<2, usize>)]
     subset_size: usize,
     /// The neighbour whose distance is the radius of a ball, for precision, recall, density and coverage.
-    #[arg(long, value_name = "K", default_value_t = 3)]
+    #[arg(long, value_name = "K", default_value_t = 3, value_parser = at_least::<1, usize>)]
     neighbour: usize,
     /// Items of a set that are compared with every item of the other; the Frechet distance is of all.
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_least::<2, usize>)]
     most: usize,
     /// Measures the bits per dimension of this many test images too, by the bound and by the ODE; takes long.
-    #[arg(long, value_name = "N", conflicts_with = "files")]
+    #[arg(long, value_name = "N", conflicts_with = "files", value_parser = at_least::<1, usize>)]
     bits_per_dim: Option<usize>,
     /// Only makes the features that fall to process I of N; without --shard all of them are put together.
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
     /// Images at once; changes the speed, not the result.
-    #[arg(long, value_name = "B", default_value_t = 64)]
+    #[arg(long, value_name = "B", default_value_t = 64, value_parser = at_least::<1, usize>)]
     batch_size: usize,
     /// Where features are kept.
     #[arg(long, value_name = "DIR", default_value = "evaluations")]
