@@ -26,6 +26,7 @@ pub mod pictures;
 pub mod runs;
 pub mod sample;
 pub mod samplers;
+mod sampling_args;
 pub mod shards;
 pub mod snapshot;
 pub mod steps;
