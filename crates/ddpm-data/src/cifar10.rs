@@ -42,6 +42,7 @@ pub(crate) fn open(config: &Cifar10Config, split: Split) -> Result<OpenData, Dat
         },
         items: byte_images(images),
         skipped: Vec::new(),
+        ignored: Default::default(),
         labels: None,
         flip: Flip::half_if(config.horizontal_flip),
     })

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::names::read_path;
+
 /// Which data, and how they are read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -50,6 +52,7 @@ pub struct DigitsConfig {}
 #[serde(deny_unknown_fields)]
 pub struct ImagesConfig {
     /// The folder or archive; sub-folders `train` and `test`, where both exist, are the split.
+    #[serde(deserialize_with = "read_path")]
     pub path: PathBuf,
     /// Height and width that every picture is scaled and cropped to.
     #[serde(default = "default_image_size")]
@@ -66,7 +69,7 @@ pub struct ImagesConfig {
     /// Mirror half of the training pictures.
     #[serde(default)]
     pub horizontal_flip: bool,
-    /// What to do about files that are not readable pictures.
+    /// What to do about files that should be pictures and cannot be read as such.
     #[serde(default)]
     pub on_bad_file: OnBadFile,
 }
@@ -102,15 +105,15 @@ pub enum ImageResize {
     CoverAndCentreCrop,
 }
 
-/// What to do about files that are not readable pictures.
+/// What to do about files that should be pictures and cannot be read as such. They are known at the start: every file
+/// is then decoded once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBadFile {
     /// Stop with an error that names them.
     #[default]
     Stop,
-    /// Leave them out, and report them. Decodes every file once at the start, because what is left out
-    /// must be known before the order of items is.
+    /// Leave them out, and report them.
     Skip,
 }
 
@@ -119,6 +122,7 @@ pub enum OnBadFile {
 #[serde(deny_unknown_fields)]
 pub struct PackedConfig {
     /// The file.
+    #[serde(deserialize_with = "read_path")]
     pub path: PathBuf,
     /// Mirror half of the training pictures.
     #[serde(default)]
@@ -130,6 +134,7 @@ pub struct PackedConfig {
 #[serde(deny_unknown_fields)]
 pub struct Cifar10Config {
     /// The folder.
+    #[serde(deserialize_with = "read_path")]
     pub path: PathBuf,
     /// Mirror half of the training pictures (the paper does).
     #[serde(default = "default_true")]
@@ -141,6 +146,7 @@ pub struct Cifar10Config {
 #[serde(deny_unknown_fields)]
 pub struct MnistConfig {
     /// The folder.
+    #[serde(deserialize_with = "read_path")]
     pub path: PathBuf,
     /// 28 as in the files, or 32 by a border of background, which halves more often.
     #[serde(default)]
@@ -177,6 +183,7 @@ pub struct PointsConfig {
 #[serde(deny_unknown_fields)]
 pub struct CsvConfig {
     /// The file.
+    #[serde(deserialize_with = "read_path")]
     pub path: PathBuf,
     /// The columns of the two coordinates.
     #[serde(default = "default_columns")]
@@ -360,6 +367,15 @@ mod tests {
     fn a_missing_path_is_named() {
         let error = parse("kind = 'images'").unwrap_err().to_string();
         assert!(error.contains("path"), "{error}");
+    }
+
+    #[test]
+    fn a_tilde_at_the_front_of_a_path_is_the_home_folder() {
+        for (kind, _) in KINDS.into_iter().filter(|(_, path)| !path.is_empty()) {
+            let config = serde_json::to_value(parse(&format!("kind = '{kind}'\npath = '~/pics'")).unwrap()).unwrap();
+            let expected = crate::with_home(std::path::Path::new("~/pics"));
+            assert_eq!(config["path"], serde_json::json!(expected), "{kind}");
+        }
     }
 
     #[test]

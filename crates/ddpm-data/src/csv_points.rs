@@ -34,10 +34,15 @@ pub(crate) fn open(config: &CsvConfig, split: Split) -> Result<OpenData, DataErr
         info: DataInfo { name: "csv".into(), shape: vec![2], classes: Vec::new(), units },
         items: Arc::new(InMemDataset::new(items)),
         skipped: Vec::new(),
+        ignored: Default::default(),
         labels: None,
         flip: Flip::Never,
     })
 }
+
+/// Names and letters of a name that a message shows at most.
+const NAMES_SHOWN: usize = 20;
+const LONGEST_SHOWN: usize = 60;
 
 /// A column that was found.
 struct Found {
@@ -91,7 +96,7 @@ fn find_columns(first: &ByteRecord, path: &Path, columns: &[Column; 2]) -> Resul
     let find = |column: &Column| match column {
         Column::Index(index) => {
             let label = match first.get(*index) {
-                Some(cell) if parse(cell).is_none() => format!("{index} ({})", names[*index]),
+                Some(cell) if parse(cell).is_none() => format!("{index} ({})", quoted(cell).trim_matches('"')),
                 _ => index.to_string(),
             };
             Ok(Found { index: *index, label })
@@ -105,8 +110,12 @@ fn find_columns(first: &ByteRecord, path: &Path, columns: &[Column; 2]) -> Resul
                     Err(DataError::format(path, reason))
                 }
                 (None, _) => {
-                    let names = names.join(", ");
-                    let reason = format!("no column is named {wanted:?}; the first line has: {names}");
+                    let shown: Vec<_> = first.iter().take(NAMES_SHOWN).map(quoted).collect();
+                    let (shown, more) = (shown.join(", "), if names.len() > NAMES_SHOWN { ", ..." } else { "" });
+                    let reason = format!(
+                        "no column is named {wanted:?}; the first line has: {shown}{more} (comma-separated names are \
+                         expected)"
+                    );
                     Err(DataError::format(path, reason))
                 }
             }
@@ -128,7 +137,16 @@ fn number(record: &ByteRecord, column: &Found) -> Result<f64, String> {
     match parse(cell) {
         // Beyond this, squares overflow.
         Some(number) if number.abs() < 1e150 => Ok(number),
-        _ => Err(format!("{:?} is not a finite number", String::from_utf8_lossy(cell))),
+        _ => Err(format!("{} is not a finite number; expected comma-separated numbers", quoted(cell))),
+    }
+}
+
+/// A cell as messages show it, which may be a whole file without a comma.
+fn quoted(cell: &[u8]) -> String {
+    let text = String::from_utf8_lossy(cell);
+    match text.char_indices().nth(LONGEST_SHOWN) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}...", &text[..end]),
     }
 }
 
@@ -159,7 +177,8 @@ fn standardise(train: &[([f64; 2], bool)], path: &Path) -> Result<Units, DataErr
         let std = variance.sqrt();
         // Rounding leaves a little of nothing.
         if std <= 1e-12 * mean.abs() || std == 0.0 {
-            let reason = format!("coordinate {k} is {mean} in all lines; expected numbers that differ");
+            let value = train[0].0[k];
+            let reason = format!("coordinate {k} is {value} in all lines; expected numbers that differ");
             return Err(DataError::format(path, reason));
         }
         (units.shift[k], units.scale[k]) = (mean, std);
@@ -200,7 +219,7 @@ mod tests {
         assert_eq!(read_columns(text, [name("y"), Column::Index(1)]), expected);
         assert_eq!(read_columns(text, [Column::Index(3), name("x")]), expected);
         let message = read_columns(text, [name("X"), name("y")]).unwrap_err();
-        assert!(message.contains("no column is named \"X\"") && message.contains("id, x,"), "{message}");
+        assert!(message.contains("no column is named \"X\"") && message.contains("\"id\", \"x\","), "{message}");
         let message = read_columns(text, [name("x"), Column::Index(1)]).unwrap_err();
         assert!(message.contains("both coordinates are column 1 (x)"), "{message}");
         let message = read_columns(b"a,a\n1,2", [name("a"), Column::Index(1)]).unwrap_err();
@@ -217,7 +236,8 @@ mod tests {
             ("1,2\n1e200,2\n", "line 2, column 0: \"1e200\""),
             ("1.o,2\n3,4\n", "line 1, column 0 (1.o): \"1.o\""),
             ("1,2\n3\n", "line 2, column 1: the line has 1 column(s)"),
-            ("1;2\n3;4\n", "line 1, column 0 (1;2): \"1;2\" is not a finite number"),
+            ("1;2\n3;4\n", "line 1, column 0 (1;2): \"1;2\" is not a finite number; expected comma-separated"),
+            ("a;b\n1;2\n", "line 1, column 0 (a;b): \"a;b\" is not a finite number; expected comma-separated"),
             ("", "t.csv: no points"),
             ("x,y\n", "t.csv: no points"),
         ] {
@@ -268,5 +288,15 @@ mod tests {
         assert!(message().contains("p.csv: not found"), "{}", message());
         std::fs::write(&path, "0.1,1\n0.1,2\n0.1,3\n").unwrap();
         assert!(message().contains("coordinate 0 is 0.1 in all lines"), "{}", message());
+        // A sum of many shares of one is not one.
+        std::fs::write(&path, (0..200).map(|k| format!("{k},1\n")).collect::<String>()).unwrap();
+        assert!(message().contains("coordinate 1 is 1 in all lines"), "{}", message());
+        // A word that is very long, and very many names.
+        std::fs::write(&path, format!("{},2\n", "long ".repeat(100_000))).unwrap();
+        assert!(message().contains("long") && message().len() < 500, "{} bytes", message().len());
+        std::fs::write(&path, "name,".repeat(100_000)).unwrap();
+        let config = CsvConfig { path: path.clone(), columns: [name("x"), name("y")] };
+        let said = open(&config, Split::Train).err().unwrap().to_string();
+        assert!(said.contains("no column is named \"x\"") && said.len() < 1000, "{} bytes", said.len());
     }
 }

@@ -40,6 +40,7 @@ pub(crate) fn open(split: Split) -> Result<OpenData, DataError> {
         },
         items: Arc::new(InMemDataset::new(items)),
         skipped: Vec::new(),
+        ignored: Default::default(),
         labels: None,
         flip: Flip::Never,
     })

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::names::{printable, shown};
+
 /// A file that is not a readable picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadFile {
@@ -15,7 +17,33 @@ pub struct BadFile {
 
 impl fmt::Display for BadFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.reason)
+        write!(f, "{}: {}", shown(&self.path), printable(&self.reason))
+    }
+}
+
+/// Files in a folder of pictures that are none, by their names or by their content: captions, tables, archives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ignored {
+    /// How many.
+    pub count: usize,
+    /// The first of them, from the folder on.
+    pub first: Vec<PathBuf>,
+}
+
+impl Ignored {
+    /// As many names as a line holds.
+    pub(crate) const NAMED: usize = 3;
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.first.iter().map(|path| shown(path)).collect();
+        let more = if self.count > names.len() { ", ..." } else { "" };
+        match self.count {
+            1 => write!(f, "1 file is no picture and is left out: ")?,
+            count => write!(f, "{count} files are no pictures and are left out: ")?,
+        }
+        write!(f, "{}{more}", names.join(", "))
     }
 }
 
@@ -31,7 +59,7 @@ pub enum DataError {
         reason: String,
     },
     /// A file or folder is not there.
-    #[error("{}: not found; expected {expected}", path.display())]
+    #[error("{}: not found; expected {expected}", shown(path))]
     NotFound {
         /// What was looked for.
         path: PathBuf,
@@ -39,7 +67,7 @@ pub enum DataError {
         expected: String,
     },
     /// The operating system refused.
-    #[error("{}: cannot be read: {source}", path.display())]
+    #[error("{}: cannot be read: {source}", shown(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -47,7 +75,7 @@ pub enum DataError {
         source: io::Error,
     },
     /// A file cannot be written.
-    #[error("{}: cannot be written: {source}", path.display())]
+    #[error("{}: cannot be written: {source}", shown(path))]
     Write {
         /// The file.
         path: PathBuf,
@@ -55,7 +83,7 @@ pub enum DataError {
         source: io::Error,
     },
     /// A folder without items.
-    #[error("{}: the folder is empty; expected {expected}", path.display())]
+    #[error("{}: the folder is empty; expected {expected}", shown(path))]
     EmptyFolder {
         /// The folder.
         path: PathBuf,
@@ -63,7 +91,7 @@ pub enum DataError {
         expected: String,
     },
     /// Files in an image folder that are not readable pictures.
-    #[error("{}: {}", folder.display(), describe_bad_files(files))]
+    #[error("{}: {}", shown(folder), describe_bad_files(folder, files))]
     BadFiles {
         /// The image folder.
         folder: PathBuf,
@@ -71,7 +99,7 @@ pub enum DataError {
         files: Vec<BadFile>,
     },
     /// A file is not what it should be.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", shown(path), printable(reason))]
     Format {
         /// The file.
         path: PathBuf,
@@ -79,7 +107,7 @@ pub enum DataError {
         reason: String,
     },
     /// A cell of a CSV file is not a number.
-    #[error("{}, line {line}, column {column}: {reason}", path.display())]
+    #[error("{}, line {line}, column {}: {reason}", shown(path), printable(column))]
     Cell {
         /// The file.
         path: PathBuf,
@@ -131,19 +159,27 @@ impl DataError {
 /// More names than this hide the message.
 const NAMES_SHOWN: usize = 10;
 
-fn describe_bad_files(files: &[BadFile]) -> String {
+fn describe_bad_files(folder: &Path, files: &[BadFile]) -> String {
     let mut text = match files.len() {
-        1 => "1 file is not a readable picture".to_string(),
-        count => format!("{count} files are not readable pictures"),
+        1 => "1 file is not a readable picture:".to_string(),
+        count => format!("{count} files are not readable pictures:"),
     };
-    text += " (on_bad_file = \"skip\" leaves such files out):";
     for file in files.iter().take(NAMES_SHOWN) {
         text += &format!("\n  {file}");
     }
     if files.len() > NAMES_SHOWN {
         text += &format!("\n  ... and {} more", files.len() - NAMES_SHOWN);
     }
-    text
+    text + "\nmend or remove them, or leave them out; " + &ways_out(folder)
+}
+
+/// What to do about files that are not readable pictures.
+pub(crate) fn ways_out(folder: &Path) -> String {
+    format!(
+        "`--set data.on_bad_file=skip` leaves such files out, also with `--resume RUN`; `cargo xtask data {:?}` lists \
+         them all",
+        folder
+    )
 }
 
 #[cfg(test)]
@@ -158,6 +194,36 @@ mod tests {
         let text = error.to_string();
         assert!(text.starts_with("cats: 13 files are not"), "{text}");
         assert!(text.contains("9.png") && !text.contains("10.png"), "{text}");
-        assert!(text.ends_with("... and 3 more"), "{text}");
+        assert!(text.contains("... and 3 more\n"), "{text}");
+        for way in ["--set data.on_bad_file=skip", "--resume", "cargo xtask data \"cats\""] {
+            assert!(text.contains(way), "{text} should contain {way}");
+        }
+    }
+
+    #[test]
+    fn names_stay_in_their_line_whatever_they_hold() {
+        let path = PathBuf::from("a\nb\u{1b}[2J.png");
+        let expected = "a\\nb\\u{1b}[2J.png";
+        let bad = BadFile { path: path.clone(), reason: "c\rd is damaged".into() };
+        let errors = [
+            DataError::NotFound { path: path.clone(), expected: "a folder".into() }.to_string(),
+            DataError::format(&path, "no picture in e\nf").to_string(),
+            bad.to_string(),
+            Ignored { count: 1, first: vec![path.clone()] }.to_string(),
+        ];
+        for text in errors {
+            assert!(text.contains(expected) && !text.contains(char::is_control), "{text:?}");
+        }
+        let many = DataError::BadFiles { folder: path, files: vec![bad] }.to_string();
+        assert!(many.lines().count() == 3 && many.contains(expected), "{many:?}");
+    }
+
+    #[test]
+    fn ignored_files_are_counted_and_the_first_are_named() {
+        let first = ["a.txt", "b/c.json", "d"].map(PathBuf::from).to_vec();
+        let text = Ignored { count: 12, first }.to_string();
+        assert_eq!(text, "12 files are no pictures and are left out: a.txt, b/c.json, d, ...");
+        let text = Ignored { count: 1, first: vec!["readme.txt".into()] }.to_string();
+        assert_eq!(text, "1 file is no picture and is left out: readme.txt");
     }
 }

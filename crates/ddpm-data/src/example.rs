@@ -3,6 +3,7 @@
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use crate::names::printable;
 use crate::random::{Stream, rng};
 
 /// One item of a dataset.
@@ -33,7 +34,20 @@ impl DataInfo {
     pub fn values_per_item(&self) -> usize {
         self.shape.iter().product()
     }
+
+    /// How many classes there are and the names of the first, as messages have it: `5 (animals, faces, ...)`.
+    pub fn classes_in_short(&self) -> String {
+        let names: Vec<String> = self.classes.iter().take(CLASSES_NAMED).map(|name| printable(name)).collect();
+        let more = if self.classes.len() > CLASSES_NAMED { ", ..." } else { "" };
+        match self.classes.len() {
+            0 => "none".into(),
+            count => format!("{count} ({}{more})", names.join(", ")),
+        }
+    }
 }
+
+/// Names that a message has room for.
+const CLASSES_NAMED: usize = 5;
 
 /// Data unit = value * scale + shift, per channel or coordinate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,6 +115,17 @@ mod tests {
         assert_eq!(units.data_unit(0, 2.0), 4.0);
         assert_eq!(units.value(1, units.data_unit(1, -0.3)), -0.3);
         assert_eq!(Units::identity(2).data_unit(1, 7.5), 7.5);
+    }
+
+    #[test]
+    fn a_few_classes_are_named() {
+        let mut info =
+            DataInfo { name: "images".into(), shape: vec![1, 2, 2], classes: Vec::new(), units: Units::identity(1) };
+        assert_eq!(info.classes_in_short(), "none");
+        info.classes = ["a", "b\n"].map(String::from).to_vec();
+        assert_eq!(info.classes_in_short(), "2 (a, b\\n)");
+        info.classes = (0..9).map(|class| class.to_string()).collect();
+        assert_eq!(info.classes_in_short(), "9 (0, 1, 2, 3, 4, ...)");
     }
 
     #[test]

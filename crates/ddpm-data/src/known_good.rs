@@ -10,8 +10,8 @@ use std::time::UNIX_EPOCH;
 use crate::hold_out::key_of_name;
 use crate::random::{Stream, mix};
 
-/// Fewer files than this are looked at in no time.
-pub(crate) const WORTH_KEEPING: usize = 1000;
+/// Fewer files than this are decoded in no time.
+pub(crate) const WORTH_KEEPING: usize = 100;
 
 const MAGIC: &[u8; 16] = b"ddpm good files\n";
 
@@ -77,9 +77,9 @@ impl KnownGood {
     }
 }
 
-/// The file for what was found below a root by headers, or by decoding.
-pub(crate) fn note(cache: &Path, root: &Path, decoded: bool) -> PathBuf {
+/// The file for what was found below a root.
+pub(crate) fn note(cache: &Path, root: &Path) -> PathBuf {
     let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_path_buf());
     let key = key_of_name(root.components().map(|part| part.as_os_str().as_encoded_bytes()));
-    cache.join(format!("{key:016x}.{}", if decoded { "decoded" } else { "good" }))
+    cache.join(format!("{key:016x}.whole"))
 }

@@ -17,6 +17,7 @@ mod image_folder;
 mod known_good;
 mod loader;
 mod mnist;
+mod names;
 mod open;
 mod order;
 pub mod packed;
@@ -31,9 +32,10 @@ pub use config::{
     Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, ImageChannels, ImageLabels, ImageResize, ImagesConfig,
     MnistConfig, MnistSize, OnBadFile, PackedConfig, PointsConfig, Problem,
 };
-pub use error::{BadFile, DataError};
+pub use error::{BadFile, DataError, Ignored};
 pub use example::{DataInfo, Example, Flip, Units};
 pub use loader::{ExampleBatch, ExampleBatcher, OrderedLoader, ReadingSpeed, StreamItem};
-pub use open::{OpenData, Split, open};
+pub use names::{printable, shown, with_home};
+pub use open::{CheckProgress, OpenData, Split, open, open_with_progress};
 pub use order::{BalancedOrder, Order, items_by_class, permutation};
 pub use pictures::{Fit, read_pictures};

@@ -401,6 +401,7 @@ mod tests {
             },
             items,
             skipped: Vec::new(),
+            ignored: Default::default(),
             labels: None,
             flip,
         }

@@ -72,6 +72,7 @@ pub(crate) fn open(
         },
         items: byte_images(images),
         skipped: Vec::new(),
+        ignored: Default::default(),
         labels: None,
         flip: Flip::half_if(config.horizontal_flip),
     })

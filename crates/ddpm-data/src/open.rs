@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn_dataset::{Dataset, DatasetError};
 
 use crate::config::DataConfig;
-use crate::error::{BadFile, DataError};
+use crate::error::{BadFile, DataError, Ignored};
 use crate::example::{DataInfo, Example, Flip};
 use crate::points::Shape;
 use crate::{cifar10, csv_points, digits, image_folder, mnist, packed, points};
@@ -38,6 +38,8 @@ pub struct OpenData {
     pub items: Arc<dyn Dataset<Example>>,
     /// Files that were left out because the config allows it.
     pub skipped: Vec<BadFile>,
+    /// Files among the pictures that are none.
+    pub ignored: Ignored,
     /// The class of every item, where it is known without reading the items; see [`OpenData::labels`].
     pub labels: Option<Arc<[u32]>>,
     /// Whether the items are mirrored at random when they are learnt from.
@@ -55,16 +57,29 @@ impl OpenData {
     }
 }
 
+/// Is told, from any thread, how many files of a folder of pictures have been checked, and of how many.
+pub type CheckProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
 /// Finds and checks the data of a config. The seed is for generated points only: which files and pictures
 /// belong to a split never depends on it.
 pub fn open(config: &DataConfig, split: Split, seed: u64) -> Result<OpenData, DataError> {
+    open_with_progress(config, split, seed, &|_, _| {})
+}
+
+/// [`open`], which takes minutes where a great many pictures are checked for the first time.
+pub fn open_with_progress(
+    config: &DataConfig,
+    split: Split,
+    seed: u64,
+    progress: CheckProgress<'_>,
+) -> Result<OpenData, DataError> {
     if let Some(problem) = config.problems().into_iter().next() {
         return Err(DataError::Config { key: problem.key, reason: problem.reason });
     }
     let name = config.kind();
     let mut data = match config {
         DataConfig::Digits(_) => digits::open(split)?,
-        DataConfig::Images(images) => image_folder::open(images, split)?,
+        DataConfig::Images(images) => image_folder::open(images, split, progress)?,
         DataConfig::Packed(packed) => packed::open(packed, split)?,
         DataConfig::Cifar10(cifar) => cifar10::open(cifar, split)?,
         DataConfig::Mnist(mnist) => mnist::open(mnist, name, &mnist::DIGITS, split)?,

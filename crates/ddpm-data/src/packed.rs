@@ -15,11 +15,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ImagesConfig, PackedConfig};
-use crate::error::{BadFile, DataError};
-use crate::example::{DataInfo, Example, Flip};
+use crate::error::{BadFile, DataError, Ignored};
+use crate::example::{DataInfo, Example, Flip, Units};
 use crate::image_folder::{self, Images};
 use crate::known_good::cache_folder;
-use crate::open::{OpenData, Split};
+use crate::names::shown;
+use crate::open::{CheckProgress, OpenData, Split};
 use crate::pixels::values_of_bytes;
 
 const MAGIC: &[u8; 16] = b"ddpm pictures 1\n";
@@ -50,20 +51,22 @@ pub struct Packed {
 }
 
 /// Decodes all pictures of a folder or archive into the file `out`, and tells `progress` how many are done, and of how
-/// many. Gives the description, and the files that were left out.
+/// many. Before that all of them are checked. Gives the description, the files that were left out, and those that are
+/// no pictures.
 pub fn build(
     source: &ImagesConfig,
     out: &Path,
+    checked: CheckProgress<'_>,
     mut progress: impl FnMut(usize, usize),
-) -> Result<(Packed, Vec<BadFile>), DataError> {
+) -> Result<(Packed, Vec<BadFile>, Ignored), DataError> {
     let mut source = source.clone();
     source.path =
         fs::canonicalize(&source.path).map_err(|error| DataError::io(&source.path, image_folder::EXPECTED, error))?;
     let fingerprint = image_folder::fingerprint(&source.path)?;
     let cache = cache_folder();
-    let open = |split| Images::open(&source, split, cache.as_deref());
+    let open = |split| Images::open(&source, split, cache.as_deref(), checked);
     let splits = [open(Split::Train)?, open(Split::Test)?];
-    let info = image_folder::open(&source, Split::Train)?.info;
+    let info = splits[0].info();
 
     let on_io = |source| DataError::Write { path: out.to_path_buf(), source };
     let aside = out.with_extension(format!("{}.tmp", std::process::id()));
@@ -102,7 +105,7 @@ pub fn build(
         let _ = fs::remove_file(&aside);
     }
     let [train, _] = splits;
-    Ok((written?, train.skipped))
+    Ok((written?, train.skipped, train.ignored))
 }
 
 /// Reads a whole file and compares it with its checksum.
@@ -157,12 +160,20 @@ pub(crate) fn open(config: &PackedConfig, split: Split) -> Result<OpenData, Data
         info: packed.info,
         items: Arc::new(Mapped { map, start: MAGIC.len() + first * width, width, len, labels: labels.clone() }),
         skipped: Vec::new(),
+        ignored: Default::default(),
         labels,
         flip: Flip::half_if(config.horizontal_flip),
     })
 }
 
 impl Packed {
+    /// Whether the items have pixels, and units for each of their channels.
+    fn describes_pictures(&self) -> bool {
+        let Units { shift, scale } = &self.info.units;
+        matches!(*self.info.shape, [channels @ (1 | 3), height, width]
+            if height > 0 && width > 0 && shift.len() == channels && scale.len() == channels)
+    }
+
     /// Bytes before the description.
     fn body(&self) -> Option<u64> {
         let item = self.info.shape.iter().try_fold(1u64, |bytes, &size| bytes.checked_mul(size as u64))?;
@@ -177,7 +188,7 @@ impl Packed {
         if !source.exists() || image_folder::fingerprint(source)? == self.fingerprint {
             return Ok(());
         }
-        let source = source.display();
+        let source = shown(source);
         let reason =
             format!("{source} has changed since this was made of it; make it again with `ddpm-infer data build`");
         Err(DataError::format(path, reason))
@@ -210,6 +221,9 @@ fn describe(path: &Path) -> Result<(File, Packed, u64), DataError> {
     let packed: Packed = serde_json::from_slice(&description).map_err(|error| {
         DataError::format(path, format!("its description cannot be read ({error}); make it again with this version"))
     })?;
+    if !packed.describes_pictures() {
+        return Err(damaged(path, format!("its items have the shape {:?}", packed.info.shape)));
+    }
     if packed.body() != Some(start) {
         return Err(damaged(path, format!("it has {start} bytes of pictures, and describes others")));
     }
@@ -308,7 +322,7 @@ mod tests {
     fn packed_pictures_are_those_of_the_folder_in_the_same_order() {
         let (_dir, config, out) = folder();
         let mut told = Vec::new();
-        let (described, skipped) = build(&config, &out, |done, all| told.push((done, all))).unwrap();
+        let (described, skipped, _) = build(&config, &out, &|_, _| {}, |done, all| told.push((done, all))).unwrap();
         assert_eq!((described.train, described.test, skipped.len()), (18, 2, 0));
         assert_eq!(told, [(18, 20), (20, 20)]);
         assert_eq!(verify(&out).unwrap(), described);
@@ -326,7 +340,7 @@ mod tests {
     #[test]
     fn stale_and_damaged_files_are_named() {
         let (_dir, config, out) = folder();
-        build(&config, &out, |_, _| {}).unwrap();
+        build(&config, &out, &|_, _| {}, |_, _| {}).unwrap();
         let said = |expected: &str, at_once: bool| {
             let refused = [verify(&out).err(), split(&packed(&out), Split::Train).err()];
             let [verified, opened] = refused.map(|error| error.map_or(String::new(), |error| error.to_string()));
@@ -358,7 +372,7 @@ mod tests {
         let one = config.path.join("cat/0.png");
         fs::copy(config.path.join("dog/1.png"), &one).unwrap();
         said("has changed since", true);
-        build(&config, &out, |_, _| {}).unwrap();
+        build(&config, &out, &|_, _| {}, |_, _| {}).unwrap();
         fs::remove_file(&one).unwrap();
         said("has changed since", true);
     }
@@ -367,11 +381,11 @@ mod tests {
     fn what_cannot_be_packed_leaves_nothing_behind() {
         let (dir, config, out) = folder();
         fs::write(config.path.join("cat/bad.png"), "no picture").unwrap();
-        assert!(build(&config, &out, |_, _| {}).unwrap_err().to_string().contains("bad.png"));
+        assert!(build(&config, &out, &|_, _| {}, |_, _| {}).unwrap_err().to_string().contains("bad.png"));
         let nowhere = dir.path().join("no/folder/x.ddpm");
         let skip = ImagesConfig { on_bad_file: crate::OnBadFile::Skip, ..config };
-        assert!(build(&skip, &nowhere, |_, _| {}).unwrap_err().to_string().contains("cannot be written"));
-        let (described, skipped) = build(&skip, &out, |_, _| {}).unwrap();
+        assert!(build(&skip, &nowhere, &|_, _| {}, |_, _| {}).unwrap_err().to_string().contains("cannot be written"));
+        let (described, skipped, _) = build(&skip, &out, &|_, _| {}, |_, _| {}).unwrap();
         assert_eq!((described.train + described.test, skipped.len()), (20, 1));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }

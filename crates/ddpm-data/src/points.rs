@@ -44,6 +44,7 @@ pub(crate) fn open(shape: Shape, config: &PointsConfig, name: &str, split: Split
         info: DataInfo { name: name.into(), shape: vec![2], classes: Vec::new(), units: Units::identity(2) },
         items: Arc::new(Points { shape, count: config.count, seed: config.seed.unwrap_or(seed), stream }),
         skipped: Vec::new(),
+        ignored: Default::default(),
         labels: None,
         flip: Flip::Never,
     }

@@ -1,6 +1,6 @@
 //! Pictures in a zip archive, which is never unpacked.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
@@ -8,7 +8,6 @@ use std::path::{Component, Path, PathBuf};
 use crate::error::DataError;
 use crate::file_list::FileList;
 use crate::image_folder::EXPECTED;
-use crate::open::Split;
 use crate::zip::{self, Member, ZipError};
 
 /// A file in an archive is read into memory whole.
@@ -24,52 +23,20 @@ pub(crate) struct ZipPictures {
 }
 
 impl ZipPictures {
-    /// Opens a split; besides, all its top folders, and whether the archive has its own split.
-    pub(crate) fn open(path: &Path, split: Split) -> Result<(Self, BTreeSet<String>, bool), DataError> {
-        let wrong = |error| match error {
-            ZipError::Io(source) => DataError::io(path, EXPECTED, source),
-            ZipError::Broken(reason) => DataError::format(path, format!("{reason}; expected {EXPECTED}")),
-        };
-        let mut file = File::open(path).map_err(|source| DataError::io(path, EXPECTED, source))?;
-        let mut found: Vec<(String, Member)> = Vec::new();
-        zip::for_each(&mut file, |name, member| {
-            let mut parts = Path::new(&name).components();
-            if parts.clone().any(|part| !matches!(part, Component::Normal(_))) {
-                return Err(ZipError::Broken(format!("{name} leads out of the archive")));
-            }
-            // What a Mac packs beside the files, and what is hidden.
-            if !parts.any(|part| part.as_os_str().as_encoded_bytes().starts_with(b"."))
-                && !name.starts_with("__MACOSX/")
-            {
-                found.push((name, member));
-            }
-            Ok(())
-        })
-        .map_err(wrong)?;
-        found.sort_by(|(a, _), (b, _)| Path::new(a).cmp(Path::new(b)));
-        if let Some([(name, _), _]) = found.array_windows().find(|[(a, _), (b, _)]| a == b) {
-            return Err(DataError::format(path, format!("{name} is in the archive twice")));
-        }
-        if found.is_empty() {
-            return Err(DataError::EmptyFolder { path: path.to_path_buf(), expected: EXPECTED.into() });
-        }
+    /// Opens an archive: whole, or its train and its test if it has its own split.
+    pub(crate) fn open(path: &Path) -> Result<Vec<Self>, DataError> {
+        let found = members(path)?;
+        let folders = ["train/", "test/"];
+        let has_split = folders.iter().all(|folder| found.iter().any(|(name, _)| name.starts_with(folder)));
+        let prefixes = if has_split { &folders[..] } else { &[""] };
+        prefixes.iter().map(|prefix| Self::below(path, prefix, &found)).collect()
+    }
 
-        let has_split = ["train/", "test/"].iter().all(|folder| found.iter().any(|(name, _)| name.starts_with(folder)));
-        let top_folder = |name: &str| Some(name.split_once('/')?.0.to_string());
-        let top_folders = found.iter().filter_map(|(name, _)| match has_split {
-            true => top_folder(["train/", "test/"].iter().find_map(|folder| name.strip_prefix(folder))?),
-            false => top_folder(name),
-        });
-        let top_folders = top_folders.collect();
-        let prefix = match (has_split, split) {
-            (false, _) => "",
-            (true, Split::Train) => "train/",
-            (true, Split::Test) => "test/",
-        };
-
+    /// The files whose names begin so.
+    fn below(path: &Path, prefix: &'static str, found: &[(String, Member)]) -> Result<Self, DataError> {
         let mut this = Self { path: path.to_path_buf(), files: FileList::default(), members: Vec::new(), prefix };
         let mut folders = HashMap::new();
-        for (name, member) in &found {
+        for (name, member) in found {
             let Some(name) = name.strip_prefix(prefix) else { continue };
             let (folder, name) = name.rsplit_once('/').unwrap_or(("", name));
             let folder = *folders.entry(folder.to_string()).or_insert_with(|| this.files.add_folder(folder.into()));
@@ -80,7 +47,7 @@ impl ZipPictures {
         }
         this.files.shrink();
         this.members.shrink_to_fit();
-        Ok((this, top_folders, has_split))
+        Ok(this)
     }
 
     /// The bytes of a file.
@@ -92,4 +59,34 @@ impl ZipPictures {
         let name = format!("{}{}", self.prefix, parts.join("/"));
         self.members[file].read(&mut archive, &name, LARGEST_FILE).map_err(|error| error.to_string())
     }
+}
+
+/// All files of an archive that are not hidden, sorted by name.
+fn members(path: &Path) -> Result<Vec<(String, Member)>, DataError> {
+    let wrong = |error| match error {
+        ZipError::Io(source) => DataError::io(path, EXPECTED, source),
+        ZipError::Broken(reason) => DataError::format(path, format!("{reason}; expected {EXPECTED}")),
+    };
+    let mut file = File::open(path).map_err(|source| DataError::io(path, EXPECTED, source))?;
+    let mut found: Vec<(String, Member)> = Vec::new();
+    zip::for_each(&mut file, |name, member| {
+        let mut parts = Path::new(&name).components();
+        if parts.clone().any(|part| !matches!(part, Component::Normal(_))) {
+            return Err(ZipError::Broken(format!("{name} leads out of the archive")));
+        }
+        // What a Mac packs beside the files, and what is hidden.
+        if !parts.any(|part| part.as_os_str().as_encoded_bytes().starts_with(b".")) && !name.starts_with("__MACOSX/") {
+            found.push((name, member));
+        }
+        Ok(())
+    })
+    .map_err(wrong)?;
+    found.sort_by(|(a, _), (b, _)| Path::new(a).cmp(Path::new(b)));
+    if let Some([(name, _), _]) = found.array_windows().find(|[(a, _), (b, _)]| a == b) {
+        return Err(DataError::format(path, format!("{name} is in the archive twice")));
+    }
+    if found.is_empty() {
+        return Err(DataError::EmptyFolder { path: path.to_path_buf(), expected: EXPECTED.into() });
+    }
+    Ok(found)
 }

@@ -226,7 +226,7 @@ fn damaged_packed_pictures_are_survived() {
     let path = dir.path().join("pictures.ddpm");
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/archives/pictures.zip");
     let DataConfig::Images(source) = config("images", &archive, "size = 4\nlabels = 'folders'") else { panic!() };
-    ddpm_data::packed::build(&source, &path, |_, _| {}).unwrap();
+    ddpm_data::packed::build(&source, &path, &|_, _| {}, |_, _| {}).unwrap();
     let whole = fs::read(&path).unwrap();
     let config = config("packed", &path, "");
     let read = || open(&config, fs::metadata(&path).unwrap().len() as usize, PER_BYTE);
@@ -243,6 +243,7 @@ fn damaged_packed_pictures_are_survived() {
         ("[3,4,4]", "[3,4294967296,4294967296]"),
         ("[3,4,4]", "[]"),
         ("[\"a\",\"b\"]", "[]"),
+        ("\"scale\":[1.0,1.0,1.0]", "\"scale\":[]"),
     ] {
         let text = description.replacen(from, to, 1);
         assert_ne!(text, description);
@@ -251,4 +252,12 @@ fn damaged_packed_pictures_are_survived() {
         let said = read().unwrap_err();
         assert!(said.contains("pictures.ddpm"), "{said}");
     }
+    // Of pictures without a pixel any number would fit.
+    let text = description.replacen("[3,4,4]", "[3,0,4]", 1).replacen("[\"a\",\"b\"]", "[]", 1);
+    let text = text.replacen("\"train\":4", "\"train\":400000000000", 1);
+    let start = "ddpm pictures 1\n".len();
+    let tail = [&(start as u64).to_le_bytes()[..], &crc32(text.as_bytes()).to_le_bytes()].concat();
+    fs::write(&path, [&whole[..start], text.as_bytes(), &tail].concat()).unwrap();
+    let said = ddpm_data::open(&config, Split::Train, 0).err().unwrap().to_string();
+    assert!(said.contains("pictures.ddpm") && said.contains("[3, 0, 4]"), "{said}");
 }

@@ -33,7 +33,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "PIXELS")]
     size: usize,
     /// What else the file does not hold, by the keys of an experiment: model.heads=4, model.heads.width=64,
-    /// diffusion.schedule.kind=cosine, diffusion.schedule.steps=4000, diffusion.rescaled_times=true; repeatable.
+    /// model.heads_up=8 (num_heads_upsample), diffusion.schedule.kind=cosine, diffusion.schedule.steps=4000, diffusion.rescaled_times=true; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
     /// guided-diffusion was run with --use_new_attention_order True.
@@ -136,7 +136,7 @@ fn unanswered(deduced: &Deduced, scheme: Scheme, settings: &Settings) -> Vec<(&'
     let mut keys = Vec::new();
     if !deduced.heads_known {
         let help = "--set model.heads=4 for 4 heads (improved-diffusion's default), --set model.heads.width=64 for \
-                    heads of 64 channels";
+                    heads of 64 channels; where the way up has others (num_heads_upsample), also --set model.heads_up=N";
         keys.push(("model.heads", help.to_string()));
     }
     if matches!(scheme, Scheme::OpenAi(_)) {

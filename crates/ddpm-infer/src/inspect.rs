@@ -197,6 +197,9 @@ impl Report {
         self.say("levels", format!("{}, from the image down", levels.join(", ")));
         self.say("blocks", format!("{} on each level, {:?} time shift", config.blocks_per_level, config.time_shift));
         self.say("resampling", format!("{:?}, {:?} padding", config.resampling, config.downsample_padding));
+        if let Some(up) = config.heads_up {
+            self.say("attention", format!("{} on the way down, {up} on the way up", config.heads));
+        }
         if config.classes > 0 {
             let null = if config.null_class { ", and the null class" } else { "" };
             self.say("labels", format!("{}{null}", config.classes));

@@ -1,12 +1,15 @@
 //! `ddpm-infer data`: what datasets there are, what one holds before a training is started on it, and packing of pictures.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use ddpm_data::packed::{self, Packed};
-use ddpm_data::{DataConfig, ImagesConfig, OpenData, Split};
+use ddpm_data::{DataConfig, ImagesConfig, OpenData, Split, printable, shown, with_home};
 
 use crate::bar::progress_bar;
 use crate::job::Samples;
@@ -32,8 +35,15 @@ const FROM_PATH: [(&str, &str); 6] = [
     ("fashion-mnist", "the same for Fashion-MNIST"),
     ("csv", "a CSV file with two columns of numbers"),
 ];
-/// Items in the picture of `--out`.
+/// Items in the picture of `--out`, and where there are classes, of each.
 const SHOWN: usize = 100;
+const SHOWN_OF_CLASS: usize = 10;
+/// Classes that the picture shows at most.
+const CLASSES_SHOWN: usize = 50;
+/// Numbers in all the items of the picture, so that those of a large size fit into memory.
+const NUMBERS_SHOWN: usize = 1 << 25;
+/// Between two lines about the check of pictures. Most checks are over before the first.
+const BETWEEN_LINES: Duration = Duration::from_secs(5);
 
 /// Lists the datasets there are, or reads one and says what it holds.
 #[derive(Args, Debug)]
@@ -50,12 +60,39 @@ pub struct DataArgs {
     /// Height and width for a folder of images.
     #[arg(long, default_value_t = 32)]
     size: usize,
-    /// A folder of images has its classes in sub-folders.
-    #[arg(long)]
-    classes: bool,
-    /// Also writes the first items as a picture into this folder.
+    #[command(flatten)]
+    labels: LabelArgs,
+    /// Also writes a picture into this folder: items from all over the set, or, with classes, a row of each.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+}
+
+/// Where the classes of a folder of images come from.
+#[derive(Args, Debug)]
+struct LabelArgs {
+    /// Where the classes of a folder of images come from; "folders": one for each sub-folder. As data.labels.
+    #[arg(long, value_enum, default_value = "none")]
+    labels: Labels,
+    /// The same as --labels folders.
+    #[arg(long, conflicts_with = "labels")]
+    classes: bool,
+}
+
+/// `data.labels`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Labels {
+    None,
+    Folders,
+}
+
+impl LabelArgs {
+    /// As the config has it.
+    fn word(&self) -> &'static str {
+        match self.labels {
+            Labels::None if !self.classes => "none",
+            _ => "folders",
+        }
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -82,9 +119,8 @@ struct BuildArgs {
     /// One channel instead of three.
     #[arg(long)]
     grayscale: bool,
-    /// One class for each sub-folder.
-    #[arg(long)]
-    classes: bool,
+    #[command(flatten)]
+    labels: LabelArgs,
     /// Leaves files out that are not readable pictures, instead of stopping at them.
     #[arg(long)]
     skip_bad: bool,
@@ -98,19 +134,22 @@ impl BuildArgs {
             "path": self.source,
             "size": self.size,
             "channels": choose(self.grayscale, ["rgb", "grayscale"]),
-            "labels": choose(self.classes, ["none", "folders"]),
+            "labels": self.labels.word(),
             "on_bad_file": choose(self.skip_bad, ["stop", "skip"]),
         }))?;
         if let Some(problem) = DataConfig::Images(source.clone()).problems().into_iter().next() {
             bail!("--{}: {}", problem.key, problem.reason);
         }
         let bar = progress_bar("{bar:28} {pos}/{len} pictures  {elapsed} < {eta}", 0);
-        let built = packed::build(&source, &self.out, |done, all| {
+        let built = packed::build(&source, &self.out, &checking_pictures(), |done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         });
         bar.finish_and_clear();
-        let (packed, skipped) = built?;
+        let (packed, skipped, ignored) = built?;
+        if ignored.count > 0 {
+            eprintln!("note: {ignored}");
+        }
         if !skipped.is_empty() {
             eprintln!("warning: {} files are not readable pictures and are left out:", skipped.len());
             skipped.iter().take(10).for_each(|file| eprintln!("  {file}"));
@@ -151,31 +190,62 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
         return Ok(());
     };
     let config = config_of(what, args)?;
-    let train = ddpm_data::open(&config, Split::Train, 0)?;
-    let test = ddpm_data::open(&config, Split::Test, 0)?;
+    let open = |split| ddpm_data::open_with_progress(&config, split, 0, &checking_pictures());
+    let (train, test) = (open(Split::Train)?, open(Split::Test)?);
+    report(&train, &test);
+    if let Some(out) = &args.out {
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+        let path = out.join("data.png");
+        let (picture, rows) = overview(&train)?;
+        pictures::write_overview(&path, &picture, None)?;
+        if !rows.is_empty() {
+            println!("rows of the picture, from the top: {}", rows.join(", "));
+        }
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+/// Tells on stderr how far the check of a folder of pictures is, if that takes long.
+pub fn checking_pictures() -> impl Fn(usize, usize) + Sync {
+    let last = Mutex::new(Instant::now());
+    move |done, all| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() >= BETWEEN_LINES {
+            *last = Instant::now();
+            // Whoever does not listen is not told.
+            let _ = writeln!(std::io::stderr(), "checking new pictures: {done} of {all}");
+        }
+    }
+}
+
+/// Prints what was found.
+fn report(train: &OpenData, test: &OpenData) {
     println!("{}: items of shape {:?}", train.info.name, train.info.shape);
     println!("{} to train on, {} held out", train.items.len(), test.items.len());
-    if !train.info.classes.is_empty() {
-        println!("{} classes: {}", train.info.classes.len(), train.info.classes.join(", "));
+    let classes = &train.info.classes;
+    if !classes.is_empty() {
+        let names: Vec<String> = classes.iter().map(|name| printable(name)).collect();
+        println!("{} classes: {}", classes.len(), names.join(", "));
     }
     // Both splits may have read the same folder.
+    let ignored: BTreeSet<String> = [train, test]
+        .map(|data| &data.ignored)
+        .into_iter()
+        .filter(|ignored| ignored.count > 0)
+        .map(ToString::to_string)
+        .collect();
+    ignored.iter().for_each(|ignored| println!("{ignored}"));
     let skipped: BTreeSet<String> = train.skipped.iter().chain(&test.skipped).map(ToString::to_string).collect();
     if !skipped.is_empty() {
         let count = skipped.len();
         println!("{count} files are not readable pictures and would have to be skipped (data.on_bad_file = \"skip\"):");
         skipped.iter().for_each(|file| println!("  {file}"));
     }
-    if let Some(out) = &args.out {
-        std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-        let path = out.join("data.png");
-        pictures::write_overview(&path, &first_items(&train)?, None)?;
-        println!("{}", path.display());
-    }
-    Ok(())
 }
 
 fn config_of(what: &str, args: &DataArgs) -> anyhow::Result<DataConfig> {
-    let path = Path::new(what);
+    let path = &with_home(Path::new(what));
     let kind = match &args.kind {
         Some(kind) => kind.as_str(),
         None if BUNDLED.iter().any(|(kind, _)| *kind == what) => what,
@@ -189,7 +259,7 @@ fn config_of(what: &str, args: &DataArgs) -> anyhow::Result<DataConfig> {
         // A look must show every bad file, not stop at the first ones.
         config["size"] = args.size.into();
         config["on_bad_file"] = "skip".into();
-        config["labels"] = if args.classes { "folders" } else { "none" }.into();
+        config["labels"] = args.labels.word().into();
     }
     serde_json::from_value(config).with_context(|| format!("--kind {kind}"))
 }
@@ -202,10 +272,10 @@ pub(crate) fn guess(path: &Path) -> anyhow::Result<&'static str> {
         Ok("packed")
     } else if path.is_file() && ends_in("zip") {
         Ok("images")
-    } else if path.is_file() && path.extension().is_some_and(|extension| extension == "csv") {
+    } else if path.is_file() && ends_in("csv") {
         Ok("csv")
     } else if !path.is_dir() {
-        bail!("{}: there is no such folder, CSV file, zip archive, packed file or bundled dataset", path.display())
+        bail!("{}: there is no such folder, CSV file, zip archive, packed file or bundled dataset", shown(path))
     } else if holds("data_batch_1.bin") || holds("cifar-10-batches-bin") {
         Ok("cifar10")
     } else if holds("train-images-idx3-ubyte") || holds("train-images-idx3-ubyte.gz") {
@@ -215,13 +285,40 @@ pub(crate) fn guess(path: &Path) -> anyhow::Result<&'static str> {
     }
 }
 
-/// The first items in the form in which samples are drawn.
-fn first_items(data: &OpenData) -> anyhow::Result<Samples> {
-    let items = (0..data.items.len().min(SHOWN)).map(|index| data.items.get(index)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Samples {
-        labels: vec![None; items.len()],
-        values: items.into_iter().flat_map(|item| item.values).collect(),
-        shape: data.info.shape.clone(),
-        ..Samples::default()
-    })
+/// Items from all over a set, or as many of each class in a row of its own, in the form in which samples are drawn; and
+/// the names of such rows.
+fn overview(data: &OpenData) -> anyhow::Result<(Samples, Vec<String>)> {
+    let most = (NUMBERS_SHOWN / data.info.values_per_item().max(1)).max(1);
+    let Some(labels) = data.labels()? else {
+        let items = spread(data.items.len(), SHOWN.min(most)).map(Some).collect();
+        return Ok((samples(data, items)?, Vec::new()));
+    };
+    let classes: Vec<usize> = spread(data.info.classes.len(), CLASSES_SHOWN.min(most)).collect();
+    let columns = SHOWN_OF_CLASS.min(most / classes.len().max(1)).max(1);
+    let row = |&class: &usize| {
+        let items: Vec<usize> = (0..labels.len()).filter(|&item| labels[item] as usize == class).collect();
+        let chosen: Vec<usize> = spread(items.len(), columns).map(|place| items[place]).collect();
+        (0..columns).map(move |column| chosen.get(column).copied())
+    };
+    let items = classes.iter().flat_map(row).collect();
+    let names = classes.iter().map(|&class| printable(&data.info.classes[class])).collect();
+    Ok((Samples { row: Some(columns), ..samples(data, items)? }, names))
+}
+
+/// Up to `most` of the numbers below `len`, evenly spread.
+fn spread(len: usize, most: usize) -> impl Iterator<Item = usize> {
+    let count = len.min(most);
+    (0..count).map(move |k| k * len / count)
+}
+
+/// Items as samples; where there is none, the place is white.
+fn samples(data: &OpenData, items: Vec<Option<usize>>) -> anyhow::Result<Samples> {
+    let mut values = Vec::with_capacity(items.len() * data.info.values_per_item());
+    for item in &items {
+        match item {
+            Some(item) => values.extend(data.items.get(*item)?.values),
+            None => values.resize(values.len() + data.info.values_per_item(), 1.0),
+        }
+    }
+    Ok(Samples { labels: vec![None; items.len()], values, shape: data.info.shape.clone(), ..Samples::default() })
 }

@@ -156,9 +156,8 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
             Diffusion::Continuous(_) => bail!("--method bound: sums over trained steps, which a path has not; use ode"),
         },
         (Method::Ode, 1) => measured.ode::<2>(),
-        (Method::Ode, 2) => measured.ode::<3>(),
         (Method::Ode, 3) => measured.ode::<4>(),
-        _ => bail!("data of shape {:?} are not supported: expected [N], [K, L] or [C, H, W]", data.shape),
+        _ => bail!("data of shape {:?} are not supported: expected [N] or [C, H, W]", data.shape),
     }
 }
 

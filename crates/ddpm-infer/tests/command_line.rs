@@ -12,7 +12,13 @@ use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use ddpm_model::network::NetworkConfig;
 
 fn infer(dir: &Path, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ddpm-infer")).current_dir(dir).args(words).output().unwrap()
+    let cache = dir.join(".cache");
+    Command::new(env!("CARGO_BIN_EXE_ddpm-infer"))
+        .current_dir(dir)
+        .env("DDPM_CACHE", cache)
+        .args(words)
+        .output()
+        .unwrap()
 }
 
 fn refusal(dir: &Path, words: &[&str]) -> String {
@@ -417,8 +423,57 @@ fn data_are_listed_and_looked_at() {
     let output = infer(dir.path(), &["data", "digits", "--out", "look"]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("1437") && said.contains("360"), "{said}");
+    assert!(said.contains("rows of the picture, from the top: 0, 1, 2,"), "{said}");
     assert!(dir.path().join("look/data.png").is_file());
     assert!(refusal(dir.path(), &["data", "nowhere"]).contains("nowhere"));
+    assert!(refusal(dir.path(), &["data", "no\nwhere"]).contains("no\\nwhere"));
+}
+
+/// The picture of a folder is of all of it, or has a row for each class.
+#[test]
+fn a_look_at_pictures_shows_them_all_over_and_class_by_class() {
+    let dir = tempfile::tempdir().unwrap();
+    // Grey from dark to bright in the order of their names, class after class; of the last class there are few.
+    for k in 0..238_u8 {
+        let class = ["a", "b", "c"][usize::from(k / 115)];
+        std::fs::create_dir_all(dir.path().join("pics").join(class)).unwrap();
+        let picture = image::GrayImage::from_pixel(8, 8, image::Luma([k]));
+        picture.save(dir.path().join(format!("pics/{class}/{k:03}.png"))).unwrap();
+    }
+    std::fs::write(dir.path().join("pics/readme.txt"), "no picture").unwrap();
+    std::fs::write(dir.path().join("pics/b/cut.png"), "no picture").unwrap();
+    // The middle of a tile of 8x8 pixels, which is drawn eight times as large with a border of two.
+    let tile = |look: &str, row: u32, column: u32| {
+        let picture = image::open(dir.path().join(look).join("data.png")).unwrap().into_luma8();
+        picture.get_pixel(2 + 66 * column + 32, 2 + 66 * row + 32).0[0]
+    };
+    let look = |words: &[&str]| {
+        let output = infer(dir.path(), &[&["data", "pics", "--size", "8"], words].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = look(&["--out", "all"]);
+    assert!(
+        said.contains("1 file is no picture and is left out: readme.txt") && said.contains("cut.png: not a picture")
+    );
+    assert!(tile("all", 0, 0) < 10 && tile("all", 9, 9) > 220 && (100..140).contains(&tile("all", 5, 0)));
+
+    for words in [&["--labels", "folders", "--out", "rows"][..], &["--classes", "--out", "rows"]] {
+        let said = look(words);
+        assert!(said.contains("3 classes: a, b, c\n"), "{said}");
+        assert!(
+            said.contains("rows of the picture, from the top: a, b, c\n") && said.ends_with("rows/data.png\n"),
+            "{said}"
+        );
+        for row in 0..3 {
+            let tiles = [0, 4, 9].map(|column| tile("rows", row, column));
+            let class: std::ops::Range<u8> = [0..115, 115..230, 230..238][row as usize].clone();
+            assert!(class.contains(&tiles[0]) && class.contains(&tiles[1]), "{row}: {tiles:?}");
+            // All over the class, and white where there is no tenth picture.
+            assert!(if row == 2 { tiles[2] == 255 } else { tiles[2] > tiles[0] + 80 }, "{row}: {tiles:?}");
+        }
+    }
+    assert!(refusal(dir.path(), &["data", "pics", "--labels", "dirs"]).contains("folders"));
 }
 
 /// Some of the test digits as files of colour.

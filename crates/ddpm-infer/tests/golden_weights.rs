@@ -16,7 +16,7 @@ use ddpm_infer::weights::names::deduce;
 use ddpm_infer::weights::{Dtype, Fault, QkvOrder, Scheme, Weights, WeightsError, load_into};
 use ddpm_model::network::{Network, NetworkConfig};
 use ddpm_model::unet::{Heads, UNetConfig};
-use networks::{compare, network, parameters};
+use networks::{Checkpoint, compare, network, parameters};
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use support::*;
@@ -39,10 +39,13 @@ fn every_unet_of_diffusers_answers_as_there() {
 }
 
 #[test]
-fn a_file_of_improved_diffusion_answers_as_there() {
-    let folder = fixtures_dir().join("iddpm_pt");
-    let (meta, kwargs) = (read_json(folder.join("meta.json")), read_json(folder.join("kwargs.json")));
-    let weights = Weights::open(&folder.join(text(&meta, "weights"))).unwrap();
+fn files_of_improved_diffusion_answer_as_there() {
+    Checkpoint::all().iter().for_each(answers_as_there);
+}
+
+fn answers_as_there(checkpoint: &Checkpoint) {
+    let Checkpoint { folder, meta, kwargs } = checkpoint;
+    let weights = Weights::open(&checkpoint.weights()).unwrap();
     let shapes: HashMap<String, Vec<usize>> = serde_json::from_value(meta["state_dict"].clone()).unwrap();
     let found: HashMap<String, Vec<usize>> =
         weights.tensors().iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect();
@@ -50,14 +53,14 @@ fn a_file_of_improved_diffusion_answers_as_there() {
 
     let scheme = Scheme::detect(&weights).unwrap();
     assert_eq!(scheme, Scheme::OpenAi(QkvOrder::HeadByHead));
-    let size = whole_numbers(&cases(&meta, "cases")[0]["shape"])[2];
+    let size = whole_numbers(&cases(meta, "cases")[0]["shape"])[2];
     let deduced = deduce(&weights, scheme).unwrap();
-    let config = UNetConfig { heads: Heads::Count(whole(&kwargs, "num_heads")), ..deduced.at(size) };
+    let config = UNetConfig { heads: checkpoint.heads(), heads_up: checkpoint.heads_up(), ..deduced.at(size) };
     // What was read off the shapes is what the network was made with.
-    assert_eq!(config.base_channels, whole(&kwargs, "model_channels"));
+    assert_eq!(config.base_channels, whole(kwargs, "model_channels"));
     assert_eq!(config.multipliers, numbers(&kwargs["channel_mult"]));
-    assert_eq!(config.blocks_per_level, whole(&kwargs, "num_res_blocks"));
-    assert_eq!(config.out_channels, whole(&kwargs, "out_channels"));
+    assert_eq!(config.blocks_per_level, whole(kwargs, "num_res_blocks"));
+    assert_eq!(config.out_channels, whole(kwargs, "out_channels"));
     assert_eq!(config.classes, kwargs["num_classes"].as_u64().unwrap_or(0) as usize);
     let mut factors: Vec<usize> = deduced.attending.iter().map(|level| 1 << level).collect();
     factors.sort_unstable();
@@ -67,10 +70,9 @@ fn a_file_of_improved_diffusion_answers_as_there() {
     assert_eq!(factors, wanted);
 
     let network = network(&config, &weights, scheme, &Device::default());
-    assert_eq!(network.num_params(), whole(&meta, "params"));
-    let io = Safetensors::open(folder.join(text(&meta, "io")));
-    for case in cases(&meta, "cases") {
-        compare(&network, &io, case, "iddpm_pt");
+    assert_eq!(network.num_params(), whole(meta, "params"));
+    for case in cases(meta, "cases") {
+        compare(&network, &checkpoint.io(), case, &folder.display().to_string());
     }
 }
 

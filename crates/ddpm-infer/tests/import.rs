@@ -6,14 +6,13 @@ mod networks;
 #[path = "../../ddpm-model/tests/support/mod.rs"]
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use ddpm_infer::snapshot::Snapshot;
 use ddpm_model::variance::Variance;
-use networks::compare;
-use serde_json::Value;
+use networks::{Checkpoint, compare};
 use support::*;
 
 fn infer(words: &[&str]) -> Output {
@@ -34,47 +33,60 @@ fn fail(words: &[&str]) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The checkpoint of improved-diffusion among the fixtures.
-struct Checkpoint {
-    folder: PathBuf,
-    meta: Value,
+/// What a checkpoint of improved-diffusion is imported with.
+struct Words {
     file: String,
     size: String,
     heads: String,
+    heads_up: Option<String>,
 }
 
-fn checkpoint() -> Checkpoint {
-    let folder = fixtures_dir().join("iddpm_pt");
-    let meta = read_json(folder.join("meta.json"));
-    let kwargs = read_json(folder.join("kwargs.json"));
-    Checkpoint {
-        file: folder.join(text(&meta, "weights")).to_str().unwrap().into(),
-        size: whole_numbers(&cases(&meta, "cases")[0]["shape"])[2].to_string(),
-        heads: format!("model.heads={}", whole(&kwargs, "num_heads")),
-        folder,
-        meta,
+impl Words {
+    fn import<'a>(&'a self, out: &'a str) -> Vec<&'a str> {
+        let mut words = vec!["import", &self.file, "--out", out, "--size", &self.size, "--set", &self.heads];
+        words.extend(self.heads_up.iter().flat_map(|heads_up| ["--set", heads_up.as_str()]));
+        words.extend(["--set", "diffusion.schedule.kind=cosine", "--set", "diffusion.schedule.steps=50"]);
+        words
     }
+}
+
+impl From<&Checkpoint> for Words {
+    fn from(checkpoint: &Checkpoint) -> Self {
+        let count = |key: &str| checkpoint.kwargs[key].as_u64();
+        Self {
+            file: checkpoint.weights().to_str().unwrap().into(),
+            size: whole_numbers(&cases(&checkpoint.meta, "cases")[0]["shape"])[2].to_string(),
+            heads: format!("model.heads={}", count("num_heads").unwrap()),
+            heads_up: count("num_heads_upsample").map(|count| format!("model.heads_up={count}")),
+        }
+    }
+}
+
+fn first() -> (Checkpoint, Words) {
+    let checkpoint = Checkpoint::all().remove(0);
+    let words = Words::from(&checkpoint);
+    (checkpoint, words)
 }
 
 #[test]
 fn a_checkpoint_becomes_a_snapshot_that_answers_the_same_and_samples() {
-    let Checkpoint { folder, meta, file, size, heads } = checkpoint();
+    Checkpoint::all().iter().for_each(becomes_a_snapshot);
+}
+
+fn becomes_a_snapshot(checkpoint: &Checkpoint) {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("s");
     let out = out.to_str().unwrap();
-    let words = ["import", &file, "--out", out, "--size", &size, "--set", &heads];
-    let schedule = ["--set", "diffusion.schedule.kind=cosine", "--set", "diffusion.schedule.steps=50"];
     let times = ["--set", "diffusion.rescaled_times=true"];
-    let said = succeed(&[&words[..], &schedule, &times].concat());
+    let said = succeed(&[&Words::from(checkpoint).import(out)[..], &times].concat());
     assert_eq!(said.lines().last(), Some(out));
 
     let snapshot = Snapshot::load(Path::new(out), &Device::default()).unwrap();
     assert_eq!(snapshot.config.diffusion.schedule.steps(), 50);
     assert!(snapshot.config.diffusion.rescaled_times);
     assert_eq!(snapshot.config.diffusion.variance, Variance::Learned);
-    let io = Safetensors::open(folder.join(text(&meta, "io")));
-    for case in cases(&meta, "cases") {
-        compare(&snapshot.network, &io, case, "imported");
+    for case in cases(&checkpoint.meta, "cases") {
+        compare(&snapshot.network, &checkpoint.io(), case, "imported");
     }
     let samples = dir.path().join("o");
     succeed(&["sample", "--from", out, "--count", "1", "--steps", "2", "--out", samples.to_str().unwrap()]);
@@ -84,13 +96,33 @@ fn a_checkpoint_becomes_a_snapshot_that_answers_the_same_and_samples() {
 }
 
 #[test]
+fn other_heads_on_the_way_up_are_no_pipeline_of_diffusers() {
+    let others = |checkpoint: &Checkpoint| checkpoint.heads_up().is_some_and(|up| up != checkpoint.heads());
+    for checkpoint in Checkpoint::all().into_iter().filter(others) {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("s");
+        let words = Words::from(&checkpoint);
+        let words = [&words.import(out.to_str().unwrap())[..], &["--set", "diffusion.rescaled_times=false"]].concat();
+        let output = infer(&words);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && out.join("model.safetensors").is_file(), "{said}");
+        assert!(said.contains("no pipeline of diffusers") && said.contains("model.heads_up"), "{said}");
+        let said = succeed(&["inspect", out.to_str().unwrap()]);
+        assert!(said.contains("on the way up"), "{said}");
+    }
+}
+
+#[test]
 fn what_the_file_does_not_hold_is_asked_for() {
-    let Checkpoint { file, size, heads, .. } = checkpoint();
+    let (Checkpoint { kwargs, .. }, Words { file, size, heads, .. }) = first();
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("s");
     let words = ["import", &file, "--out", out.to_str().unwrap(), "--size", &size];
     let said = fail(&words);
-    assert!(said.contains("model.heads") && said.contains("diffusion.schedule"), "{said}");
+    assert!(
+        said.contains("model.heads=") && said.contains("model.heads_up=") && said.contains("diffusion.schedule"),
+        "{said}"
+    );
     let kind = ["--set", &heads, "--set", "diffusion.schedule.kind=cosine"];
     let said = fail(&[&words[..], &kind, &["--set", "diffusion.schedule.steps=4000"]].concat());
     assert!(said.contains("rescaled_times") && said.contains("4000"), "{said}");
@@ -99,14 +131,15 @@ fn what_the_file_does_not_hold_is_asked_for() {
     let said = fail(&[&words[..], &kind, &["--set", "diffusion.variance=fixed-small"]].concat());
     assert!(said.contains("variance"), "{said}");
     // A wrong claim about the network is a list of keys.
-    let said = fail(&[&words[..], &kind, &["--set", "model.blocks_per_level=3"]].concat());
+    let more = format!("model.blocks_per_level={}", whole(&kwargs, "num_res_blocks") + 1);
+    let said = fail(&[&words[..], &kind, &["--set", &more]].concat());
     assert!(said.contains("is missing") && said.contains("input_blocks."), "{said}");
     assert!(!out.exists());
 }
 
 #[test]
 fn inspect_says_what_a_path_is_and_what_is_wrong() {
-    let Checkpoint { file, meta, .. } = checkpoint();
+    let (Checkpoint { meta, .. }, Words { file, .. }) = first();
     let said = succeed(&["inspect", &file]);
     for part in ["improved-diffusion", "ddpm-infer import", &whole(&meta, "params").to_string()] {
         assert!(said.contains(part), "{part}: {said}");

@@ -116,10 +116,21 @@ mod flex {
         moments: [Tensor<D>; 2],
         step: &AdamStep,
     ) -> (Tensor<D>, [Tensor<D>; 2]) {
-        let weight = primitive(weight);
+        let (new, moments) = adam_on_flex(primitive(weight), primitive(gradient), moments.map(primitive), step);
+        (Tensor::from_primitive::<Flex>(new), moments.map(Tensor::from_primitive::<Flex>))
+    }
+
+    // The kernels proper know no rank: a generic function would be compiled in the crate that calls it, once for each
+    // rank and with as little optimisation as that crate.
+
+    fn adam_on_flex(
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        mut moments: [FlexTensor; 2],
+        step: &AdamStep,
+    ) -> (FlexTensor, [FlexTensor; 2]) {
         // The gradient is needed no more: the new weight takes its place.
-        let mut new = primitive(gradient);
-        let mut moments = moments.map(primitive);
+        let mut new = gradient;
         let [moment_1, moment_2] = &mut moments;
         time(Operation::Adam, || {
             let parts = values_mut(&mut new)
@@ -134,7 +145,7 @@ mod flex {
                 );
             });
         });
-        (Tensor::from_primitive::<Flex>(new), moments.map(Tensor::from_primitive::<Flex>))
+        (new, moments)
     }
 
     /// `new` holds the gradient before, and the weight after.
@@ -152,7 +163,10 @@ mod flex {
     }
 
     pub(super) fn blend<const D: usize>(average: Tensor<D>, weight: Tensor<D>, decay: f64) -> Tensor<D> {
-        let (mut average, weight) = (primitive(average), primitive(weight));
+        Tensor::from_primitive::<Flex>(blend_on_flex(primitive(average), primitive(weight), decay))
+    }
+
+    fn blend_on_flex(mut average: FlexTensor, weight: FlexTensor, decay: f64) -> FlexTensor {
         let (kept, added) = (decay as f32, (1.0 - decay) as f32);
         time(Operation::Average, || {
             let parts = values_mut(&mut average).par_chunks_mut(TASK_VALUES);
@@ -167,11 +181,14 @@ mod flex {
                 );
             });
         });
-        Tensor::from_primitive::<Flex>(average)
+        average
     }
 
     pub(super) fn scale<const D: usize>(x: Tensor<D>, factor: f64) -> Tensor<D> {
-        let (mut x, factor) = (primitive(x), factor as f32);
+        Tensor::from_primitive::<Flex>(scale_on_flex(primitive(x), factor as f32))
+    }
+
+    fn scale_on_flex(mut x: FlexTensor, factor: f32) -> FlexTensor {
         time(Operation::Norm, || {
             values_mut(&mut x).par_chunks_mut(TASK_VALUES).for_each(|x| {
                 vectorised(
@@ -180,13 +197,16 @@ mod flex {
                 );
             });
         });
-        Tensor::from_primitive::<Flex>(x)
+        x
     }
 
     pub(super) fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-        let x = primitive(x);
+        Tensor::from_primitive::<Flex>(sum_of_squares_on_flex(&primitive(x)))
+    }
+
+    fn sum_of_squares_on_flex(x: &FlexTensor) -> FlexTensor {
         let parts: Vec<f32> = time(Operation::Norm, || {
-            values(&x)
+            values(x)
                 .par_chunks(TASK_VALUES)
                 .map(|x| {
                     vectorised(
@@ -197,6 +217,6 @@ mod flex {
                 .collect()
         });
         let total: f64 = parts.into_iter().map(f64::from).sum();
-        Tensor::from_primitive::<Flex>(tensor(vec![total as f32], [1]))
+        tensor(vec![total as f32], [1])
     }
 }

@@ -32,6 +32,8 @@ pub enum EmaKind {
     HalfLife,
     /// A width that is a share of the training so far, see [`power_decay`].
     Power,
+    /// No average: the trained weights themselves.
+    None,
 }
 
 /// The moving average of the weights. Each kind reads the keys that it needs.
@@ -168,6 +170,7 @@ impl EmaConfig {
                 half_life_decay(batch, images_seen, self.half_life_images, ramp_up)
             }
             EmaKind::Power => power_decay(batch, images_seen, gamma_of(self.sigma_rel)),
+            EmaKind::None => 0.0,
         }
     }
 }

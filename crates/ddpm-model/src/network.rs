@@ -144,6 +144,15 @@ impl NetworkConfig {
         }
     }
 
+    /// With this many classes.
+    pub fn with_classes(mut self, classes: usize) -> Self {
+        match &mut self {
+            Self::UNet(config) => config.classes = classes,
+            Self::PointMlp(config) => config.classes = classes,
+        }
+        self
+    }
+
     /// The index of the null class, if there is one.
     pub fn null_class(&self) -> Option<usize> {
         match self {
@@ -159,13 +168,14 @@ impl NetworkConfig {
             (Self::UNet(config), _) => config.kept_values(config.sample_size, config.sample_size),
             (Self::PointMlp(config), _) => config.kept_values(),
         };
-        let bytes = |values: usize| values as u64 * size_of::<f32>() as u64;
+        // Sizes that no machine has are for their reader to see.
+        let bytes = |values: usize| (values as u64).saturating_mul(size_of::<f32>() as u64);
         MemoryEstimate {
             parameters: bytes(num_params),
             gradients: bytes(num_params),
             optimizer: bytes(2 * num_params),
             ema: bytes(num_params),
-            activations: bytes(kept * batch_size),
+            activations: bytes(kept.saturating_mul(batch_size)),
         }
     }
 }
@@ -188,7 +198,9 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.parameters + self.gradients + self.optimizer + self.ema + self.activations
+        [self.gradients, self.optimizer, self.ema, self.activations]
+            .into_iter()
+            .fold(self.parameters, u64::saturating_add)
     }
 }
 
@@ -365,5 +377,6 @@ mod tests {
         assert_eq!(one.parameters, 4 * 35_746_307);
         assert_eq!(two.activations, 2 * one.activations);
         assert_eq!(two.total() - one.total(), one.activations);
+        assert_eq!(config.memory_estimate(35_746_307, &[3, 32, 32], usize::MAX).total(), u64::MAX);
     }
 }

@@ -13,8 +13,9 @@ use burn_train::renderer::MetricsRenderer;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use ddpm_data::augment::AUGMENT_LABELS;
 use ddpm_data::random::{Stream, mix};
-use ddpm_data::{OpenData, OrderedLoader, Split};
+use ddpm_data::{DataConfig, ImageLabels, OpenData, OrderedLoader, Split};
 use ddpm_infer::device::{self, OpenDevice};
+use ddpm_infer::inspect_data::checking_pictures;
 use ddpm_infer::runs::RunFolder;
 use ddpm_infer::sample::points_beside;
 use ddpm_infer::snapshot::SnapshotConfig;
@@ -30,7 +31,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::checkpoint::{Checkpoint, Found, TrainState, prune, restore, set_aside};
-use crate::config::load::{ConfigError, Problem, find, load};
+use crate::config::load::{ConfigError, Problem, Source};
 use crate::config::{Balance, Experiment, TimeSampling};
 use crate::fine_tune::Start;
 use crate::manifest::{self, Manifest};
@@ -96,7 +97,7 @@ const LEFT_AT_ONCE: i32 = 131;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keys that may change when a run goes on. With any other key it would be another run.
-const RESUMABLE: [&str; 14] = [
+const RESUMABLE: [&str; 15] = [
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
@@ -111,6 +112,7 @@ const RESUMABLE: [&str; 14] = [
     "preview.",
     "validation.",
     "optimizer.learning_rate",
+    "data.on_bad_file",
 ];
 
 /// Trains.
@@ -126,9 +128,8 @@ pub fn run(options: &Options) -> anyhow::Result<Finish> {
     // The rank of a batch is that of an item and one more.
     match plan.data.info.shape.len() {
         1 => plan.train::<2>(options),
-        2 => plan.train::<3>(options),
         3 => plan.train::<4>(options),
-        rank => anyhow::bail!("items of rank {rank} are not supported: expected [N], [K, L] or [C, H, W]"),
+        rank => anyhow::bail!("items of rank {rank} are not supported: expected [N] or [C, H, W]"),
     }
 }
 
@@ -147,23 +148,24 @@ struct Plan {
 impl Plan {
     fn make(options: &Options) -> anyhow::Result<Self> {
         let resumed = options.resume.as_deref().map(|run| resumable(&options.runs, run, &options.set)).transpose()?;
-        let (file, name) = match &resumed {
-            Some((run, manifest)) => (run.config(), manifest.experiment.clone()),
-            None => {
-                let file = find(&options.experiment)?;
-                let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                (file, name)
-            }
+        let source = match &resumed {
+            Some((run, _)) => Source::File(run.config()),
+            None => Source::find(&options.experiment)?,
         };
-        let mut experiment = load(&file, &options.set)?;
+        let name = resumed.as_ref().map_or_else(|| source.name(), |(_, manifest)| manifest.experiment.clone());
+        let file = source.file();
+        let mut experiment = source.load(&options.set, toml::Table::new())?;
         let devices = open_devices(&options.devices)?;
         let problems = problems_with(&devices, &experiment);
         if !problems.is_empty() {
             return Err(ConfigError { file, problems }.into());
         }
         let device = &devices[0];
-        let data = ddpm_data::open(&experiment.data, Split::Train, experiment.train.seed)?;
+        let seed = experiment.train.seed;
+        let data = ddpm_data::open_with_progress(&experiment.data, Split::Train, seed, &checking_pictures())?;
         experiment.model = resolve_network(&experiment, &data, &file)?;
+        experiment.classes_of_data = false;
+        tell_of_data(&experiment, &data);
         experiment.optimizer = experiment.optimizer.resolved();
         let parts = experiment.fine_tune.problems(&experiment.model.init(&device.device));
         if !parts.is_empty() {
@@ -208,7 +210,7 @@ impl Plan {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         println!(
             "# memory       about {:.0} MiB: {:.0} parameters, {:.0} gradients, {:.0} optimiser, {:.0} averages, {:.0} activations",
-            mib(memory.total() + kept * memory.ema),
+            mib(memory.total().saturating_add(kept * memory.ema)),
             mib(memory.parameters),
             mib(memory.gradients),
             mib(memory.optimizer),
@@ -512,6 +514,9 @@ fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Res
     let mut input = shape.clone();
     input[0] *= if experiment.diffusion.self_conditioning { 2 } else { 1 };
     let mut network = experiment.model.clone().with_io(&input, predicted);
+    if experiment.classes_of_data {
+        network = network.with_classes(data.info.classes.len());
+    }
     if experiment.augment.is_told() {
         network = network.with_augment_dim(AUGMENT_LABELS);
     }
@@ -539,8 +544,8 @@ fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Res
         report("diffusion".into(), message);
     }
     let (asked, known) = (network.num_classes(), data.info.classes.len());
-    if asked > 0 && asked != known {
-        report("model.classes".into(), format!("{asked} classes, but {} has {known}", data.info.name));
+    if (asked > 0 && asked != known) || (experiment.classes_of_data && known == 0) {
+        report("model.classes".into(), other_classes(experiment, data, asked));
     }
     if asked > 0 && experiment.train.label_drop > 0.0 && network.null_class().is_none() {
         report("train.label_drop".into(), "labels can only be dropped if model.null_class is true".into());
@@ -556,6 +561,38 @@ fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Res
         report("train.balance".into(), format!("{} has no classes to balance", data.info.name));
     }
     if problems.is_empty() { Ok(network) } else { Err(ConfigError { file: file.to_path_buf(), problems }) }
+}
+
+/// Why the network cannot have as many classes as it should.
+fn other_classes(experiment: &Experiment, data: &OpenData, asked: usize) -> String {
+    let asked = if experiment.classes_of_data { "\"data\"".into() } else { format!("{asked} classes") };
+    let (source, hint) = match &experiment.data {
+        DataConfig::Images(images) if images.labels == ImageLabels::None => {
+            ("the folder", ": data.labels is \"none\", and \"folders\" makes a class of each sub-folder")
+        }
+        DataConfig::Images(_) => ("the folder", ""),
+        _ => (&*data.info.name, ""),
+    };
+    format!("{asked}, but {source} has {}{hint}", data.info.classes_in_short())
+}
+
+/// Says what is not learned of the data.
+fn tell_of_data(experiment: &Experiment, data: &OpenData) {
+    if data.ignored.count > 0 {
+        eprintln!("note: {}", data.ignored);
+    }
+    if !data.skipped.is_empty() {
+        eprintln!("warning: {} files are not readable pictures and are skipped:", data.skipped.len());
+        data.skipped.iter().take(10).for_each(|file| eprintln!("  {file}"));
+    }
+    let has_labels = matches!(&experiment.data, DataConfig::Images(images) if images.labels == ImageLabels::Folders);
+    if has_labels && experiment.model.num_classes() == 0 && experiment.train.balance == Balance::Items {
+        let classes = data.info.classes_in_short();
+        eprintln!(
+            "note: the network learns no classes, and the folder has {classes}; model.classes = \"data\" makes it learn \
+             them"
+        );
+    }
 }
 
 /// Makes `runs/<experiment>-<time>`.
@@ -642,10 +679,6 @@ fn announce(
         experiment.train.batch_size,
         names_of(devices)
     );
-    if !data.skipped.is_empty() {
-        eprintln!("warning: {} files are not readable pictures and are skipped:", data.skipped.len());
-        data.skipped.iter().take(10).for_each(|file| eprintln!("  {file}"));
-    }
     if from_step > 0 {
         eprintln!("going on after step {from_step}");
     }

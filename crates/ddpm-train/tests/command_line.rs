@@ -143,31 +143,112 @@ fn a_learned_variance_is_trained_on_images_and_refused_for_points() {
     assert!(said.contains("variational bound"), "{said}");
 }
 
-#[test]
-fn a_picture_that_turns_out_torn_stops_the_run_after_saving_it() {
-    let bench = Bench::new();
-    std::fs::create_dir(bench.path("pictures")).unwrap();
+/// A folder of the digits as pictures, and an experiment `pictures.toml` on it.
+fn digits_as_pictures(bench: &Bench, folders: &[&str], data: &str, model: &str) {
     let config = serde_json::json!({"kind": "digits"});
     let digits = ddpm_data::open(&serde_json::from_value(config).unwrap(), ddpm_data::Split::Train, 0).unwrap();
     for k in 0..40 {
         let pixels: Vec<u8> = digits.items.get(k).unwrap().values.iter().map(|v| ((v + 1.0) * 127.5) as u8).collect();
-        let path = bench.path(&format!("pictures/{k:02}.png"));
-        image::GrayImage::from_raw(8, 8, pixels).unwrap().save(&path).unwrap();
+        let folder = bench.path("pictures").join(folders[k % folders.len()]);
+        std::fs::create_dir_all(&folder).unwrap();
+        image::GrayImage::from_raw(8, 8, pixels).unwrap().save(folder.join(format!("{k:02}.png"))).unwrap();
     }
-    // Its header is whole, so that nothing is noticed before it is decoded.
-    let torn = bench.path("pictures/07.png");
-    let bytes = std::fs::read(&torn).unwrap();
-    std::fs::write(&torn, &bytes[..bytes.len() - 30]).unwrap();
-    std::fs::write(
-        bench.path("torn.toml"),
-        "[data]\nkind = \"images\"\npath = \"pictures\"\nsize = 8\nchannels = \"grayscale\"\n\
-         [model]\nkind = \"unet\"\nmultipliers = [1, 2]\nattention_resolutions = []\n",
-    )
-    .unwrap();
-    let sets = [&["--experiment", "torn.toml", "--set", "train.steps=30"], &TINY_DIGITS[..]].concat();
-    let (code, said) = bench.refusal(&sets);
-    assert_eq!(code, 1);
-    assert!(said.contains("07.png") && said.contains("checkpoints/step-"), "{said}");
+    let toml = format!(
+        "[data]\nkind = \"images\"\npath = \"pictures\"\nsize = 8\nchannels = \"grayscale\"\n{data}\n\
+         [model]\nkind = \"unet\"\nmultipliers = [1, 2]\nattention_resolutions = []\n{model}\n"
+    );
+    std::fs::write(bench.path("pictures.toml"), toml).unwrap();
+}
+
+/// Cuts a file short behind its header, which is whole.
+fn tear(file: &Path) {
+    let bytes = std::fs::read(file).unwrap();
+    std::fs::write(file, &bytes[..bytes.len() - 30]).unwrap();
+}
+
+#[test]
+fn a_torn_picture_is_found_before_anything_is_begun() {
+    let bench = Bench::new();
+    digits_as_pictures(&bench, &[""], "", "");
+    tear(&bench.path("pictures/07.png"));
+    for more in [&["--dry-run"][..], &[]] {
+        let (code, said) = bench.refusal(&[&["--experiment", "pictures.toml"], more].concat());
+        assert_eq!(code, 1);
+        for part in ["07.png", "--resume", "--set data.on_bad_file=skip", "cargo xtask data \"pictures\""] {
+            assert!(said.contains(part), "{part} is missing: {said}");
+        }
+    }
+    assert!(!bench.path("runs").exists(), "nothing was begun");
+}
+
+#[test]
+fn a_picture_that_is_torn_while_training_stops_the_run_which_goes_on_without_it() {
+    let bench = Bench::new();
+    digits_as_pictures(&bench, &[""], "", "");
+    let words = [&["--experiment", "pictures.toml", "--set", "train.steps=100000"], &TINY_DIGITS[..]].concat();
+    let trainer = bench.command(&words).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let run = || std::fs::read_dir(bench.path("runs")).ok()?.next().map(|entry| entry.unwrap().path());
+    let begun =
+        || run().and_then(|run| std::fs::metadata(run.join("metrics.jsonl")).ok()).is_some_and(|file| file.len() > 0);
+    while !begun() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    tear(&bench.path("pictures/07.png"));
+    let output = trainer.wait_with_output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["07.png", "checkpoints/step-", "--set data.on_bad_file=skip"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+
+    let run = run().unwrap();
+    let run_name = run.to_str().unwrap();
+    let (_, said) = bench.refusal(&["--resume", run_name]);
+    assert!(said.contains("07.png") && said.contains("--set data.on_bad_file=skip"), "{said}");
+    let checkpoints = std::fs::read_dir(run.join("checkpoints")).unwrap();
+    let steps = checkpoints.map(|entry| entry.unwrap().file_name().to_str().unwrap()[5..].parse::<u64>().unwrap());
+    let further = format!("train.steps={}", steps.max().unwrap() + 2);
+    let output = bench.run(&["--resume", run_name, "--set", "data.on_bad_file=skip", "--set", &further]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(std::fs::read_to_string(run.join("config.toml")).unwrap().contains("on_bad_file = \"skip\""));
+}
+
+#[test]
+fn classes_are_counted_named_and_missed() {
+    let bench = Bench::new();
+    let dry = |model: &str, data: &str| {
+        digits_as_pictures(&bench, &["faces", "animals", "food"], data, model);
+        bench.run(&["--experiment", "pictures.toml", "--dry-run"])
+    };
+    std::fs::create_dir_all(bench.path("pictures/notes")).unwrap();
+    std::fs::write(bench.path("pictures/notes/readme.txt"), "about them").unwrap();
+
+    let folders = "labels = \"folders\"";
+    let counted = dry("classes = \"data\"", folders);
+    let config = String::from_utf8_lossy(&counted.stdout).into_owned();
+    assert!(counted.status.success() && config.contains("\nclasses = 3\n"), "{config}{}", stderr(&counted));
+    assert!(stderr(&counted).contains("note: 1 file is no picture and is left out: notes/readme.txt"));
+    assert!(!stderr(&counted).contains("learns no classes"));
+
+    let other = stderr(&dry("classes = 7", folders));
+    assert!(other.contains("model.classes: 7 classes, but the folder has 3 (animals, faces, food)"), "{other}");
+    let none = stderr(&dry("", folders));
+    assert!(none.contains("note: the network learns no classes, and the folder has 3 (animals"), "{none}");
+    assert!(none.contains("model.classes = \"data\""), "{none}");
+    for classes in ["classes = \"data\"", "classes = 3"] {
+        let unlabelled = stderr(&dry(classes, ""));
+        assert!(
+            unlabelled.contains("model.classes: ") && unlabelled.contains("data.labels is \"none\""),
+            "{unlabelled}"
+        );
+    }
+
+    // A run notes the number, and goes on with it.
+    dry("classes = \"data\"", folders);
+    let run = bench.train(&[&["--experiment", "pictures.toml", "--set", "train.steps=2"], &TINY_DIGITS[..]].concat());
+    assert!(std::fs::read_to_string(run.join("config.toml")).unwrap().contains("\nclasses = 3\n"));
+    let resumed = bench.run(&["--resume", run.to_str().unwrap(), "--set", "train.steps=3"]);
+    assert!(resumed.status.success(), "{}", stderr(&resumed));
 }
 
 #[test]

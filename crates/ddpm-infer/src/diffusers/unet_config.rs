@@ -131,6 +131,7 @@ pub fn read(json: &Value) -> Result<UNetFile, DiffusersError> {
             (true, Value::Null) => Heads::Count(1),
             _ => Heads::Width { width: keys.whole("attention_head_dim", Some(8), MOST_CHANNELS)? },
         },
+        heads_up: None,
         dropout: keys.number("dropout", 0.0)?,
         norm_groups: keys.whole("norm_num_groups", Some(32), MOST_CHANNELS)?,
         norm_eps: keys.number("norm_eps", 1e-5)?,
@@ -224,6 +225,10 @@ pub fn write(config: &UNetConfig, size: [usize; 2]) -> Result<Value, String> {
 /// `attention_head_dim`: one width for all levels, or none for one head on each.
 fn head_width(config: &UNetConfig, channels: &[usize]) -> Result<Option<usize>, String> {
     let attending = (0..channels.len()).filter(|&level| config.attends(level)).map(|level| channels[level]);
+    let [down, up] = [config.heads, config.heads_on_the_way_up()];
+    if attending.clone().any(|channels| down.count(channels) != up.count(channels)) {
+        return Err(format!("it has {down} on the way down and {up} on the way up (model.heads_up)"));
+    }
     let mut wide: Vec<usize> = attending.chain(channels.last().copied().filter(|_| config.middle_attention)).collect();
     wide.sort_unstable();
     wide.dedup();
@@ -406,6 +411,13 @@ mod tests {
         cannot(UNetConfig { middle_attention_norm: MiddleNorm::None, ..base() }, "no normalisation");
         let heads = UNetConfig { heads: Heads::Count(4), attention_resolutions: vec![32, 16], ..base() };
         cannot(heads, "4 heads on levels of [128, 256]");
+        let ways = UNetConfig { heads: Heads::Count(2), heads_up: Some(Heads::Count(4)), ..base() };
+        cannot(ways, "2 heads on the way down and 4 heads on the way up (model.heads_up)");
+        // Said twice, or said where there is no attention, they are the same on both ways.
+        let twice = UNetConfig { heads: Heads::Count(4), heads_up: Some(Heads::Width { width: 64 }), ..base() };
+        assert_eq!(write(&twice, [32, 32]).unwrap()["attention_head_dim"], 64);
+        let nowhere = UNetConfig { heads_up: Some(Heads::Count(4)), attention_resolutions: vec![], ..base() };
+        assert_eq!(write(&nowhere, [32, 32]).unwrap()["attention_head_dim"], Value::Null);
         // Four heads on levels of one width are heads of one width.
         let same = UNetConfig { heads: Heads::Count(4), ..base() };
         assert_eq!(write(&same, [32, 32]).unwrap()["attention_head_dim"], 64);

@@ -2,16 +2,56 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use ddpm_infer::weights::{Scheme, Weights, load_into};
 use ddpm_model::condition::Condition;
 use ddpm_model::network::{Network, NetworkConfig};
-use ddpm_model::unet::UNetConfig;
+use ddpm_model::unet::{Heads, UNetConfig};
 use serde_json::Value;
 
-use super::support::{Safetensors, assert_close, text, values};
+use super::support::{Safetensors, assert_close, cases, fixture, output_tolerance, read_json, text, values, whole};
+
+/// A checkpoint of improved-diffusion among the fixtures, and how its network was made.
+pub struct Checkpoint {
+    pub folder: PathBuf,
+    pub meta: Value,
+    pub kwargs: Value,
+}
+
+impl Checkpoint {
+    /// All of them.
+    pub fn all() -> Vec<Self> {
+        let others = fixture("iddpm_heads");
+        let index = read_json(others.join("index.json"));
+        let others = cases(&index, "models").iter().map(|model| others.join(text(model, "folder")));
+        [fixture("iddpm_pt")].into_iter().chain(others).map(Self::open).collect()
+    }
+
+    fn open(folder: PathBuf) -> Self {
+        let meta = read_json(folder.join("meta.json"));
+        Self { kwargs: read_json(folder.join(text(&meta, "kwargs"))), meta, folder }
+    }
+
+    pub fn weights(&self) -> PathBuf {
+        self.folder.join(text(&self.meta, "weights"))
+    }
+
+    pub fn io(&self) -> Safetensors {
+        Safetensors::open(self.folder.join(text(&self.meta, "io")))
+    }
+
+    pub fn heads(&self) -> Heads {
+        Heads::Count(whole(&self.kwargs, "num_heads"))
+    }
+
+    /// Those of the way up; without a number, or with -1, the same.
+    pub fn heads_up(&self) -> Option<Heads> {
+        self.kwargs["num_heads_upsample"].as_u64().map(|count| Heads::Count(count as usize))
+    }
+}
 
 /// The network with these weights.
 pub fn network(config: &UNetConfig, weights: &Weights, scheme: Scheme, device: &Device) -> Network {
@@ -36,13 +76,11 @@ fn forward(network: &Network, io: &Safetensors, case: &Value, device: &Device) -
     network.forward(x, t, &condition)
 }
 
-/// Compares the answer with the peer's, to 2e-5 of the largest value or what the fixture allows, if that is less.
+/// Compares the answer with the peer's.
 pub fn compare(network: &Network, io: &Safetensors, case: &Value, what: &str) {
     let found = values(forward(network, io, case, &Device::default()));
     let wanted = io.f64(case["out_f64"].as_str().unwrap_or_else(|| text(case, "out")));
-    let scale = wanted.iter().fold(1.0_f64, |scale, value| scale.max(value.abs()));
-    let tolerance = case["tol_abs_f32"].as_f64().unwrap_or(f64::INFINITY).min(2e-5 * scale);
-    assert_close(&found, &wanted, tolerance, &format!("{what} {}", text(case, "out")));
+    assert_close(&found, &wanted, output_tolerance(case, &wanted), &format!("{what} {}", text(case, "out")));
 }
 
 /// All parameters in PyTorch's layout.

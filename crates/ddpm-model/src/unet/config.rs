@@ -26,6 +26,12 @@ impl Heads {
             Self::Width { width } => channels.checked_div(width).unwrap_or(0),
         }
     }
+
+    /// Whether `channels` channels divide into these heads.
+    fn divide(self, channels: usize) -> bool {
+        let (Self::Count(part) | Self::Width { width: part }) = self;
+        part > 0 && channels.is_multiple_of(part)
+    }
 }
 
 /// How the time enters a residual block.
@@ -96,6 +102,9 @@ pub struct UNetConfig {
     pub middle_attention_norm: MiddleNorm,
     /// Heads of every attention.
     pub heads: Heads,
+    /// Heads of the attentions on the way up, where those are others: improved-diffusion's `num_heads_upsample`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads_up: Option<Heads>,
     /// Probability of dropping a value in front of each block's last convolution.
     pub dropout: f64,
     /// Groups of every group normalisation.
@@ -137,6 +146,11 @@ impl UNetConfig {
     /// Whether this level, counted from 0 at the image, has attention.
     pub fn attends(&self, level: usize) -> bool {
         self.attention_resolutions.contains(&(self.sample_size >> level))
+    }
+
+    /// Heads of the attentions on the way up; those on the way down and in the middle have `heads`.
+    pub fn heads_on_the_way_up(&self) -> Heads {
+        self.heads_up.unwrap_or(self.heads)
     }
 
     /// Width of the time embedding inside the network.
@@ -241,12 +255,14 @@ impl UNetConfig {
         }
         let attending = levels.iter().enumerate().filter(|&(level, _)| self.attends(level)).map(|(_, &c)| c);
         let middle = levels.last().copied().filter(|_| self.middle_attention);
-        for channels in distinct(attending.chain(middle)) {
-            let divides = match self.heads {
-                Heads::Count(part) | Heads::Width { width: part } => part > 0 && channels.is_multiple_of(part),
-            };
-            if !divides {
+        for channels in distinct(attending.clone().chain(middle)) {
+            if !self.heads.divide(channels) {
                 report("heads", format!("{channels} channels do not divide into {}", self.heads));
+            }
+        }
+        if let Some(heads) = self.heads_up {
+            for channels in distinct(attending).into_iter().filter(|&channels| !heads.divide(channels)) {
+                report("heads_up", format!("{channels} channels do not divide into {heads}"));
             }
         }
         if let (Some(channels), Some(groups)) = (middle, self.middle_groups())
@@ -279,6 +295,7 @@ impl Default for UNetConfig {
             middle_attention: true,
             middle_attention_norm: MiddleNorm::Same,
             heads: Heads::Count(1),
+            heads_up: None,
             dropout: 0.1,
             norm_groups: 32,
             norm_eps: 1e-6,
@@ -343,6 +360,7 @@ mod tests {
             multipliers: vec![1.0, 1.51],
             attention_resolutions: vec![5, 16],
             heads: Heads::Width { width: 7 },
+            heads_up: Some(Heads::Count(0)),
             dropout: 1.0,
             norm_groups: 8,
             norm_eps: 0.0,
@@ -356,6 +374,7 @@ mod tests {
             "multipliers",
             "attention_resolutions",
             "heads",
+            "heads_up",
             "dropout",
             "norm_groups",
             "norm_eps",
@@ -389,5 +408,22 @@ mod tests {
         assert!(serde_json::from_str::<UNetConfig>(r#"{"headz": 4}"#).unwrap_err().to_string().contains("headz"));
         let wrong = serde_json::from_str::<UNetConfig>(r#"{"heads": "many"}"#).unwrap_err().to_string();
         assert!(wrong.contains("width = 64"), "{wrong}");
+    }
+
+    /// Snapshots and experiments from before the key was there are the same bytes.
+    #[test]
+    fn heads_on_the_way_up_are_written_only_where_they_were_given() {
+        let same = UNetConfig::cifar10();
+        assert!(!serde_json::to_string(&same).unwrap().contains("heads_up"));
+        assert_eq!(same.heads_on_the_way_up(), same.heads);
+        for (text, heads) in [("4", Heads::Count(4)), (r#"{"width": 16}"#, Heads::Width { width: 16 })] {
+            let config: UNetConfig = serde_json::from_str(&format!(r#"{{"heads": 2, "heads_up": {text}}}"#)).unwrap();
+            assert_eq!((config.heads, config.heads_on_the_way_up()), (Heads::Count(2), heads));
+            assert_eq!(serde_json::from_str::<UNetConfig>(&serde_json::to_string(&config).unwrap()).unwrap(), config);
+        }
+        // They need only fit the levels: the middle has those of the way down.
+        let middle =
+            UNetConfig { multipliers: vec![1.0, 1.0, 1.0, 1.5], heads_up: Some(Heads::Width { width: 128 }), ..same };
+        assert_eq!(middle.problems(&[3, 32, 32]), vec![]);
     }
 }

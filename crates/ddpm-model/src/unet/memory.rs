@@ -1,6 +1,6 @@
 //! How many values a training step keeps for the way back.
 
-use super::config::{Resampling, UNetConfig};
+use super::config::{Heads, Resampling, UNetConfig};
 
 impl UNetConfig {
     /// Values kept per image of this size: the inputs of every normalisation, convolution, projection and
@@ -8,9 +8,9 @@ impl UNetConfig {
     pub(crate) fn kept_values(&self, height: usize, width: usize) -> usize {
         let dropout = if self.dropout > 0.0 { 2 } else { 0 };
         let block = |pixels: usize, inputs: usize, outputs: usize| pixels * (2 * inputs + (2 + dropout) * outputs);
-        let attention = |pixels: usize, channels: usize| {
+        let attention = |pixels: usize, channels: usize, heads: Heads| {
             // The input, its normalisation, q, k, v and what is gathered; the scores before and after softmax.
-            6 * pixels * channels + 2 * self.heads.count(channels) * pixels * pixels
+            6 * pixels * channels + 2 * heads.count(channels) * pixels * pixels
         };
         let resample = |pixels: usize, channels: usize| match self.resampling {
             Resampling::Conv => pixels * channels,
@@ -25,7 +25,7 @@ impl UNetConfig {
         for (level, &outputs) in levels.iter().enumerate() {
             for _ in 0..self.blocks_per_level {
                 kept += block(pixels(level), channels, outputs);
-                kept += if self.attends(level) { attention(pixels(level), outputs) } else { 0 };
+                kept += if self.attends(level) { attention(pixels(level), outputs, self.heads) } else { 0 };
                 channels = outputs;
                 skips.push(channels);
             }
@@ -37,11 +37,12 @@ impl UNetConfig {
         }
         let deepest = pixels(levels.len().saturating_sub(1));
         kept += 2 * block(deepest, channels, channels);
-        kept += if self.middle_attention { attention(deepest, channels) } else { 0 };
+        kept += if self.middle_attention { attention(deepest, channels, self.heads) } else { 0 };
         for (level, &outputs) in levels.iter().enumerate().rev() {
             for _ in 0..=self.blocks_per_level {
                 kept += block(pixels(level), channels + skips.pop().unwrap_or(0), outputs);
-                kept += if self.attends(level) { attention(pixels(level), outputs) } else { 0 };
+                kept +=
+                    if self.attends(level) { attention(pixels(level), outputs, self.heads_on_the_way_up()) } else { 0 };
                 channels = outputs;
             }
         }

@@ -41,7 +41,7 @@ impl UNetConfig {
             for _ in 0..self.blocks_per_level {
                 block.resnets.push(self.residual_block(channels, outputs, Resize::Keep, device));
                 if self.attends(level) {
-                    block.attentions.push(self.attention(outputs, Some(self.norm_groups), device));
+                    block.attentions.push(self.attention(outputs, self.heads, Some(self.norm_groups), device));
                 }
                 channels = outputs;
                 skips.push(channels);
@@ -62,7 +62,7 @@ impl UNetConfig {
         let mid_block = MiddleBlock {
             resnets: vec![middle(), middle()],
             attentions: match self.middle_attention {
-                true => vec![self.attention(channels, self.middle_groups(), device)],
+                true => vec![self.attention(channels, self.heads, self.middle_groups(), device)],
                 false => vec![],
             },
         };
@@ -74,7 +74,12 @@ impl UNetConfig {
             for skip in waiting.into_iter().rev() {
                 block.resnets.push(self.residual_block(channels + skip, outputs, Resize::Keep, device));
                 if self.attends(level) {
-                    block.attentions.push(self.attention(outputs, Some(self.norm_groups), device));
+                    block.attentions.push(self.attention(
+                        outputs,
+                        self.heads_on_the_way_up(),
+                        Some(self.norm_groups),
+                        device,
+                    ));
                 }
                 channels = outputs;
             }
@@ -130,9 +135,9 @@ impl UNetConfig {
         config.init(device)
     }
 
-    fn attention(&self, channels: usize, groups: Option<usize>, device: &Device) -> SelfAttention {
+    fn attention(&self, channels: usize, heads: Heads, groups: Option<usize>, device: &Device) -> SelfAttention {
         let norm = groups.map(|groups| Norm { groups, eps: self.norm_eps });
-        SelfAttentionConfig { channels, heads: self.heads.count(channels), norm }.init(device)
+        SelfAttentionConfig { channels, heads: heads.count(channels), norm }.init(device)
     }
 }
 

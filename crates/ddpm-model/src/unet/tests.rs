@@ -45,6 +45,7 @@ fn variants() -> Vec<UNetConfig> {
             ..small()
         },
         UNetConfig { augment_dim: 3, ..small() },
+        UNetConfig { heads_up: Some(Heads::Width { width: 3 }), ..small() },
     ]
 }
 
@@ -144,6 +145,29 @@ fn every_parameter_gets_a_gradient() {
         network.visit(&mut visitor);
         assert_eq!(visitor.missing, Vec::<String>::new());
     }
+}
+
+/// The weights are the same for any number of heads.
+#[test]
+fn heads_on_the_way_up_are_of_the_way_up_alone() {
+    let device = Device::default();
+    let config =
+        |heads, up: Option<usize>| UNetConfig { heads: Heads::Count(heads), heads_up: up.map(Heads::Count), ..small() };
+    let weights = shaken(&small(), &device).into_record();
+    let x = noise(1, [8, 8], &device);
+    let run = |config: UNetConfig| {
+        let network = config.init(&device).load_record(weights.clone());
+        network.forward(x.clone(), Tensor::from_floats([10.0], &device), &Condition::None).into_data()
+    };
+    assert_eq!(run(config(2, Some(2))), run(config(2, None)));
+    let [down, up] = [run(config(4, Some(2))), run(config(2, Some(4)))];
+    for same in [run(config(2, None)), run(config(4, None))] {
+        assert_ne!(down, same);
+        assert_ne!(up, same);
+    }
+    // Scores of 4x4 pixels twice for two more heads, in each of the two attentions on the way up.
+    let kept = config(2, Some(4)).kept_values(8, 8) - config(2, None).kept_values(8, 8);
+    assert_eq!(kept, 2 * 2 * 2 * 16 * 16);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Reads the golden fixtures. Other crates' tests include this file by path.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+use std::f64::consts::FRAC_2_PI;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -12,6 +13,13 @@ pub fn fixtures_dir() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let folder = std::env::var("DDPM_FIXTURES").unwrap_or_else(|_| "fixtures".into());
     workspace.join(folder)
+}
+
+/// A folder of the fixture set, or the project's own where the set has none of this name.
+pub fn fixture(name: &str) -> PathBuf {
+    let given = fixtures_dir().join(name);
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
+    if given.is_dir() { given } else { own }
 }
 
 /// A JSON file.
@@ -150,6 +158,36 @@ pub fn assert_close(found: &[f64], wanted: &[f64], tolerance: f64, what: &str) {
             (f - w).abs()
         );
     }
+}
+
+/// How far rounding can move improved-diffusion's log-probability (nats) of one bin of the decoder.
+///
+/// It takes the difference of two values `(1 + tanh) / 2`, each of them off by half an epsilon however small it is: by one
+/// ulp of the tangent and by half of one of the sum. So the probability is off by an epsilon at most, and by as much far in
+/// the tail. Only there it shows in the logarithm, unless the floor hides it.
+pub fn decoder_rounding(x: f64, mean: f64, log_scale: f64, epsilon: f64) -> f64 {
+    let cdf = |edge: f64| {
+        let z = edge / log_scale.exp();
+        1.0 / (1.0 + (-2.0 * FRAC_2_PI.sqrt() * (z + 0.044715 * z.powi(3))).exp())
+    };
+    let (centred, half_bin) = (x - mean, 1.0 / 255.0);
+    let probability = match x {
+        x if x < -0.999 => cdf(half_bin + centred),
+        x if x > 0.999 => cdf(half_bin - centred),
+        // In the lower tail, where both are small.
+        _ => cdf(half_bin - centred.abs()) - cdf(-half_bin - centred.abs()),
+    };
+    let log = |probability: f64| probability.max(1e-12).ln();
+    let exact = log(probability);
+    (log(probability + epsilon) - exact).max(exact - log(probability - epsilon))
+}
+
+/// What the output of a network in f32 may be off by: what the fixture allows, but no more than 2e-5 of the largest value
+/// or, where that is more, five times the distance of the peer's own f32 from its f64.
+pub fn output_tolerance(case: &Value, wanted: &[f64]) -> f64 {
+    let scale = wanted.iter().fold(1.0_f64, |scale, value| scale.max(value.abs()));
+    let spread = case["f32_vs_f64"]["max_abs"].as_f64().unwrap_or(0.0);
+    case["tol_abs_f32"].as_f64().unwrap_or(f64::INFINITY).min((2e-5 * scale).max(5.0 * spread))
 }
 
 /// Panics unless the lists agree entry by entry to `tolerance` times the wanted value.

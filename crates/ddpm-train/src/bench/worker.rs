@@ -194,6 +194,7 @@ impl Worker {
             info: self.data.clone(),
             items: Arc::new(InMemDataset::new((0..PICTURES as u64).map(picture).collect())),
             skipped: Vec::new(),
+            ignored: Default::default(),
             labels: None,
             flip: Flip::Never,
         };

@@ -7,6 +7,8 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::Experiment;
+use super::recipes::{RECIPES, Recipe};
+use super::wording::{expand_kinds, make_whole, plain};
 
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,56 +45,83 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Finds the file behind `--experiment NAME|FILE.toml`.
-///
-/// A name is looked for in `experiments/` of the current folder, of the folders above it, and of the
-/// sources that this program was built from.
-pub fn find(name: &str) -> Result<PathBuf, ConfigError> {
-    let direct = PathBuf::from(name);
-    if direct.extension().is_some_and(|extension| extension == "toml") || direct.is_file() {
-        return Ok(direct);
+impl ConfigError {
+    /// One problem with the file as a whole.
+    fn of_all(file: &Path, message: String) -> Self {
+        Self { file: file.to_path_buf(), problems: vec![Problem { key: String::new(), message, from_set: false }] }
     }
-    let here = std::env::current_dir().unwrap_or_default();
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders: Vec<PathBuf> =
-        here.ancestors().chain(sources.ancestors()).map(|dir| dir.join("experiments")).collect();
-    if let Some(found) = folders.iter().map(|dir| dir.join(format!("{name}.toml"))).find(|file| file.is_file()) {
-        return Ok(found);
-    }
-    let known = folders.iter().find(|dir| dir.is_dir()).map(|dir| names_in(dir)).unwrap_or_default();
-    Err(ConfigError {
-        file: direct,
-        problems: vec![Problem {
-            key: String::new(),
-            message: format!(
-                "there is no experiment of that name; there are: {}; a file must end in .toml",
-                known.join(", ")
-            ),
-            from_set: false,
-        }],
-    })
 }
 
-fn names_in(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-        .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
-        .collect();
-    names.sort();
-    names
+/// Where an experiment comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// A recipe that the program carries.
+    BuiltIn(&'static Recipe),
+}
+
+impl Source {
+    /// Finds what `--experiment NAME|FILE.toml` names: a file, or a name, which is looked for in `experiments/` of the
+    /// current folder and of the folders above it, and then among the recipes that the program carries.
+    pub fn find(name: &str) -> Result<Self, ConfigError> {
+        let direct = PathBuf::from(name);
+        if direct.extension().is_some_and(|extension| extension == "toml") || direct.is_file() {
+            return Ok(Self::File(direct));
+        }
+        let here = std::env::current_dir().unwrap_or_default();
+        let mut files = here.ancestors().map(|dir| dir.join("experiments").join(format!("{name}.toml")));
+        if let Some(file) = files.find(|file| file.is_file()) {
+            return Ok(Self::File(file));
+        }
+        Recipe::find(name).map(Self::BuiltIn).ok_or_else(|| {
+            let known: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
+            let known = known.join(", ");
+            let message = format!("there is no experiment of that name; there are: {known}; a file must end in .toml");
+            ConfigError { file: direct, problems: vec![Problem { key: String::new(), message, from_set: false }] }
+        })
+    }
+
+    /// What messages call it.
+    pub fn file(&self) -> PathBuf {
+        match self {
+            Self::File(file) => file.clone(),
+            Self::BuiltIn(recipe) => format!("{} (built in)", recipe.name).into(),
+        }
+    }
+
+    /// What runs are called after it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(file) => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            Self::BuiltIn(recipe) => recipe.name.into(),
+        }
+    }
+
+    /// The experiment, changed by the `key=value` pairs in `sets`. A section that it does not have is that of `usual`,
+    /// if it is there.
+    pub fn load(&self, sets: &[String], usual: Table) -> Result<Experiment, ConfigError> {
+        let file = self.file();
+        match self {
+            Self::BuiltIn(recipe) => parse(&file, recipe.text, sets, usual),
+            Self::File(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| ConfigError::of_all(&file, format!("cannot be read: {error}")))?;
+                parse(&file, &text, sets, usual)
+            }
+        }
+    }
 }
 
 /// Reads the experiment in `file`, changed by the `key=value` pairs in `sets`.
 pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
-    let fail = |problems| ConfigError { file: file.to_path_buf(), problems };
-    let whole = |message: String| fail(vec![Problem { key: String::new(), message, from_set: false }]);
-    let text = std::fs::read_to_string(file).map_err(|error| whole(format!("cannot be read: {error}")))?;
-    let mut tree: Table =
-        text.parse().map_err(|error: toml::de::Error| whole(format!("is not TOML: {}", shown(&error))))?;
+    Source::File(file.to_path_buf()).load(sets, Table::new())
+}
+
+fn parse(file: &Path, text: &str, sets: &[String], usual: Table) -> Result<Experiment, ConfigError> {
+    let mut tree: Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| ConfigError::of_all(file, format!("is not TOML: {}", shown(&error))))?;
 
     let mut problems = Vec::new();
     let mut set_keys = Vec::new();
@@ -105,10 +134,19 @@ pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
             Err(message) => problems.push(Problem { key: set.clone(), message, from_set: true }),
         }
     }
+    for (name, section) in usual {
+        tree.entry(name).or_insert(section);
+    }
+    expand_kinds(&mut tree);
     // A part of what is at fault may have been set: diffusion.schedule.beta_end, say.
     let given = |key: &str| set_keys.iter().any(|set| set == key || set.starts_with(&format!("{key}.")));
-    let (experiment, found) = peel(tree);
-    problems.extend(found.into_iter().map(|(key, message)| Problem { from_set: given(&key), key, message }));
+    let (classes_of_data, unknown) = take_classes(&mut tree);
+    let (mut experiment, found) = peel(tree);
+    let found = unknown.into_iter().chain(found);
+    problems.extend(found.map(|(key, message)| Problem { from_set: given(&key), key, message }));
+    if let Some(experiment) = &mut experiment {
+        experiment.classes_of_data = classes_of_data;
+    }
     if let Some(experiment) = &experiment {
         let known: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
         let new = experiment.problems().into_iter().filter(|(key, _)| !known.contains(key));
@@ -116,8 +154,19 @@ pub fn load(file: &Path, sets: &[String]) -> Result<Experiment, ConfigError> {
     }
     match experiment {
         Some(experiment) if problems.is_empty() => Ok(experiment),
-        _ => Err(fail(problems)),
+        _ => Err(ConfigError { file: file.to_path_buf(), problems }),
     }
+}
+
+/// Takes the word of `model.classes = "data"` out of the tree, because a network's own table has a number there. Gives
+/// whether it was there, and what is wrong with another word.
+fn take_classes(tree: &mut Table) -> (bool, Option<(String, String)>) {
+    let Some(Value::Table(model)) = tree.get_mut("model") else { return (false, None) };
+    let Some(word) = model.get("classes").and_then(Value::as_str).map(str::to_string) else { return (false, None) };
+    model.remove("classes");
+    let message = || format!("is {word:?}; expected a number, or \"data\" for as many as the data have");
+    let is_data = word == "data";
+    (is_data, (!is_data).then(|| ("model.classes".into(), message())))
 }
 
 /// What TOML says, with the line at fault unless that is endless.
@@ -177,16 +226,19 @@ fn peel(tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
                 return (None, problems);
             }
             let Some(key) = blame(&sections, name, &message) else { break };
+            if make_whole(&mut sections, &key, &message) {
+                continue;
+            }
             if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
                 // Missing may be only what was just taken out; and without it nothing more can be read here.
                 if !removed.iter().any(|key| key.rsplit('.').next() == Some(field)) {
                     let table = key.rsplit_once('.').map_or(key.as_str(), |(table, _)| table);
-                    problems.push((table.to_string(), message));
+                    problems.push((table.to_string(), plain(table, &message)));
                 }
                 break;
             }
             remove(&mut sections, &key);
-            problems.push((key.clone(), message));
+            problems.push((key.clone(), plain(&key, &message)));
             removed.push(key);
         }
         if read(&sections).is_ok()
@@ -268,6 +320,8 @@ fn remove(tree: &mut Table, key: &str) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use ddpm_model::network::NetworkConfig;
+
     use super::*;
 
     fn problems_of(text: &str, sets: &[&str]) -> Vec<Problem> {
@@ -326,6 +380,106 @@ mod tests {
         assert!(problems[1].message.contains("path"));
         let problems = problems_of("[train]\nsteps = 3\n", &[]);
         assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), ["data", "model"]);
+    }
+
+    #[test]
+    fn classes_are_a_number_or_those_of_the_data() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.toml");
+        std::fs::write(&file, format!("{DIGITS}classes = \"data\"\n")).unwrap();
+        assert!(load(&file, &[]).unwrap().classes_of_data);
+        let ten = load(&file, &["model.classes=10".into()]).unwrap();
+        assert!(!ten.classes_of_data && ten.model.num_classes() == 10);
+        std::fs::write(&file, DIGITS).unwrap();
+        assert!(load(&file, &["model.classes=data".into()]).unwrap().classes_of_data);
+
+        let problems = problems_of(&format!("{DIGITS}classes = \"dta\"\n"), &[]);
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert_eq!((&*problems[0].key, problems[0].from_set), ("model.classes", false));
+        assert!(problems[0].message.contains("is \"dta\"; expected a number, or \"data\""), "{}", problems[0].message);
+    }
+
+    #[test]
+    fn a_kind_may_be_a_bare_name_and_a_whole_number_may_have_an_exponent() {
+        let text = "model = \"unet\"\n[data]\nkind = \"digits\"\n";
+        let sets =
+            ["diffusion.schedule=cosine", "optimizer.decay=cosine", "train.steps=1e3", "diffusion.weighting=min-snr"];
+        assert_eq!(problems_of(text, &sets), []);
+        let edm = ["diffusion.continuous.path=ve", "diffusion.continuous.prediction=edm", "optimizer.kind=adamw"];
+        assert_eq!(problems_of(DIGITS, &edm), []);
+    }
+
+    #[test]
+    fn messages_have_no_names_of_types() {
+        let sets = [
+            "train=5",
+            "model.base_channels=\"64\"",
+            "train.batch_size=1.5",
+            "optimizer.learning_rate=fast",
+            "diffusion.schedule=3",
+            "diffusion.continuous=7",
+            "ema.kind=[1]",
+            "preview.sampler=3",
+            "model.multipliers=2",
+            "train.tensorboard=yes",
+        ];
+        let problems = problems_of(DIGITS, &sets);
+        assert_eq!(problems.len(), sets.len(), "{problems:#?}");
+        for problem in &problems {
+            let words = ["enum ", "struct ", "u64", "usize", "f64", "Config", "floating", "variant index"];
+            assert!(!words.iter().any(|word| problem.message.contains(word)), "{problem:?}");
+        }
+        let message = |key: &str| &problems.iter().find(|problem| problem.key == key).unwrap().message;
+        assert!(message("train.batch_size").ends_with("expected a whole number, 0 or more"), "{problems:#?}");
+        assert!(message("diffusion.schedule").contains("{ kind = \"cosine\" }"), "{problems:#?}");
+    }
+
+    #[test]
+    fn a_misplaced_key_is_told_where_it_belongs() {
+        let problems = problems_of(DIGITS, &["model.steps=5", "diffusion.prediction=edm"]);
+        let of = |key: &str| problems.iter().find(|problem| problem.key == key).unwrap().message.clone();
+        assert!(of("model.steps").ends_with("[train] has a key of that name"), "{problems:#?}");
+        assert!(of("diffusion.prediction").contains("diffusion.continuous.prediction"), "{problems:#?}");
+        // The list of homes is true.
+        for (home, keys) in super::super::wording::HOMES {
+            for key in keys {
+                let mut tree = good();
+                insert(&mut tree, "diffusion.continuous.path.kind", Value::String("ve".into()));
+                if home == "data" {
+                    insert(&mut tree, "data.kind", Value::String("images".into()));
+                    insert(&mut tree, "data.path", Value::String("x".into()));
+                }
+                insert(&mut tree, &format!("{home}.{key}"), Value::Array(vec![Value::Boolean(true)]));
+                let message = read(&tree).map(|_| String::new()).unwrap_or_else(|message| message);
+                assert!(!message.starts_with("unknown field"), "{home}.{key}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn recipes_are_found_without_a_checkout_and_files_come_first() {
+        assert_eq!(Source::find("./no/such.toml").unwrap(), Source::File("./no/such.toml".into()));
+        let error = Source::find("digitz").unwrap_err().to_string();
+        assert!(error.contains("digits-edm") && error.contains("points-swiss-roll"), "{error}");
+        for recipe in RECIPES {
+            let source = Source::BuiltIn(recipe);
+            assert_eq!(source.name(), recipe.name);
+            source.load(&[], Table::new()).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_file_leaves_out_can_be_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.toml");
+        std::fs::write(&file, "[data]\nkind = \"digits\"\n").unwrap();
+        let model =
+            Table::from_iter([("kind".to_string(), Value::from("unet")), ("base_channels".into(), Value::from(24))]);
+        let usual = Table::from_iter([("model".to_string(), Value::Table(model))]);
+        let source = Source::File(file);
+        assert!(source.load(&[], Table::new()).is_err());
+        let NetworkConfig::UNet(config) = source.load(&[], usual).unwrap().model else { panic!("a U-Net") };
+        assert_eq!(config.base_channels, 24);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! [`load::load`] reads one, [`Experiment::problems`] checks it; after that it is valid and nothing checks again.
 
 pub mod load;
+pub mod recipes;
+mod wording;
 
 use ddpm_data::DataConfig;
 use ddpm_data::augment::AugmentConfig;
@@ -24,6 +26,10 @@ pub struct Experiment {
     pub augment: AugmentConfig,
     /// The network that predicts.
     pub model: NetworkConfig,
+    /// Whether the network has as many classes as the data: `model.classes = "data"`, which is a number as soon as the
+    /// data are open.
+    #[serde(skip)]
+    pub classes_of_data: bool,
     /// The forward process and what the network predicts of it.
     #[serde(default)]
     pub diffusion: DiffusionConfig,
@@ -55,12 +61,15 @@ pub enum OptimizerKind {
     #[default]
     Adam,
     /// Adam with decoupled weight decay (Loshchilov & Hutter, 2019).
+    #[serde(alias = "adamw")]
     AdamW,
     /// Gradient descent, with or without momentum (Sutskever et al., 2013).
     Sgd,
     /// RMSProp (Hinton, 2012).
+    #[serde(alias = "rmsprop")]
     RmsProp,
     /// AdaGrad (Duchi et al., 2011).
+    #[serde(alias = "adagrad")]
     AdaGrad,
     /// Adan (Xie et al., 2022).
     Adan,

@@ -32,7 +32,8 @@ use self::check::{Group, off_by, tolerance};
 use self::networks::Reference;
 use self::operations::Operation;
 use self::training::{Recipe, Training};
-use crate::config::load::{find, load};
+use crate::config::load::Source;
+use crate::config::recipes::RECIPES;
 
 /// Steps of the training that is compared.
 const STEPS: u64 = 10;
@@ -241,14 +242,9 @@ impl Suite {
 /// The networks of the experiments, each once, with the shape of their data; all of them, and the one of Nichol &
 /// Dhariwal (2021) for ImageNet at 64x64, unless it shall be quick.
 fn networks(quick: bool) -> anyhow::Result<Vec<(String, NetworkConfig, Vec<usize>)>> {
-    let file = find("digits")?;
-    let dir = file.parent().context("an experiment lies in a folder")?;
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)?.flatten().map(|entry| entry.path()).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
-    files.sort();
     let mut found: Vec<(String, NetworkConfig, Vec<usize>)> = Vec::new();
-    for file in files {
-        let mut experiment = load(&file, &[])?;
+    for recipe in RECIPES {
+        let mut experiment = Source::BuiltIn(recipe).load(&[], toml::Table::new())?;
         // Each backend drops other values.
         if let NetworkConfig::UNet(config) = &mut experiment.model {
             config.dropout = 0.0;
@@ -259,7 +255,7 @@ fn networks(quick: bool) -> anyhow::Result<Vec<(String, NetworkConfig, Vec<usize
         let known = found.iter().any(|(_, known, _)| *known == config);
         if !known && (small || !quick) {
             config.validate(&shape)?;
-            found.push((file.file_stem().unwrap_or_default().to_string_lossy().into_owned(), config, shape));
+            found.push((recipe.name.into(), config, shape));
         }
     }
     if !quick {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::point_mlp::PointMlpConfig;
-use ddpm_model::unet::{DownsamplePadding, MiddleNorm, Resampling, TimeShift, UNetConfig};
+use ddpm_model::unet::{DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShift, UNetConfig};
 
 use super::operations::Operation;
 
@@ -41,7 +41,7 @@ fn of_unet(config: &UNetConfig, size: [usize; 2]) -> BTreeSet<Operation> {
             channels = outputs;
             skips.push(channels);
             if config.attends(level) {
-                walk.attention(channels, Some(config.norm_groups), size_at(level));
+                walk.attention(channels, config.heads, Some(config.norm_groups), size_at(level));
             }
         }
         if level + 1 < levels.len() {
@@ -57,7 +57,7 @@ fn of_unet(config: &UNetConfig, size: [usize; 2]) -> BTreeSet<Operation> {
             MiddleNorm::None => None,
             MiddleNorm::Groups(groups) => Some(groups),
         };
-        walk.attention(channels, groups, deepest);
+        walk.attention(channels, config.heads, groups, deepest);
     }
     for (level, &outputs) in levels.iter().enumerate().rev() {
         for _ in 0..=config.blocks_per_level {
@@ -66,7 +66,7 @@ fn of_unet(config: &UNetConfig, size: [usize; 2]) -> BTreeSet<Operation> {
             walk.block([channels + skip, outputs], size_at(level));
             channels = outputs;
             if config.attends(level) {
-                walk.attention(channels, Some(config.norm_groups), size_at(level));
+                walk.attention(channels, config.heads_on_the_way_up(), Some(config.norm_groups), size_at(level));
             }
         }
         if level > 0 {
@@ -121,8 +121,8 @@ impl Walk<'_> {
         }
     }
 
-    fn attention(&mut self, channels: usize, groups: Option<usize>, size: [usize; 2]) {
-        let heads = self.config.heads.count(channels).max(1);
+    fn attention(&mut self, channels: usize, heads: Heads, groups: Option<usize>, size: [usize; 2]) {
+        let heads = heads.count(channels).max(1);
         let pixels = size[0] * size[1];
         self.found.extend(groups.map(|groups| norm(channels, groups, size, false)));
         self.add([
@@ -180,7 +180,6 @@ mod tests {
     use super::*;
     use burn::module::{Module, ModuleVisitor, Param};
     use burn::tensor::{Device, Tensor};
-    use ddpm_model::unet::Heads;
 
     /// Shapes of the parameters of rank 2 and 4.
     #[derive(Default)]
@@ -223,5 +222,18 @@ mod tests {
                 .collect();
             assert_eq!(walk, network.0);
         }
+    }
+
+    #[test]
+    fn both_ways_meet_their_own_heads() {
+        let config = UNetConfig { heads: Heads::Count(2), heads_up: Some(Heads::Count(4)), ..UNetConfig::cifar10() };
+        let heads: BTreeSet<(usize, usize)> = of_unet(&config, [32, 32])
+            .into_iter()
+            .filter_map(|operation| match operation {
+                Operation::Attention { heads, pixels, .. } => Some((heads, pixels)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(heads, BTreeSet::from([(2, 256), (4, 256), (2, 16)]));
     }
 }

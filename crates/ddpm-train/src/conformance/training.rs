@@ -17,7 +17,7 @@ use ddpm_model::network::{Network, NetworkConfig};
 use super::check::off_by;
 use crate::checkpoint::{Checkpoint, TrainState, restore};
 use crate::config::Experiment;
-use crate::config::load::{find, load};
+use crate::config::load::Source;
 use crate::model::{TrainBatch, TrainModel};
 use crate::noising::{Labels, Noising, NoisyLoader};
 use crate::optim::{clip_global_norm, ema_update, settle};
@@ -40,7 +40,7 @@ impl Recipe {
             sets.extend(["model.base_channels=16", "model.blocks_per_level=1", "train.batch_size=16"]);
         }
         let sets: Vec<String> = sets.into_iter().map(String::from).collect();
-        let mut experiment = load(&find("digits")?, &sets)?;
+        let mut experiment = Source::find("digits")?.load(&sets, toml::Table::new())?;
         let data = ddpm_data::open(&experiment.data, Split::Train, experiment.train.seed)?.info;
         experiment.model = experiment.model.with_io(&data.shape, data.shape[0]);
         experiment.model.validate(&data.shape)?;

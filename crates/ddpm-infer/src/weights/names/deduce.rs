@@ -123,6 +123,7 @@ impl Shapes<'_> {
             middle_attention: self.has("middle_block.1", "qkv"),
             middle_attention_norm: MiddleNorm::Same,
             heads: Heads::Count(1),
+            heads_up: None,
             dropout: 0.0,
             norm_groups: 32,
             norm_eps: 1e-5,

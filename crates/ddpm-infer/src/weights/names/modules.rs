@@ -1,6 +1,6 @@
 //! The modules of the U-Net in words that no scheme owns: where each stands, and its sizes.
 
-use ddpm_model::unet::{MiddleNorm, Resampling, TimeShift, UNetConfig};
+use ddpm_model::unet::{Heads, MiddleNorm, Resampling, TimeShift, UNetConfig};
 
 /// Where a module stands. Levels are counted from 0 at the image, on the way down and up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub(super) fn modules(config: &UNetConfig) -> Vec<Module> {
             TimeShift::ScaleShift => 2 * outputs,
         },
     };
-    let attention = |channels, norm| Kind::Attention { channels, heads: config.heads.count(channels), norm };
+    let attention = |channels, heads: Heads, norm| Kind::Attention { channels, heads: heads.count(channels), norm };
     let resample = |channels| match config.resampling {
         Resampling::Conv => conv(channels, channels),
         Resampling::Residual => residual(channels, channels),
@@ -119,7 +119,7 @@ pub(super) fn modules(config: &UNetConfig) -> Vec<Module> {
         for block in 0..config.blocks_per_level {
             add(Place::Down { level, block }, residual(channels, outputs));
             if config.attends(level) {
-                add(Place::DownAttention { level, block }, attention(outputs, true));
+                add(Place::DownAttention { level, block }, attention(outputs, config.heads, true));
             }
             channels = outputs;
             skips.push(channels);
@@ -132,7 +132,10 @@ pub(super) fn modules(config: &UNetConfig) -> Vec<Module> {
 
     add(Place::Middle(0), residual(channels, channels));
     if config.middle_attention {
-        add(Place::MiddleAttention, attention(channels, config.middle_attention_norm != MiddleNorm::None));
+        add(
+            Place::MiddleAttention,
+            attention(channels, config.heads, config.middle_attention_norm != MiddleNorm::None),
+        );
     }
     add(Place::Middle(1), residual(channels, channels));
 
@@ -141,7 +144,7 @@ pub(super) fn modules(config: &UNetConfig) -> Vec<Module> {
             let skip = skips.pop().unwrap_or_default();
             add(Place::Up { level, block }, residual(channels + skip, outputs));
             if config.attends(level) {
-                add(Place::UpAttention { level, block }, attention(outputs, true));
+                add(Place::UpAttention { level, block }, attention(outputs, config.heads_on_the_way_up(), true));
             }
             channels = outputs;
         }

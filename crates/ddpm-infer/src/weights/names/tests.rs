@@ -24,6 +24,7 @@ fn configs() -> Vec<UNetConfig> {
         UNetConfig { time_shift: TimeShift::ScaleShift, middle_attention_norm: MiddleNorm::None, ..small.clone() },
         UNetConfig { middle_attention: false, attention_resolutions: vec![8, 2], blocks_per_level: 1, ..small.clone() },
         UNetConfig { augment_dim: 9, ..small.clone() },
+        UNetConfig { heads: Heads::Count(2), heads_up: Some(Heads::Count(4)), ..small.clone() },
         UNetConfig { multipliers: vec![1.0], attention_resolutions: vec![8], ..small },
     ]
 }
