@@ -1,17 +1,149 @@
-//! The progress bar of a command.
+//! The progress bar of a command; where stderr is no terminal, a line now and then.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Stderr, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
-/// A bar on stderr if that is a terminal, otherwise one that nobody sees.
+/// The bar itself, within a template.
+const BAR: &str = "{bar:28} ";
+/// Between two lines, at the beginning.
+const SOON: Duration = Duration::from_secs(5);
+/// How many times longer that gets, at most, and how many lines there are until then.
+const SLOWER: u32 = 12;
+
+/// A bar on stderr if that is a terminal, otherwise the same numbers in a new line every few seconds.
 pub(crate) fn progress_bar(template: &str, length: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+    if std::io::stderr().is_terminal() {
+        let bar = ProgressBar::new(length);
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        return bar;
     }
-    let bar = ProgressBar::new(length);
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("━╸─"));
+    in_lines(template, length, Lines::to(std::io::stderr(), SOON))
+}
+
+fn in_lines<W: Write + Send + 'static>(template: &str, length: u64, lines: Lines<W>) -> ProgressBar {
+    let target = ProgressDrawTarget::term_like_with_hz(Box::new(lines), 1);
+    let bar = ProgressBar::with_draw_target(Some(length), target);
+    if let Ok(style) = ProgressStyle::with_template(&template.replace(BAR, "")) {
+        bar.set_style(style);
     }
     bar
+}
+
+/// A terminal that shows a frame only if some time has passed, and never takes one back.
+struct Lines<W = Stderr>(Mutex<State<W>>);
+
+struct State<W> {
+    sink: W,
+    frame: String,
+    started: Instant,
+    shown: Instant,
+    pause: Duration,
+}
+
+impl<W: Write> Lines<W> {
+    fn to(sink: W, pause: Duration) -> Self {
+        let now = Instant::now();
+        Self(Mutex::new(State { sink, frame: String::new(), started: now, shown: now, pause }))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State<W>)) -> io::Result<()> {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(())
+    }
+}
+
+impl<W> std::fmt::Debug for Lines<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lines")
+    }
+}
+
+impl<W: Write + Send> TermLike for Lines<W> {
+    fn width(&self) -> u16 {
+        100
+    }
+
+    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write_line(&self, words: &str) -> io::Result<()> {
+        self.write_str(words)
+    }
+
+    fn write_str(&self, words: &str) -> io::Result<()> {
+        self.change(|state| state.frame.push_str(words))
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.change(|state| state.frame.clear())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.change(|state| {
+            let line = std::mem::take(&mut state.frame);
+            // The longer it takes, the fewer lines are wanted.
+            let pause = (state.started.elapsed() / SLOWER).clamp(state.pause, state.pause * SLOWER);
+            if !line.trim().is_empty() && state.shown.elapsed() >= pause {
+                state.shown = Instant::now();
+                // Nobody may be listening any more, which is no reason to stop working.
+                let _ = writeln!(state.sink, "{}", line.trim());
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(pause: Duration) -> String {
+        let sink = Sink::default();
+        let bar = in_lines("{bar:28} {pos}/{len} items  {msg}", 3, Lines::to(sink.clone(), pause));
+        for item in 1..=3 {
+            bar.set_message(format!("item {item}"));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn without_a_terminal_there_are_plain_lines_now_and_then() {
+        let all = written(Duration::ZERO);
+        assert!(all.lines().count() >= 3 && all.contains("1/3 items  item 1\n"), "{all}");
+        assert!(!all.contains(['\u{1b}', '\r', '━']), "{all}");
+        assert_eq!(written(Duration::from_secs(1000)), "");
+    }
 }

@@ -3,125 +3,107 @@
 mod pictures;
 mod points;
 mod real;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, ValueEnum};
-use ddpm_model::diffusion::Diffusion;
 
 use crate::choose::SnapshotArgs;
-use crate::device::OpenDevice;
 use crate::evaluation::blocks::Shard;
 use crate::evaluation::judge::{Measured, Verdict};
 use crate::evaluation::record::{How, Record, append};
-use crate::evaluation::report;
+use crate::evaluation::report::{self, Scale};
 use crate::evaluation::resize::Resize;
-use crate::evaluation::sources::weights_hash;
-use crate::guidance::Guidance;
-use crate::job::{ClassChoice, SamplingJob};
-use crate::levels::Ladder;
 use crate::measure_likelihood::{self, LikelihoodArgs};
-use crate::noise::NoiseChoice;
 use crate::numbers::at_least;
 use crate::runs::{RunFolder, steps_in, width_of, widths_in};
-use crate::sample::{clip_for, in_half};
-use crate::samplers::{Sampler, SamplerOptions};
-use crate::snapshot::Snapshot;
-use crate::tasks::Task;
 use real::Real;
+use sweep::{Drawn, SweepArgs, Weights};
 
-/// Judges the samples of a snapshot, or files.
+/// Evaluates samples of a snapshot, or files, against a reference set.
 ///
-/// Features are kept in the work folder: what was interrupted goes on where it was, and with --shard several
-/// processes share the work.
+/// Features are cached in the work folder: what was interrupted resumes, and with --shard several processes share the
+/// work.
 #[derive(Args, Debug)]
 pub struct EvalArgs {
     #[command(flatten)]
     snapshot: SnapshotArgs,
-    /// Judges these instead of a snapshot's samples: a folder of pictures, an .npy or .npz of pictures or points, or an
-    /// .npz of statistics.
+    /// Evaluates these instead of a snapshot's samples: a folder of images (of `sample` too), an .npy or .npz of images or
+    /// points, or an .npz of statistics.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["run", "from"])]
     files: Option<PathBuf>,
-    /// What is real: a bundled kind of data, a folder, an .npy or .npz of pictures, or an .npz of statistics; without
-    /// it, the data of the snapshot.
+    /// Reference set: a built-in dataset, a folder, an .npy or .npz of images, or an .npz of statistics; default: the data
+    /// of the snapshot.
     #[arg(long, value_name = "KIND|PATH")]
     against: Option<String>,
-    /// Which part of data that have parts.
+    /// Split of the reference set, where it has splits.
     #[arg(long, value_enum, default_value_t = Part::Test)]
     split: Part,
-    /// How many samples; without it, 1000 images or 2048 points, or all files.
+    /// Number of samples; default: 1000 images or 2048 points, or all files.
     #[arg(long, value_name = "N", value_parser = at_least::<2, usize>)]
     count: Option<usize>,
-    /// Sample k depends on the seed and on k alone.
-    #[arg(long, value_name = "S", default_value_t = 0, value_parser = at_least::<0, u64>)]
-    seed: u64,
-    /// Samplers, with commas between; each is judged.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "ddim")]
-    samplers: Vec<String>,
-    /// Steps, with commas between; each is judged. Without it, what is usual for the sampler.
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = at_least::<1, usize>)]
-    steps: Vec<usize>,
-    /// Noise levels that the steps visit, as `ddpm-infer sample` names them.
-    #[arg(long, value_name = "NAME")]
-    levels: Option<Ladder>,
-    /// Judges every snapshot of the run, not only the newest.
+    /// Evaluates every snapshot of the run, not only the newest.
     #[arg(long, conflicts_with_all = ["from", "files"])]
     every_snapshot: bool,
-    /// Judges the averages of all widths that the run stored (ema.post_hoc) beside the usual one, each at the step of the
-    /// snapshot or the last one before it.
+    /// Evaluates the averages of all widths that the run stored (ema.post_hoc) next to the usual one, each at the step of
+    /// the snapshot or the last one before it.
     #[arg(long, conflicts_with_all = ["from", "files"])]
     every_width: bool,
-    /// What looks at the pictures; without it, inception where --weights are given, otherwise a classifier of the data.
+    /// Feature extractor; default: inception where --weights are given, otherwise a classifier of the data.
     #[arg(long, value_enum)]
     extractor: Option<Extractor>,
-    /// Weights of the Inception-v3 of the FID papers (pt_inception-2015-12-05), as safetensors.
+    /// Weights of the Inception-v3 of the FID papers: pytorch-fid's pt_inception-2015-12-05-6726825d.pth as it is, or the
+    /// same as safetensors.
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// What pytorch-fid says of some images with these weights; only with it a distance is called FID.
+    /// Features that pytorch-fid has of some images with these weights; only with it a distance is called FID.
     #[arg(long, value_name = "FILE", requires = "weights")]
     known_answer: Option<PathBuf>,
-    /// How pictures are made to fit inception: pytorch-fid, legacy-tf or clean-fid.
+    /// How images are resized for inception: pytorch-fid, legacy-tf or clean-fid.
     #[arg(long, value_name = "MODE", default_value = Resize::ALL[0].name())]
     resize: Resize,
-    /// Weights of the classifier, which are made and kept here if there are none; without it, in the work folder.
+    /// Weights of the classifier, which is trained and kept here if there are none; default: in the work folder.
     #[arg(long, value_name = "FILE")]
     classifier: Option<PathBuf>,
-    /// Subsets of the kernel distance.
+    /// Subsets of KID.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least::<1, usize>)]
     subsets: usize,
-    /// Items in a subset, or as many as there are.
+    /// Items in a subset of KID, or as many as there are.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least::<2, usize>)]
     subset_size: usize,
-    /// The neighbour whose distance is the radius of a ball, for precision, recall, density and coverage.
-    #[arg(long, value_name = "K", default_value_t = 3, value_parser = at_least::<1, usize>)]
-    neighbour: usize,
-    /// Items of a set that are compared with every item of the other; the Frechet distance is of all.
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_least::<2, usize>)]
-    most: usize,
+    /// k of the k-NN radius of precision, recall, density and coverage.
+    #[arg(long, alias = "neighbour", value_name = "K", default_value_t = 3, value_parser = at_least::<1, usize>)]
+    k: usize,
+    /// Items of a set that are kept for pairwise metrics (KID, precision, recall, ...); the Frechet distance is of all.
+    #[arg(long, alias = "most", value_name = "N", default_value_t = 10_000, value_parser = at_least::<2, usize>)]
+    max_items: usize,
     /// Measures the bits per dimension of this many test images too, by the bound and by the ODE; takes long.
     #[arg(long, value_name = "N", conflicts_with = "files", value_parser = at_least::<1, usize>)]
     bits_per_dim: Option<usize>,
-    /// Only makes the features that fall to process I of N; without --shard all of them are put together.
+    /// Only makes the features of process I of N; run without --shard afterwards to put all of them together.
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
     /// Images at once; changes the speed, not the result.
     #[arg(long, value_name = "B", default_value_t = 64, value_parser = at_least::<1, usize>)]
     batch_size: usize,
-    /// Where features are kept.
+    /// Cache of features.
     #[arg(long, value_name = "DIR", default_value = "evaluations")]
     work: PathBuf,
-    /// Writes mean and covariance of what is judged, as pytorch-fid does; of --files without --against only this.
+    /// Writes mean and covariance of the features, as pytorch-fid does; of --files without --against only this.
     #[arg(long, value_name = "FILE.npz")]
     statistics: Option<PathBuf>,
-    /// Writes all numbers with their full names.
+    /// Writes all numbers with their full names, and how the samples were drawn.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Writes table.csv, and of several samplers, steps, snapshots or widths plot.svg, into this folder.
+    /// Writes table.csv, and of several sets of samples plot.svg, into this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    // At the end, because its headings would also stand above what comes after.
+    #[command(flatten)]
+    sweep: SweepArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -140,24 +122,6 @@ enum Extractor {
     Pixels,
 }
 
-/// A snapshot with one way to sample from it.
-struct Drawn {
-    snapshot: Arc<Snapshot>,
-    diffusion: Arc<Diffusion>,
-    weights_hash: u64,
-    job: SamplingJob,
-    path: PathBuf,
-    name: String,
-    how: How,
-}
-
-/// Weights that are judged.
-struct Weights {
-    path: PathBuf,
-    /// Width of the average that they are; nothing for that of the snapshots.
-    width: Option<f64>,
-}
-
 /// Does what the arguments say and gives what goes to stdout; its last line is the first number.
 pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
     args.check()?;
@@ -165,15 +129,15 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
     if let (Some(files), Some(path), None) = (&args.files, &args.statistics, &args.against) {
         return pictures::only_statistics(args, files, path, &open);
     }
-    let drawn = args.drawn(args.weights()?, &open)?;
+    let drawn = args.sweep.drawn(args, args.weights()?, &open)?;
     let real = match &args.against {
         Some(against) => Real::parse(against)?,
         None => match drawn.last() {
             Some(newest) => match &newest.snapshot.config.source {
                 Some(source) => Real::Data(source.clone()),
-                None => bail!("the snapshot does not say what data it was trained on: --against what?"),
+                None => bail!("the snapshot does not record its training data: pass --against (the reference set)"),
             },
-            None => bail!("--files needs --against: what are they to be compared with?"),
+            None => bail!("--files requires --against (the reference set)"),
         },
     };
     std::fs::create_dir_all(&args.work).with_context(|| format!("cannot make the folder {}", args.work.display()))?;
@@ -192,15 +156,13 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
     }
     args.keep(&verdicts, &drawn);
     args.write(&verdicts, &drawn)?;
-    let first = verdicts.first().and_then(|verdict| verdict.measured.first());
-    let last = first.map(|first| format!("{} {}", first.name, report::rounded(first.value))).unwrap_or_default();
-    Ok(format!("{}\n{last}", report::table(&verdicts, &hows(&drawn))))
+    Ok(args.printed(&verdicts, drawn.len()))
 }
 
 impl EvalArgs {
     fn check(&self) -> anyhow::Result<()> {
         for (option, value) in
-            [("--count", self.count.unwrap_or(2)), ("--most", self.most), ("--subset-size", self.subset_size)]
+            [("--count", self.count.unwrap_or(2)), ("--max-items", self.max_items), ("--subset-size", self.subset_size)]
         {
             if value < 2 {
                 bail!("{option} must be at least 2");
@@ -209,9 +171,9 @@ impl EvalArgs {
         for (option, value) in [
             ("--batch-size", self.batch_size),
             ("--subsets", self.subsets),
-            ("--neighbour", self.neighbour),
+            ("--k", self.k),
             ("--bits-per-dim", self.bits_per_dim.unwrap_or(1)),
-            ("--steps", self.steps.iter().copied().min().unwrap_or(1)),
+            ("--steps", self.sweep.steps.iter().copied().min().unwrap_or(1)),
         ] {
             if value == 0 {
                 bail!("{option} must be at least 1");
@@ -219,8 +181,8 @@ impl EvalArgs {
         }
         if self.extractor == Some(Extractor::Inception) && self.weights.is_none() {
             bail!(
-                "--extractor inception needs --weights: pt_inception-2015-12-05 as safetensors; docs/evaluation.md says \
-                 how to make it"
+                "--extractor inception requires --weights: pytorch-fid's pt_inception-2015-12-05-6726825d.pth, or the same \
+                 as safetensors (docs/evaluation.md)"
             );
         }
         Ok(())
@@ -264,61 +226,6 @@ impl EvalArgs {
         Ok(all)
     }
 
-    /// All weights with every sampler in every number of steps.
-    fn drawn(&self, weights: Vec<Weights>, open: &OpenDevice) -> anyhow::Result<Vec<Drawn>> {
-        let mut all = Vec::new();
-        for Weights { path, width } in &weights {
-            let (snapshot, diffusion) = self.snapshot.load(path, &open.device)?;
-            let weights_hash = weights_hash(&snapshot);
-            let (snapshot, diffusion) = (Arc::new(snapshot), Arc::new(diffusion));
-            for sampler in &self.samplers {
-                let several = if self.steps.is_empty() { vec![None] } else { self.steps.iter().map(Some).collect() };
-                for steps in several {
-                    let variance = diffusion.variance();
-                    let sampler = Sampler::new(sampler, SamplerOptions { variance, ..SamplerOptions::default() })?;
-                    let steps = steps.copied().unwrap_or_else(|| sampler.usual_steps(&diffusion));
-                    let config = &snapshot.config;
-                    let is_image = config.data.shape.len() == 3;
-                    let job = SamplingJob {
-                        task: Task::Sample,
-                        count: self.count.unwrap_or(if is_image { 1000 } else { 2048 }),
-                        seed: self.seed,
-                        batch_size: self.batch_size,
-                        sampler,
-                        steps: Some(steps),
-                        levels: self.levels.clone().unwrap_or_else(|| sampler.usual_levels(&diffusion)),
-                        plan: None,
-                        noise: NoiseChoice::default(),
-                        class: ClassChoice::Any,
-                        clip: clip_for(&config.data),
-                        guidance: Guidance::default(),
-                        frames: 0,
-                    };
-                    let of_width = width.map(|width| format!(" width {width}")).unwrap_or_default();
-                    let name = format!(
-                        "{} step {}{of_width}, {} {steps}{}",
-                        config.experiment,
-                        config.step,
-                        sampler.name(),
-                        in_half(&snapshot.network)
-                    );
-                    let how = How {
-                        step: config.step,
-                        width: *width,
-                        sampler: sampler.name().into(),
-                        sampler_steps: steps,
-                        levels: job.levels.clone(),
-                        guidance: job.guidance.scale,
-                        seed: self.seed,
-                    };
-                    let (snapshot, diffusion) = (snapshot.clone(), diffusion.clone());
-                    all.push(Drawn { snapshot, diffusion, weights_hash, job, path: path.clone(), name, how });
-                }
-            }
-        }
-        Ok(all)
-    }
-
     /// Bits per dimension of test data, as `ddpm-infer likelihood` measures them.
     fn bits_per_dim(&self, drawn: &Drawn, count: usize) -> anyhow::Result<Vec<Measured>> {
         /// The words of that command.
@@ -332,7 +239,7 @@ impl EvalArgs {
         for method in methods {
             let mut words: Vec<String> =
                 ["likelihood", "--from", &drawn.path.to_string_lossy(), "--method", method].map(Into::into).into();
-            words.extend(["--count".into(), count.to_string(), "--seed".into(), self.seed.to_string()]);
+            words.extend(["--count".into(), count.to_string(), "--seed".into(), self.sweep.seed.to_string()]);
             words.extend(self.snapshot.words_of_device());
             let line = measure_likelihood::run(&Words::try_parse_from(words)?.args)?;
             let mut parts = line.split(' ');
@@ -366,14 +273,33 @@ impl EvalArgs {
             std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
         };
         if let Some(path) = &self.json {
-            put(path, &serde_json::to_vec_pretty(&serde_json::json!({ "verdicts": verdicts }))?)?;
+            put(path, &serde_json::to_vec_pretty(&serde_json::json!({ "verdicts": with_hows(verdicts, drawn)? }))?)?;
         }
         let Some(out) = &self.out else { return Ok(()) };
         std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
         put(&out.join("table.csv"), &report::csv(verdicts, &hows(drawn))?)?;
-        if drawn.len() < 2 {
-            return Ok(());
+        match drawn.len() {
+            0 | 1 => Ok(()),
+            _ => put(&out.join("plot.svg"), self.plot(verdicts, drawn).as_bytes()),
         }
+    }
+
+    /// The table, where there is more than it, and the first number.
+    fn printed(&self, verdicts: &[Verdict], drawn: usize) -> String {
+        let mut text = report::table(verdicts, drawn);
+        if report::is_short(verdicts) {
+            text += &match &self.out {
+                Some(out) => format!("all numbers: {}\n", out.join("table.csv").display()),
+                None => "all numbers: --out DIR (table.csv, plot.svg), --json FILE\n".into(),
+            };
+        }
+        let first = verdicts.first().and_then(|verdict| verdict.measured.first());
+        let last = first.map(|first| format!("{} {}", first.name, report::rounded(first.value))).unwrap_or_default();
+        text + "\n" + &last
+    }
+
+    /// The first number of all sets.
+    fn plot(&self, verdicts: &[Verdict], drawn: &[Drawn]) -> String {
         let mut lines: Vec<report::Line> = Vec::new();
         let mut marks: Vec<(String, f64)> = Vec::new();
         for (drawn, verdict) in drawn.iter().zip(verdicts) {
@@ -393,26 +319,47 @@ impl EvalArgs {
             Some((verdict.of.clone(), first.value))
         }));
         let title = verdicts[0].measured.first().map(|first| first.name.clone()).unwrap_or_default();
-        let x_name = match (self.every_snapshot, self.every_width) {
-            (true, _) => "training step",
-            (false, true) => "width of the average",
-            (false, false) => "steps of the sampler",
+        let (x_name, scale) = match (self.every_snapshot, self.every_width, self.sweep.has_scales()) {
+            (true, ..) => ("training step", Scale::Logarithmic),
+            (false, true, _) => ("width of the average", Scale::Logarithmic),
+            (false, false, true) => ("guidance scale", Scale::Linear),
+            (false, false, false) => ("steps of the sampler", Scale::Logarithmic),
         };
-        put(&out.join("plot.svg"), report::plot(&title, x_name, &lines, &marks).as_bytes())
+        report::plot(&title, (x_name, scale), &lines, &marks)
     }
 
     /// The line of the plot that samples belong to, and their place on it; one without is a mark.
     fn place(&self, how: &How) -> (String, Option<f64>) {
-        let sampler = format!("{} {}", how.sampler, how.sampler_steps);
-        match (self.every_snapshot, self.every_width, how.width) {
-            (true, _, Some(width)) => (format!("{sampler}, width {width}"), Some(how.step as f64)),
-            (true, true, None) => (format!("{sampler}, usual"), Some(how.step as f64)),
-            (true, false, None) => (sampler, Some(how.step as f64)),
-            (false, true, None) => (format!("{sampler}, usual"), None),
-            (false, true, width) => (sampler, width),
-            (false, false, _) => (how.sampler.clone(), Some(how.sampler_steps as f64)),
+        let width = |name: String| match (how.width, self.every_width) {
+            (Some(width), _) => format!("{name}, width {width}"),
+            (None, true) => format!("{name}, usual"),
+            (None, false) => name,
+        };
+        let steps = format!("{} {}", how.sampler, how.sampler_steps);
+        let guided = match self.sweep.has_scales() {
+            true => format!("{steps}, guidance {}", how.guidance),
+            false => steps.clone(),
+        };
+        match (self.every_snapshot, self.every_width, self.sweep.has_scales()) {
+            (true, ..) => (width(guided), Some(how.step as f64)),
+            (false, true, _) if how.width.is_none() => (width(guided), None),
+            (false, true, _) => (guided, how.width),
+            (false, false, true) => (steps, Some(how.guidance)),
+            (false, false, false) => (how.sampler.clone(), Some(how.sampler_steps as f64)),
         }
     }
+}
+
+/// The verdicts as JSON, those of samples with how these were drawn.
+fn with_hows(verdicts: &[Verdict], drawn: &[Drawn]) -> serde_json::Result<Vec<serde_json::Value>> {
+    let with_how = |(place, verdict): (usize, &Verdict)| {
+        let mut json = serde_json::to_value(verdict)?;
+        if let Some(drawn) = drawn.get(place) {
+            json["how"] = serde_json::to_value(&drawn.how)?;
+        }
+        Ok(json)
+    };
+    verdicts.iter().enumerate().map(with_how).collect()
 }
 
 /// How the first sets were drawn; of those after them nothing is said.

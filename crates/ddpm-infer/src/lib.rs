@@ -31,6 +31,7 @@ pub mod runs;
 pub mod sample;
 pub mod samplers;
 pub mod samples_folder;
+mod sampling_args;
 pub mod shards;
 pub mod snapshot;
 pub mod steps;

@@ -121,7 +121,7 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
     let source = config
         .source
         .as_ref()
-        .with_context(|| format!("{}: others trained it, and it does not say on which data", path.display()))?;
+        .with_context(|| format!("{}: the snapshot does not record its training data", path.display()))?;
     let data = ddpm_data::open(source, split, 0)?;
     let items = (0..data.items.len().min(args.count)).map(|k| data.items.get(k)).collect::<Result<Vec<_>, _>>()?;
     eprintln!(

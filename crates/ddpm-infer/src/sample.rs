@@ -455,7 +455,7 @@ pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedM
 }
 
 /// A class by its name, or by its number where no name fits.
-fn class_choice(asked: Option<&str>, classes: usize, names: &[String]) -> anyhow::Result<ClassChoice> {
+pub(crate) fn class_choice(asked: Option<&str>, classes: usize, names: &[String]) -> anyhow::Result<ClassChoice> {
     let Some(asked) = asked else { return Ok(ClassChoice::Any) };
     if classes == 0 {
         bail!("--class {asked}: the network was trained without classes");

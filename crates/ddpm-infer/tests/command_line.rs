@@ -582,7 +582,10 @@ fn samples_are_judged_in_shards_as_in_one_piece() {
     };
     let sweep = ["--samplers", "ddim,euler", "--steps", "2,3", "--out", "o"];
     let whole = eval("one", &sweep);
-    assert!(whole.contains("test step 0, euler 3 (300) vs digits test"), "{whole}");
+    assert!(
+        whole.contains("samples: test step 0\nreference: digits test\n") && whole.contains("\neuler 3 (300) "),
+        "{whole}"
+    );
     assert!(std::fs::read_to_string(dir.path().join("o/plot.svg")).unwrap().contains("euler"));
     for shard in ["2/2", "1/2"] {
         assert_eq!(eval("two", &[&sweep[..], &["--shard", shard]].concat()).trim(), "two");
@@ -594,7 +597,7 @@ fn samples_are_judged_in_shards_as_in_one_piece() {
     let points = points(dir.path());
     let words = ["eval", "--from", points.to_str().unwrap(), "--count", "64", "--steps", "2"];
     let said = String::from_utf8(infer(dir.path(), &words).stdout).unwrap();
-    for part in ["chamfer distance", "sliced Wasserstein-2", "energy distance", "real points", "fitted Gaussian"] {
+    for part in ["chamfer distance", "sliced Wasserstein-2", "energy distance", "real points", "Gaussian (64)"] {
         assert!(said.contains(part), "{part}: {said}");
     }
 }

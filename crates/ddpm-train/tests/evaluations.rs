@@ -47,9 +47,11 @@ fn every_width_and_snapshot_is_judged_kept_and_reported() {
     // The averages were stored at 2, 4 and 6: the last ones before the snapshot of step 3 are those of step 2.
     let expected = [(3, None), (2, Some(0.05)), (2, Some(0.1)), (6, None), (6, Some(0.05)), (6, Some(0.1))];
     assert_eq!(records.iter().map(about).collect::<Vec<_>>(), expected);
-    assert!(found.contains("  width  ") && found.contains("  0.05  ") && found.contains("  usual  "), "{found}");
+    for part in ["samples: ddim 2\n", "step 3 (30)  ", "step 2 width 0.05 (30)  ", "step 6 width 0.1 (30)  "] {
+        assert!(found.contains(part), "{part}: {found}");
+    }
     let table = std::fs::read_to_string(out.join("table.csv")).unwrap();
-    assert!(table.contains(",6,0.05,ddim,2,0\n") && table.contains(",3,usual,ddim,2,0\n"), "{table}");
+    assert!(table.contains(",6,0.05,ddim,2,0,1,\n") && table.contains(",3,usual,ddim,2,0,1,\n"), "{table}");
     let plot = std::fs::read_to_string(out.join("plot.svg")).unwrap();
     for part in ["training step", "ddim 2, width 0.1", "ddim 2, usual"] {
         assert!(plot.contains(part), "{part}: {plot}");
@@ -74,9 +76,14 @@ fn every_width_and_snapshot_is_judged_kept_and_reported() {
     let printed = bench.run(&["report", word]);
     assert!(printed.status.success());
     let html = std::fs::read_to_string(run.join("report.html")).unwrap();
-    for part in
-        ["<h2>Evaluations</h2>", "Against digits test", "<td>width 0.05</td>", "class=\"mark\"", "ddim 2, width 0.1"]
-    {
+    for part in [
+        "<h2>Evaluations</h2>",
+        "Against digits test",
+        "<td>width 0.05</td>",
+        "class=\"mark\"",
+        "ddim 2, width 0.1",
+        "<p class=\"warning\">Warning: 30 items for 64 features",
+    ] {
         assert!(html.contains(part), "{part} is missing");
     }
     // Measured again is not shown twice: three averages at 6, two at 2, one at 3, and two floors.

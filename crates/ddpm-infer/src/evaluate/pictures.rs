@@ -9,13 +9,14 @@ use super::real::Real;
 use super::{Drawn, EvalArgs, Extractor, Part};
 use crate::bar::progress_bar;
 use crate::device::OpenDevice;
-use crate::evaluation::blocks::{Blocks, Gathered, Shard};
+use crate::evaluation::blocks::{Blocks, Filled, Gathered, Shard};
 use crate::evaluation::classifier::Classifier;
 use crate::evaluation::extractor::{FeatureExtractor, Pixels};
 use crate::evaluation::inception::{self, Inception};
 use crate::evaluation::judge::{self, Measured, Reference, Settings, Verdict};
-use crate::evaluation::sources::{AnySource, Dataset, GAUSSIAN_VALUES, PictureSource, PixelGaussian, Samples, hash};
+use crate::evaluation::sources::{AnySource, Dataset, GAUSSIAN_VALUES, PictureSource, PixelGaussian, hash};
 use crate::evaluation::{Statistics, frechet};
+use crate::job::Progress;
 use crate::weights::{StoredTensor, Weights};
 
 /// Draws of the Gaussian baseline at most: it is so far off that more would say nothing.
@@ -33,8 +34,8 @@ struct Sets {
     gaussian: Option<AnySource>,
 }
 
-/// An extractor, and what its features depend on.
-struct Eyes {
+/// A feature extractor, and what its features depend on.
+struct Extraction {
     extractor: Box<dyn FeatureExtractor>,
     identity: String,
 }
@@ -57,10 +58,14 @@ pub(super) fn judge(
         bail!("--files of statistics can only be compared with statistics; --against is something else");
     }
     let sets = sets(args, real, files.as_ref(), drawn, open)?;
-    let eyes = eyes(args, real, &sets, open)?;
-    eprintln!("features by {} on {}, kept in {}", eyes.extractor.name(), open.name, args.work.display());
+    let chosen = choose_extractor(args, real, &sets, open)?;
+    eprintln!("features by {} on {}, kept in {}", chosen.extractor.name(), open.name, args.work.display());
+    let doubt = chosen.extractor.doubt();
+    if let Some(doubt) = &doubt {
+        eprintln!("warning: {doubt}");
+    }
 
-    let extractor = (&*eyes.extractor, eyes.identity.as_str());
+    let extractor = (&*chosen.extractor, chosen.identity.as_str());
     let asked = args.count.unwrap_or(usize::MAX);
     let mut gathered = Vec::new();
     let fill = |source: &dyn PictureSource, count: usize| -> anyhow::Result<()> {
@@ -74,7 +79,7 @@ pub(super) fn judge(
         fill(&**source, usize::MAX)?;
     }
     for source in sets.other.iter() {
-        fill(&**source, args.most)?;
+        fill(&**source, args.max_items)?;
     }
     for source in sets.gaussian.iter() {
         fill(&**source, usize::MAX)?;
@@ -83,7 +88,7 @@ pub(super) fn judge(
         return Ok(None);
     }
     let gather = |source: &dyn PictureSource, count: usize, wanted: &dyn Fn(usize) -> bool| {
-        Blocks::open(&args.work, source, extractor, count, args.batch_size)?.gather(args.most, wanted)
+        Blocks::open(&args.work, source, extractor, count, args.batch_size)?.gather(args.max_items, wanted)
     };
     for source in &sets.judged {
         gathered.push(gather(&**source, asked, &|_| true)?);
@@ -102,10 +107,10 @@ pub(super) fn judge(
             let all = gather(&**own, usize::MAX, &|_| true)?;
             match &sets.other {
                 Some(other) => {
-                    let others = gather(&**other, args.most, &|_| true)?;
+                    let others = gather(&**other, args.max_items, &|_| true)?;
                     // As many as there are samples, evenly spread: neighbours in a dataset are often alike.
                     let (of, wanted) = (others.count, count.min(others.count));
-                    let floor = gather(&**other, args.most, &|item| item * wanted % of < wanted)?;
+                    let floor = gather(&**other, args.max_items, &|item| item * wanted % of < wanted)?;
                     let copies = match args.split {
                         Part::Test => [others.kept, all.kept.clone()],
                         Part::Train => [all.kept.clone(), others.kept],
@@ -124,19 +129,20 @@ pub(super) fn judge(
         }
         (_, None) => bail!("nothing to compare with"),
     };
-    let settings =
-        Settings { subsets: args.subsets, subset_size: args.subset_size, neighbour: args.neighbour, seed: args.seed };
-    let (name, published) = (eyes.extractor.name(), eyes.extractor.is_published_inception());
+    let settings = Settings { subsets: args.subsets, subset_size: args.subset_size, k: args.k, seed: args.sweep.seed };
+    let (name, published) = (chosen.extractor.name(), chosen.extractor.is_published_inception());
     let mut verdicts = Vec::new();
     let mut add = |set: &Gathered, reference: &Reference| -> anyhow::Result<()> {
         let width = reference.statistics.mean.len();
-        if (set.count as u64).min(reference.statistics.count.unwrap_or(u64::MAX)) <= width as u64 {
-            eprintln!(
-                "{}: a set of no more items than the {width} features: its Frechet distance is far from that of many",
-                set.name
-            );
+        let of_reference = reference.statistics.count.unwrap_or(u64::MAX);
+        let mut warnings: Vec<String> = doubt.iter().cloned().collect();
+        let fewest = of_reference.min(set.count as u64);
+        if fewest <= width as u64 {
+            let few = format!("{fewest} items for {width} features: the Frechet distance is far from that of many");
+            eprintln!("warning: {}: {few}", set.name);
+            warnings.push(few);
         }
-        verdicts.push(judge::judge(set, reference, &name, published, settings)?);
+        verdicts.push(Verdict { warnings, ..judge::judge(set, reference, &name, published, settings)? });
         Ok(())
     };
     for set in &gathered {
@@ -157,15 +163,15 @@ pub(super) fn only_statistics(args: &EvalArgs, files: &Path, path: &Path, open: 
     let real = Real::parse(&files.to_string_lossy())?;
     let sets = Sets { judged: real.pictures()?.into_iter().collect(), own: None, other: None, gaussian: None };
     let Some(source) = sets.judged.first() else { bail!("{}: expected pictures", files.display()) };
-    let eyes = eyes(args, &real, &sets, open)?;
-    let extractor = (&*eyes.extractor, eyes.identity.as_str());
+    let chosen = choose_extractor(args, &real, &sets, open)?;
+    let extractor = (&*chosen.extractor, chosen.identity.as_str());
     let count = args.count.unwrap_or(usize::MAX);
     let blocks = Blocks::open(&args.work, &**source, extractor, count, args.batch_size)?;
     show(&blocks, &**source, args.shard.unwrap_or(Shard { number: 1, of: 1 }))?;
     if args.shard.is_some() {
         return Ok(args.work.display().to_string());
     }
-    blocks.gather(args.most, |_| true)?.statistics.write(path)?;
+    blocks.gather(args.max_items, |_| true)?.statistics.write(path)?;
     Ok(path.display().to_string())
 }
 
@@ -181,9 +187,12 @@ fn halved(half: Gathered, which: &str) -> Gathered {
 fn show(blocks: &Blocks<'_>, source: &dyn PictureSource, shard: Shard) -> anyhow::Result<()> {
     let missing = blocks.missing().len();
     eprintln!("{}: {} pictures, {missing} of {} blocks to do", source.name(), blocks.count(), blocks.len());
-    let bar = progress_bar("{bar:28} {pos}/{len} pictures  {elapsed} < {eta}", blocks.count() as u64);
+    let bar = progress_bar("{bar:28} {pos}/{len} pictures  {msg}  {elapsed} < {eta}", blocks.count() as u64);
     bar.set_position(blocks.done() as u64);
-    blocks.fill(shard, &mut |items| bar.inc(items as u64))?;
+    blocks.fill(shard, &mut |filled| match filled {
+        Filled::Items(items) => bar.inc(items as u64),
+        Filled::Drawing(Progress { steps_done, steps, .. }) => bar.set_message(format!("step {steps_done}/{steps}")),
+    })?;
     bar.finish_and_clear();
     Ok(())
 }
@@ -197,7 +206,7 @@ fn of_statistics(files: &Path, real: &Path) -> anyhow::Result<Verdict> {
     let measured = vec![Measured { metric, name, value: frechet(&a, &b)?, deviation: None }];
     let count = a.count.unwrap_or_default() as usize;
     let [of, against] = [files, real].map(|path| path.display().to_string());
-    Ok(Verdict { of, count, against, measured, class_shares: Vec::new() })
+    Ok(Verdict { of, count, against, measured, class_shares: Vec::new(), warnings: Vec::new() })
 }
 
 fn sets(
@@ -209,14 +218,7 @@ fn sets(
 ) -> anyhow::Result<Sets> {
     let mut judged: Vec<AnySource> = Vec::new();
     for drawn in drawn {
-        judged.push(Box::new(Samples {
-            snapshot: drawn.snapshot.clone(),
-            diffusion: drawn.diffusion.clone(),
-            job: drawn.job.clone(),
-            device: open.device.clone(),
-            name: drawn.name.clone(),
-            weights_hash: drawn.weights_hash,
-        }));
+        judged.push(Box::new(drawn.samples(open)));
     }
     match files {
         Some(Real::Data(config)) => judged.push(Box::new(Dataset::open(config, Split::Test)?)),
@@ -225,20 +227,31 @@ fn sets(
     }
     let (own, other, train): (Option<AnySource>, Option<AnySource>, _) = match real {
         Real::Data(config) => {
-            let [train, test] = [Split::Train, Split::Test].map(|split| Dataset::open(config, split));
-            let (train, test) = (Box::new(train?), Box::new(test?));
-            let again = Some(Dataset::open(config, Split::Train)?);
+            let dataset = |split| -> anyhow::Result<Dataset> {
+                let all = Dataset::open(config, split)?;
+                match drawn.first().and_then(Drawn::class) {
+                    Some(class) => Ok(all.of_class(class)?),
+                    None => Ok(all),
+                }
+            };
+            let (train, test) = (Box::new(dataset(Split::Train)?), Box::new(dataset(Split::Test)?));
+            let again = Some(dataset(Split::Train)?);
             match args.split {
                 Part::Train => (Some(train), Some(test), again),
                 Part::Test => (Some(test), Some(train), again),
             }
         }
-        _ => (real.pictures()?, None, None),
+        _ => {
+            if let Some(class) = drawn.first().and_then(Drawn::class) {
+                eprintln!("warning: the samples are all of class {class}, the reference set may not be");
+            }
+            (real.pictures()?, None, None)
+        }
     };
     let count = args.count.unwrap_or(usize::MAX).min(judged.first().map_or(0, |first| first.count()));
     let fitted_to = train.as_ref().map(|train| train as &dyn PictureSource).or(own.as_deref());
     let gaussian = match fitted_to {
-        Some(source) => PixelGaussian::fit(source, args.most, count.min(GAUSSIAN_DRAWS), args.seed)?,
+        Some(source) => PixelGaussian::fit(source, args.max_items, count.min(GAUSSIAN_DRAWS), args.sweep.seed)?,
         None => None,
     };
     let gaussian = gaussian.map(|gaussian| Box::new(gaussian) as AnySource);
@@ -246,7 +259,7 @@ fn sets(
 }
 
 /// The extractor that was asked for, or the one that suits what there is.
-fn eyes(args: &EvalArgs, real: &Real, sets: &Sets, open: &OpenDevice) -> anyhow::Result<Eyes> {
+fn choose_extractor(args: &EvalArgs, real: &Real, sets: &Sets, open: &OpenDevice) -> anyhow::Result<Extraction> {
     let device = open.device.clone().without_autodiff();
     let labelled = match real {
         Real::Data(config) => Some(config).filter(|config| is_labelled(config)),
@@ -257,8 +270,8 @@ fn eyes(args: &EvalArgs, real: &Real, sets: &Sets, open: &OpenDevice) -> anyhow:
         (None, Some(_), _) => Extractor::Inception,
         (None, None, Some(_)) => Extractor::Classifier,
         _ => bail!(
-            "what is to look at the pictures? --extractor pixels, or --extractor inception with --weights; the classifier \
-             needs labelled data (--against digits, cifar10, mnist)"
+            "no feature extractor for this data: pass --extractor pixels, or --extractor inception --weights FILE; the \
+             classifier needs labelled data (--against digits, cifar10, mnist)"
         ),
     };
     match (choice, &args.weights, labelled) {
@@ -272,7 +285,7 @@ fn eyes(args: &EvalArgs, real: &Real, sets: &Sets, open: &OpenDevice) -> anyhow:
             // The features are the same whether the weights were verified or not.
             let of_weights = hash(&std::fs::read(path)?);
             let identity = format!("inception {of_weights:016x} {} on {}", args.resize.name(), open.name);
-            Ok(Eyes { extractor: Box::new(inception), identity })
+            Ok(Extraction { extractor: Box::new(inception), identity })
         }
         (Extractor::Classifier, _, Some(config)) => {
             let name = format!("classifier-{:016x}.safetensors", hash(format!("{config:?}").as_bytes()));
@@ -282,7 +295,7 @@ fn eyes(args: &EvalArgs, real: &Real, sets: &Sets, open: &OpenDevice) -> anyhow:
             }
             let classifier = Classifier::open(&file, config, &device)?;
             let identity = format!("classifier {:016x} on {}", hash(&std::fs::read(&file)?), open.name);
-            Ok(Eyes { extractor: Box::new(classifier), identity })
+            Ok(Extraction { extractor: Box::new(classifier), identity })
         }
         (Extractor::Pixels, _, _) => {
             let first = sets.own.as_ref().or(sets.judged.first()).map(|source| source.pictures(0..1)).transpose()?;
@@ -295,7 +308,7 @@ fn eyes(args: &EvalArgs, real: &Real, sets: &Sets, open: &OpenDevice) -> anyhow:
                     "--extractor pixels is for small pictures: {shape:?} are {values} values, allowed {GAUSSIAN_VALUES}"
                 );
             }
-            Ok(Eyes { extractor: Box::new(Pixels { shape }), identity: format!("pixels {shape:?}") })
+            Ok(Extraction { extractor: Box::new(Pixels { shape }), identity: format!("pixels {shape:?}") })
         }
         _ => bail!("--extractor classifier needs labelled data: --against digits, cifar10 or mnist"),
     }

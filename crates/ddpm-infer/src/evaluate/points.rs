@@ -5,13 +5,13 @@ use ddpm_data::{DataConfig, Split};
 
 use super::real::Real;
 use super::{Drawn, EvalArgs, Part};
+use crate::bar::progress_bar;
 use crate::device::OpenDevice;
 use crate::evaluation::arrays::RowReader;
 use crate::evaluation::judge::{Measured, Verdict};
 use crate::evaluation::points::{DIRECTIONS, chamfer, energy_distance, mode_weights, sliced_wasserstein_2};
 use crate::evaluation::sources::gaussian_draws;
 use crate::evaluation::{Features, Moments, symmetric_root};
-use crate::sample::trained;
 
 /// Samples, the floor of real points against real ones, and a fitted Gaussian.
 pub(super) fn judge(args: &EvalArgs, real: &Real, drawn: &[Drawn], open: &OpenDevice) -> anyhow::Result<Vec<Verdict>> {
@@ -22,10 +22,16 @@ pub(super) fn judge(args: &EvalArgs, real: &Real, drawn: &[Drawn], open: &OpenDe
         bail!("the snapshot does not make points in the plane, but --against are such points");
     }
     let mut sets = Vec::new();
-    for Drawn { snapshot, diffusion, job, name, .. } in drawn {
-        eprintln!("{name}: {} points on {}", job.count, open.name);
-        let samples = job.run(&trained(snapshot, diffusion), &open.device, &mut |_| {})?;
-        sets.push((name.clone(), Features::new(2, samples.values)));
+    for drawn in drawn {
+        eprintln!("{}: {} points on {}", drawn.name, drawn.job.count, open.name);
+        let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
+        let samples = drawn.samples(open).draw(0..drawn.job.count, &mut |progress| {
+            bar.set_length((progress.batches * progress.steps) as u64);
+            bar.set_position((progress.batch * progress.steps + progress.steps_done) as u64);
+            bar.set_message(format!("{}/{} points", progress.samples_done, progress.samples));
+        })?;
+        bar.finish_and_clear();
+        sets.push((drawn.name.clone(), Features::new(2, samples.values)));
     }
     if let Some(path) = &args.files {
         let files = Real::parse(&path.to_string_lossy())?;
@@ -48,7 +54,7 @@ pub(super) fn judge(args: &EvalArgs, real: &Real, drawn: &[Drawn], open: &OpenDe
         bail!("points are judged in the plane: expected two coordinates");
     }
     let fitted = Moments::of(&other).statistics()?;
-    let gaussian = gaussian_draws(&fitted.mean, &symmetric_root(&fitted.covariance)?, args.seed, 0..count);
+    let gaussian = gaussian_draws(&fitted.mean, &symmetric_root(&fitted.covariance)?, args.sweep.seed, 0..count);
     sets.push(("real points".into(), other));
     sets.push(("fitted Gaussian".into(), gaussian));
 
@@ -88,7 +94,7 @@ fn verdict(
         add(format!("largest error of the weights of {} modes", centres.len()), worst);
     }
     let (of, count, against) = (of.to_string(), set.len(), against.to_string());
-    Ok(Verdict { of, count, against, measured, class_shares: Vec::new() })
+    Ok(Verdict { of, count, against, measured, class_shares: Vec::new(), warnings: Vec::new() })
 }
 
 /// The first points, in the units of the data.

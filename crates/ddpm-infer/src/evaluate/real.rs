@@ -28,6 +28,11 @@ impl Real {
         if BUNDLED.iter().any(|(kind, _)| *kind == text) {
             return Ok(Self::Data(data(text, None)?));
         }
+        // What `sample` left: the array has all samples as they are, and beside it are pictures that are no samples.
+        let array = path.join("samples.npy");
+        if array.is_file() {
+            return Ok(Self::Array(array));
+        }
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
         match extension.as_str() {
             _ if !path.exists() => bail!("{text}: there is no such folder, file or bundled dataset"),

@@ -12,12 +12,22 @@ use super::arrays::RowReader;
 use super::extractor::{Extracted, FeatureExtractor};
 use super::sources::{PictureSource, hash};
 use super::{EvaluationError, Features, InceptionScore, Moments, Score, Statistics};
+use crate::job::Progress;
 use crate::npy;
 
 /// Items of a block.
 pub const BLOCK: usize = 256;
 /// Splits of the inception score.
 const SPLITS: usize = 10;
+
+/// What is heard of features while they are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// So many items more are finished.
+    Items(usize),
+    /// Samples are drawn first: how far the present ones are.
+    Drawing(Progress),
+}
 
 /// Which blocks a process makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,13 +122,14 @@ impl<'a> Blocks<'a> {
         self.count - self.missing().into_iter().map(|block| self.range(block).len()).sum::<usize>()
     }
 
-    /// Makes what is missing of a shard; `on_items` hears of every finished batch.
-    pub fn fill(&self, shard: Shard, on_items: &mut dyn FnMut(usize)) -> Result<(), EvaluationError> {
+    /// Makes what is missing of a shard.
+    pub fn fill(&self, shard: Shard, on_progress: &mut dyn FnMut(Filled)) -> Result<(), EvaluationError> {
         for block in self.missing().into_iter().filter(|block| shard.has(*block)) {
             let range = self.range(block);
             let mut values = Vec::new();
             for start in range.clone().step_by(self.batch_size) {
-                let pictures = self.source.pictures(start..(start + self.batch_size).min(range.end))?;
+                let batch = start..(start + self.batch_size).min(range.end);
+                let pictures = self.source.drawn(batch, &mut |progress| on_progress(Filled::Drawing(progress)))?;
                 let Extracted { features, logits } = self.extractor.extract(&pictures)?;
                 if !features.is_finite() || !logits.is_finite() {
                     return Err(EvaluationError::NotFinite { what: self.source.name() });
@@ -129,7 +140,7 @@ impl<'a> Blocks<'a> {
                         values.extend(logits.row(row));
                     }
                 }
-                on_items(pictures.len());
+                on_progress(Filled::Items(pictures.len()));
             }
             let path = self.path(block);
             let partial = path.with_extension(format!("{}.partial", std::process::id()));
@@ -237,7 +248,11 @@ mod tests {
         let all = open(parts.path(), usize::MAX, 50);
         assert_eq!(all.missing(), [0, 1, 2, 3]);
         let mut seen = 0;
-        all.fill(shard("2/2"), &mut |items| seen += items).unwrap();
+        let mut count = |filled| match filled {
+            Filled::Items(items) => seen += items,
+            Filled::Drawing(_) => panic!("nothing is drawn"),
+        };
+        all.fill(shard("2/2"), &mut count).unwrap();
         assert_eq!((all.missing(), seen), (vec![0, 2], BLOCK + 5));
         assert!(all.gather(9, |_| true).is_err());
         all.fill(shard("1/2"), &mut |_| {}).unwrap();

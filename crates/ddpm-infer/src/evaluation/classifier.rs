@@ -24,6 +24,8 @@ const FEATURES: usize = 64;
 const BATCH: usize = 64;
 /// How often each image is seen, on average; fewer times where there are many.
 const EPOCHS: usize = 30;
+/// A classifier that is right less often has not learnt what tells the data apart.
+const TRUSTED: f64 = 0.8;
 /// Steps of training at most.
 const MOST_STEPS: usize = 3000;
 
@@ -134,6 +136,16 @@ impl FeatureExtractor for Classifier {
 
     fn widths(&self) -> [usize; 2] {
         [FEATURES, self.data.classes.len()]
+    }
+
+    fn doubt(&self) -> Option<String> {
+        (self.accuracy < TRUSTED).then(|| {
+            format!(
+                "the classifier is right in only {:.1} % of the test items: its features are no measure of quality; use \
+                 --extractor pixels, or --extractor inception --weights FILE",
+                100.0 * self.accuracy
+            )
+        })
     }
 
     fn extract(&self, pictures: &[Picture]) -> Result<Extracted, EvaluationError> {

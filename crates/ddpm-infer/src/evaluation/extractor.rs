@@ -40,6 +40,11 @@ pub trait FeatureExtractor {
         false
     }
 
+    /// Why its features may say little, if they do.
+    fn doubt(&self) -> Option<String> {
+        None
+    }
+
     /// Features and logits of pictures, one row for each.
     fn extract(&self, pictures: &[Picture]) -> Result<Extracted, EvaluationError>;
 }

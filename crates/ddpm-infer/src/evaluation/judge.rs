@@ -36,6 +36,9 @@ pub struct Verdict {
     /// The share of every class, as the extractor sees it; empty where it knows none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_shares: Vec<f64>,
+    /// Why the numbers may mean little.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Verdict {
@@ -52,8 +55,8 @@ pub struct Settings {
     pub subsets: usize,
     /// Their size.
     pub subset_size: usize,
-    /// The neighbour whose distance is the radius of a ball.
-    pub neighbour: usize,
+    /// k of the k-NN radius.
+    pub k: usize,
     /// Seed of the subsets.
     pub seed: u64,
 }
@@ -100,7 +103,7 @@ pub fn judge(
             let metric = format!("KID, {} subsets of {}", found.subsets, found.size);
             add(metric, &counts, found.mean, Some(found.deviation));
         }
-        let k = settings.neighbour;
+        let k = settings.k;
         if set.kept.len().min(kept.len()) > k {
             let found = precision_recall(kept, &set.kept, k)?;
             for (name, value) in [
@@ -134,5 +137,6 @@ pub fn judge(
         against: reference.name.clone(),
         measured,
         class_shares: set.class_shares.clone(),
+        warnings: Vec::new(),
     })
 }

@@ -7,6 +7,11 @@ use super::EvaluationError;
 /// File names that are taken for pictures.
 const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif"];
 
+/// Pictures of many samples, or of none, that `sample` puts beside the samples.
+const OVERVIEWS: [&str; 4] = ["grid.png", "comparison.png", "denoising.png", "denoising.gif"];
+/// The first of the samples there.
+const FIRST_SAMPLE: &str = "0000.png";
+
 /// One picture, channel by channel, row by row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
@@ -62,18 +67,22 @@ impl Picture {
     }
 }
 
-/// The pictures below a folder, sorted by path.
+/// The pictures below a folder, sorted by path; of a folder of samples only these.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>, EvaluationError> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_path_buf()];
     while let Some(folder) = open.pop() {
+        let has_samples = folder.join(FIRST_SAMPLE).is_file();
         for entry in std::fs::read_dir(&folder).map_err(EvaluationError::io(&folder))? {
             let path = entry.map_err(EvaluationError::io(&folder))?.path();
             let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
             if path.is_dir() {
                 open.push(path);
             } else if EXTENSIONS.contains(&extension.as_str()) {
-                found.push(path);
+                let is_overview = path.file_name().is_some_and(|name| OVERVIEWS.iter().any(|other| name == *other));
+                if !(has_samples && is_overview) {
+                    found.push(path);
+                }
             }
         }
     }
@@ -106,6 +115,12 @@ mod tests {
             ([3, 2, 3], &[0, 0, 0, 10, 10, 10][..], &[200; 6][..])
         );
         assert!(read.grey().is_none());
+        // Somebody's own picture of that name, until there are samples.
+        let names = |expected: usize| assert_eq!(super::files(folder.path()).unwrap().len(), expected);
+        picture.save(folder.path().join("grid.png")).unwrap();
+        names(3);
+        picture.save(folder.path().join("0000.png")).unwrap();
+        names(3);
         let grey = Picture { channels: 3, height: 1, width: 2, bytes: vec![7, 9, 7, 9, 7, 9] };
         assert_eq!(grey.grey().unwrap().bytes, [7, 9]);
     }

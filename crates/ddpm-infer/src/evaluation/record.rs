@@ -1,5 +1,6 @@
 //! What was measured on a run, as it is kept with the run: one JSON line for each set of samples.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
@@ -29,6 +30,22 @@ pub struct How {
     pub guidance: f64,
     /// Seed of the samples.
     pub seed: u64,
+    /// What else was chosen, by the names on the command line: `eta`, `class`, `guidance-interval` and so on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+}
+
+impl How {
+    /// Sampler, steps and what else was chosen, such as `ddim 50, guidance 2, eta 0.5`.
+    pub fn sampling(&self) -> String {
+        let guidance = if self.guidance == 1.0 { String::new() } else { format!(", guidance {}", self.guidance) };
+        format!("{} {}{guidance}{}", self.sampler, self.sampler_steps, self.options_in_words())
+    }
+
+    /// The options as they are added to a description, such as `, eta 0.5`.
+    pub fn options_in_words(&self) -> String {
+        self.options.iter().map(|(name, value)| format!(", {name} {value}")).collect()
+    }
 }
 
 /// A line of a run's evaluations.
@@ -79,16 +96,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("evaluations.jsonl");
         assert!(read(&path).is_empty());
-        let record = |step, width| {
+        let record = |step, width: Option<f64>| {
             let measured =
                 vec![Measured { metric: "FD".into(), name: "FD (x)".into(), value: 0.1, deviation: Some(0.2) }];
             let (of, against) = ("samples".to_string(), "test".to_string());
-            let verdict = Verdict { of, count: 3, against, measured, class_shares: vec![0.5, 0.5] };
+            let verdict =
+                Verdict { of, count: 3, against, measured, class_shares: vec![0.5, 0.5], warnings: Vec::new() };
             let (sampler, levels) = ("ddim".to_string(), Ladder::SgmUniform);
-            let how = How { step, width, sampler, sampler_steps: 5, levels, guidance: 1.0, seed: 0 };
+            let options = if width.is_some() { [("eta".into(), "0.5".into())].into() } else { BTreeMap::new() };
+            let how = How { step, width, sampler, sampler_steps: 5, levels, guidance: 1.0, seed: 0, options };
             Record::now(how, verdict.clone(), &[Verdict { class_shares: Vec::new(), ..verdict }])
         };
         let (first, second) = ([record(1, None), record(2, Some(0.05))], [record(3, None)]);
+        assert_eq!(first[1].how.sampling(), "ddim 5, eta 0.5");
         append(&path, &first).unwrap();
         std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "{\"at\": \"2026\n").unwrap();
         append(&path, &second).unwrap();

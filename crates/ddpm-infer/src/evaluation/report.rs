@@ -2,80 +2,184 @@
 
 use std::fmt::Write;
 
-use super::judge::Verdict;
+use super::judge::{Measured, Verdict};
 use super::record::How;
 
 /// Beyond this many sets, a set is a row of the table and not a column.
 const COLUMNS: usize = 3;
+/// No line of a table is longer.
+const WIDTH: usize = 100;
+/// Between two columns.
+const GAP: usize = 2;
+/// Least and greatest width that the title of a set is broken into lines of.
+const TITLE: (usize, usize) = (13, 24);
 
-/// All numbers of all sets, the first of which were drawn as `hows` say.
-pub fn table(verdicts: &[Verdict], hows: &[&How]) -> String {
+/// The metrics that a row has room for: how their names begin, and the titles of their columns.
+const SHORT: [(&str, &str); 10] = [
+    ("FID", "FID"),
+    ("FD", "FD"),
+    ("precision", "precision"),
+    ("recall", "recall"),
+    ("novelty", "novelty"),
+    ("chamfer distance, squared", "chamfer"),
+    ("sliced Wasserstein-2", "sliced W2"),
+    ("energy distance", "energy"),
+    ("bits/dim (bound)", "bpd bound"),
+    ("bits/dim (ode)", "bpd ode"),
+];
+
+/// Whether the table has only some of the numbers.
+pub fn is_short(verdicts: &[Verdict]) -> bool {
+    verdicts.len() > COLUMNS
+}
+
+/// A table of at most [`WIDTH`] columns: of few sets all numbers, of many the most important ones. The first `drawn`
+/// sets were drawn from snapshots.
+pub fn table(verdicts: &[Verdict], drawn: usize) -> String {
+    let mut head = Vec::new();
+    let one_reference = verdicts.windows(2).all(|pair| pair[0].against == pair[1].against);
+    if let (true, Some(first)) = (one_reference, verdicts.first()) {
+        head.push(format!("reference: {}", first.against));
+    }
+    let mut names: Vec<String> = verdicts.iter().map(|verdict| verdict.of.clone()).collect();
+    if is_short(verdicts) {
+        head.splice(0..0, take_common(&mut names[..drawn]));
+    }
+    for (name, verdict) in names.iter_mut().zip(verdicts) {
+        *name += &format!(" ({})", verdict.count);
+        if !one_reference {
+            *name += &format!(" vs {}", verdict.against);
+        }
+    }
+    let rows = if is_short(verdicts) { rows_of_sets(verdicts, names) } else { columns_of_sets(verdicts, &names) };
+    let head: String = head.iter().map(|line| shortened(line, WIDTH) + "\n").collect();
+    head + &aligned(&rows)
+}
+
+/// Takes out of the names what all have in common, and gives it as a line.
+fn take_common(names: &mut [String]) -> Option<String> {
+    let all: Vec<Vec<String>> = names.iter().map(|name| name.split(", ").map(String::from).collect()).collect();
+    let is_common = |part: &&String| all.len() > 1 && all.iter().all(|parts| parts.contains(part));
+    let common: Vec<&str> = all.first()?.iter().filter(is_common).map(String::as_str).collect();
+    let own = |parts: &Vec<String>| {
+        parts.iter().filter(|part| !is_common(part)).map(String::as_str).collect::<Vec<_>>().join(", ")
+    };
+    let own: Vec<String> = all.iter().map(own).collect();
+    // Sets of one name stay what they are called.
+    if common.is_empty() || own.iter().any(String::is_empty) {
+        return None;
+    }
+    names.clone_from_slice(&own);
+    Some(format!("samples: {}", common.join(", ")))
+}
+
+/// A row for each set, with the numbers of [`SHORT`].
+fn rows_of_sets(verdicts: &[Verdict], names: Vec<String>) -> Vec<Vec<String>> {
+    let columns: Vec<(&str, &str)> = SHORT
+        .into_iter()
+        .filter(|(metric, _)| verdicts.iter().any(|verdict| verdict.value(metric).is_some()))
+        .collect();
+    let numbers = |verdict: &Verdict| columns.iter().map(|(metric, _)| cell(verdict.value(metric))).collect::<Vec<_>>();
+    let mut rows = vec![columns.iter().map(|(_, title)| title.to_string()).collect::<Vec<_>>()];
+    rows.extend(verdicts.iter().map(numbers));
+    let taken: usize = widths(&rows).iter().map(|width| width + GAP).sum();
+    let names = std::iter::once("set (count)".to_string()).chain(names);
+    let names = names.map(|name| shortened(&name, WIDTH.saturating_sub(taken)));
+    names.zip(rows).map(|(name, row)| std::iter::once(name).chain(row).collect()).collect()
+}
+
+/// A row for each metric, with a column for each set.
+fn columns_of_sets(verdicts: &[Verdict], names: &[String]) -> Vec<Vec<String>> {
     let mut metrics: Vec<&str> = Vec::new();
     for metric in verdicts.iter().flat_map(|verdict| &verdict.measured).map(|measured| measured.metric.as_str()) {
         if !metrics.contains(&metric) {
             metrics.push(metric);
         }
     }
-    let cell = |verdict: &Verdict, metric: &str| {
-        let Some(measured) = verdict.measured.iter().find(|measured| measured.metric == metric) else {
-            return "-".to_string();
-        };
-        match measured.deviation {
-            Some(deviation) => format!("{} +- {}", rounded(measured.value), rounded(deviation)),
-            None => rounded(measured.value),
+    let number =
+        |verdict: &Verdict, metric: &str| cell(verdict.measured.iter().find(|measured| measured.metric == metric));
+    let longest = metrics.iter().map(|metric| metric.chars().count()).max().unwrap_or_default();
+    let room = (WIDTH.saturating_sub(longest) / verdicts.len().max(1)).saturating_sub(GAP);
+    let word = names.iter().flat_map(|name| name.split(' ')).map(|word| word.chars().count()).max();
+    let width = word.unwrap_or_default().clamp(TITLE.0, TITLE.1).min(room);
+    let titles: Vec<Vec<String>> = names.iter().map(|name| broken(name, width)).collect();
+    let height = titles.iter().map(Vec::len).max().unwrap_or_default();
+    let title = |line: usize| {
+        // The last lines of all titles stand right above the numbers.
+        let of_set = |title: &Vec<String>| (line + title.len()).checked_sub(height).map(|k| title[k].clone());
+        let cells = titles.iter().map(|title| of_set(title).unwrap_or_default());
+        std::iter::once(String::new()).chain(cells).collect()
+    };
+    let mut rows: Vec<Vec<String>> = (0..height).map(title).collect();
+    rows.extend(metrics.iter().map(|metric| {
+        std::iter::once(metric.to_string()).chain(verdicts.iter().map(|verdict| number(verdict, metric))).collect()
+    }));
+    rows
+}
+
+fn cell(measured: Option<&Measured>) -> String {
+    match measured {
+        None => "-".into(),
+        Some(Measured { value, deviation: Some(deviation), .. }) => {
+            format!("{} +- {}", rounded(*value), with_digits(*deviation, 2))
         }
-    };
-    let rows: Vec<Vec<String>> = if verdicts.len() <= COLUMNS {
-        let titles = verdicts.iter().map(|verdict| format!("{} ({})", verdict.of, verdict.count));
-        let against = verdicts.iter().map(|verdict| format!("vs {}", verdict.against));
-        let mut rows = vec![
-            std::iter::once(String::new()).chain(titles).collect(),
-            std::iter::once(String::new()).chain(against).collect(),
-        ];
-        rows.extend(metrics.iter().map(|metric| {
-            std::iter::once(metric.to_string()).chain(verdicts.iter().map(|verdict| cell(verdict, metric))).collect()
-        }));
-        rows
-    } else {
-        let has_widths = hows.iter().any(|how| how.width.is_some());
-        let width = has_widths.then_some("width".to_string()).into_iter();
-        let titles = metrics.iter().map(|metric| metric.to_string());
-        let title = std::iter::once("set (count) vs reference".into());
-        let mut rows: Vec<Vec<String>> = vec![title.chain(width).chain(titles).collect()];
-        rows.extend(verdicts.iter().enumerate().map(|(place, verdict)| {
-            let title = format!("{} ({}) vs {}", verdict.of, verdict.count, verdict.against);
-            let width = has_widths.then(|| match hows.get(place) {
-                Some(how) => how.width.map_or("usual".into(), |width| width.to_string()),
-                None => "-".into(),
-            });
-            let numbers = metrics.iter().map(|metric| cell(verdict, metric));
-            std::iter::once(title).chain(width).chain(numbers).collect()
-        }));
-        rows
-    };
-    aligned(&rows)
+        Some(Measured { value, .. }) => rounded(*value),
+    }
+}
+
+/// The end of a text that is too long, where names differ.
+fn shortened(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.to_string();
+    }
+    let end = text.chars().skip(length + 1 - width.max(1));
+    std::iter::once('…').chain(end).collect()
+}
+
+/// A text in lines of at most this width.
+fn broken(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ').map(|word| shortened(word, width)) {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(&word);
+            }
+            _ => lines.push(word),
+        }
+    }
+    lines
+}
+
+fn widths(rows: &[Vec<String>]) -> Vec<usize> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    (0..columns).map(|column| width(column).unwrap_or_default()).collect()
 }
 
 fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+    let widths = widths(rows);
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
             0 => format!("{cell:width$}"),
             _ => format!("{cell:>width$}"),
         });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_string() + "\n"
+        cells.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end().to_string() + "\n"
     };
     rows.iter().map(line).collect()
 }
 
 /// Four significant digits, whatever the size.
 pub fn rounded(value: f64) -> String {
+    with_digits(value, 4)
+}
+
+fn with_digits(value: f64, digits: i64) -> String {
     if value == 0.0 || !value.is_finite() {
         return value.to_string();
     }
-    let decimals = (3 - value.abs().log10().floor() as i64).clamp(0, 9) as usize;
+    let decimals = (digits - 1 - value.abs().log10().floor() as i64).clamp(0, 9) as usize;
     format!("{value:.decimals$}")
 }
 
@@ -93,11 +197,16 @@ pub fn csv(verdicts: &[Verdict], hows: &[&How]) -> Result<Vec<u8>, csv::Error> {
         "sampler",
         "sampler_steps",
         "seed",
+        "guidance",
+        "options",
     ])?;
     for (place, verdict) in verdicts.iter().enumerate() {
-        let how: [String; 5] = hows.get(place).map_or_else(Default::default, |how| {
+        let how: [String; 7] = hows.get(place).map_or_else(Default::default, |how| {
             let width = how.width.map_or("usual".into(), |width| width.to_string());
-            [how.step.to_string(), width, how.sampler.clone(), how.sampler_steps.to_string(), how.seed.to_string()]
+            let [step, steps, seed] = [how.step, how.sampler_steps as u64, how.seed].map(|number| number.to_string());
+            let options = how.options.iter().map(|(name, value)| format!("{name}={value}"));
+            let options = options.collect::<Vec<_>>().join(" ");
+            [step, width, how.sampler.clone(), steps, seed, how.guidance.to_string(), options]
         });
         for measured in &verdict.measured {
             let deviation = measured.deviation.map(|deviation| deviation.to_string()).unwrap_or_default();
@@ -115,22 +224,55 @@ pub type Line = (String, Vec<[f64; 2]>);
 /// Colours that differ for the colour-blind too.
 const COLOURS: [&str; 6] = ["#c05a3e", "#4e698c", "#5a8f5a", "#a07a2e", "#7d5a8c", "#4a4e54"];
 
-/// Lines over a logarithmic axis, and horizontal marks, as an SVG.
-pub fn plot(title: &str, x_name: &str, lines: &[Line], marks: &[(String, f64)]) -> String {
+/// How an axis of a plot counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// Evenly.
+    Linear,
+    /// In decades, of numbers above 0.
+    Logarithmic,
+}
+
+impl Scale {
+    /// A range with some room around the values.
+    fn range(self, values: impl Iterator<Item = f64>) -> (f64, f64) {
+        let values = values.filter(|value| self == Self::Linear || *value > 0.0);
+        let (low, high) =
+            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+        match (self, low < high) {
+            (Self::Linear, true) => (low - 0.04 * (high - low), high + 0.04 * (high - low)),
+            (Self::Linear, false) => (low.min(1e300) - 1.0, high.max(-1e300) + 1.0),
+            (Self::Logarithmic, true) => (low / 1.08, high * 1.08),
+            // A decade for what has no extent.
+            (Self::Logarithmic, false) => (low.min(1e300) / 3.0, high.max(1e-300) * 3.0),
+        }
+    }
+
+    /// Where a value lies in a range, from 0 to 1.
+    fn share(self, value: f64, (low, high): (f64, f64)) -> f64 {
+        match self {
+            Self::Linear => (value - low) / (high - low),
+            Self::Logarithmic => (value.max(low) / low).ln() / (high / low).ln(),
+        }
+    }
+}
+
+/// Lines over an axis with a name, and horizontal marks, as an SVG; values on a logarithmic axis.
+pub fn plot(title: &str, (x_name, x_scale): (&str, Scale), lines: &[Line], marks: &[(String, f64)]) -> String {
+    let sorted = |(name, points): &Line| {
+        let mut points = points.clone();
+        points.sort_by(|a, b| a[0].total_cmp(&b[0]));
+        (name.clone(), points)
+    };
+    let lines: Vec<Line> = lines.iter().map(sorted).collect();
     let (width, height) = (760.0, 460.0);
     let (left, right, top, bottom) = (84.0, 190.0, 54.0, 56.0);
     let points = || lines.iter().flat_map(|(_, points)| points);
-    let values = || points().map(|point| point[1]).chain(marks.iter().map(|mark| mark.1)).filter(|y| *y > 0.0);
-    let range = |values: &mut dyn Iterator<Item = f64>| {
-        let (low, high) = values.fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
-        // A decade for what has no extent.
-        if low < high { (low / 1.08, high * 1.08) } else { (low.min(1e300) / 3.0, high.max(1e-300) * 3.0) }
-    };
-    let (x_low, x_high) = range(&mut points().map(|point| point[0]).filter(|x| *x > 0.0));
-    let (y_low, y_high) = range(&mut values());
-    let share = |value: f64, low: f64, high: f64| (value.max(low) / low).ln() / (high / low).ln();
-    let x_of = |x: f64| left + share(x, x_low, x_high) * (width - left - right);
-    let y_of = |y: f64| height - bottom - share(y, y_low, y_high) * (height - top - bottom);
+    let y_scale = Scale::Logarithmic;
+    let xs = x_scale.range(points().map(|point| point[0]));
+    let ys = y_scale.range(points().map(|point| point[1]).chain(marks.iter().map(|mark| mark.1)));
+    let x_of = |x: f64| left + x_scale.share(x, xs) * (width - left - right);
+    let y_of = |y: f64| height - bottom - y_scale.share(y, ys) * (height - top - bottom);
 
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
@@ -144,14 +286,14 @@ pub fn plot(title: &str, x_name: &str, lines: &[Line], marks: &[(String, f64)]) 
     let ink = "#464a50";
     text(left, top - 24.0, "start", ink, title);
     text((left + width - right) / 2.0, height - 12.0, "middle", ink, x_name);
-    let mut xs: Vec<f64> = points().map(|point| point[0]).collect();
-    xs.sort_by(f64::total_cmp);
-    xs.dedup();
-    let every = xs.len().div_ceil(8).max(1);
-    for x in xs.iter().step_by(every) {
+    let mut places: Vec<f64> = points().map(|point| point[0]).collect();
+    places.sort_by(f64::total_cmp);
+    places.dedup();
+    let every = places.len().div_ceil(8).max(1);
+    for x in places.iter().step_by(every) {
         text(x_of(*x), height - bottom + 20.0, "middle", ink, &x.to_string());
     }
-    let ticks = ticks(y_low, y_high);
+    let ticks = ticks(ys.0, ys.1);
     for tick in &ticks {
         text(left - 8.0, y_of(*tick) + 4.0, "end", ink, &tick.to_string());
     }
@@ -212,42 +354,83 @@ mod tests {
     use crate::levels::Ladder;
 
     fn verdict(of: &str, value: f64) -> Verdict {
-        let measured = vec![
-            Measured { metric: "FD".into(), name: format!("FD (pixels; {of})"), value, deviation: None },
-            Measured { metric: "KID".into(), name: "KID (pixels)".into(), value, deviation: Some(0.00012344) },
-        ];
-        Verdict { of: of.into(), count: 10, against: "test".into(), measured, class_shares: Vec::new() }
+        let one = |metric: &str, deviation| Measured {
+            metric: metric.into(),
+            name: format!("{metric} (pixels; {of})"),
+            value,
+            deviation,
+        };
+        let metrics = ["FD", "precision, k = 3", "recall, k = 3", "density, k = 3", "coverage, k = 3", "novelty"];
+        let shares = ["least share of 10 classes as seen", "largest share of 10 classes as seen"];
+        let mut measured: Vec<Measured> = metrics.into_iter().chain(shares).map(|metric| one(metric, None)).collect();
+        measured.push(one("KID, 100 subsets of 1000", Some(0.123_44)));
+        let against = "digits test".into();
+        Verdict { of: of.into(), count: 1000, against, measured, class_shares: Vec::new(), warnings: Vec::new() }
+    }
+
+    fn widest(table: &str) -> usize {
+        table.lines().map(|line| line.chars().count()).max().unwrap()
     }
 
     #[test]
-    fn few_sets_are_columns_and_many_are_rows() {
-        let few = table(&[verdict("samples", 12.3456), verdict("real", 0.0)], &[]);
-        let lines: Vec<&str> = few.lines().collect();
-        assert!(
-            lines[0].contains("samples (10)") && lines[0].contains("real (10)") && lines[2].starts_with("FD"),
-            "{few}"
-        );
-        assert!(lines[2].contains("12.35") && lines[3].contains("12.35 +- 0.0001234"), "{few}");
-        let many = [1.0, 2.0, 3.0, 4.0].map(|value| verdict("s", value));
-        assert_eq!(table(&many, &[]).lines().count(), 5);
-        assert!(!table(&many, &[]).contains("width"));
-        let how = |width| How {
+    fn a_set_with_its_floors_has_all_numbers_in_a_narrow_table() {
+        let real = Verdict { against: "digits test".into(), ..verdict("real: digits train", 0.0) };
+        let gaussian = verdict("Gaussian of the pixels", 4321.0);
+        let sets = [verdict("digits step 2000, ddim 50", -12.3456), real.clone(), gaussian.clone()];
+        let few = table(&sets, 1);
+        assert!(few.starts_with("reference: digits test\n"), "{few}");
+        for part in ["Gaussian of", "(1000)", "\nFD", " -12.35 ", "-12.35 +- 0.12", "\ndensity, k = 3"] {
+            assert!(few.contains(part), "{part}: {few}");
+        }
+        assert!(widest(&few) <= 82, "{few}");
+
+        // Long names, each with another reference.
+        let long = "/a/long/path/to/a/folder/with/many/pictures/that/somebody/has/on/a/large/disk";
+        let points = "chamfer distance, squared and summed both ways";
+        let mut sets = [long, "real: one half", "Gaussian of the pixels"].map(|of| verdict(of, -1234.5));
+        sets[1].against = format!("the other half of {long}");
+        sets[0].measured[0].metric = points.into();
+        let few = table(&sets, 0);
+        assert!(widest(&few) <= WIDTH && few.contains("/large/disk") && few.contains(points), "{few}");
+        assert!(!is_short(&sets) && few.contains("vs digits"), "{few}");
+    }
+
+    #[test]
+    fn many_sets_are_rows_that_say_how_they_differ() {
+        let name = |k: usize| format!("digits step 2000, unipc {}, guidance {}, eta 0.5", 5 * (k / 3 + 1), k % 3);
+        let mut sets: Vec<Verdict> = (0..9).map(|k| verdict(&name(k), 1234.5 * k as f64)).collect();
+        sets.push(verdict("real: digits train", 5.0));
+        let many = table(&sets, 9);
+        assert!(many.starts_with("samples: digits step 2000, eta 0.5\nreference: digits test\nset (count)"), "{many}");
+        assert!(many.contains("\nunipc 10, guidance 2 (1000) "), "{many}");
+        for title in ["FD", "precision", "recall", "novelty"] {
+            assert!(many.lines().nth(2).unwrap().contains(title), "{many}");
+        }
+        assert!(widest(&many) <= 80 && is_short(&sets), "{many}");
+
+        // A name that is too long keeps its end, where sets differ.
+        sets[0].of = format!("{} step 1000, ddim 50", "experiment".repeat(20));
+        let many = table(&sets, 9);
+        assert!(widest(&many) <= WIDTH && many.contains("step 1000, ddim 50 (1000) "), "{many}");
+    }
+
+    #[test]
+    fn every_number_is_a_line_of_csv_with_how_it_was_drawn() {
+        let how = How {
             step: 7,
-            width,
+            width: Some(0.05),
             sampler: "ddim".into(),
             sampler_steps: 50,
             levels: Ladder::SgmUniform,
-            guidance: 1.0,
+            guidance: 1.5,
             seed: 3,
+            options: [("eta".to_string(), "0.5".to_string()), ("class".into(), "3".into())].into(),
         };
-        let hows = [&how(Some(0.05)), &how(None)];
-        let many = table(&many, &hows);
-        assert!(many.lines().next().unwrap().contains("  width  "), "{many}");
-        assert!(many.contains("  0.05  ") && many.contains("  usual  "), "{many}");
-        let bytes = csv(&[verdict("samples", 1.5), verdict("real", 1.0)], &hows[..1]).unwrap();
+        let bytes = csv(&[verdict("samples", 1.5), verdict("real", 1.0)], &[&how]).unwrap();
         let lines = String::from_utf8(bytes).unwrap();
-        assert!(lines.contains("samples,test,FD (pixels; samples),1.5,,7,0.05,ddim,50,3\n"), "{lines}");
-        assert!(lines.contains("real,test,FD (pixels; real),1,,,,,,\n"), "{lines}");
+        let samples = "samples,digits test,FD (pixels; samples),1.5,,7,0.05,ddim,50,3,1.5,class=3 eta=0.5\n";
+        assert!(lines.contains(samples), "{lines}");
+        assert!(lines.contains("real,digits test,FD (pixels; real),1,,,,,,,,\n"), "{lines}");
     }
 
     #[test]
@@ -259,11 +442,19 @@ mod tests {
     #[test]
     fn plots_are_drawn_with_their_names() {
         let lines = vec![("ddim".to_string(), vec![[5.0, 30.0], [50.0, 3.0]])];
-        let svg = plot("FD (a < b)", "steps", &lines, &[("real".into(), 1.0)]);
+        let svg = plot("FD (a < b)", ("steps", Scale::Logarithmic), &lines, &[("real".into(), 1.0)]);
         for part in ["ddim", "real", "a &lt; b", ">5<", ">50<", "polyline", "</svg>"] {
             assert!(svg.contains(part), "{part}: {svg}");
         }
         assert_eq!(ticks(0.9, 30.0), [1.0, 2.0, 5.0, 10.0, 20.0]);
-        assert!(!plot("one", "steps", &[("a".into(), vec![[1.0, 1.0]])], &[]).contains("NaN"));
+        for scale in [Scale::Linear, Scale::Logarithmic] {
+            assert!(!plot("one", ("steps", scale), &[("a".into(), vec![[1.0, 1.0]])], &[]).contains("NaN"));
+        }
+        // Zero has a place on a linear axis, and lines go from left to right in whatever order they were given.
+        let lines = vec![("ddim 50".to_string(), vec![[2.0, 10.0], [0.0, 10.0], [1.0, 10.0]])];
+        let svg = plot("FD", ("guidance scale", Scale::Linear), &lines, &[]);
+        let line = svg.split("<polyline points=\"").nth(1).unwrap().split('"').next().unwrap();
+        let xs: Vec<f64> = line.split(' ').map(|point| point.split(',').next().unwrap().parse().unwrap()).collect();
+        assert!((xs[1] - xs[0] - (xs[2] - xs[1])).abs() < 0.2 && xs[0] < xs[1] && svg.contains(">0<"), "{svg}");
     }
 }

@@ -18,7 +18,7 @@ use super::classifier::get;
 use super::frechet::root;
 use super::picture::{Picture, files};
 use super::{EvaluationError, Features, Moments};
-use crate::job::SamplingJob;
+use crate::job::{JobError, Progress, SamplingJob, TrainedModel};
 use crate::sample::{in_half, trained};
 use crate::snapshot::Snapshot;
 
@@ -41,6 +41,15 @@ pub trait PictureSource {
 
     /// Some of them.
     fn pictures(&self, range: Range<usize>) -> Result<Vec<Picture>, EvaluationError>;
+
+    /// The same, with a report of every step where they are drawn only now.
+    fn drawn(
+        &self,
+        range: Range<usize>,
+        _on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Picture>, EvaluationError> {
+        self.pictures(range)
+    }
 }
 
 /// The picture files of a folder, by path.
@@ -159,6 +168,8 @@ pub struct Dataset {
     split: Split,
     identity: String,
     shape: [usize; 3],
+    /// Only the items of a class: its name and their places.
+    class: Option<(String, Vec<usize>)>,
 }
 
 impl Dataset {
@@ -170,7 +181,31 @@ impl Dataset {
             return Err(EvaluationError::format(Path::new(&data.info.name), reason));
         };
         let identity = format!("dataset {config:?} {} of {}", split.name(), data.items.len());
-        Ok(Self { data, split, identity, shape: [channels, height, width] })
+        Ok(Self { data, split, identity, shape: [channels, height, width], class: None })
+    }
+
+    /// Only the items of a class.
+    pub fn of_class(mut self, class: &str) -> Result<Self, EvaluationError> {
+        let name = || Path::new(&self.data.info.name);
+        let Some(label) = self.data.info.classes.iter().position(|name| name == class) else {
+            let reason = format!("there is no class {class}; there are {}", self.data.info.classes.join(", "));
+            return Err(EvaluationError::format(name(), reason));
+        };
+        let mut places = Vec::new();
+        for index in 0..self.data.items.len() {
+            if get(&self.data, index)?.label == Some(label) {
+                places.push(index);
+            }
+        }
+        if places.is_empty() {
+            return Err(EvaluationError::format(
+                name(),
+                format!("no {} item has the class {class}", self.split.name()),
+            ));
+        }
+        self.identity += &format!(", class {class}");
+        self.class = Some((class.into(), places));
+        Ok(self)
     }
 
     /// Channels, height and width of all of them.
@@ -181,11 +216,12 @@ impl Dataset {
 
 impl PictureSource for Dataset {
     fn count(&self) -> usize {
-        self.data.items.len()
+        self.class.as_ref().map_or(self.data.items.len(), |(_, places)| places.len())
     }
 
     fn name(&self) -> String {
-        format!("{} {}", self.data.info.name, self.split.name())
+        let class = self.class.as_ref().map(|(class, _)| format!(", class {class}")).unwrap_or_default();
+        format!("{} {}{class}", self.data.info.name, self.split.name())
     }
 
     fn identity(&self) -> String {
@@ -193,8 +229,19 @@ impl PictureSource for Dataset {
     }
 
     fn pictures(&self, range: Range<usize>) -> Result<Vec<Picture>, EvaluationError> {
-        range.map(|index| Ok(Picture::from_values(self.shape, &get(&self.data, index)?.values))).collect()
+        let place = |index: usize| self.class.as_ref().map_or(index, |(_, places)| places[index]);
+        range.map(|index| Ok(Picture::from_values(self.shape, &get(&self.data, place(index))?.values))).collect()
     }
+}
+
+/// A weaker snapshot that guides another one (autoguidance).
+pub struct Guide {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// The process it was trained for.
+    pub diffusion: Diffusion,
+    /// Of its weights, see [`weights_hash`].
+    pub weights_hash: u64,
 }
 
 /// What a snapshot draws: sample k is the same in whichever part it is drawn.
@@ -203,6 +250,8 @@ pub struct Samples {
     pub snapshot: Arc<Snapshot>,
     /// The process it was trained for.
     pub diffusion: Arc<Diffusion>,
+    /// What guides it in place of its null class.
+    pub guide: Option<Arc<Guide>>,
     /// How it samples.
     pub job: SamplingJob,
     /// Where.
@@ -226,6 +275,19 @@ pub fn weights_hash(snapshot: &Snapshot) -> u64 {
     hash(&bytes.0)
 }
 
+impl Samples {
+    /// Some of them, with a report of every step.
+    pub fn draw(
+        &self,
+        range: Range<usize>,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<crate::job::Samples, JobError> {
+        let guide = self.guide.as_ref().map(|guide| trained(&guide.snapshot, &guide.diffusion));
+        let model = TrainedModel { guide: guide.as_ref(), ..trained(&self.snapshot, &self.diffusion) };
+        self.job.run_part(&model, range, &self.device, on_progress)
+    }
+}
+
 impl PictureSource for Samples {
     fn count(&self) -> usize {
         self.job.count
@@ -239,14 +301,23 @@ impl PictureSource for Samples {
         // Neither the number of samples nor that of a batch is anything to a sample.
         let job = SamplingJob { count: 0, batch_size: 0, ..self.job.clone() };
         let half = in_half(&self.snapshot.network);
-        format!("samples of {:016x} by {job:?} on {:?}{half}", self.weights_hash, self.device)
+        let guide = self.guide.as_ref().map(|guide| format!(" guided by {:016x}", guide.weights_hash));
+        let guide = guide.unwrap_or_default();
+        format!("samples of {:016x}{guide} by {job:?} on {:?}{half}", self.weights_hash, self.device)
     }
 
     fn pictures(&self, range: Range<usize>) -> Result<Vec<Picture>, EvaluationError> {
-        let model = trained(&self.snapshot, &self.diffusion);
-        let samples = self.job.run_part(&model, range, &self.device, &mut |_| {})?;
+        self.drawn(range, &mut |_| {})
+    }
+
+    fn drawn(
+        &self,
+        range: Range<usize>,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Picture>, EvaluationError> {
+        let samples = self.draw(range, on_progress)?;
         let [channels, height, width] = samples.shape[..] else {
-            return Err(crate::job::JobError::Rank { shape: samples.shape }.into());
+            return Err(JobError::Rank { shape: samples.shape }.into());
         };
         let one = |values: &[f32]| Picture::from_values([channels, height, width], values);
         Ok(samples.values.chunks_exact(channels * height * width).map(one).collect())

@@ -33,6 +33,9 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 26.0;
 
+/// Width of a digit, or more.
+const DIGIT: f64 = 7.0;
+
 /// Colours of the style sheet.
 pub const COLORS: usize = 6;
 
@@ -77,12 +80,11 @@ impl Chart {
         }
         for tick in xs.ticks() {
             let (x, _) = place((tick, ys.from));
-            let _ = write!(
-                svg,
-                "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-                HEIGHT - 8.0,
-                short(tick)
-            );
+            let (label, y) = (short(tick), HEIGHT - 8.0);
+            // What would reach beyond the picture ends at its tick.
+            let is_cut = x + label.len() as f64 * DIGIT / 2.0 > WIDTH;
+            let anchor = if is_cut { "end" } else { "middle" };
+            let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{label}</text>");
         }
         for series in &series {
             let points: Vec<String> =
@@ -241,6 +243,10 @@ mod tests {
         assert!(svg.contains("points=\"58.0,117.0 263.0,10.0 468.0,224.0\""), "{svg}");
         assert!(svg.contains("class=\"mark\" d=\"M58 117.0H468\"") && svg.contains(">floor</text>"), "{svg}");
         assert!(chart(vec![(0.0, 1.0)]).svg().is_none());
+        // The last number of the axis is not cut by the edge of the picture.
+        let svg = chart(vec![(0.0, 1.0), (2000.0, 2.0)]).svg().unwrap();
+        assert!(svg.contains("<text x=\"468.0\" y=\"242.0\" text-anchor=\"end\">2000</text>"), "{svg}");
+        assert!(svg.contains("<text x=\"58.0\" y=\"242.0\" text-anchor=\"middle\">0</text>"), "{svg}");
     }
 
     #[test]

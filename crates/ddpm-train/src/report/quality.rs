@@ -36,6 +36,9 @@ pub(super) fn section(runs: &[Facts]) -> String {
     for group in groups(runs) {
         let charts: String = group.charts(runs).iter().filter_map(Chart::svg).collect();
         let _ = write!(html, "<h3>{}</h3>", escape(&group.title()));
+        for warning in group.newest().iter().flat_map(|record| &record.verdict.warnings) {
+            let _ = write!(html, "<p class=\"warning\">Warning: {}</p>", escape(warning));
+        }
         if !charts.is_empty() {
             let _ = write!(html, "<div class=\"charts\">{charts}</div>");
         }
@@ -73,9 +76,9 @@ fn groups(runs: &[Facts]) -> Vec<Group> {
 impl Entry {
     /// What the entries of one curve have in common.
     fn line(&self) -> (usize, String) {
-        let How { width, sampler, sampler_steps, levels, guidance, seed, .. } = &self.record.how;
+        let How { width, sampler, sampler_steps, levels, guidance, seed, options, .. } = &self.record.how;
         let width = width.unwrap_or_default();
-        (self.run, format!("{sampler} {sampler_steps:06} {levels:?} {guidance} {seed} {width}"))
+        (self.run, format!("{sampler} {sampler_steps:06} {levels:?} {guidance} {options:?} {seed} {width}"))
     }
 
     fn average(&self) -> String {
@@ -123,9 +126,9 @@ impl Group {
             self.metrics().map(cell).collect::<Vec<_>>()
         };
         let drawn = self.entries.iter().map(|entry| {
-            let How { step, sampler, sampler_steps, seed, .. } = &entry.record.how;
+            let How { step, seed, .. } = &entry.record.how;
             let day = entry.record.at.split('T').next().unwrap_or_default().to_string();
-            let about = [step.to_string(), entry.average(), format!("{sampler} {sampler_steps}"), seed.to_string()];
+            let about = [step.to_string(), entry.average(), entry.record.how.sampling(), seed.to_string()];
             let name = several.then(|| runs[entry.run].name()).into_iter();
             name.chain(about).chain(numbers(&entry.record.verdict)).chain([day]).collect::<Vec<_>>()
         });
@@ -154,8 +157,8 @@ impl Group {
         for (color, entries) in self.entries.chunk_by(|a, b| a.line() == b.line()).enumerate() {
             let points =
                 entries.iter().filter_map(|entry| Some((entry.record.how.step as f64, value(&entry.record.verdict)?)));
-            let How { width, sampler, sampler_steps, seed, .. } = &entries[0].record.how;
-            let mut label = format!("{sampler} {sampler_steps}");
+            let How { width, seed, .. } = &entries[0].record.how;
+            let mut label = entries[0].record.how.sampling();
             if runs.len() > 1 {
                 label = format!("{}, {label}", runs[entries[0].run].name());
             }

@@ -1,0 +1,233 @@
+//! The sets that are drawn: all weights, with every sampler, number of steps and scale of guidance.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use ddpm_model::diffusion::Diffusion;
+
+use super::EvalArgs;
+use crate::device::OpenDevice;
+use crate::evaluation::record::How;
+use crate::evaluation::sources::{Guide, Samples, weights_hash};
+use crate::guidance::{Guidable, Guidance};
+use crate::job::{ClassChoice, SamplingJob};
+use crate::noise::NoiseChoice;
+use crate::numbers::at_least;
+use crate::sample::{class_choice, clip_for, in_half};
+use crate::samplers::Sampler;
+use crate::sampling_args::{GuidanceArgs, LevelArgs, Named, SamplerArgs};
+use crate::snapshot::Snapshot;
+use crate::tasks::Task;
+
+/// How samples are drawn. What has a list is an axis of the table.
+#[derive(Args, Debug)]
+pub(super) struct SweepArgs {
+    /// Sample k depends on the seed and on k alone.
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = at_least::<0, u64>, help_heading = "Samples")]
+    pub(super) seed: u64,
+    /// Only this class, by name or number, against the reference items of this class; default: classes take turns.
+    #[arg(long, value_name = "C", conflicts_with = "files", help_heading = "Samples")]
+    class: Option<String>,
+    /// Samplers, separated by commas.
+    #[arg(
+        long,
+        visible_alias = "sampler",
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "ddim",
+        conflicts_with = "files",
+        help_heading = "Sampler"
+    )]
+    samplers: Vec<String>,
+    /// Numbers of steps, separated by commas; default: what is usual for the sampler.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = at_least::<1, usize>, conflicts_with = "files", help_heading = "Sampler")]
+    pub(super) steps: Vec<usize>,
+    #[command(flatten)]
+    sampler: SamplerArgs,
+    #[command(flatten)]
+    levels: LevelArgs,
+    /// Scales of classifier-free guidance, separated by commas; 1 disables it.
+    #[arg(long, value_name = "SCALES", value_delimiter = ',', conflicts_with = "files", help_heading = "Guidance")]
+    guidance: Vec<f64>,
+    #[command(flatten)]
+    guiding: GuidanceArgs,
+}
+
+/// Weights that are judged.
+pub(super) struct Weights {
+    pub(super) path: PathBuf,
+    /// Width of the average that they are; nothing for that of the snapshots.
+    pub(super) width: Option<f64>,
+}
+
+/// A snapshot with one way to sample from it.
+pub(super) struct Drawn {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) job: SamplingJob,
+    pub(super) path: PathBuf,
+    pub(super) name: String,
+    pub(super) how: How,
+    diffusion: Arc<Diffusion>,
+    guide: Option<Arc<Guide>>,
+    weights_hash: u64,
+}
+
+/// One sampler in one number of steps, with one scale of guidance.
+struct Way {
+    sampler: Sampler,
+    options: Named,
+    steps: Option<usize>,
+    /// Nothing if there is no word of guidance.
+    scale: Option<f64>,
+}
+
+/// Loaded weights.
+struct Model {
+    weights: Weights,
+    snapshot: Arc<Snapshot>,
+    diffusion: Arc<Diffusion>,
+    hash: u64,
+}
+
+impl Drawn {
+    /// As a source of pictures or points.
+    pub(super) fn samples(&self, open: &OpenDevice) -> Samples {
+        Samples {
+            snapshot: self.snapshot.clone(),
+            diffusion: self.diffusion.clone(),
+            guide: self.guide.clone(),
+            job: self.job.clone(),
+            device: open.device.clone(),
+            name: self.name.clone(),
+            weights_hash: self.weights_hash,
+        }
+    }
+
+    /// The class that all samples have, by its name in the data.
+    pub(super) fn class(&self) -> Option<&str> {
+        self.how.options.get(CLASS).map(String::as_str)
+    }
+}
+
+/// The option's name in [`How::options`].
+const CLASS: &str = "class";
+
+impl SweepArgs {
+    /// All sets, in the order of the weights.
+    pub(super) fn drawn(
+        &self,
+        args: &EvalArgs,
+        weights: Vec<Weights>,
+        open: &OpenDevice,
+    ) -> anyhow::Result<Vec<Drawn>> {
+        let guide = match &self.guiding.guide {
+            Some(path) if !weights.is_empty() => {
+                let (snapshot, diffusion) = args.snapshot.load(path, &open.device)?;
+                let weights_hash = weights_hash(&snapshot);
+                Some(Arc::new(Guide { snapshot, diffusion, weights_hash }))
+            }
+            _ => None,
+        };
+        let mut all = Vec::new();
+        for weights in weights {
+            let (snapshot, diffusion) = args.snapshot.load(&weights.path, &open.device)?;
+            let hash = weights_hash(&snapshot);
+            let model = Model { weights, snapshot: Arc::new(snapshot), diffusion: Arc::new(diffusion), hash };
+            for way in self.ways(&model.diffusion)? {
+                all.push(self.one(args, &model, guide.as_ref(), way)?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn ways(&self, diffusion: &Diffusion) -> anyhow::Result<Vec<Way>> {
+        let mut ways = Vec::new();
+        for (sampler, options) in self.sampler.samplers(&self.samplers, diffusion)? {
+            for steps in or_none(&self.steps) {
+                for scale in or_none(&self.guidance) {
+                    ways.push(Way { sampler, options: options.clone(), steps, scale });
+                }
+            }
+        }
+        Ok(ways)
+    }
+
+    fn one(&self, args: &EvalArgs, model: &Model, guide: Option<&Arc<Guide>>, way: Way) -> anyhow::Result<Drawn> {
+        let Way { sampler, mut options, steps, scale } = way;
+        let Model { weights, snapshot, diffusion, hash } = model;
+        let config = &snapshot.config;
+        let is_image = config.data.shape.len() == 3;
+        let levels = self.levels.of(sampler, diffusion)?;
+        let steps = steps.or(levels.own_steps()).unwrap_or_else(|| sampler.usual_steps(diffusion));
+        let guidance = self.guiding.at(scale.unwrap_or(1.0));
+        // At scale 1 there is nothing to be guided away from.
+        let guide = guide.filter(|_| guidance.is_active()).cloned();
+        options.extend(self.guiding.named(guidance.scale));
+        let job = SamplingJob {
+            task: Task::Sample,
+            count: args.count.unwrap_or(if is_image { 1000 } else { 2048 }),
+            seed: self.seed,
+            batch_size: args.batch_size,
+            sampler,
+            steps: Some(steps),
+            levels,
+            plan: None,
+            noise: NoiseChoice::default(),
+            class: class_choice(self.class.as_deref(), config.network.num_classes(), &config.data.classes)?,
+            clip: clip_for(&config.data),
+            guidance,
+            frames: 0,
+        };
+        check(&guidance, &job, snapshot, guide.as_deref())?;
+        if let ClassChoice::One(class) = job.class {
+            let name = config.data.classes.get(class).cloned().unwrap_or_else(|| class.to_string());
+            options.insert(CLASS.into(), name);
+        }
+        let how = How {
+            step: config.step,
+            width: weights.width,
+            sampler: sampler.name().into(),
+            sampler_steps: steps,
+            levels: job.levels.clone(),
+            guidance: guidance.scale,
+            seed: self.seed,
+            options,
+        };
+        let of_width = weights.width.map(|width| format!(" width {width}")).unwrap_or_default();
+        let of_guidance = scale.map(|scale| format!(", guidance {scale}")).unwrap_or_default();
+        let (experiment, step, half) = (&config.experiment, config.step, in_half(&snapshot.network));
+        let sampler = format!("{} {steps}{of_guidance}{}", sampler.name(), how.options_in_words());
+        let name = format!("{experiment} step {step}{of_width}, {sampler}{half}");
+        let (snapshot, diffusion, path) = (snapshot.clone(), diffusion.clone(), weights.path.clone());
+        Ok(Drawn { snapshot, job, path, name, how, diffusion, guide, weights_hash: *hash })
+    }
+
+    /// Whether more than one scale of guidance is asked for.
+    pub(super) fn has_scales(&self) -> bool {
+        self.guidance.len() > 1
+    }
+}
+
+/// Every value of a list, or none if it is empty.
+fn or_none<T: Copy>(values: &[T]) -> Vec<Option<T>> {
+    if values.is_empty() { vec![None] } else { values.iter().copied().map(Some).collect() }
+}
+
+/// Refuses guidance that the network cannot have before anything is drawn.
+fn check(guidance: &Guidance, job: &SamplingJob, snapshot: &Snapshot, guide: Option<&Guide>) -> anyhow::Result<()> {
+    let guidable = |snapshot: &Snapshot| {
+        let network = &snapshot.config.network;
+        let classes = Some(network.num_classes()).filter(|classes| *classes > 0);
+        (classes, network.null_class(), snapshot.config.data.shape.clone())
+    };
+    let (classes, null_class, shape) = guidable(snapshot);
+    let network = Guidable { shape: &shape, classes, null_class };
+    let weaker = guide.map(|guide| guidable(&guide.snapshot));
+    let guide = weaker.as_ref().map(|(classes, null_class, shape)| Guidable {
+        shape,
+        classes: *classes,
+        null_class: *null_class,
+    });
+    Ok(guidance.check(network, guide, job.clip)?)
+}
