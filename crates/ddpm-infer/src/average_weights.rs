@@ -11,7 +11,9 @@ use ddpm_model::ema::{gamma_of, is_width};
 use ddpm_model::network::Network;
 use ddpm_model::posthoc::{Profile, coefficients, distance};
 
+use crate::checksums;
 use crate::device;
+use crate::numbers::at_least;
 use crate::runs::{RUNS, RunFolder, steps_in, widths_in};
 use crate::snapshot::{Snapshot, SnapshotConfig};
 
@@ -32,7 +34,7 @@ pub struct EmaArgs {
     #[arg(long, value_name = "SIGMA_REL")]
     width: f64,
     /// The step at which the average ends, one of those that were stored; without it, the last one.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least::<0, u64>)]
     step: Option<u64>,
     /// The snapshot folder to write; sample from it with `sample --from`.
     #[arg(long, value_name = "DIR")]
@@ -135,8 +137,8 @@ fn list(stored: &[Stored]) -> String {
 /// Refuses averages of another network or process.
 fn check_alike(stored: &[Stored], configs: &[SnapshotConfig], last: &SnapshotConfig) -> anyhow::Result<()> {
     for (average, config) in stored.iter().zip(configs) {
-        let SnapshotConfig { step, images_seen, .. } = *config;
-        if *config != (SnapshotConfig { step, images_seen, ..last.clone() }) || step != average.step {
+        let SnapshotConfig { step, images_seen, sampling, .. } = config.clone();
+        if *config != (SnapshotConfig { step, images_seen, sampling, ..last.clone() }) || step != average.step {
             bail!("{}: is not of the same training as those beside it", average.path.display());
         }
     }
@@ -148,6 +150,9 @@ fn combine(stored: &[Stored], coefficients: &[f64], device: &Device) -> anyhow::
     let mut sums = Sums::default();
     let mut last = None;
     for (average, &coefficient) in stored.iter().zip(coefficients) {
+        for changed in checksums::changed(&average.path) {
+            eprintln!("warning: {changed}");
+        }
         let network = Snapshot::load(&average.path, device)?.network;
         sums.add(&network, coefficient);
         last = Some(network);

@@ -8,6 +8,7 @@ use clap::Args;
 use ddpm_kernels::Precision;
 use ddpm_model::diffusion::Diffusion;
 
+use crate::checksums;
 use crate::device::{self, DeviceError, OpenDevice};
 use crate::runs::{RUNS, RunError, RunFolder};
 use crate::snapshot::Snapshot;
@@ -60,6 +61,9 @@ impl SnapshotArgs {
 
     /// A snapshot and the process that it was trained for.
     pub(crate) fn load(&self, path: &Path, device: &Device) -> anyhow::Result<(Snapshot, Diffusion)> {
+        for changed in checksums::changed(path) {
+            eprintln!("warning: {changed}");
+        }
         let mut snapshot = Snapshot::load(path, device)?;
         snapshot.network = snapshot.network.in_precision(self.precision);
         let diffusion =

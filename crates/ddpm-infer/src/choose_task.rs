@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use ddpm_data::{Fit, Split, read_pictures};
 
+use crate::numbers::at_least;
 use crate::snapshot::SnapshotConfig;
 use crate::tasks::{Inpainting, Task};
 
@@ -17,10 +18,11 @@ use crate::tasks::{Inpainting, Task};
 #[command(next_help_heading = "Tasks")]
 pub struct TaskArgs {
     /// So many samples of every class, one row a class; a column shares its noise.
-    #[arg(long, value_name = "N", group = "task", conflicts_with_all = ["count", "class"])]
+    #[arg(long, value_name = "N", group = "task", conflicts_with_all = ["count", "class"],
+        value_parser = at_least::<1, usize>)]
     class_grid: Option<usize>,
     /// Rows of so many samples on the way from one noise to another (slerp), by ddim unless another sampler is named.
-    #[arg(long, value_name = "N", group = "task")]
+    #[arg(long, value_name = "N", group = "task", value_parser = at_least::<2, usize>)]
     interpolate: Option<usize>,
     /// Samples that resemble pictures (SDEdit): a file, all files of a folder, or data:3 or data:0..8 for items of the
     /// test split that the model was trained beside; one sample for each, or --count.
@@ -39,10 +41,12 @@ pub struct TaskArgs {
     #[arg(long, requires = "inpaint")]
     repaint: bool,
     /// Steps of a stretch.
-    #[arg(long, value_name = "N", requires = "repaint", default_value_t = Inpainting::REPAINT.jump)]
+    #[arg(long, value_name = "N", requires = "repaint", default_value_t = Inpainting::REPAINT.jump,
+        value_parser = at_least::<1, usize>)]
     jump: usize,
     /// How often each stretch is walked.
-    #[arg(long, value_name = "N", requires = "repaint", default_value_t = Inpainting::REPAINT.resamples)]
+    #[arg(long, value_name = "N", requires = "repaint", default_value_t = Inpainting::REPAINT.resamples,
+        value_parser = at_least::<1, usize>)]
     resamples: usize,
     /// The noise of pictures by ddim backwards (noise.npy), and what ddim makes of it again; PICTURES as above.
     #[arg(long, value_name = "PICTURES", group = "task")]

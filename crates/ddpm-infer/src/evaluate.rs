@@ -18,6 +18,7 @@ use crate::evaluation::record::{How, Record, append};
 use crate::evaluation::report::{self, Scale};
 use crate::evaluation::resize::Resize;
 use crate::measure_likelihood::{self, LikelihoodArgs};
+use crate::numbers::at_least;
 use crate::runs::{RunFolder, steps_in, width_of, widths_in};
 use real::Real;
 use sweep::{Drawn, SweepArgs, Weights};
@@ -42,7 +43,7 @@ pub struct EvalArgs {
     #[arg(long, value_enum, default_value_t = Part::Test)]
     split: Part,
     /// Number of samples; default: 1000 images or 2048 points, or all files.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least::<2, usize>)]
     count: Option<usize>,
     /// Evaluates every snapshot of the run, not only the newest.
     #[arg(long, conflicts_with_all = ["from", "files"])]
@@ -68,25 +69,25 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     classifier: Option<PathBuf>,
     /// Subsets of KID.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least::<1, usize>)]
     subsets: usize,
     /// Items in a subset of KID, or as many as there are.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least::<2, usize>)]
     subset_size: usize,
     /// k of the k-NN radius of precision, recall, density and coverage.
-    #[arg(long, alias = "neighbour", value_name = "K", default_value_t = 3)]
+    #[arg(long, alias = "neighbour", value_name = "K", default_value_t = 3, value_parser = at_least::<1, usize>)]
     k: usize,
     /// Items of a set that are kept for pairwise metrics (KID, precision, recall, ...); the Frechet distance is of all.
-    #[arg(long, alias = "most", value_name = "N", default_value_t = 10_000)]
+    #[arg(long, alias = "most", value_name = "N", default_value_t = 10_000, value_parser = at_least::<2, usize>)]
     max_items: usize,
     /// Measures the bits per dimension of this many test images too, by the bound and by the ODE; takes long.
-    #[arg(long, value_name = "N", conflicts_with = "files")]
+    #[arg(long, value_name = "N", conflicts_with = "files", value_parser = at_least::<1, usize>)]
     bits_per_dim: Option<usize>,
     /// Only makes the features of process I of N; run without --shard afterwards to put all of them together.
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
     /// Images at once; changes the speed, not the result.
-    #[arg(long, value_name = "B", default_value_t = 64)]
+    #[arg(long, value_name = "B", default_value_t = 64, value_parser = at_least::<1, usize>)]
     batch_size: usize,
     /// Cache of features.
     #[arg(long, value_name = "DIR", default_value = "evaluations")]
@@ -160,24 +161,6 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
 
 impl EvalArgs {
     fn check(&self) -> anyhow::Result<()> {
-        for (option, value) in
-            [("--count", self.count.unwrap_or(2)), ("--max-items", self.max_items), ("--subset-size", self.subset_size)]
-        {
-            if value < 2 {
-                bail!("{option} must be at least 2");
-            }
-        }
-        for (option, value) in [
-            ("--batch-size", self.batch_size),
-            ("--subsets", self.subsets),
-            ("--k", self.k),
-            ("--bits-per-dim", self.bits_per_dim.unwrap_or(1)),
-            ("--steps", self.sweep.steps.iter().copied().min().unwrap_or(1)),
-        ] {
-            if value == 0 {
-                bail!("{option} must be at least 1");
-            }
-        }
         if self.extractor == Some(Extractor::Inception) && self.weights.is_none() {
             bail!(
                 "--extractor inception requires --weights: pytorch-fid's pt_inception-2015-12-05-6726825d.pth, or the same \

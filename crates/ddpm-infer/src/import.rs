@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::device;
+use crate::numbers::at_least;
 use crate::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use crate::weights::names::{Deduced, deduce};
 use crate::weights::{QkvOrder, Scheme, Weights, load_into};
@@ -30,7 +31,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Height and width of the images, which no such file holds.
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = at_least::<1, usize>)]
     size: usize,
     /// What else the file does not hold, by the keys of an experiment: model.heads=4, model.heads.width=64,
     /// model.heads_up=8 (num_heads_upsample), diffusion.schedule.kind=cosine, diffusion.schedule.steps=4000, diffusion.rescaled_times=true; repeatable.

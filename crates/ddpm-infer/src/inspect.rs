@@ -1,5 +1,6 @@
 //! `ddpm-infer inspect`: what a file or folder is, what it can be used for, and what is wrong with it.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -11,11 +12,12 @@ use ddpm_model::network::NetworkConfig;
 use ddpm_model::unet::UNetConfig;
 use serde_json::Value;
 
+use crate::checksums;
 use crate::device;
 use crate::diffusers::pipeline::{Layout, read_json};
 use crate::diffusers::unet_config;
 use crate::runs::{RunFolder, steps_in};
-use crate::snapshot::{OWN, Snapshot, SnapshotError, WEIGHTS};
+use crate::snapshot::{OWN, Snapshot, SnapshotError, WEIGHTS, nothing_at};
 use crate::weights::names::deduce;
 use crate::weights::{Fault, Kind, Scheme, Weights, WeightsError, faults};
 
@@ -69,7 +71,7 @@ impl Report {
     fn look(&mut self, path: &Path, entry: Option<&str>) -> anyhow::Result<()> {
         let run = RunFolder(path.to_path_buf());
         if !path.exists() {
-            bail!("{}: there is nothing at this path", path.display());
+            bail!("{}: {}", path.display(), nothing_at(path));
         } else if path.is_file() {
             self.file(path, entry)
         } else if run.config().is_file() && run.snapshots().is_dir() {
@@ -131,7 +133,25 @@ impl Report {
                 }
             }
         }
+        self.changed(path);
         Ok(())
+    }
+
+    /// The files of a snapshot that are not what was written: said of them where something is wrong with them already.
+    fn changed(&mut self, path: &Path) {
+        // Files are opened more than once, and say the same each time.
+        let mut said = BTreeSet::new();
+        self.wrong.retain(|wrong| said.insert(wrong.clone()));
+        for changed in checksums::changed(path) {
+            let file = changed.file.display().to_string();
+            match (self.wrong.iter_mut().find(|wrong| wrong.contains(&file)), &changed.found) {
+                (None, _) => self.wrong.push(changed.to_string()),
+                (Some(wrong), Some(found)) => {
+                    *wrong += &format!(" (its CRC-32 is {found}, expected {})", changed.written);
+                }
+                (Some(_), None) => {}
+            }
+        }
     }
 
     /// The names that the JSON files give themselves.
@@ -216,6 +236,7 @@ impl Report {
         {
             self.say("kind", "the file of a snapshot of ddpm-train");
             self.snapshot(&snapshot, path);
+            self.changed(path);
             return Ok(());
         }
         self.say("kind", kind);

@@ -19,7 +19,7 @@ use crate::guidance::{
     Answers, AutoGuidance, ClassifierFree, Guidable, Guidance, GuidanceError, Guide, Rescaled, Thresholded, Within,
 };
 use crate::levels::{Ladder, LevelsError};
-use crate::noise::{JobNoise, NoiseChoice};
+use crate::noise::{Generator, JobNoise, NoiseChoice};
 use crate::samplers::{Clipped, Sampler, Step};
 use crate::tasks::{Batch, Task, TaskError};
 
@@ -283,11 +283,8 @@ impl SamplingJob {
         device: &Device,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Samples, JobError> {
-        self.check(model)?;
-        let levels = match self.plan {
-            Some(_) => Vec::new(),
-            None => self.levels.levels(self.steps_for(model.diffusion), model.diffusion)?,
-        };
+        self.check_choices(model)?;
+        let levels = self.all_levels(model)?;
         let levels = self.task.walked(&levels)?;
         // The rank of a batch is that of an item and one more.
         match model.data.shape.len() {
@@ -307,7 +304,22 @@ impl SamplingJob {
         self.steps.unwrap_or_else(usual)
     }
 
-    fn check<N>(&self, model: &TrainedModel<'_, N>) -> Result<(), JobError> {
+    /// What would keep it from being done, before anything is done.
+    pub fn check<N>(&self, model: &TrainedModel<'_, N>) -> Result<(), JobError> {
+        self.check_choices(model)?;
+        self.task.walked(&self.all_levels(model)?)?;
+        Ok(())
+    }
+
+    /// The levels that it visits, unless a plan says so.
+    fn all_levels<N>(&self, model: &TrainedModel<'_, N>) -> Result<Vec<NoiseLevel>, JobError> {
+        match self.plan {
+            Some(_) => Ok(Vec::new()),
+            None => Ok(self.levels.levels(self.steps_for(model.diffusion), model.diffusion)?),
+        }
+    }
+
+    fn check_choices<N>(&self, model: &TrainedModel<'_, N>) -> Result<(), JobError> {
         for (what, size) in [("the number of samples", self.count), ("the batch size", self.batch_size)] {
             if size == 0 {
                 return Err(JobError::Zero { what });
@@ -338,7 +350,8 @@ impl SamplingJob {
                 return Err(JobError::NoClass);
             }
         }
-        if let Some(start) = self.noise.start.as_ref().filter(|start| start.len() < self.count * per_item) {
+        if let Some(start) = self.noise.start.as_ref().filter(|start| start.len() < self.count.saturating_mul(per_item))
+        {
             return Err(JobError::InitNoise { found: start.len() / per_item.max(1), count: self.count });
         }
         self.guidance.check(model.guidable(), model.guide.map(|guide| guide.guidable()), self.clip)?;
@@ -386,7 +399,7 @@ impl SamplingJob {
                 batch: batch_index,
                 batches,
                 steps_done,
-                steps: steps * self.task.walks(),
+                steps: steps.saturating_mul(self.task.walks()),
                 evaluations: asked.get(),
             };
             let labels = &samples.labels[batch.clone()];
@@ -431,7 +444,7 @@ impl SamplingJob {
             for (frame, x) in samples.frames.iter_mut().zip(kept.into_values()) {
                 frame.values.extend(in_units(x, model.data)?);
             }
-            on_progress(progress(batch.end, steps * self.task.walks()));
+            on_progress(progress(batch.end, steps.saturating_mul(self.task.walks())));
         }
         let per_sample: usize = samples.shape.iter().product();
         match samples.values.iter().position(|value| !value.is_finite()) {
@@ -471,6 +484,19 @@ impl SamplingJob {
             None if plan.is_some() => ask(inner),
             None => ask(&Clipped { inner, clip: self.clip }),
         }
+    }
+
+    /// The memory in bytes that each sample of its results takes while they are made and written.
+    pub(crate) fn bytes_per_sample(&self, data: &DataInfo) -> usize {
+        let values = data.values_per_item();
+        // The values themselves and as a file; noise of torch is drawn for all samples at once.
+        let arrays = match self.noise.generator {
+            Generator::Own => 2,
+            Generator::Torch => 4,
+        };
+        // Pictures have three channels of bytes.
+        let picture = if is_image(&data.shape) { 3 * data.shape[1..].iter().product::<usize>() } else { 0 };
+        size_of::<f32>() * arrays * values + picture + size_of::<Option<usize>>()
     }
 
     /// The classes of the samples in a part, for a network that knows so many.

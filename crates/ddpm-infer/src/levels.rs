@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::samplers::level_at;
 use crate::steps::{Spacing, StepsError, levels};
 
+/// Levels in a walk, at most; no real walk comes near.
+pub(crate) const MOST: usize = 1_000_000;
+
 /// A recipe for noise levels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,6 +71,12 @@ pub enum LevelsError {
     /// Not a single level.
     #[error("cannot sample in 0 steps")]
     Empty,
+    /// More levels than anybody walks, which would take all memory.
+    #[error("cannot sample in {asked} steps, {MOST} are the most")]
+    TooMany {
+        /// What was asked for.
+        asked: usize,
+    },
     /// A sigma that the network never saw.
     #[error("sigma {sigma} is outside of what was trained, from {max:.6} down to {min:.6}")]
     Untrained {
@@ -188,6 +197,9 @@ impl Ladder {
     pub fn levels(&self, count: usize, trained: &dyn NoiseRange) -> Result<Vec<NoiseLevel>, LevelsError> {
         if count == 0 {
             return Err(LevelsError::Empty);
+        }
+        if count > MOST {
+            return Err(LevelsError::TooMany { asked: count });
         }
         let ends = |ends: Ends| {
             let (min, max) = sigmas_of(trained);

@@ -2,9 +2,14 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong command line.
 
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context;
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+use ddpm_infer::errors::in_one_line;
 use ddpm_infer::{average_weights, evaluate, import, inspect, inspect_data, list_devices, measure_likelihood, sample};
 
 /// Sample from diffusion models.
@@ -36,24 +41,52 @@ enum Command {
     Data(inspect_data::DataArgs),
     /// Lists the devices there are, and the backends that this program was built with.
     Devices(list_devices::DevicesArgs),
+    /// Prints what a shell needs to complete the words of this command.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 fn main() -> ExitCode {
-    let result = match Args::parse().command {
-        Command::Sample(args) => sample::run(&args).map(|out| println!("{}", out.display())),
-        Command::Likelihood(args) => measure_likelihood::run(&args).map(|found| println!("{found}")),
-        Command::Ema(args) => average_weights::run(&args).map(|out| println!("{}", out.display())),
-        Command::Import(args) => import::run(&args).map(|out| println!("{}", out.display())),
-        Command::Inspect(args) => inspect::run(&args),
-        Command::Eval(args) => evaluate::run(&args).map(|found| println!("{found}")),
-        Command::Data(args) => inspect_data::run(&args),
-        Command::Devices(args) => list_devices::run(&args),
-    };
-    match result {
+    let mut command = with_negative_numbers(Args::command());
+    let args = Args::from_arg_matches_mut(&mut command.get_matches_mut());
+    match run(args.unwrap_or_else(|error| error.format(&mut command).exit()).command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Sample(args) => print(sample::run(&args)?.display()),
+        Command::Likelihood(args) => print(measure_likelihood::run(&args)?),
+        Command::Ema(args) => print(average_weights::run(&args)?.display()),
+        Command::Import(args) => print(import::run(&args)?.display()),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Eval(args) => print(evaluate::run(&args)?),
+        Command::Data(args) => inspect_data::run(&args),
+        Command::Devices(args) => list_devices::run(&args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "ddpm-infer", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end())
+        }
+    }
+}
+
+fn print(line: impl Display) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("cannot write to stdout")
+}
+
+/// After an option, what looks like a negative number is its value, and is judged by its range.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let with = |argument: Arg| {
+        let is_option = argument.get_action().takes_values() && !argument.is_positional();
+        argument.allow_negative_numbers(is_option)
+    };
+    command.mut_args(with).mut_subcommands(with_negative_numbers)
 }

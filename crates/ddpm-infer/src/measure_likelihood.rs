@@ -19,6 +19,7 @@ use crate::bar::progress_bar;
 use crate::choose::SnapshotArgs;
 use crate::job::condition;
 use crate::likelihood::{ProbeKind, Trace, bits_per_dimension, dequantise, log_likelihood};
+use crate::numbers::{above_zero, at_least, from_zero};
 use crate::sample::clip_for;
 use crate::samplers::Tolerance;
 
@@ -28,7 +29,7 @@ pub struct LikelihoodArgs {
     #[command(flatten)]
     snapshot: SnapshotArgs,
     /// How many items, the first ones of the split.
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least::<1, usize>)]
     count: usize,
     /// Which of the data.
     #[arg(long, value_enum, default_value_t = Part::Test)]
@@ -38,22 +39,22 @@ pub struct LikelihoodArgs {
     method: Option<Method>,
     /// Probes of the ODE's divergence, the mean of which is taken; without it, 1 for images, and none for points,
     /// whose divergence is exact.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least::<1, usize>)]
     probes: Option<usize>,
     /// Distribution of the probes.
     #[arg(long, value_enum, default_value_t = Kind::Rademacher)]
     probe: Kind,
     /// What a step of the ODE's solver may be off by, relative to the values.
-    #[arg(long, value_name = "R", default_value_t = Tolerance::USUAL.relative)]
+    #[arg(long, value_name = "R", default_value_t = Tolerance::USUAL.relative, value_parser = from_zero)]
     rtol: f64,
     /// What a step of the ODE's solver may be off by beside that.
-    #[arg(long, value_name = "A", default_value_t = Tolerance::USUAL.absolute)]
+    #[arg(long, value_name = "A", default_value_t = Tolerance::USUAL.absolute, value_parser = above_zero)]
     atol: f64,
     /// Noise, probes and dequantisation of item k depend on the seed and on k alone.
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = at_least::<0, u64>)]
     seed: u64,
     /// Items at once.
-    #[arg(long, value_name = "B", default_value_t = 64)]
+    #[arg(long, value_name = "B", default_value_t = 64, value_parser = at_least::<1, usize>)]
     batch_size: usize,
 }
 
@@ -92,15 +93,6 @@ struct Measured<'a> {
 
 /// Does what the arguments say, and gives the line with the result; the number is its first word.
 pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
-    if args.count == 0 || args.batch_size == 0 {
-        bail!("--count and --batch-size must be at least 1");
-    }
-    if args.probes == Some(0) {
-        bail!("--probes must be at least 1");
-    }
-    if !(args.atol > 0.0 && args.rtol >= 0.0) {
-        bail!("--atol must be more than 0, and --rtol not less");
-    }
     let (path, _) = args.snapshot.choose()?;
     let open = args.snapshot.open()?;
     let is_image = |data: &DataInfo| data.shape.len() == 3;

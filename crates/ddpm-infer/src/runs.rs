@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::snapshot::Sampling;
+
 /// Where runs lie unless `--runs` says otherwise.
 pub const RUNS: &str = "runs";
 
@@ -86,6 +88,12 @@ impl RunFolder {
         folders.find(|run| {
             run.config().is_file() && [run.snapshots(), run.averages()].iter().any(|own| snapshot.starts_with(own))
         })
+    }
+
+    /// The sampler and the steps of its previews, if its experiment says both.
+    pub fn preview(&self) -> Option<Sampling> {
+        let experiment: toml::Table = std::fs::read_to_string(self.config()).ok()?.parse().ok()?;
+        experiment.get("preview")?.clone().try_into().ok()
     }
 
     /// The folder `--run RUN` names: a path, or a name within `runs`.

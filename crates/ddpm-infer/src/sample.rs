@@ -21,106 +21,128 @@ use crate::evaluation::blocks::Shard;
 use crate::evaluation::sources::hash;
 use crate::guidance::{Guidance, Interval, Threshold};
 use crate::job::{ClassChoice, Progress, Samples, SamplingJob, TrainedModel};
-use crate::levels::{Ends, Ladder};
+use crate::levels::{Ends, Ladder, LevelsError};
 use crate::noise::{Generator, NoiseChoice};
+use crate::numbers::{above_zero, at_least, from_zero, share};
+use crate::runs::RunFolder;
 use crate::samplers::{Churn, Langevin, Sampler, SamplerError, SamplerOptions, Tolerance};
 use crate::shards::Parts;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Sampling, Snapshot, SnapshotConfig};
 use crate::tasks::Task;
-use crate::{init_noise, pictures, task_files};
+use crate::usual_sampling::usual_sampling;
+use crate::{init_noise, memory, pictures, samples_folder, task_files};
 
 /// Points that are drawn beside the samples.
 const POINTS_BESIDE: usize = 2048;
 /// Frames of the animation.
 const FRAMES: usize = 36;
 
+/// What is often wanted, at the end of the help.
+const EXAMPLES: &str = "\
+Examples:
+  ddpm-infer sample                                     100 samples of the newest run
+  ddpm-infer sample --run digits-20260101-120000 --count 16 --seed 7 --class 3
+  ddpm-infer sample --sampler ddpm                      ancestral sampling, as in the paper: slow
+  ddpm-infer sample --sampler unipc --steps 10          as few steps as will do
+  ddpm-infer sample --class-grid 8 --guidance 2         a row for each class, pushed towards it
+  ddpm-infer sample --from ddpm-cifar10-32 --out cifar  a folder of diffusers
+  ddpm-infer sample --inpaint mine.png --fit --mask left --repaint";
+
 /// Draws samples from a snapshot.
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct SampleArgs {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Model and device")]
     snapshot: SnapshotArgs,
     /// How many samples; without it, 100 images or 2048 points, and for given pictures one for each.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least::<1, usize>, help_heading = "Samples")]
     count: Option<usize>,
     /// Sample k depends on the seed and on k alone.
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = at_least::<0, u64>, help_heading = "Samples")]
     seed: u64,
-    /// Who draws the noise: own, or torch as PyTorch does on the CPU, with the tables of diffusers in f32.
-    #[arg(long, value_name = "WHO", value_enum, default_value_t)]
-    noise_compat: Generator,
-    /// Start from this noise of shape [N, ..]: a .npy file, or a safetensors file with one tensor.
-    #[arg(long, value_name = "FILE")]
-    init_noise: Option<PathBuf>,
     /// Only this class, by name or number; without it, classes take turns.
-    #[arg(long, value_name = "C")]
+    #[arg(long, value_name = "C", help_heading = "Samples")]
     class: Option<String>,
-    #[arg(long, value_name = "NAME", help = sampler_help())]
+    /// Samples made at once; changes the speed, not the samples.
+    #[arg(long, value_name = "B", default_value_t = 128, value_parser = at_least::<1, usize>, help_heading = "Samples")]
+    batch_size: usize,
+    #[arg(long, value_name = "NAME", help = sampler_help(), help_heading = "Sampler")]
     sampler: Option<String>,
+    /// Steps of the sampler; without it, those of the default, and with --sampler what is usual for it.
+    #[arg(long, value_name = "N", value_parser = at_least::<1, usize>, help_heading = "Sampler")]
+    steps: Option<usize>,
     /// Share of noise in ddim, from 0 (deterministic, without it) to 1.
-    #[arg(long, value_name = "ETA")]
+    #[arg(long, value_name = "ETA", value_parser = share, help_heading = "Sampler")]
     eta: Option<f64>,
     /// Churn of heun: noise on the way, 0 without it (S_churn of Karras et al. 2022).
-    #[arg(long, value_name = "AMOUNT")]
+    #[arg(long, value_name = "AMOUNT", value_parser = from_zero, help_heading = "Sampler")]
     s_churn: Option<f64>,
     /// No churn where sigma is less.
-    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.min)]
+    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.min,
+        value_parser = from_zero, help_heading = "Sampler")]
     s_min: f64,
     /// No churn where sigma is more.
-    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.max)]
+    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.max,
+        value_parser = from_zero, help_heading = "Sampler")]
     s_max: f64,
     /// Deviation of the noise of churn.
-    #[arg(long, value_name = "DEVIATION", requires = "s_churn", default_value_t = Churn::NONE.noise)]
+    #[arg(long, value_name = "DEVIATION", requires = "s_churn", default_value_t = Churn::NONE.noise,
+        value_parser = from_zero, help_heading = "Sampler")]
     s_noise: f64,
     /// What a step of rk45 may be off by, relative to the values.
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", value_parser = from_zero, help_heading = "Sampler")]
     rtol: Option<f64>,
     /// What a step of rk45 may be off by beside that.
-    #[arg(long, value_name = "A")]
+    #[arg(long, value_name = "A", value_parser = above_zero, help_heading = "Sampler")]
     atol: Option<f64>,
     /// Signal-to-noise ratio of the corrector of predictor-corrector; 0 for none.
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", value_parser = share, help_heading = "Sampler")]
     snr: Option<f64>,
     /// Steps of langevin at every level.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least::<1, usize>, help_heading = "Sampler")]
     langevin_steps: Option<usize>,
     /// Length of those steps, in units of the variance of the level's noise.
-    #[arg(long, value_name = "E")]
+    #[arg(long, value_name = "E", value_parser = above_zero, help_heading = "Sampler")]
     langevin_epsilon: Option<f64>,
-    /// Steps of the sampler; without it, what is usual for the sampler, and all that were trained for ddpm.
-    #[arg(long, value_name = "N")]
-    steps: Option<usize>,
-    /// Noise levels that the steps visit.
-    #[arg(long, value_name = "NAME", help = levels_help())]
+    #[arg(long, value_name = "NAME", help = levels_help(), help_heading = "Noise")]
     levels: Option<Ladder>,
     /// Last sigma of karras and exponential levels; without it, that of the first trained step.
-    #[arg(long, value_name = "SIGMA")]
+    #[arg(long, value_name = "SIGMA", help_heading = "Noise")]
     sigma_min: Option<f64>,
     /// First sigma of karras and exponential levels; without it, that of the last trained step.
-    #[arg(long, value_name = "SIGMA")]
+    #[arg(long, value_name = "SIGMA", help_heading = "Noise")]
     sigma_max: Option<f64>,
+    /// Who draws the noise: own, or torch as PyTorch does on the CPU, with the tables of diffusers in f32 and along the
+    /// scheduler in the folder.
+    #[arg(long, value_name = "WHO", value_enum, default_value_t, help_heading = "Noise")]
+    noise_compat: Generator,
+    /// Start from this noise of shape [N, ..]: a .npy file, or a safetensors file with one tensor.
+    #[arg(long, value_name = "FILE", help_heading = "Noise")]
+    init_noise: Option<PathBuf>,
     /// Scale of classifier-free guidance: 0 forgets the class, 1 is none, more pushes harder towards the class.
-    #[arg(long, value_name = "SCALE")]
+    #[arg(long, value_name = "SCALE", value_parser = from_zero, help_heading = "Guidance")]
     guidance: Option<f64>,
     /// Guide only where sigma lies above LO and up to HI; sigma as for --levels.
-    #[arg(long, value_name = "LO,HI", requires = "guidance")]
+    #[arg(long, value_name = "LO,HI", requires = "guidance", help_heading = "Guidance")]
     guidance_interval: Option<Interval>,
     /// Share of the guided x_0 that gets its deviation from before back, from 0 to 1.
-    #[arg(long, value_name = "PHI", requires = "guidance", default_value_t = 0.0)]
+    #[arg(long, value_name = "PHI", requires = "guidance", default_value_t = 0.0, value_parser = share,
+        help_heading = "Guidance")]
     guidance_rescale: f64,
     /// A weaker snapshot to guide away from, in place of the null class (autoguidance).
-    #[arg(long, value_name = "PATH", requires = "guidance")]
+    #[arg(long, value_name = "PATH", requires = "guidance", help_heading = "Guidance")]
     guide: Option<PathBuf>,
     /// Hold x_0 by scaling it down to this share of its values (such as 0.995) instead of clipping it.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", help_heading = "Guidance")]
     dynamic_threshold: Option<f64>,
-    /// Samples made at once; changes the speed, not the samples.
-    #[arg(long, value_name = "B", default_value_t = 128)]
-    batch_size: usize,
     /// The folder that the samples go to; without it, a new one in the run's folder.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
+    /// Replaces the samples that --out holds; files that are not of samples stay.
+    #[arg(long, requires = "out", conflicts_with = "shard", help_heading = "Output")]
+    overwrite: bool,
     /// Only draws the share of process I of N; the same command without --shard then puts all shares together.
-    #[arg(long, value_name = "I/N", requires = "out")]
+    #[arg(long, value_name = "I/N", requires = "out", help_heading = "Output")]
     shard: Option<Shard>,
     // At the end, because its heading would also stand above what comes after.
     #[command(flatten)]
@@ -130,8 +152,8 @@ pub struct SampleArgs {
 fn sampler_help() -> String {
     let line = |sampler: &Sampler| format!("{}: {}", sampler.name(), sampler.description());
     format!(
-        "The sampler; without it and without levels, what the snapshot's scheduler says, ddpm where it has none, and \
-         ddim for --interpolate and --invert\n{}",
+        "The sampler; without it, that of the experiment's previews, or else one that suits the model (ddim in 50 steps, \
+         flow-heun, heun); ddim for --interpolate and --invert, and what its scheduler says for a folder of diffusers\n{}",
         Sampler::ALL.iter().map(line).collect::<Vec<_>>().join("\n")
     )
 }
@@ -150,84 +172,32 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let open = args.snapshot.open()?;
     let (snapshot, diffusion) = args.snapshot.load(&path, &open.device)?;
     let config = &snapshot.config;
-    let classes = config.network.num_classes();
-
-    let is_image = config.data.shape.len() == 3;
-    let churn = |amount: f64| Churn { amount, min: args.s_min, max: args.s_max, noise: args.s_noise };
-    let options = SamplerOptions {
-        variance: diffusion.variance(),
-        eta: args.eta,
-        churn: args.s_churn.map(churn),
-        tolerance: (args.rtol.is_some() || args.atol.is_some()).then(|| Tolerance {
-            absolute: args.atol.unwrap_or(Tolerance::USUAL.absolute),
-            relative: args.rtol.unwrap_or(Tolerance::USUAL.relative),
-        }),
-        langevin: (args.langevin_steps.is_some() || args.langevin_epsilon.is_some()).then(|| Langevin {
-            steps: args.langevin_steps.unwrap_or(Langevin::USUAL.steps),
-            epsilon: args.langevin_epsilon.unwrap_or(Langevin::USUAL.epsilon),
-        }),
-        snr: args.snr,
-    };
-    let task = args.task.choose(config)?;
-    let plan = if task == Task::Sample { args.follow(&snapshot)? } else { None };
-    let named = || Sampler::new(args.sampler.as_deref().unwrap_or(task.usual_sampler()), options);
-    let sampler = plan.as_ref().map_or_else(named, |plan| Ok(plan.sampler))?;
-    let ends = Ends { min: args.sigma_min, max: args.sigma_max };
-    let levels = match &args.levels {
-        Some(levels) => levels.clone().with_ends(ends)?,
-        None if ends == Ends::default() => sampler.usual_levels(&diffusion),
-        None => sampler.usual_levels(&diffusion).with_ends(ends.or(Ends::usual(&diffusion)))?,
-    };
-    let init_noise = args.init_noise.as_deref().map(|file| init_noise::read(file, &config.data.shape)).transpose()?;
-    let per_item = config.data.values_per_item();
-    let usual_count = match &init_noise {
-        Some(noise) => noise.len() / per_item,
-        None => task.usual_count(classes, per_item).unwrap_or(if is_image { 100 } else { 2048 }),
-    };
-    let job = SamplingJob {
-        count: args.count.unwrap_or(usual_count),
-        task,
-        seed: args.seed,
-        batch_size: args.batch_size,
-        sampler,
-        steps: args.steps,
-        levels,
-        plan,
-        noise: NoiseChoice { generator: args.noise_compat, start: init_noise },
-        class: class_choice(args.class.as_deref(), classes, &config.data.classes)?,
-        clip: clip_for(&config.data),
-        guidance: Guidance {
-            scale: args.guidance.unwrap_or(1.0),
-            interval: args.guidance_interval.unwrap_or_default(),
-            rescale: args.guidance_rescale,
-            threshold: args.dynamic_threshold.map(Threshold::at),
-        },
-        frames: FRAMES,
-    };
+    let job = args.job(&path, &snapshot, &diffusion)?;
     let weaker = args.guide.as_deref().map(|path| args.snapshot.load(path, &open.device)).transpose()?;
     let guide = weaker.as_ref().map(|(snapshot, diffusion)| trained(snapshot, diffusion));
-    let out = match (&args.out, run) {
-        (Some(out), _) => out.clone(),
-        (None, Some(run)) => fresh_folder(&run.samples(), &path, &job, &diffusion),
-        (None, None) => fresh_folder(Path::new("samples"), &path, &job, &diffusion),
-    };
+    let model = TrainedModel { guide: guide.as_ref(), ..trained(&snapshot, &diffusion) };
     // Before minutes of work, not after.
-    std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    job.check(&model)?;
+    let held = args.shard.map_or(job.count, |shard| shard.range(job.count).len());
+    if let Err(reason) = memory::check(held, job.bytes_per_sample(&config.data)) {
+        bail!("{} samples are too many: {reason}", job.count);
+    }
+    let out = args.make_folder(run, &path, &job, &diffusion)?;
 
     eprintln!(
-        "{}: {} samples of {} by {} in {} steps on {}{}",
+        "{}: {} samples of {} by {} in {} steps on {}{}{}",
         path.display(),
         job.count,
         config.origin(),
-        sampler.name(),
+        job.sampler.name(),
         job.steps_for(&diffusion),
         open.name,
-        in_half(&snapshot.network)
+        in_half(&snapshot.network),
+        args.remark_on_sampler(&job, &diffusion)
     );
     if let Some(remark) = open.first_use() {
         eprintln!("{remark}");
     }
-    let model = TrainedModel { guide: guide.as_ref(), ..trained(&snapshot, &diffusion) };
     let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
     let mut evaluations = 0;
     let mut batches = 0;
@@ -239,7 +209,9 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
             show(&bar, progress);
         })
     };
-    let parts = args.parts(&out, &job, &path, &snapshot)?;
+    let parts = args.parts(&out, &job, &path, &snapshot);
+    // An empty folder would only be in the way; one with something in it is not removed.
+    let parts = parts.inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
     if let (Some(shard), Some(parts)) = (args.shard, &parts) {
         let part = shard.range(job.count);
         let samples = draw(&SamplingJob { frames: 0, ..job.clone() }, part.clone())?;
@@ -262,14 +234,20 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
         }
     };
     bar.finish_and_clear();
-    // An empty folder would only be in the way; one with something in it is not removed.
     let samples = samples.inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
     eprintln!(
         "the network was asked {evaluations} times, in {batches} {}",
         if batches == 1 { "batch" } else { "batches" }
     );
+    let is_image = config.data.shape.len() == 3;
     let beside = config.source.as_ref().filter(|_| !is_image).and_then(points_beside);
+    if args.overwrite {
+        samples_folder::clear(&out)?;
+    }
     pictures::write(&out, &samples, beside.as_deref())?;
+    if let Some(legend) = pictures::legend(&samples, &config.data.classes) {
+        eprintln!("{legend}");
+    }
     if let Some(summary) = task_files::write(&out, &job.task, &samples)? {
         eprintln!("{summary}");
     }
@@ -277,6 +255,127 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
 }
 
 impl SampleArgs {
+    /// What is to be done with this model.
+    fn job(&self, path: &Path, snapshot: &Snapshot, diffusion: &Diffusion) -> anyhow::Result<SamplingJob> {
+        let config = &snapshot.config;
+        let classes = config.network.num_classes();
+        let task = self.task.choose(config)?;
+        let plan = if task == Task::Sample { self.follow(snapshot)? } else { None };
+        let (sampler, usual_steps) = match &plan {
+            Some(plan) => (plan.sampler, None),
+            None => self.sampler(&task, config, path, diffusion)?,
+        };
+        let levels = self.levels(sampler, diffusion)?;
+        let init_noise =
+            self.init_noise.as_deref().map(|file| init_noise::read(file, &config.data.shape)).transpose()?;
+        let per_item = config.data.values_per_item();
+        let usual_count = match &init_noise {
+            Some(noise) => noise.len() / per_item,
+            None => {
+                let is_image = config.data.shape.len() == 3;
+                task.usual_count(classes, per_item).unwrap_or(if is_image { 100 } else { 2048 })
+            }
+        };
+        Ok(SamplingJob {
+            count: self.count.unwrap_or(usual_count),
+            task,
+            seed: self.seed,
+            batch_size: self.batch_size,
+            sampler,
+            // A list of levels knows its steps.
+            steps: self.steps.or(usual_steps.filter(|_| levels.own_steps().is_none())),
+            levels,
+            plan,
+            noise: NoiseChoice { generator: self.noise_compat, start: init_noise },
+            class: class_choice(self.class.as_deref(), classes, &config.data.classes)?,
+            clip: clip_for(&config.data),
+            guidance: Guidance {
+                scale: self.guidance.unwrap_or(1.0),
+                interval: self.guidance_interval.unwrap_or_default(),
+                rescale: self.guidance_rescale,
+                threshold: self.dynamic_threshold.map(Threshold::at),
+            },
+            frames: FRAMES,
+        })
+    }
+
+    /// The sampler that was named, or that of the task, or else that of the model with its steps.
+    fn sampler(
+        &self,
+        task: &Task,
+        config: &SnapshotConfig,
+        path: &Path,
+        diffusion: &Diffusion,
+    ) -> anyhow::Result<(Sampler, Option<usize>)> {
+        let options = self.options(diffusion);
+        if let Some(name) = self.sampler.as_deref().or(task.usual_sampler()) {
+            return Ok((Sampler::new(name, options)?, None));
+        }
+        let Sampling { sampler, steps } = usual_sampling(config, path, diffusion);
+        let sampler = Sampler::new(&sampler, options).context("the default sampler of this model")?;
+        Ok((sampler, Some(steps)))
+    }
+
+    /// What belongs to one sampler or another.
+    fn options(&self, diffusion: &Diffusion) -> SamplerOptions {
+        let churn = |amount: f64| Churn { amount, min: self.s_min, max: self.s_max, noise: self.s_noise };
+        SamplerOptions {
+            variance: diffusion.variance(),
+            eta: self.eta,
+            churn: self.s_churn.map(churn),
+            tolerance: (self.rtol.is_some() || self.atol.is_some()).then(|| Tolerance {
+                absolute: self.atol.unwrap_or(Tolerance::USUAL.absolute),
+                relative: self.rtol.unwrap_or(Tolerance::USUAL.relative),
+            }),
+            langevin: (self.langevin_steps.is_some() || self.langevin_epsilon.is_some()).then(|| Langevin {
+                steps: self.langevin_steps.unwrap_or(Langevin::USUAL.steps),
+                epsilon: self.langevin_epsilon.unwrap_or(Langevin::USUAL.epsilon),
+            }),
+            snr: self.snr,
+        }
+    }
+
+    fn levels(&self, sampler: Sampler, diffusion: &Diffusion) -> Result<Ladder, LevelsError> {
+        let ends = Ends { min: self.sigma_min, max: self.sigma_max };
+        match &self.levels {
+            Some(levels) => levels.clone().with_ends(ends),
+            None if ends == Ends::default() => Ok(sampler.usual_levels(diffusion)),
+            None => sampler.usual_levels(diffusion).with_ends(ends.or(Ends::usual(diffusion))),
+        }
+    }
+
+    /// How to have the sampler of the paper where another one was chosen unasked.
+    fn remark_on_sampler(&self, job: &SamplingJob, diffusion: &Diffusion) -> String {
+        let chosen = self.sampler.is_some() || job.plan.is_some() || job.task.usual_sampler().is_some();
+        match diffusion {
+            Diffusion::Discrete(diffusion) if !chosen && !matches!(job.sampler, Sampler::Ddpm { .. }) => {
+                format!("; --sampler ddpm is ancestral sampling in all {} steps", diffusion.schedule.len())
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// The folder that the samples go to, without those of another job.
+    fn make_folder(
+        &self,
+        run: Option<RunFolder>,
+        path: &Path,
+        job: &SamplingJob,
+        diffusion: &Diffusion,
+    ) -> anyhow::Result<PathBuf> {
+        let out = match (&self.out, run) {
+            (Some(out), _) => out.clone(),
+            (None, Some(run)) => fresh_folder(&run.samples(), path, job, diffusion),
+            (None, None) => fresh_folder(Path::new("samples"), path, job, diffusion),
+        };
+        samples_folder::check(&out, self.overwrite)?;
+        if self.overwrite {
+            Parts::remove(&out)?;
+        }
+        std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+        Ok(out)
+    }
+
     /// The parts of the job that are kept in `out`: those that it is to have, or those that it has.
     fn parts(&self, out: &Path, job: &SamplingJob, path: &Path, snapshot: &Snapshot) -> anyhow::Result<Option<Parts>> {
         if self.shard.is_none() && !Parts::are_in(out) {
@@ -299,9 +398,14 @@ impl SampleArgs {
         Ok(Some(Parts::open(out, &snapshot.config.data.shape, &about)?))
     }
 
-    /// The walk of the snapshot's own scheduler, if there is one and nothing else was asked for.
+    /// The walk of the scheduler that others chose, or of the one that diffusers would follow where the noise is to be
+    /// its own too, if there is one and nothing else was asked for.
     fn follow(&self, snapshot: &Snapshot) -> anyhow::Result<Option<Plan>> {
-        let Some(scheduler) = &snapshot.scheduler else { return Ok(None) };
+        let scheduler = match self.noise_compat {
+            Generator::Own => snapshot.chosen_scheduler(),
+            Generator::Torch => snapshot.scheduler.as_ref(),
+        };
+        let Some(scheduler) = scheduler else { return Ok(None) };
         let is_ddim = matches!(scheduler.method, Method::Ddim { .. });
         let asked = [
             self.sampler.is_some(),
@@ -396,7 +500,8 @@ pub fn points_beside(source: &DataConfig) -> Option<Vec<f32>> {
 
 /// Counts the steps of all batches together, so that the bar moves from the first step on.
 fn show(bar: &ProgressBar, progress: Progress) {
-    bar.set_length((progress.batches * progress.steps) as u64);
-    bar.set_position((progress.batch * progress.steps + progress.steps_done) as u64);
+    let steps = |batches: usize| (batches as u64).saturating_mul(progress.steps as u64);
+    bar.set_length(steps(progress.batches));
+    bar.set_position(steps(progress.batch).saturating_add(progress.steps_done as u64));
     bar.set_message(format!("{}/{} samples", progress.samples_done, progress.samples));
 }

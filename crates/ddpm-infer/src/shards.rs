@@ -19,12 +19,12 @@ const ABOUT: &str = "job.txt";
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
     /// The file system refused.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A part that cannot be read.
     #[error("{path} is not a part of these samples: {reason}; remove it and run its shard again")]
@@ -51,7 +51,8 @@ pub enum ShardError {
 impl Shard {
     /// Which of `count` samples it makes: as many in a row as the other shards, or one more or less.
     pub fn range(self, count: usize) -> Range<usize> {
-        let at = |shard: usize| count * shard / self.of;
+        // Wide enough for any two numbers; what comes out is at most `count`.
+        let at = |shard: usize| (count as u128 * shard as u128 / self.of as u128) as usize;
         at(self.number - 1)..at(self.number)
     }
 }
@@ -80,6 +81,19 @@ impl Parts {
             Err(_) => write_at_once(&about, job.as_bytes())?,
         }
         Ok(Self { folder, shape: shape.to_vec() })
+    }
+
+    /// Removes the parts in the folder of samples `out`, whatever job they are of.
+    pub fn remove(out: &Path) -> Result<(), ShardError> {
+        if !Self::are_in(out) {
+            return Ok(());
+        }
+        let parts = Self { folder: out.join(PARTS), shape: Vec::new() };
+        let files = parts.ranges()?.into_iter().map(|(_, path)| path);
+        for path in files.chain(Some(parts.folder.join(ABOUT)).filter(|about| about.exists())) {
+            std::fs::remove_file(&path).map_err(failed(&path))?;
+        }
+        std::fs::remove_dir(&parts.folder).map_err(failed(&parts.folder))
     }
 
     /// Keeps the values of the samples in a range; gives the file.
@@ -150,7 +164,7 @@ fn write_at_once(path: &Path, bytes: &[u8]) -> Result<(), ShardError> {
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> ShardError {
     let path = path.to_path_buf();
-    move |source| ShardError::Io { path, source }
+    move |error| ShardError::Io { path, error }
 }
 
 #[cfg(test)]
@@ -164,7 +178,7 @@ mod tests {
 
     #[test]
     fn shards_share_all_samples_out() {
-        for (count, of) in [(10, 3), (7, 7), (2, 5), (1000, 8)] {
+        for (count, of) in [(10, 3), (7, 7), (2, 5), (1000, 8), (usize::MAX, 3)] {
             let mut next = 0;
             for number in 1..=of {
                 let range = shard(&format!("{number}/{of}")).range(count);

@@ -5,6 +5,7 @@
 //! carries the weights under PyTorch's names and, in its header, the same description. Pipelines that others wrote
 //! are read as they are.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use ddpm_model::variance::Variance;
 use ddpm_model::weighting::Weighting;
 use serde::{Deserialize, Serialize};
 
+use crate::checksums;
 use crate::diffusers::DiffusersError;
 use crate::diffusers::pipeline::{Files, Layout, read_json};
 use crate::diffusers::scheduler_config::SchedulerConfig;
@@ -180,6 +182,18 @@ pub struct SnapshotConfig {
     pub step: u64,
     /// Items seen.
     pub images_seen: u64,
+    /// How the previews of its experiment were sampled, which is how it is sampled unless a sampler is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
+}
+
+/// A sampler and how many steps it takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// The name of the sampler.
+    pub sampler: String,
+    /// Its steps.
+    pub steps: usize,
 }
 
 impl SnapshotConfig {
@@ -200,13 +214,19 @@ impl SnapshotConfig {
             experiment: experiment.into(),
             step: 0,
             images_seen: 0,
+            sampling: None,
         }
+    }
+
+    /// With a sampler for those who name none.
+    pub fn sampled_by(self, sampler: &str, steps: usize) -> Self {
+        Self { sampling: Some(Sampling { sampler: sampler.into(), steps }), ..self }
     }
 
     /// A description of what others trained.
     pub(crate) fn foreign(network: NetworkConfig, diffusion: DiffusionConfig, data: DataInfo, name: &str) -> Self {
         let (experiment, source) = (name.into(), None);
-        Self { format: FORMAT, network, diffusion, data, source, experiment, step: 0, images_seen: 0 }
+        Self { format: FORMAT, network, diffusion, data, source, experiment, step: 0, images_seen: 0, sampling: None }
     }
 
     /// What it is a snapshot of, in words.
@@ -222,12 +242,12 @@ impl SnapshotConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The file system refused.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// There is no snapshot at this path.
     #[error("{path} is not a snapshot: {reason}")]
@@ -238,12 +258,12 @@ pub enum SnapshotError {
         reason: String,
     },
     /// A file of diffusers that cannot be followed.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Diffusers {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: DiffusersError,
+        error: DiffusersError,
     },
     /// The weights cannot be read, or are not those of the network that the snapshot describes.
     #[error(transparent)]
@@ -259,6 +279,8 @@ pub struct Snapshot {
     pub network: Network,
     /// How diffusers would sample from it, where it is a pipeline.
     pub scheduler: Option<SchedulerConfig>,
+    /// Whether the description is our own, and not made of the files of a pipeline of others.
+    pub is_ours: bool,
 }
 
 /// What a snapshot was written as.
@@ -303,22 +325,29 @@ impl Snapshot {
 
     /// Reads a snapshot folder, the file in it, or a folder of diffusers, onto `device`.
     pub fn load(path: &Path, device: &Device) -> Result<Self, SnapshotError> {
-        let (config, weights, scheduler) = match Layout::find(path) {
+        let (config, weights, scheduler, is_ours) = match Layout::find(path) {
             Some(layout) => {
                 let own = path.join(OWN);
-                let (config, scheduler) = match own.is_file() {
+                let is_ours = own.is_file();
+                let (config, scheduler) = match is_ours {
                     true => (own_config(&own)?, layout.read_scheduler()?),
                     false => layout.read()?,
                 };
-                (config, Weights::find_in(&layout.network, None)?, Some(scheduler))
+                (config, Weights::find_in(&layout.network, None)?, Some(scheduler), is_ours)
             }
             None => {
                 let file = weights_file(path)?;
-                (read_config(&file)?, Weights::open(&file)?, None)
+                (read_config(&file)?, Weights::open(&file)?, None, true)
             }
         };
         let network = with_weights(config.network.init(device), &weights)?;
-        Ok(Self { config, network, scheduler })
+        Ok(Self { config, network, scheduler, is_ours })
+    }
+
+    /// The scheduler that others chose for it. The one that every snapshot of ours is written with is none: it only says
+    /// to diffusers what the process is.
+    pub fn chosen_scheduler(&self) -> Option<&SchedulerConfig> {
+        self.scheduler.as_ref().filter(|scheduler| !(self.is_ours && scheduler.is_as_exported()))
     }
 }
 
@@ -330,26 +359,30 @@ fn write(
 ) -> Result<Written, SnapshotError> {
     let io = |path: &Path| {
         let path = path.to_path_buf();
-        move |source| SnapshotError::Io { path, source }
+        move |error| SnapshotError::Io { path, error }
     };
     let aside = aside(dir);
     if aside.exists() {
         std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
     }
     std::fs::create_dir_all(&aside).map_err(io(&aside))?;
-    let json = serde_json::to_string_pretty(config)
-        .map_err(|error| SnapshotError::Io { path: aside.join(OWN), source: error.into() })?;
+    let json = |checksums| {
+        serde_json::to_string_pretty(&Described { config, checksums })
+            .map_err(|error| SnapshotError::Io { path: aside.join(OWN), error: error.into() })
+    };
     let written = match Files::of(config, scheduler) {
         Ok(files) => {
             let layout = Layout::in_folders(&aside);
-            files.write(&layout)?;
+            let mut written = files.write(&layout)?;
             save_weights(network, &layout.weights(), None)?;
+            written.push(layout.weights());
             let own = aside.join(OWN);
+            let json = json(checksums::of_files(&aside, &written).map_err(io(&aside))?)?;
             std::fs::write(&own, json).and_then(|()| File::open(&own)?.sync_all()).map_err(io(&own))?;
             if config.network.num_classes() > 0 { Written::PipelineOfClasses } else { Written::Pipeline }
         }
         Err(reason) => {
-            save_weights(network, &aside.join(WEIGHTS), Some(json))?;
+            save_weights(network, &aside.join(WEIGHTS), Some(json(BTreeMap::new())?))?;
             Written::Own { reason }
         }
     };
@@ -360,18 +393,35 @@ fn write(
     Ok(written)
 }
 
-/// Writes weights under PyTorch's names, with a description in the header where there is one.
+/// A description as it is written, with the sums of the files that it describes.
+#[derive(Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    config: &'a SnapshotConfig,
+    // As `checksums::KEY` reads it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    checksums: BTreeMap<String, String>,
+}
+
+/// Writes weights under PyTorch's names, with a description and a sum in the header where there is a description.
 fn save_weights(network: &Network, file: &Path, description: Option<String>) -> Result<(), SnapshotError> {
-    let io = |source| SnapshotError::Io { path: file.to_path_buf(), source };
+    let io = |error| SnapshotError::Io { path: file.to_path_buf(), error };
+    // Burn makes files that only their owner may read, unless they replace one: then they get its permissions.
+    File::create(file).map_err(io)?;
     let mut store = SafetensorsStore::from_file(file)
+        .overwrite(true)
         .with_to_adapter(BurnToPyTorchAdapter)
         .skip_enum_variants(true)
         .clear_metadata()
         .metadata("format", "pt");
+    let is_whole = description.is_some();
     if let Some(description) = description {
-        store = store.metadata(CONFIG_KEY, description);
+        store = store.metadata(CONFIG_KEY, description).metadata(checksums::HEADER_KEY, checksums::OPEN);
     }
     network.save_into(&mut store).map_err(|error| io(std::io::Error::other(error.to_string())))?;
+    if is_whole {
+        checksums::seal(file).map_err(io)?;
+    }
     File::open(file).and_then(|file| file.sync_all()).map_err(io)
 }
 
@@ -397,13 +447,36 @@ fn aside(dir: &Path) -> PathBuf {
     dir.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }
 
+/// What there is to say of a path at which there is nothing: it may be the name of a model on the Hub.
+pub fn nothing_at(path: &Path) -> String {
+    let nothing = "there is nothing at this path";
+    match hub_name(path) {
+        Some((owner, name)) => format!(
+            "{nothing}. It looks like a name on the Hugging Face Hub: download it first, `hf download {owner}/{name} \
+             --local-dir {name}`, and give that folder"
+        ),
+        None => nothing.into(),
+    }
+}
+
+/// `OWNER/NAME`, where there is no folder OWNER that a NAME could be missing in.
+fn hub_name(path: &Path) -> Option<(&str, &str)> {
+    let (owner, name) = path.to_str()?.split_once('/')?;
+    let is_word = |word: &str| {
+        word.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && word.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char))
+    };
+    let is_file = [".safetensors", ".json", ".bin"].iter().any(|end| name.ends_with(end));
+    (is_word(owner) && is_word(name) && !is_file && !Path::new(owner).exists()).then_some((owner, name))
+}
+
 fn weights_file(path: &Path) -> Result<PathBuf, SnapshotError> {
     let not = |reason: String| SnapshotError::NotASnapshot { path: path.to_path_buf(), reason };
     if path.is_file() {
         return Ok(path.to_path_buf());
     }
     if !path.exists() {
-        return Err(not("there is nothing at this path".into()));
+        return Err(not(nothing_at(path)));
     }
     let file = path.join(WEIGHTS);
     let missing = || not(format!("the folder holds no {WEIGHTS}, and no unet/config.json or config.json of diffusers"));
@@ -436,12 +509,23 @@ fn description(path: &Path, read: serde_json::Result<SnapshotConfig>) -> Result<
     if config.format != FORMAT {
         return Err(not(format!("its description has format {}; this program reads format {FORMAT}", config.format)));
     }
+    check_items(&config).map_err(not)?;
     Ok(config)
+}
+
+/// Refuses a description of items that its network cannot make: what is trusted here would end in a panic later.
+fn check_items(config: &SnapshotConfig) -> Result<(), String> {
+    let (shape, units) = (&config.data.shape, &config.data.units);
+    let channels = shape.first().copied().unwrap_or(0);
+    if units.scale.len() != channels || units.shift.len() != channels {
+        return Err(format!("its items have shape {shape:?}, but {} units", units.scale.len()));
+    }
+    config.network.validate(shape).map_err(|error| format!("its network cannot make items of shape {shape:?}: {error}"))
 }
 
 /// Reads the header of a safetensors file: eight bytes of length, then JSON.
 fn read_header(path: &Path) -> Result<serde_json::Value, SnapshotError> {
-    let io = |source| SnapshotError::Io { path: path.to_path_buf(), source };
+    let io = |error| SnapshotError::Io { path: path.to_path_buf(), error };
     let not = |reason: String| SnapshotError::NotASnapshot { path: path.to_path_buf(), reason };
     let mut file = File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();

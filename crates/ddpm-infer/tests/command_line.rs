@@ -32,21 +32,31 @@ fn refusal(dir: &Path, words: &[&str]) -> String {
 
 /// A snapshot of an untrained network.
 fn snapshot(dir: &Path, data: &str, network: &str) -> PathBuf {
+    snapshot_with(dir, data, network, |config| config)
+}
+
+fn snapshot_with(
+    dir: &Path,
+    data: &str,
+    network: &str,
+    change: impl FnOnce(SnapshotConfig) -> SnapshotConfig,
+) -> PathBuf {
     let source: DataConfig = serde_json::from_str(data).unwrap();
     let info = ddpm_data::open(&source, Split::Train, 0).unwrap().info;
     let network: NetworkConfig = serde_json::from_str(network).unwrap();
     let network = network.with_io(&info.shape, info.shape[0]);
     network.validate(&info.shape).unwrap();
     let diffusion: DiffusionConfig = serde_json::from_str(r#"{"schedule": {"kind": "linear", "steps": 12}}"#).unwrap();
-    let config = SnapshotConfig::new(network.clone(), diffusion, info, source, "test");
+    let config = change(SnapshotConfig::new(network.clone(), diffusion, info, source, "test"));
     Snapshot::save(&network.init(&Device::default()), &config, dir).unwrap();
     dir.to_path_buf()
 }
 
+const UNET: &str = r#"{"kind": "unet", "base_channels": 8, "multipliers": [1, 2], "blocks_per_level": 1,
+    "norm_groups": 4, "attention_resolutions": [4], "classes": 10, "null_class": true}"#;
+
 fn digits(dir: &Path) -> PathBuf {
-    let network = r#"{"kind": "unet", "base_channels": 8, "multipliers": [1, 2], "blocks_per_level": 1, "norm_groups": 4,
-        "attention_resolutions": [4], "classes": 10, "null_class": true}"#;
-    snapshot(&dir.join("digits"), r#"{"kind": "digits"}"#, network)
+    snapshot(&dir.join("digits"), r#"{"kind": "digits"}"#, UNET)
 }
 
 fn points(dir: &Path) -> PathBuf {
@@ -82,7 +92,7 @@ fn images_come_out_the_same_at_any_batch_size() {
             "--steps",
             "4",
         ];
-        let output = infer(dir.path(), &[&words[..], &["--batch-size", batch, "--out", out]].concat());
+        let output = infer(dir.path(), &[&words[..], &["--batch-size", batch, "--out", out, "--overwrite"]].concat());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(String::from_utf8_lossy(&output.stdout).lines().last(), Some(out));
         npy(&dir.path().join(out).join("samples.npy"))
@@ -165,7 +175,7 @@ fn every_sampler_and_all_kinds_of_levels_can_be_asked_for() {
         assert!(help.contains(sampler.name()) && help.contains(sampler.description()), "{help}");
         let from = from.to_str().unwrap();
         let words = ["sample", "--from", from, "--count", "3", "--out", "o", "--levels", levels, "--steps", "4"];
-        let output = infer(dir.path(), &[&words[..], &["--sampler", sampler.name()]].concat());
+        let output = infer(dir.path(), &[&words[..], &["--sampler", sampler.name(), "--overwrite"]].concat());
         assert!(output.status.success(), "{sampler:?} {levels}: {}", String::from_utf8_lossy(&output.stderr));
     }
     assert!(Ladder::NAMES.iter().all(|name| help.contains(name)), "{help}");
@@ -228,7 +238,8 @@ fn samples_are_guided_by_the_null_class_or_by_another_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let from = digits(dir.path());
     let from = from.to_str().unwrap();
-    let words = ["sample", "--from", from, "--count", "2", "--steps", "3", "--guidance", "3", "--out", "o"];
+    let words =
+        ["sample", "--from", from, "--count", "2", "--steps", "3", "--guidance", "3", "--out", "o", "--overwrite"];
     let held: &[&str] = &["--guidance-interval", "0.05,1", "--guidance-rescale", "0.7", "--dynamic-threshold", "0.99"];
     for more in [held, &["--guide", from]] {
         let output = infer(dir.path(), &[&words[..], more].concat());
@@ -324,8 +335,9 @@ fn impossible_tasks_are_refused_with_the_reason() {
         assert!(!dir.path().join("o").exists(), "{words:?} leaves nothing");
     }
     for (pictures, words) in [("odd.png", &["--fit"][..]), ("red.png", &["--fit"])] {
+        let out = format!("of-{pictures}");
         let words =
-            [&["sample", "--steps", "4", "--out", "o", "--from", from, "--from-image", pictures], words].concat();
+            [&["sample", "--steps", "4", "--out", &out, "--from", from, "--from-image", pictures], words].concat();
         assert!(infer(dir.path(), &words).status.success());
     }
 }
@@ -587,5 +599,201 @@ fn samples_are_judged_in_shards_as_in_one_piece() {
     let said = String::from_utf8(infer(dir.path(), &words).stdout).unwrap();
     for part in ["chamfer distance", "sliced Wasserstein-2", "energy distance", "real points", "Gaussian (64)"] {
         assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+/// What a command that succeeds says on stderr.
+fn said(dir: &Path, words: &[&str]) -> String {
+    let output = infer(dir, words);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{words:?}: {said}");
+    said
+}
+
+#[test]
+fn the_default_sampler_is_that_of_the_previews_or_suits_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = digits(dir.path());
+    let sampled = |name: &str, from: &Path, words: &[&str]| {
+        let start = ["sample", "--from", from.to_str().unwrap(), "--count", "1", "--out", name];
+        said(dir.path(), &[&start[..], words].concat())
+    };
+    let line = sampled("a", &plain, &[]);
+    assert!(line.contains("by ddim in 12 steps") && line.contains("--sampler ddpm is ancestral"), "{line}");
+    let line = sampled("b", &plain, &["--sampler", "ddpm"]);
+    assert!(line.contains("by ddpm in 12 steps") && !line.contains("ancestral"), "{line}");
+    assert!(sampled("c", &plain, &["--noise-compat", "torch"]).contains("by ddpm in 12 steps"));
+    let unipc = |config: SnapshotConfig| config.sampled_by("unipc", 5);
+    let own = snapshot_with(&dir.path().join("own"), r#"{"kind": "digits"}"#, UNET, unipc);
+    assert!(sampled("d", &own, &[]).contains("by unipc in 5 steps"));
+    assert!(sampled("e", &own, &["--steps", "3"]).contains("by unipc in 3 steps"));
+    assert!(sampled("f", &own, &["--levels", "0.3,0.2"]).contains("by unipc in 2 steps"));
+    assert!(sampled("g", &own, &["--interpolate", "2"]).contains("by ddim in 12 steps"));
+
+    // A scheduler that somebody chose is followed, and that its file has changed is said.
+    let index = own.join("model_index.json");
+    let changed = std::fs::read_to_string(&index).unwrap().replace("DDPMScheduler", "EulerDiscreteScheduler");
+    std::fs::write(&index, changed).unwrap();
+    let line = sampled("h", &own, &[]);
+    assert!(line.contains("by euler in 12 steps") && line.contains("warning: ") && line.contains("CRC-32"), "{line}");
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_with_the_range_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let from = from.to_str().unwrap();
+    let whole = "whole number from 1 up";
+    let cases: [(&str, &[&str], &str); 17] = [
+        ("sample", &["--batch-size", "0"], whole),
+        ("sample", &["--count", "0"], whole),
+        ("sample", &["--count", "-3"], whole),
+        ("sample", &["--steps", "0"], whole),
+        ("sample", &["--seed", "-1"], "whole number from 0 up"),
+        ("sample", &["--guidance", "-1"], "number from 0 up"),
+        ("sample", &["--eta", "-1"], "number from 0 to 1"),
+        ("sample", &["--class-grid", "0"], whole),
+        ("sample", &["--interpolate", "1"], "whole number from 2 up"),
+        ("sample", &["--sigma-min", "-1", "--levels", "karras"], "sigma -1 is outside"),
+        ("sample", &["--count", "1000000000000"], "of memory are needed"),
+        ("sample", &["--class-grid", "1000000000000000000"], "of memory are needed"),
+        ("sample", &["--levels", "karras", "--steps", "1000000000000"], "1000000 are the most"),
+        ("sample", &["--shard", "1/18446744073709551615", "--count", "0"], whole),
+        ("likelihood", &["--count", "-3"], whole),
+        ("likelihood", &["--atol", "-1"], "number above 0"),
+        ("eval", &["--count", "-3"], "whole number from 2 up"),
+    ];
+    for (command, words, part) in cases {
+        let out: &[&str] = if command == "sample" { &["--out", "o"] } else { &[] };
+        let said = refusal(dir.path(), &[&[command, "--from", from], out, words].concat());
+        assert!(said.contains(part), "{words:?}: {said}");
+        assert!(!dir.path().join("o").exists(), "{words:?}");
+    }
+}
+
+#[test]
+fn samples_of_another_job_are_replaced_only_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let sample = |count, more: &'static [&'static str]| {
+        let words = ["sample", "--from", from.to_str().unwrap(), "--steps", "2", "--out", "o", "--count", count];
+        [&words[..], more].concat().into_iter().map(String::from).collect::<Vec<_>>()
+    };
+    let run = |words: Vec<String>| infer(dir.path(), &words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(run(sample("4", &[])).status.success());
+    std::fs::write(dir.path().join("o/notes.txt"), "mine").unwrap();
+    let output = run(sample("2", &[]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("samples.npy, 4 pictures"), "{said}");
+    assert!(said.contains("--overwrite"), "{said}");
+    assert!(!run(sample("2", &["--shard", "1/2"])).status.success());
+    assert!(dir.path().join("o/0003.png").exists());
+    assert!(run(sample("2", &["--overwrite"])).status.success());
+    let exists = |name: &str| dir.path().join("o").join(name).exists();
+    assert!(exists("0001.png") && !exists("0002.png") && exists("notes.txt") && exists("grid.png"));
+}
+
+#[test]
+fn damage_to_a_snapshot_is_found_by_its_sums() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = "unet/diffusion_pytorch_model.safetensors";
+    let snapshots = [(digits(dir.path()), weights), (points(dir.path()), "model.safetensors")];
+    for (number, (from, file)) in snapshots.iter().enumerate() {
+        let path = from.to_str().unwrap();
+        let inspected = infer(dir.path(), &["inspect", path]);
+        assert!(inspected.status.success(), "{}", String::from_utf8_lossy(&inspected.stdout));
+        let out = |kind: &str| format!("{kind}-{number}");
+        let sample = ["sample", "--from", path, "--count", "2", "--steps", "2", "--out"];
+        assert!(!said(dir.path(), &[&sample[..], &[&out("whole")]].concat()).contains("warning"));
+
+        // The lowest bits of a number: nothing else would show it.
+        let file = from.join(file);
+        let whole = std::fs::read(&file).unwrap();
+        let mut bytes = whole.clone();
+        let last = bytes.len() - 4;
+        bytes[last] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        let inspected = infer(dir.path(), &["inspect", path]);
+        let report = String::from_utf8_lossy(&inspected.stdout).into_owned();
+        let wrong = report.lines().find(|line| line.starts_with("wrong")).unwrap_or_default();
+        assert!(
+            !inspected.status.success() && wrong.contains("its CRC-32 is ") && wrong.contains("expected "),
+            "{report}"
+        );
+        assert!(wrong.contains(file.file_name().unwrap().to_str().unwrap()), "{report}");
+        let warned = said(dir.path(), &[&sample[..], &[&out("damaged")]].concat());
+        assert!(warned.contains("warning: ") && warned.contains("CRC-32"), "{warned}");
+
+        // One fault is said once.
+        std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+        let inspected = infer(dir.path(), &["inspect", path]);
+        assert!(String::from_utf8_lossy(&inspected.stderr).contains("one thing is wrong"), "{inspected:?}");
+        std::fs::write(&file, &whole).unwrap();
+    }
+    // A snapshot of before has no sums, and is opened in silence.
+    let (from, _) = &snapshots[0];
+    let own = from.join("ddpm.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&own).unwrap()).unwrap();
+    assert_eq!(json["checksums"].as_object().unwrap().len(), 4);
+    json.as_object_mut().unwrap().remove("checksums");
+    std::fs::write(&own, json.to_string()).unwrap();
+    let words = ["sample", "--from", from.to_str().unwrap(), "--count", "1", "--steps", "2", "--out", "old"];
+    assert!(!said(dir.path(), &words).contains("warning"));
+}
+
+#[test]
+fn a_cause_is_said_once_and_what_is_wrong_with_items_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let path = from.to_str().unwrap();
+    let own = from.join("ddpm.json");
+    let whole = std::fs::read_to_string(&own).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    json["data"]["shape"] = serde_json::json!([1, 7, 0]);
+    std::fs::write(&own, json.to_string()).unwrap();
+    assert!(refusal(dir.path(), &["sample", "--from", path]).contains("[1, 7, 0]"));
+    std::fs::write(&own, whole).unwrap();
+    std::fs::write(from.join("scheduler/scheduler_config.json"), r#"{"_class_name": "Magic"}"#).unwrap();
+    std::fs::write(from.join("model_index.json"), "{}").unwrap();
+    let message = refusal(dir.path(), &["sample", "--from", path]);
+    let error = message.lines().find(|line| line.starts_with("error")).unwrap();
+    assert_eq!(error.matches("Magic").count(), 1, "{error}");
+}
+
+#[test]
+fn grids_say_which_class_is_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let sample = |out: &str, words: &[&str]| {
+        let start = ["sample", "--from", from.to_str().unwrap(), "--steps", "2", "--out", out];
+        said(dir.path(), &[&start[..], words].concat())
+    };
+    let classes = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9";
+    assert!(sample("a", &["--class-grid", "2"]).lines().any(|line| line == format!("rows: {classes}")));
+    assert!(sample("b", &["--count", "20"]).lines().any(|line| line == format!("columns: {classes}")));
+    assert!(!sample("c", &["--count", "4", "--class", "3"]).contains("columns: "));
+}
+
+#[test]
+fn names_of_the_hub_are_known_and_help_has_headings_examples_and_completions() {
+    let dir = tempfile::tempdir().unwrap();
+    for command in ["sample", "likelihood", "eval"] {
+        let said = refusal(dir.path(), &[command, "--from", "google/ddpm-cifar10-32"]);
+        assert!(said.contains("hf download google/ddpm-cifar10-32 --local-dir ddpm-cifar10-32"), "{said}");
+    }
+    std::fs::create_dir(dir.path().join("runs")).unwrap();
+    for path in ["runs/digits", "nowhere", "a/b.safetensors", "/a/b", "a/b/c"] {
+        assert!(!refusal(dir.path(), &["sample", "--from", path]).contains("Hub"), "{path}");
+    }
+    let out = |words: &[&str]| String::from_utf8(infer(dir.path(), words).stdout).unwrap();
+    let help = out(&["sample", "--help"]);
+    for heading in
+        ["Model and device:", "Samples:", "Sampler:", "Noise:", "Guidance:", "Output:", "Tasks:", "Examples:"]
+    {
+        assert_eq!(help.lines().filter(|line| *line == heading).count(), 1, "{heading}: {help}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = out(&["completions", shell]);
+        assert!(script.contains("class-grid") && script.contains("likelihood"), "{shell}");
     }
 }

@@ -23,7 +23,7 @@ fn infer(dir: &Path, words: &[&str]) -> Output {
 }
 
 fn sample(dir: &Path, from: &Path, words: &[&str]) -> Vec<f32> {
-    let start = ["sample", "--from", from.to_str().unwrap(), "--out", "o"];
+    let start = ["sample", "--from", from.to_str().unwrap(), "--out", "o", "--overwrite"];
     let output = infer(dir, &[&start[..], words].concat());
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     npy::decode(&std::fs::read(dir.join("o/samples.npy")).unwrap()).unwrap().1
@@ -177,6 +177,20 @@ fn a_snapshot_is_a_pipeline_and_complete_for_us() {
     for file in ["unet/config.json", "scheduler/scheduler_config.json"] {
         assert_eq!(said(&first, file)["norm_eps"], said(&second, file)["norm_eps"], "{file}");
         assert_eq!(said(&first, file)["beta_schedule"], said(&second, file)["beta_schedule"], "{file}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn whoever_may_read_a_new_file_may_read_weights() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("new"), "").unwrap();
+    let mode = |path: PathBuf| std::fs::metadata(path).unwrap().permissions().mode();
+    let points = r#"{"kind": "point-mlp", "hidden": [16]}"#;
+    for (network, file) in [(UNET, "unet/diffusion_pytorch_model.safetensors"), (points, "model.safetensors")] {
+        snapshot(&dir.path().join("s"), network, "{}");
+        assert_eq!(mode(dir.path().join("s").join(file)), mode(dir.path().join("new")), "{file}");
     }
 }
 

@@ -39,7 +39,8 @@ fn array(path: &Path) -> Vec<f32> {
 fn ours(dir: &Path, from: &Path, case: &Value) -> Vec<f32> {
     let word = |key: &str| case[key].to_string();
     let (seed, count, steps) = (word("seed"), word("count"), word("steps"));
-    let mut words = vec!["sample", "--from", from.to_str().unwrap(), "--noise-compat", "torch", "--out", "o"];
+    let mut words =
+        vec!["sample", "--from", from.to_str().unwrap(), "--noise-compat", "torch", "--out", "o", "--overwrite"];
     words.extend(["--seed", &seed, "--count", &count, "--steps", &steps]);
     let eta = word("eta");
     if case["eta"].is_number() {

@@ -355,7 +355,8 @@ impl Plan {
                 data.info.clone(),
                 experiment.data.clone(),
                 &name,
-            ),
+            )
+            .sampled_by(&experiment.preview.sampler, experiment.preview.steps),
             experiment: experiment.clone(),
             run: run.clone(),
             origin: manifest.origin(),

@@ -66,7 +66,7 @@ impl Layout {
     fn parts(&self) -> Result<(Option<String>, Option<String>), SnapshotError> {
         let Some(file) = &self.index else { return Ok((None, None)) };
         let index = read_json(file)?;
-        let at = |source| SnapshotError::Diffusers { path: file.clone(), source };
+        let at = |error| SnapshotError::Diffusers { path: file.clone(), error };
         let parts =
             index.as_object().ok_or_else(|| at(DiffusersError::Json { reason: "expected an object".into() }))?;
         let class = |part: &Value| part.get(1).and_then(Value::as_str).map(String::from);
@@ -89,7 +89,7 @@ impl Layout {
         if let (Some(class), Some(keys)) = (self.parts()?.1, json.as_object_mut()) {
             keys.insert("_class_name".into(), class.into());
         }
-        let at = |source| SnapshotError::Diffusers { path: self.scheduler.clone(), source };
+        let at = |error| SnapshotError::Diffusers { path: self.scheduler.clone(), error };
         SchedulerConfig::read(&json).map_err(at)
     }
 
@@ -97,7 +97,7 @@ impl Layout {
     pub fn read(&self) -> Result<(SnapshotConfig, SchedulerConfig), SnapshotError> {
         let (name, _) = self.parts()?;
         let file = self.network.join(CONFIG);
-        let at = |source| SnapshotError::Diffusers { path: file.clone(), source };
+        let at = |error| SnapshotError::Diffusers { path: file.clone(), error };
         let UNetFile { config, size: [height, width] } = unet_config::read(&read_json(&file)?).map_err(at)?;
         if !self.scheduler.is_file() {
             let reason =
@@ -153,8 +153,8 @@ impl Files {
         Ok(Self { unet: unet_config::write(network, [height, width])?, scheduler: scheduler.write() })
     }
 
-    /// Writes them. Weights go to [`Layout::weights`].
-    pub fn write(&self, layout: &Layout) -> Result<(), SnapshotError> {
+    /// Writes them and says which they are. Weights go to [`Layout::weights`].
+    pub fn write(&self, layout: &Layout) -> Result<Vec<PathBuf>, SnapshotError> {
         let index = json!({
             "_class_name": "DDPMPipeline",
             "_diffusers_version": VERSION,
@@ -162,24 +162,26 @@ impl Files {
             "unet": ["diffusers", self.unet["_class_name"]],
         });
         let files = [(layout.network.join(CONFIG), &self.unet), (layout.scheduler.clone(), &self.scheduler)];
+        let mut written = Vec::new();
         for (file, json) in files.into_iter().chain(layout.index.clone().map(|file| (file, &index))) {
             let text = format!("{json:#}\n");
             let folder = file.parent().unwrap_or(Path::new("."));
             std::fs::create_dir_all(folder)
                 .and_then(|()| std::fs::write(&file, text))
                 .and_then(|()| File::open(&file)?.sync_all())
-                .map_err(|source| SnapshotError::Io { path: file.clone(), source })?;
+                .map_err(|error| SnapshotError::Io { path: file.clone(), error })?;
+            written.push(file);
         }
-        Ok(())
+        Ok(written)
     }
 }
 
 /// A file of JSON as Python writes it.
 pub fn read_json(path: &Path) -> Result<Value, SnapshotError> {
-    let io = |source| SnapshotError::Io { path: path.into(), source };
+    let io = |error| SnapshotError::Io { path: path.into(), error };
     let mut text = String::new();
     File::open(path).map_err(io)?.take(LARGEST_FILE + 1).read_to_string(&mut text).map_err(io)?;
-    let at = |source| SnapshotError::Diffusers { path: path.into(), source };
+    let at = |error| SnapshotError::Diffusers { path: path.into(), error };
     if text.len() as u64 > LARGEST_FILE {
         return Err(at(DiffusersError::Json { reason: format!("the file is larger than {LARGEST_FILE} bytes") }));
     }

@@ -10,7 +10,7 @@ use super::DiffusersError;
 use super::plan::{Coordinates, Plan, halved};
 use super::scheduler_config::{Method, SchedulerConfig, Sigmas};
 use super::tables::Tables;
-use crate::levels::{exponential, karras};
+use crate::levels::{MOST, exponential, karras};
 use crate::samplers::{Multistep, Sampler, level_at, ratio};
 use crate::steps::{Spacing, StepsError};
 
@@ -33,8 +33,9 @@ impl SchedulerConfig {
     pub fn plan(&self, steps: usize, eta: f64, tables: Tables) -> Result<Plan, DiffusersError> {
         let config = &self.diffusion;
         let diffusion = GaussianDiffusion::new(tables.schedule(config)?, config.prediction, config.variance);
-        if steps == 0 {
-            return Err(StepsError::Count { asked: 0, available: diffusion.schedule.len() }.into());
+        // Walks over sigmas could have any number of steps, and would take memory for them.
+        if steps == 0 || steps > diffusion.schedule.len().max(MOST) {
+            return Err(StepsError::Count { asked: steps, available: diffusion.schedule.len() }.into());
         }
         match self.method {
             Method::Ddpm => self.ddpm(diffusion, steps),
@@ -229,6 +230,8 @@ impl SchedulerConfig {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use burn::tensor::{DType, Device, Tensor, TensorData};
+    use ddpm_model::denoiser::{Denoised, Denoiser};
     use serde_json::{Value, json};
 
     fn read(json: &Value) -> SchedulerConfig {
@@ -253,13 +256,12 @@ mod tests {
         refuse(class("UniPCMultistepScheduler"), "lower_order_final", false.into(), 10, &["lower_order_final"]);
         refuse(class("DEISMultistepScheduler"), "solver_order", 4.into(), 10, &["solver_order = 4"]);
         refuse(class("DPMSolverMultistepScheduler"), "solver_order", 2.into(), 1000, &["steps = 1000", "999 at most"]);
-        refuse(
-            class("DPMSolverMultistepScheduler"),
-            "algorithm_type",
-            "sde-dpmsolver++".into(),
-            9,
-            &["sde-dpmsolver++"],
-        );
+        let multistep = class("DPMSolverMultistepScheduler");
+        refuse(multistep.clone(), "algorithm_type", "sde-dpmsolver".into(), 9, &["sde-dpmsolver", "sde-dpmsolver++"]);
+        let mut sde = multistep;
+        sde["algorithm_type"] = "sde-dpmsolver++".into();
+        refuse(sde.clone(), "solver_order", 3.into(), 9, &["solver_order = 3", "1 or 2"]);
+        refuse(sde, "solver_type", "heun".into(), 9, &["heun", "midpoint"]);
         refuse(class("EulerDiscreteScheduler"), "timestep_type", "continuous".into(), 9, &["continuous", "discrete"]);
         refuse(class("EulerDiscreteScheduler"), "rescale_betas_zero_snr", true.into(), 9, &["EulerDiscreteScheduler"]);
         refuse(class("DDIMScheduler"), "rescale_betas_zero_snr", true.into(), 9, &["epsilon"]);
@@ -272,6 +274,56 @@ mod tests {
         refuse(class("DDPMScheduler"), "quantum", 1.into(), 9, &["quantum = 1", "not known"]);
         let large = json!({"_class_name": "DDPMScheduler", "variance_type": "fixed_large"});
         refuse(large, "timestep_spacing", "trailing".into(), 10, &["end at step 99", "fixed_small"]);
+    }
+
+    /// `multistep_dpm_solver_second_order_update` and `dpm_solver_first_order_update` of the peer, written down anew.
+    #[test]
+    fn the_stochastic_multistep_solver_takes_the_peers_steps() {
+        for (steps, end) in [(6, "zero"), (6, "sigma_min"), (16, "sigma_min")] {
+            let json = json!({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++",
+                "final_sigmas_type": end});
+            let config = read(&json);
+            assert_eq!(read(&config.write()), config);
+            let plan = config.plan(steps, 0.0, Tables::Exact).unwrap();
+            let predicted = |x: f64| (0.7 * x).sin();
+            let drawn = |step: usize| (step as f64 + 0.3).cos();
+
+            let levels = &plan.walks[0];
+            let lambda = |level: NoiseLevel| level.alpha.ln() - level.sigma.ln();
+            let (mut wanted, mut outputs) = (1.1, Vec::new());
+            for (i, pair) in levels.windows(2).enumerate() {
+                let (s0, t) = (pair[0], pair[1]);
+                outputs.push(predicted(wanted));
+                let m0 = outputs[i];
+                let h = lambda(t) - lambda(s0);
+                let last = i + 1 == steps && (end == "zero" || steps < 15);
+                let d1 = match i.checked_sub(1).filter(|_| !last) {
+                    Some(before) => h / (lambda(s0) - lambda(levels[before])) * (m0 - outputs[before]),
+                    None => 0.0,
+                };
+                let share = 1.0 - (-2.0 * h).exp();
+                wanted = t.sigma / s0.sigma * (-h).exp() * wanted
+                    + t.alpha * share * m0
+                    + 0.5 * (t.alpha * share) * d1
+                    + t.sigma * share.sqrt() * drawn(i);
+            }
+
+            let device = Device::flex();
+            let number = |value: f64| Tensor::<2>::from_data(TensorData::from([[value]]), (&device, DType::F64));
+            let mut noise = |step: usize| number(drawn(step));
+            let x = plan.run(&Wave, number(1.1), &mut noise, &mut |_| {});
+            let found = x.into_scalar::<f64>();
+            assert!((found - wanted).abs() < 1e-9, "{steps} {end}: {found} {wanted}");
+        }
+    }
+
+    /// A denoiser that is not linear, so that every order differs.
+    struct Wave;
+
+    impl Denoiser<2> for Wave {
+        fn denoise(&self, x_t: &Tensor<2>, _level: NoiseLevel) -> Denoised<2> {
+            Denoised { x_0: (x_t.clone() * 0.7).sin(), variance_logit: None }
+        }
     }
 
     #[test]

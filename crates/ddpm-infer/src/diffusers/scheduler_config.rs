@@ -181,6 +181,11 @@ impl SchedulerConfig {
         })
     }
 
+    /// Whether it is what [`of_diffusion`](Self::of_diffusion) makes of its diffusion.
+    pub fn is_as_exported(&self) -> bool {
+        Self::of_diffusion(&self.diffusion).is_ok_and(|exported| exported == *self)
+    }
+
     /// A `scheduler_config.json` in our words.
     pub fn read(json: &Value) -> Result<Self, DiffusersError> {
         let keys = Keys::of(json)?;
@@ -232,7 +237,7 @@ impl SchedulerConfig {
                 Sampler::Heun { .. } => "HeunDiscreteScheduler",
                 Sampler::Lms => "LMSDiscreteScheduler",
                 Sampler::Dpmpp2s { .. } => "DPMSolverSinglestepScheduler",
-                Sampler::DpmppMultistep { .. } => "DPMSolverMultistepScheduler",
+                Sampler::DpmppMultistep { .. } | Sampler::DpmppSde { .. } => "DPMSolverMultistepScheduler",
                 Sampler::Deis { .. } => "DEISMultistepScheduler",
                 Sampler::UniPc { .. } => "UniPCMultistepScheduler",
                 _ => "EulerDiscreteScheduler",
@@ -290,12 +295,17 @@ impl SchedulerConfig {
                     Sampler::DpmppMultistep { multistep, expansion: Expansion::Taylor } => {
                         (multistep.order, multistep.falls_below, "heun")
                     }
-                    Sampler::DpmppMultistep { multistep, .. } => (multistep.order, multistep.falls_below, "midpoint"),
+                    Sampler::DpmppMultistep { multistep, .. } | Sampler::DpmppSde { multistep } => {
+                        (multistep.order, multistep.falls_below, "midpoint")
+                    }
                     Sampler::UniPc { multistep, b: Bh::Bh1 } => (multistep.order, multistep.falls_below, "bh1"),
                     Sampler::UniPc { multistep, .. } => (multistep.order, multistep.falls_below, "bh2"),
                     Sampler::Deis { multistep } => (multistep.order, multistep.falls_below, "logrho"),
                     _ => (1, 0, "midpoint"),
                 };
+                if matches!(sampler, Sampler::DpmppSde { .. }) {
+                    set("algorithm_type", "sde-dpmsolver++".into());
+                }
                 set("solver_order", order.into());
                 set("lower_order_final", (falls_below > 0).into());
                 set("solver_type", solver.into());
@@ -398,16 +408,21 @@ fn integrator(keys: Keys<'_>, class: &str) -> Result<Method, DiffusersError> {
     };
     let sampler = match class {
         "DPMSolverMultistepScheduler" => {
-            keys.must_be("algorithm_type", "dpmsolver++")?;
+            let is_sde = [("dpmsolver++", false), ("sde-dpmsolver++", true)];
+            let is_sde = keys.word("algorithm_type", Some(false), &is_sde)?;
             keys.must_be("euler_at_final", false)?;
             let multistep = Multistep { order: order()?, falls_below: falls(true, FEW_STEPS)? };
             let taylor = keys.word("solver_type", Some(false), &[("midpoint", false), ("heun", true)])?;
             if taylor && multistep.order == 3 {
                 return Err(keys.refuse("solver_type", "midpoint, at solver_order 3"));
             }
+            if is_sde && (taylor || multistep.order == 3) {
+                let key = if taylor { "solver_type" } else { "solver_order" };
+                return Err(keys.refuse(key, "midpoint at solver_order 1 or 2, with sde-dpmsolver++"));
+            }
             // Its order 3 starts and ends with the steps of order 2 that "midpoint" names.
             let expansion = if taylor { Expansion::Taylor } else { Expansion::Published };
-            Sampler::DpmppMultistep { multistep, expansion }
+            if is_sde { Sampler::DpmppSde { multistep } } else { Sampler::DpmppMultistep { multistep, expansion } }
         }
         "DPMSolverSinglestepScheduler" => {
             keys.must_be("algorithm_type", "dpmsolver++")?;

@@ -189,6 +189,8 @@ fn save(network: &Network, file: &Path) -> Result<(), EvaluationError> {
         std::fs::create_dir_all(folder).map_err(EvaluationError::io(folder))?;
     }
     let partial = file.with_extension("partial.safetensors");
+    // What Burn replaces keeps its permissions; what it makes is its owner's alone.
+    std::fs::File::create(&partial).map_err(EvaluationError::io(&partial))?;
     let mut store = SafetensorsStore::from_file(&partial).with_to_adapter(BurnToPyTorchAdapter).overwrite(true);
     network
         .save_into(&mut store)

@@ -18,6 +18,8 @@ use grid::{grid, square_columns};
 
 /// Images that a grid shows at most; more would be too small to look at and too large to open.
 const GRID_LIMIT: usize = 1024;
+/// Pixels of all images that a grid shows, for the same reason.
+const GRID_PIXELS: usize = 1 << 26;
 /// Columns of the strip that shows the denoising.
 const STRIP_COLUMNS: usize = 12;
 /// Rows of that strip.
@@ -27,28 +29,28 @@ const STRIP_ROWS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
     /// The file system refused.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {error}", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The encoder refused.
-    #[error("cannot make {}: {source}", path.display())]
+    #[error("cannot make {}: {error}", path.display())]
     Encode {
         /// The picture.
         path: PathBuf,
         /// What the encoder said.
-        source: image::ImageError,
+        error: image::ImageError,
     },
     /// The table writer refused.
-    #[error("cannot make {}: {source}", path.display())]
+    #[error("cannot make {}: {error}", path.display())]
     Table {
         /// The table.
         path: PathBuf,
         /// What the writer said.
-        source: csv::Error,
+        error: csv::Error,
     },
     /// Not something that can be drawn.
     #[error(
@@ -67,7 +69,7 @@ pub enum PictureError {
 ///
 /// `data` are points of the data in their own units, row-major, to draw beside the samples.
 pub fn write(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), PictureError> {
-    std::fs::create_dir_all(folder).map_err(|source| PictureError::Write { path: folder.to_path_buf(), source })?;
+    std::fs::create_dir_all(folder).map_err(|error| PictureError::Write { path: folder.to_path_buf(), error })?;
     let shape: Vec<usize> = [samples.count()].into_iter().chain(samples.shape.iter().copied()).collect();
     // First of all, because it loses nothing and fits every shape.
     write_file(&folder.join("samples.npy"), &npy::encode(&shape, &samples.values))?;
@@ -92,7 +94,7 @@ pub fn write_overview(path: &Path, samples: &Samples, data: Option<&[f32]>) -> R
         }
         _ => {
             let images = tiles(&samples.values, &samples.shape)?;
-            let shown = &images[..images.len().min(GRID_LIMIT)];
+            let shown = &images[..shown(samples)];
             write_png(path, &grid(shown, columns(samples, shown.len())), samples.shape[0])
         }
     }
@@ -102,7 +104,7 @@ pub fn write_overview(path: &Path, samples: &Samples, data: Option<&[f32]>) -> R
 /// the second ones, and so on.
 pub fn write_comparison(path: &Path, sets: &[&[f32]], shape: &[usize]) -> Result<(), PictureError> {
     let sets = sets.iter().map(|set| tiles(set, shape)).collect::<Result<Vec<_>, _>>()?;
-    let images = sets.first().map_or(0, Vec::len).min(GRID_LIMIT / sets.len());
+    let images = sets.first().map_or(0, Vec::len).min((grid_limit(shape) / sets.len()).max(1));
     let beside: Vec<RgbImage> = (0..images).flat_map(|k| sets.iter().map(move |set| set[k].clone())).collect();
     let groups = (square_columns(beside.len()) / sets.len()).max(1);
     write_png(path, &grid(&beside, groups * sets.len()), shape[0])
@@ -149,6 +151,37 @@ fn write_points(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Resul
     write_gif(&folder.join("denoising.gif"), pictures)
 }
 
+/// What the rows or the columns of the grid of images show, where each has a class of its own; `names` are those of the
+/// classes.
+pub fn legend(samples: &Samples, names: &[String]) -> Option<String> {
+    let labels = samples.labels[..shown(samples)].iter().copied().collect::<Option<Vec<usize>>>()?;
+    if samples.shape.len() != 3 || labels.iter().all(|class| *class == labels[0]) {
+        return None;
+    }
+    let columns = columns(samples, labels.len());
+    let rows: Vec<&[usize]> = labels.chunks(columns).collect();
+    let list = |classes: Vec<usize>| {
+        let name = |class: usize| names.get(class).cloned().unwrap_or_else(|| class.to_string());
+        classes.into_iter().map(name).collect::<Vec<_>>().join(", ")
+    };
+    if rows.iter().all(|row| row.iter().all(|class| *class == row[0])) {
+        return Some(format!("rows: {}", list(rows.iter().map(|row| row[0]).collect())));
+    }
+    let same = |row: &&[usize]| row.iter().zip(rows[0]).all(|(class, first)| class == first);
+    rows.iter().all(same).then(|| format!("columns: {}", list(rows[0].to_vec())))
+}
+
+/// How many of the images a grid shows.
+fn shown(samples: &Samples) -> usize {
+    samples.labels.len().min(grid_limit(&samples.shape))
+}
+
+/// How many images of a shape a grid shows at most.
+fn grid_limit(shape: &[usize]) -> usize {
+    let pixels: usize = shape.iter().skip(1).product();
+    (GRID_PIXELS / pixels.max(1)).clamp(1, GRID_LIMIT)
+}
+
 /// Columns of a grid of the first `shown` samples: as many as belong in a row, or else as make it nearly square.
 fn columns(samples: &Samples, shown: usize) -> usize {
     samples.row.unwrap_or_else(|| columns_of(&samples.labels[..shown]))
@@ -186,7 +219,7 @@ fn pairs(values: &[f32]) -> Vec<[f32; 2]> {
 }
 
 fn write_csv(path: &Path, points: &[[f32; 2]], labels: &[Option<usize>]) -> Result<(), PictureError> {
-    let failed = |source| PictureError::Table { path: path.to_path_buf(), source };
+    let failed = |error| PictureError::Table { path: path.to_path_buf(), error };
     let labelled = labels.iter().any(Option::is_some);
     let mut table = csv::Writer::from_writer(Vec::new());
     let header: &[&str] = if labelled { &["x", "y", "class"] } else { &["x", "y"] };
@@ -209,12 +242,12 @@ fn write_png(path: &Path, picture: &RgbImage, channels: usize) -> Result<(), Pic
     let mut bytes = io::Cursor::new(Vec::new());
     picture
         .write_to(&mut bytes, ImageFormat::Png)
-        .map_err(|source| PictureError::Encode { path: path.to_path_buf(), source })?;
+        .map_err(|error| PictureError::Encode { path: path.to_path_buf(), error })?;
     write_file(path, bytes.get_ref())
 }
 
 fn write_gif(path: &Path, frames: Vec<RgbImage>) -> Result<(), PictureError> {
-    let bytes = gif(frames).map_err(|source| PictureError::Encode { path: path.to_path_buf(), source })?;
+    let bytes = gif(frames).map_err(|error| PictureError::Encode { path: path.to_path_buf(), error })?;
     write_file(path, &bytes)
 }
 
@@ -225,7 +258,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PictureError> {
     let partial = path.with_file_name(name);
     std::fs::write(&partial, bytes)
         .and_then(|()| std::fs::rename(&partial, path))
-        .map_err(|source| PictureError::Write { path: path.to_path_buf(), source })
+        .map_err(|error| PictureError::Write { path: path.to_path_buf(), error })
 }
 
 #[cfg(test)]
@@ -289,6 +322,28 @@ mod tests {
         assert_eq!(columns_of(&[Some(3); 40]), 7);
         assert_eq!(columns_of(&[None; 40]), 7);
         assert_eq!(columns_of(&turns[..7]), 3);
+    }
+
+    #[test]
+    fn rows_or_columns_of_one_class_have_its_name() {
+        let names = ["cat".to_string(), "dog".into()];
+        let said = |labels: &[Option<usize>], row| {
+            legend(&Samples { row, ..images(labels, [1, 2, 2]) }, &names).unwrap_or_default()
+        };
+        let turns = [Some(0), Some(1), Some(0), Some(1)];
+        assert_eq!(said(&turns, None), "columns: cat, dog");
+        assert_eq!(said(&turns[..3], None), "columns: cat, dog");
+        assert_eq!(said(&[Some(0), Some(0), Some(1), Some(1), Some(2)], Some(2)), "rows: cat, dog, 2");
+        assert_eq!(said(&[Some(0), Some(1), Some(1), Some(0)], Some(2)), "");
+        assert_eq!([said(&[None; 4], None), said(&[Some(1); 4], None), said(&[], None)], [""; 3]);
+    }
+
+    #[test]
+    fn large_images_make_no_larger_grids() {
+        assert_eq!(
+            [[1, 8, 8], [3, 256, 256], [3, 1024, 1024], [3, 100_000, 100_000]].map(|s| grid_limit(&s)),
+            [1024, 1024, 64, 1]
+        );
     }
 
     #[test]

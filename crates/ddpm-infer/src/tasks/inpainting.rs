@@ -60,7 +60,7 @@ pub fn inpaint<const D: usize>(
     let last = levels.len() - 1;
     let mut x = replace(x, levels[0], &mut draw);
     for start in (0..last).step_by(plan.jump.max(1)) {
-        let stretch = start..(start + plan.jump.max(1)).min(last);
+        let stretch = start..start.saturating_add(plan.jump.max(1)).min(last);
         for walk in 0..plan.resamples.max(1) {
             if walk > 0 {
                 x = renoise(x, levels[stretch.end], levels[start], draw.step(0));

@@ -148,17 +148,17 @@ impl Task {
         match self {
             Self::Sample => None,
             // At least one, so that it is the check that says what is wrong.
-            Self::ClassGrid { per_class } => Some((per_class * classes).max(1)),
-            Self::Interpolate { row } => Some(USUAL_ROWS * row),
+            Self::ClassGrid { per_class } => Some(per_class.saturating_mul(classes).max(1)),
+            Self::Interpolate { row } => Some(row.saturating_mul(USUAL_ROWS)),
             _ => Some(self.given().len() / per_item),
         }
     }
 
-    /// The sampler that it takes unless told otherwise, by its name.
-    pub fn usual_sampler(&self) -> &'static str {
+    /// The sampler that it takes unless told otherwise, where it cannot take any.
+    pub fn usual_sampler(&self) -> Option<&'static str> {
         match self {
-            Self::Interpolate { .. } | Self::Invert { .. } => "ddim",
-            _ => Sampler::NAMES[0],
+            Self::Interpolate { .. } | Self::Invert { .. } => Some("ddim"),
+            _ => None,
         }
     }
 

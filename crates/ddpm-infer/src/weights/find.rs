@@ -43,7 +43,7 @@ impl Candidate {
 
 /// The file to open. A variant that was not asked for is taken where there is nothing else.
 pub(super) fn file_in(dir: &Path, variant: Option<&str>) -> Result<PathBuf, WeightsError> {
-    let io = |source| WeightsError::Io { path: dir.to_path_buf(), source };
+    let io = |error| WeightsError::Io { path: dir.to_path_buf(), error };
     let mut candidates = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(io)? {
         candidates.extend(Candidate::of(entry.map_err(io)?.file_name().to_string_lossy().into_owned()));

@@ -118,7 +118,7 @@ pub enum Container {
 impl Kind {
     /// Looks at a file's first bytes.
     pub fn of(path: &Path) -> Result<Self, WeightsError> {
-        let io = |source| WeightsError::Io { path: path.to_path_buf(), source };
+        let io = |error| WeightsError::Io { path: path.to_path_buf(), error };
         let mut start = Vec::new();
         File::open(path).map_err(io)?.take(64).read_to_end(&mut start).map_err(io)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();

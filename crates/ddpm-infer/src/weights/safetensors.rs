@@ -31,7 +31,7 @@ struct Entry {
 
 /// The tensors of a file, whose header must account for each of its bytes once.
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
-    let io = |source| WeightsError::Io { path: path.to_path_buf(), source };
+    let io = |error| WeightsError::Io { path: path.to_path_buf(), error };
     let broken = |reason: String| WeightsError::broken(path, reason);
     let mut file = File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();

@@ -18,7 +18,7 @@ struct Index {
 
 /// The tensors of all files. Index and files must name the same tensors.
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
-    let io = |source| WeightsError::Io { path: path.to_path_buf(), source };
+    let io = |error| WeightsError::Io { path: path.to_path_buf(), error };
     let size = std::fs::metadata(path).map_err(io)?.len();
     if size > LARGEST_INDEX {
         return Err(WeightsError::broken(path, format!("{size} bytes are too many for an index")));

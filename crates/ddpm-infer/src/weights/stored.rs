@@ -100,7 +100,7 @@ impl StoredTensor {
 
     /// Reads the values, row-major.
     pub fn read(&self) -> Result<Vec<f32>, WeightsError> {
-        let io = |source| WeightsError::Io { path: self.file.to_path_buf(), source };
+        let io = |error| WeightsError::Io { path: self.file.to_path_buf(), error };
         let mut file = File::open(&self.file).map_err(io)?;
         file.seek(SeekFrom::Start(self.start)).map_err(io)?;
         let mut bytes = vec![0; self.span * self.dtype.size()];

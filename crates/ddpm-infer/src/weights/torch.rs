@@ -25,7 +25,7 @@ type Table = (BTreeMap<String, StoredTensor>, Vec<String>);
 
 /// The tensors of `entry`, or of the only dictionary of tensors.
 pub(super) fn open(path: &Path, container: Container, entry: Option<&str>) -> Result<Table, WeightsError> {
-    let mut file = File::open(path).map_err(|source| WeightsError::Io { path: path.to_path_buf(), source })?;
+    let mut file = File::open(path).map_err(|error| WeightsError::Io { path: path.to_path_buf(), error })?;
     let (pickle, places) = match container {
         Container::Zip => zipped(&mut file),
         Container::Legacy => legacy(&mut file),
@@ -190,7 +190,7 @@ fn storage_sizes(pickle: &Unpickled) -> HashMap<String, u64> {
 fn with_path(error: PickleError, path: &Path) -> WeightsError {
     let path = path.to_path_buf();
     match error {
-        PickleError::Io(source) => WeightsError::Io { path, source },
+        PickleError::Io(error) => WeightsError::Io { path, error },
         PickleError::Refused(what) => WeightsError::Refused { path, what },
         PickleError::Broken(reason) => WeightsError::Broken { path, reason },
     }
