@@ -15,7 +15,7 @@ pub fn check(cargo: impl Fn() -> Command) -> Result<(), u8> {
         again.extend(
             compiled(cargo().args(words))?.into_iter().map(|package| format!("`{command}` compiled {package}")),
         );
-        Ok(())
+        Ok::<(), u8>(())
     };
     see(&["build", "--package", "ddpm-infer"])?;
     for package in CRATES {

@@ -10,14 +10,15 @@ use burn::tensor::Device;
 use clap::Args;
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::unet::UNetConfig;
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::checksums;
 use crate::device;
 use crate::diffusers::pipeline::{Layout, read_json};
 use crate::diffusers::unet_config;
 use crate::runs::{RunFolder, steps_in};
-use crate::snapshot::{OWN, Snapshot, SnapshotError, WEIGHTS, nothing_at};
+use crate::snapshot::{DiffusionConfig, OWN, Snapshot, SnapshotError, WEIGHTS, nothing_at};
 use crate::weights::names::deduce;
 use crate::weights::{Fault, Kind, Scheme, Weights, WeightsError, faults};
 
@@ -33,21 +34,30 @@ pub struct InspectArgs {
     /// Which weights of a file that holds several, such as ema.
     #[arg(long, value_name = "NAME")]
     entry: Option<String>,
+    /// Print one JSON object: about (pairs of what and said), wrong, experiment (its sections as TOML, or null).
+    #[arg(long)]
+    json: bool,
+}
+
+/// The sections of an experiment that a snapshot answers.
+#[derive(Serialize)]
+struct Sections<'a> {
+    model: &'a NetworkConfig,
+    diffusion: &'a DiffusionConfig,
 }
 
 /// Prints what there is to say. What is wrong is printed and is an error.
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let device = device::open(None)?.device;
-    let mut report = Report { device, lines: Vec::new(), wrong: Vec::new() };
+    let mut report = Report { device, lines: Vec::new(), wrong: Vec::new(), experiment: None };
     report.look(&args.path, args.entry.as_deref())?;
-    let width = report.lines.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
-    for (what, said) in &report.lines {
-        println!("{what:width$}  {said}");
+    match args.json {
+        true => {
+            println!("{}", json!({ "about": report.lines, "wrong": report.wrong, "experiment": report.experiment }))
+        }
+        false => print(&report),
     }
     let count = report.wrong.len();
-    for wrong in report.wrong.iter().take(LISTED) {
-        println!("{:width$}  {wrong}", "wrong");
-    }
     match count {
         0 => Ok(()),
         _ if count > LISTED => bail!("{}: {count} things are wrong, of which {LISTED} are listed", args.path.display()),
@@ -56,11 +66,26 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     }
 }
 
+fn print(report: &Report) {
+    let width = report.lines.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
+    for (what, said) in &report.lines {
+        println!("{what:width$}  {said}");
+    }
+    for wrong in report.wrong.iter().take(LISTED) {
+        println!("{:width$}  {wrong}", "wrong");
+    }
+    if let Some(experiment) = &report.experiment {
+        println!("\n# The sections of an experiment that has this network and this diffusion.\n{experiment}");
+    }
+}
+
 /// What was found.
 struct Report {
     device: Device,
     lines: Vec<(String, String)>,
     wrong: Vec<String>,
+    /// `[model]` and `[diffusion]`, to paste into an experiment.
+    experiment: Option<String>,
 }
 
 impl Report {
@@ -181,9 +206,9 @@ impl Report {
         if !config.data.classes.is_empty() {
             self.say("classes", config.data.classes.join(", "));
         }
-        match toml::Table::try_from(&config.diffusion) {
-            Ok(diffusion) => diffusion.into_iter().for_each(|(key, value)| self.say(&key, value)),
-            Err(error) => self.wrong.push(format!("its diffusion cannot be said: {error}")),
+        match toml::to_string(&Sections { model: &config.network, diffusion: &config.diffusion }) {
+            Ok(sections) => self.experiment = Some(sections),
+            Err(error) => self.wrong.push(format!("its network and diffusion cannot be written as TOML: {error}")),
         }
         self.say("origin", config.origin());
         self.say("use", format!("ddpm-infer sample --from {}", path.display()));
@@ -215,8 +240,7 @@ impl Report {
             .collect();
         self.say("network", format!("a U-Net, {} channels in, {} out", config.in_channels, config.out_channels));
         self.say("levels", format!("{}, from the image down", levels.join(", ")));
-        self.say("blocks", format!("{} on each level, {:?} time shift", config.blocks_per_level, config.time_shift));
-        self.say("resampling", format!("{:?}, {:?} padding", config.resampling, config.downsample_padding));
+        self.say("blocks", format!("{} on each level", config.blocks_per_level));
         if let Some(up) = config.heads_up {
             self.say("attention", format!("{} on the way down, {up} on the way up", config.heads));
         }

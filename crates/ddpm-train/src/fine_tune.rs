@@ -1,5 +1,6 @@
 //! Training that starts from the weights of a snapshot, ours or a pipeline of diffusers.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -7,7 +8,6 @@ use burn::tensor::Device;
 use ddpm_infer::diffusers::unet_config;
 use ddpm_infer::snapshot::{Snapshot, SnapshotError};
 use ddpm_model::network::{Network, NetworkConfig};
-use serde_json::Value;
 
 use crate::checkpoint::{CheckpointError, restore};
 use crate::config::Experiment;
@@ -39,14 +39,28 @@ pub struct Start {
 }
 
 impl Start {
-    /// Reads a snapshot and checks that its network is that of the experiment, but for dropout.
-    pub fn read(path: &Path, experiment: &Experiment, device: &Device) -> Result<Self, FineTuneError> {
-        let snapshot = Snapshot::load(path, device)?;
-        let differences = differences(&experiment.model, &snapshot.config.network);
-        let path = path.to_path_buf();
+    /// Reads a snapshot.
+    pub fn open(path: &Path, device: &Device) -> Result<Self, FineTuneError> {
+        Ok(Self { path: path.to_path_buf(), snapshot: Snapshot::load(path, device)? })
+    }
+
+    /// The sections that an experiment which leaves out its network takes from the snapshot: the network, and the
+    /// diffusion where that is left out as well.
+    pub fn sections(&self) -> toml::Table {
+        let config = &self.snapshot.config;
+        let sections = [
+            ("model", toml::Value::try_from(&config.network)),
+            ("diffusion", toml::Value::try_from(&config.diffusion)),
+        ];
+        sections.into_iter().filter_map(|(name, section)| Some((name.to_string(), section.ok()?))).collect()
+    }
+
+    /// Checks that its network is that of the experiment, but for dropout.
+    pub fn check(&self, experiment: &Experiment) -> Result<(), FineTuneError> {
+        let differences = differences(&experiment.model, &self.snapshot.config.network);
         match differences.is_empty() {
-            true => Ok(Self { path, snapshot }),
-            false => Err(FineTuneError::Network { path, differences }),
+            true => Ok(()),
+            false => Err(FineTuneError::Network { path: self.path.clone(), differences }),
         }
     }
 
@@ -69,31 +83,34 @@ impl Start {
     }
 }
 
-/// Where two networks differ, in the words of diffusers where it has some: these say the same of networks that are
-/// the same.
+/// Where two networks differ, by the keys of an experiment. Networks of which diffusers says the same are the same,
+/// whatever keys say so.
 fn differences(here: &NetworkConfig, there: &NetworkConfig) -> Vec<String> {
     let size = match here {
         NetworkConfig::UNet(config) => [config.sample_size; 2],
         NetworkConfig::PointMlp(_) => [0; 2],
     };
     let peers = |config: &NetworkConfig| match config {
-        NetworkConfig::UNet(config) => unet_config::write(config, size).ok(),
+        NetworkConfig::UNet(config) => {
+            let mut json = unet_config::write(config, size).ok()?;
+            json.as_object_mut()?.remove("dropout");
+            Some(json)
+        }
         NetworkConfig::PointMlp(_) => None,
     };
-    let ours = |config: &NetworkConfig| serde_json::to_value(config).unwrap_or_default();
-    let (a, b) = match (peers(here), peers(there)) {
-        (Some(a), Some(b)) => (a, b),
-        _ => (ours(here), ours(there)),
-    };
-    let none = serde_json::Map::new();
-    let (a, b) = (a.as_object().unwrap_or(&none), b.as_object().unwrap_or(&none));
-    let mut keys: Vec<&String> = a.keys().chain(b.keys()).filter(|key| *key != "dropout").collect();
-    keys.sort();
-    keys.dedup();
-    let said = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
-    keys.into_iter()
+    if let (Some(a), Some(b)) = (peers(here), peers(there))
+        && a == b
+    {
+        return Vec::new();
+    }
+    let keys = |config: &NetworkConfig| toml::Table::try_from(config).unwrap_or_default();
+    let (a, b) = (keys(here), keys(there));
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).filter(|key| *key != "dropout").collect();
+    let said = |value: Option<&toml::Value>| value.map_or("not set".into(), toml::Value::to_string);
+    names
+        .into_iter()
         .filter(|key| a.get(*key) != b.get(*key))
-        .map(|key| format!("{key} is {} in the experiment, {} there", said(a.get(key)), said(b.get(key))))
+        .map(|key| format!("model.{key} is {} in the experiment, {} there", said(a.get(key)), said(b.get(key))))
         .collect()
 }
 
@@ -111,9 +128,12 @@ mod tests {
         assert_eq!(said(UNetConfig { dropout: 0.0, ..base.clone() }), "");
         assert_eq!(
             said(UNetConfig { blocks_per_level: 3, ..base.clone() }),
-            "layers_per_block is 2 in the experiment, 3 there"
+            "model.blocks_per_level is 2 in the experiment, 3 there"
         );
-        assert!(said(UNetConfig { heads: Heads::Width { width: 64 }, ..base.clone() }).contains("attention_head_dim"));
+        assert!(
+            said(UNetConfig { heads: Heads::Width { width: 64 }, ..base.clone() })
+                .contains("model.heads is 1 in the experiment, { width = 64 } there")
+        );
         let classes = |classes, null_class| UNetConfig { classes, null_class, ..base.clone() };
         let words = [classes(10, true), classes(11, false)].map(NetworkConfig::UNet);
         assert!(differences(&words[0], &words[1]).is_empty());

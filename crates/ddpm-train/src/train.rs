@@ -154,8 +154,10 @@ impl Plan {
         };
         let name = resumed.as_ref().map_or_else(|| source.name(), |(_, manifest)| manifest.experiment.clone());
         let file = source.file();
-        let mut experiment = source.load(&options.set, toml::Table::new())?;
         let devices = open_devices(&options.devices)?;
+        let open = |from: &PathBuf| Start::open(from, &devices[0].device);
+        let start = options.from.as_ref().map(open).transpose()?;
+        let mut experiment = source.load(&options.set, start.as_ref().map(Start::sections).unwrap_or_default())?;
         let problems = problems_with(&devices, &experiment);
         if !problems.is_empty() {
             return Err(ConfigError { file, problems }.into());
@@ -176,8 +178,9 @@ impl Plan {
         if let Some(warning) = diffusion.schedule().and_then(Schedule::warning) {
             eprintln!("warning: diffusion.schedule: {warning}");
         }
-        let read = |from: &PathBuf| Start::read(from, &experiment, &device.device);
-        let start = options.from.as_ref().map(read).transpose()?;
+        if let Some(start) = &start {
+            start.check(&experiment)?;
+        }
         for line in start.iter().flat_map(|start| start.describe(&experiment)) {
             eprintln!("{line}");
         }

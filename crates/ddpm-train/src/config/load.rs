@@ -98,8 +98,8 @@ impl Source {
         }
     }
 
-    /// The experiment, changed by the `key=value` pairs in `sets`. A section that it does not have is that of `usual`,
-    /// if it is there.
+    /// The experiment, changed by the `key=value` pairs in `sets`. If it leaves out its network, the sections that it
+    /// leaves out are those of `usual`.
     pub fn load(&self, sets: &[String], usual: Table) -> Result<Experiment, ConfigError> {
         let file = self.file();
         match self {
@@ -123,6 +123,13 @@ fn parse(file: &Path, text: &str, sets: &[String], usual: Table) -> Result<Exper
         .parse()
         .map_err(|error: toml::de::Error| ConfigError::of_all(file, format!("is not TOML: {}", shown(&error))))?;
 
+    // What belongs to another network is not taken beside one that the file has.
+    if !tree.contains_key("model") {
+        for (name, section) in usual {
+            tree.entry(name).or_insert(section);
+        }
+    }
+
     let mut problems = Vec::new();
     let mut set_keys = Vec::new();
     for set in sets {
@@ -133,9 +140,6 @@ fn parse(file: &Path, text: &str, sets: &[String], usual: Table) -> Result<Exper
             }
             Err(message) => problems.push(Problem { key: set.clone(), message, from_set: true }),
         }
-    }
-    for (name, section) in usual {
-        tree.entry(name).or_insert(section);
     }
     expand_kinds(&mut tree);
     // A part of what is at fault may have been set: diffusion.schedule.beta_end, say.
