@@ -161,24 +161,6 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
 
 impl EvalArgs {
     fn check(&self) -> anyhow::Result<()> {
-        for (option, value) in
-            [("--count", self.count.unwrap_or(2)), ("--max-items", self.max_items), ("--subset-size", self.subset_size)]
-        {
-            if value < 2 {
-                bail!("{option} must be at least 2");
-            }
-        }
-        for (option, value) in [
-            ("--batch-size", self.batch_size),
-            ("--subsets", self.subsets),
-            ("--k", self.k),
-            ("--bits-per-dim", self.bits_per_dim.unwrap_or(1)),
-            ("--steps", self.sweep.steps.iter().copied().min().unwrap_or(1)),
-        ] {
-            if value == 0 {
-                bail!("{option} must be at least 1");
-            }
-        }
         if self.extractor == Some(Extractor::Inception) && self.weights.is_none() {
             bail!(
                 "--extractor inception requires --weights: pytorch-fid's pt_inception-2015-12-05-6726825d.pth, or the same \

@@ -8,6 +8,7 @@ use ddpm_model::diffusion::Diffusion;
 
 use crate::guidance::{Guidance, Interval, Threshold};
 use crate::levels::{Ends, Ladder, LevelsError};
+use crate::numbers::{above_zero, at_least, from_zero, share};
 use crate::samplers::{Churn, Langevin, Sampler, SamplerError, SamplerOptions, Tolerance};
 
 /// Options by their names on the command line, such as `eta`.
@@ -17,35 +18,35 @@ pub(crate) type Named = BTreeMap<String, String>;
 #[derive(Args, Debug)]
 pub(crate) struct SamplerArgs {
     /// DDIM eta, from 0 (deterministic, default) to 1.
-    #[arg(long, value_name = "ETA", help_heading = "Sampler")]
+    #[arg(long, value_name = "ETA", value_parser = share, help_heading = "Sampler")]
     eta: Option<f64>,
     /// S_churn of heun (Karras et al. 2022); default 0.
-    #[arg(long, value_name = "AMOUNT", help_heading = "Sampler")]
+    #[arg(long, value_name = "AMOUNT", value_parser = from_zero, help_heading = "Sampler")]
     s_churn: Option<f64>,
     /// Smallest sigma with churn.
-    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.min, help_heading = "Sampler")]
+    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.min, value_parser = from_zero, help_heading = "Sampler")]
     s_min: f64,
     /// Largest sigma with churn.
-    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.max, help_heading = "Sampler")]
+    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.max, value_parser = from_zero, help_heading = "Sampler")]
     s_max: f64,
     /// Standard deviation of the noise of churn.
-    #[arg(long, value_name = "DEVIATION", requires = "s_churn", default_value_t = Churn::NONE.noise,
+    #[arg(long, value_name = "DEVIATION", requires = "s_churn", default_value_t = Churn::NONE.noise, value_parser = from_zero,
         help_heading = "Sampler")]
     s_noise: f64,
     /// Relative tolerance of rk45.
-    #[arg(long, value_name = "R", help_heading = "Sampler")]
+    #[arg(long, value_name = "R", value_parser = from_zero, help_heading = "Sampler")]
     rtol: Option<f64>,
     /// Absolute tolerance of rk45.
-    #[arg(long, value_name = "A", help_heading = "Sampler")]
+    #[arg(long, value_name = "A", value_parser = above_zero, help_heading = "Sampler")]
     atol: Option<f64>,
     /// Signal-to-noise ratio of the corrector of predictor-corrector; 0 for none.
-    #[arg(long, value_name = "R", help_heading = "Sampler")]
+    #[arg(long, value_name = "R", value_parser = share, help_heading = "Sampler")]
     snr: Option<f64>,
     /// Steps of langevin at every level.
-    #[arg(long, value_name = "N", help_heading = "Sampler")]
+    #[arg(long, value_name = "N", value_parser = at_least::<1, usize>, help_heading = "Sampler")]
     langevin_steps: Option<usize>,
     /// Length of those steps, in units of the variance of the level's noise.
-    #[arg(long, value_name = "E", help_heading = "Sampler")]
+    #[arg(long, value_name = "E", value_parser = above_zero, help_heading = "Sampler")]
     langevin_epsilon: Option<f64>,
 }
 
@@ -162,7 +163,8 @@ pub(crate) struct GuidanceArgs {
     #[arg(long, value_name = "LO,HI", requires = "guidance", help_heading = "Guidance")]
     guidance_interval: Option<Interval>,
     /// Guidance rescale phi, from 0 (none) to 1.
-    #[arg(long, value_name = "PHI", requires = "guidance", default_value_t = 0.0, help_heading = "Guidance")]
+    #[arg(long, value_name = "PHI", requires = "guidance", default_value_t = 0.0, value_parser = share,
+        help_heading = "Guidance")]
     guidance_rescale: f64,
     /// A weaker snapshot to guide away from, in place of the null class (autoguidance).
     #[arg(long, value_name = "PATH", requires = "guidance", help_heading = "Guidance")]

@@ -127,7 +127,7 @@ fn a_class_is_compared_with_the_items_of_that_class() {
         (&["--from", unlabelled, "--class", "3"], &["--class 3", "without classes"]),
         (&["--from", unlabelled, "--guidance", "1,2"], &["guidance needs classes"]),
         (&["--from", from, "--samplers", "unipc,euler", "--eta", "0.5"], &["eta", "ddim"]),
-        (&["--from", from, "--eta", "1.5"], &["1.5", "between 0"]),
+        (&["--from", from, "--eta", "1.5"], &["1.5", "from 0 to 1"]),
         (&["--from", from, "--guidance-rescale", "0.5"], &["--guidance"]),
         (&["--files", from], &["--files requires --against (the reference set)"]),
         (&["--files", from, "--against", "digits", "--guidance", "2"], &["--files", "--guidance"]),

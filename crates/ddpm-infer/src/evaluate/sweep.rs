@@ -10,15 +10,16 @@ use super::EvalArgs;
 use crate::device::OpenDevice;
 use crate::evaluation::record::How;
 use crate::evaluation::sources::{Guide, Samples, weights_hash};
-use crate::guidance::{Guidable, Guidance};
-use crate::job::{ClassChoice, SamplingJob};
+use crate::job::{ClassChoice, SamplingJob, TrainedModel};
+use crate::levels::Ladder;
 use crate::noise::NoiseChoice;
-use crate::numbers::at_least;
-use crate::sample::{class_choice, clip_for, in_half};
+use crate::numbers::{at_least, from_zero};
+use crate::sample::{class_choice, clip_for, in_half, trained};
 use crate::samplers::Sampler;
 use crate::sampling_args::{GuidanceArgs, LevelArgs, Named, SamplerArgs};
 use crate::snapshot::Snapshot;
 use crate::tasks::Task;
+use crate::usual_sampling::usual_sampling;
 
 /// How samples are drawn. What has a list is an axis of the table.
 #[derive(Args, Debug)]
@@ -29,26 +30,26 @@ pub(super) struct SweepArgs {
     /// Only this class, by name or number, against the reference items of this class; default: classes take turns.
     #[arg(long, value_name = "C", conflicts_with = "files", help_heading = "Samples")]
     class: Option<String>,
-    /// Samplers, separated by commas.
+    /// Samplers, separated by commas; default: that of `ddpm-infer sample`.
     #[arg(
         long,
         visible_alias = "sampler",
         value_name = "NAMES",
         value_delimiter = ',',
-        default_value = "ddim",
         conflicts_with = "files",
         help_heading = "Sampler"
     )]
     samplers: Vec<String>,
     /// Numbers of steps, separated by commas; default: what is usual for the sampler.
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = at_least::<1, usize>, conflicts_with = "files", help_heading = "Sampler")]
-    pub(super) steps: Vec<usize>,
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = at_least::<1, usize>,
+        conflicts_with = "files", help_heading = "Sampler")]
+    steps: Vec<usize>,
     #[command(flatten)]
     sampler: SamplerArgs,
     #[command(flatten)]
     levels: LevelArgs,
     /// Scales of classifier-free guidance, separated by commas; 1 disables it.
-    #[arg(long, value_name = "SCALES", value_delimiter = ',', conflicts_with = "files", help_heading = "Guidance")]
+    #[arg(long, value_name = "SCALES", value_delimiter = ',', value_parser = from_zero, conflicts_with = "files", help_heading = "Guidance")]
     guidance: Vec<f64>,
     #[command(flatten)]
     guiding: GuidanceArgs,
@@ -77,7 +78,8 @@ pub(super) struct Drawn {
 struct Way {
     sampler: Sampler,
     options: Named,
-    steps: Option<usize>,
+    steps: usize,
+    levels: Ladder,
     /// Nothing if there is no word of guidance.
     scale: Option<f64>,
 }
@@ -134,19 +136,32 @@ impl SweepArgs {
             let (snapshot, diffusion) = args.snapshot.load(&weights.path, &open.device)?;
             let hash = weights_hash(&snapshot);
             let model = Model { weights, snapshot: Arc::new(snapshot), diffusion: Arc::new(diffusion), hash };
-            for way in self.ways(&model.diffusion)? {
+            for way in self.ways(&model)? {
                 all.push(self.one(args, &model, guide.as_ref(), way)?);
             }
         }
         Ok(all)
     }
 
-    fn ways(&self, diffusion: &Diffusion) -> anyhow::Result<Vec<Way>> {
+    fn ways(&self, model: &Model) -> anyhow::Result<Vec<Way>> {
+        let diffusion = &model.diffusion;
+        let (names, usual_steps) = if self.samplers.is_empty() {
+            let usual = usual_sampling(&model.snapshot.config, &model.weights.path, diffusion);
+            (vec![usual.sampler], Some(usual.steps))
+        } else {
+            (self.samplers.clone(), None)
+        };
         let mut ways = Vec::new();
-        for (sampler, options) in self.sampler.samplers(&self.samplers, diffusion)? {
-            for steps in or_none(&self.steps) {
-                for scale in or_none(&self.guidance) {
-                    ways.push(Way { sampler, options: options.clone(), steps, scale });
+        for (sampler, options) in self.sampler.samplers(&names, diffusion)? {
+            let levels = self.levels.of(sampler, diffusion)?;
+            // A list of levels knows its steps.
+            let usual = || levels.own_steps().or(usual_steps).unwrap_or_else(|| sampler.usual_steps(diffusion));
+            let several = if self.steps.is_empty() { vec![usual()] } else { self.steps.clone() };
+            for steps in several {
+                let scales: Vec<Option<f64>> = self.guidance.iter().copied().map(Some).collect();
+                for scale in if scales.is_empty() { vec![None] } else { scales } {
+                    let (options, levels) = (options.clone(), levels.clone());
+                    ways.push(Way { sampler, options, steps, levels, scale });
                 }
             }
         }
@@ -154,12 +169,10 @@ impl SweepArgs {
     }
 
     fn one(&self, args: &EvalArgs, model: &Model, guide: Option<&Arc<Guide>>, way: Way) -> anyhow::Result<Drawn> {
-        let Way { sampler, mut options, steps, scale } = way;
+        let Way { sampler, mut options, steps, levels, scale } = way;
         let Model { weights, snapshot, diffusion, hash } = model;
         let config = &snapshot.config;
         let is_image = config.data.shape.len() == 3;
-        let levels = self.levels.of(sampler, diffusion)?;
-        let steps = steps.or(levels.own_steps()).unwrap_or_else(|| sampler.usual_steps(diffusion));
         let guidance = self.guiding.at(scale.unwrap_or(1.0));
         // At scale 1 there is nothing to be guided away from.
         let guide = guide.filter(|_| guidance.is_active()).cloned();
@@ -179,7 +192,9 @@ impl SweepArgs {
             guidance,
             frames: 0,
         };
-        check(&guidance, &job, snapshot, guide.as_deref())?;
+        let weaker = guide.as_ref().map(|guide| trained(&guide.snapshot, &guide.diffusion));
+        // Before anything is drawn.
+        job.check(&TrainedModel { guide: weaker.as_ref(), ..trained(snapshot, diffusion) })?;
         if let ClassChoice::One(class) = job.class {
             let name = config.data.classes.get(class).cloned().unwrap_or_else(|| class.to_string());
             options.insert(CLASS.into(), name);
@@ -207,27 +222,4 @@ impl SweepArgs {
     pub(super) fn has_scales(&self) -> bool {
         self.guidance.len() > 1
     }
-}
-
-/// Every value of a list, or none if it is empty.
-fn or_none<T: Copy>(values: &[T]) -> Vec<Option<T>> {
-    if values.is_empty() { vec![None] } else { values.iter().copied().map(Some).collect() }
-}
-
-/// Refuses guidance that the network cannot have before anything is drawn.
-fn check(guidance: &Guidance, job: &SamplingJob, snapshot: &Snapshot, guide: Option<&Guide>) -> anyhow::Result<()> {
-    let guidable = |snapshot: &Snapshot| {
-        let network = &snapshot.config.network;
-        let classes = Some(network.num_classes()).filter(|classes| *classes > 0);
-        (classes, network.null_class(), snapshot.config.data.shape.clone())
-    };
-    let (classes, null_class, shape) = guidable(snapshot);
-    let network = Guidable { shape: &shape, classes, null_class };
-    let weaker = guide.map(|guide| guidable(&guide.snapshot));
-    let guide = weaker.as_ref().map(|(classes, null_class, shape)| Guidable {
-        shape,
-        classes: *classes,
-        null_class: *null_class,
-    });
-    Ok(guidance.check(network, guide, job.clip)?)
 }
