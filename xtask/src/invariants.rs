@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each of them may depend on.
-const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
+    ("crates/ddpm-features", &[]),
     ("crates/ddpm-kernels", &[]),
     ("crates/ddpm-model", &["ddpm-kernels"]),
     ("crates/ddpm-data", &[]),
-    ("crates/ddpm-infer", &["ddpm-kernels", "ddpm-model", "ddpm-data"]),
+    ("crates/ddpm-infer", &["ddpm-features", "ddpm-kernels", "ddpm-model", "ddpm-data"]),
     ("crates/ddpm-train", &["ddpm-infer", "ddpm-model", "ddpm-data", "ddpm-kernels"]),
     ("xtask", &[]),
 ];

@@ -1,6 +1,7 @@
 //! `cargo xtask`: a thin driver of cargo. It starts the project's programs as processes and knows none of them.
 
 mod invariants;
+mod one_compile;
 mod torch;
 
 use std::path::{Path, PathBuf};
@@ -8,27 +9,27 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 const HELP: &str = "\
-cargo xtask COMMAND [--features a,b] [--dev] [ARGUMENTS]
+cargo xtask COMMAND [--release] [--features a,b] [ARGUMENTS]
 
-  train        trains a model (ddpm-train; ARGUMENTS as there, see `cargo xtask train --help`)
-  report       writes one HTML page with the curves, pictures and settings of runs (ddpm-train report RUN...)
-  sample       draws samples from the newest run (ddpm-infer sample)
-  likelihood   measures how likely the newest run finds its data (ddpm-infer likelihood)
-  ema          makes the average of any width of a run's weights, after training (ddpm-infer ema)
-  import       makes a snapshot of a checkpoint of improved-diffusion, guided-diffusion or pesser (ddpm-infer import)
-  inspect      says what a file or folder of weights is, and what is wrong with it (ddpm-infer inspect)
-  eval         judges the samples of the newest run, or files (ddpm-infer eval)
-  data         shows what datasets there are, or what a dataset holds (ddpm-infer data)
-  bench        measures speed and memory, in turns with PyTorch if there is one (ddpm-train bench --peer PYTHON)
-  devices      lists the devices there are, and the backends that are compiled in (ddpm-infer devices)
-  conformance  judges whether a device computes what it should: --device NAME, --quick (ddpm-train conformance)
-  setup-torch  installs PyTorch's LibTorch for the feature tch, in target/torch
+  train        train a model (ddpm-train; ARGUMENTS as there, see `cargo xtask train --help`)
+  report       write one HTML page with the curves, pictures and settings of runs (ddpm-train report RUN...)
+  sample       draw samples from the newest run (ddpm-infer sample)
+  likelihood   measure the log-likelihood of data under the newest run (ddpm-infer likelihood)
+  ema          reconstruct a post-hoc EMA of any width (ddpm-infer ema)
+  import       convert a checkpoint of improved-diffusion, guided-diffusion or pesser to a snapshot (ddpm-infer import)
+  inspect      describe a file or folder of weights, and report what is wrong with it (ddpm-infer inspect)
+  eval         evaluate the samples of the newest run, or files (ddpm-infer eval)
+  data         list the built-in datasets, or inspect one (ddpm-infer data)
+  bench        measure speed and memory, in turns with PyTorch if there is one (ddpm-train bench --peer PYTHON)
+  devices      list the devices there are, and the backends that are compiled in (ddpm-infer devices)
+  conformance  check a device's results against the reference backend: --device NAME, --quick (ddpm-train conformance)
+  setup-torch  install PyTorch's LibTorch for the feature tch, in target/torch
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
   ci           test, conformance of flex, ndarray and wgpu, the kernels for GPUs, and then the slow acceptance suite,
-               which trains the digits and the swiss roll and judges them
+               which trains the digits and the swiss roll and evaluates them
 
-Programs are built with --release; --dev builds them with the dev profile, which is nearly as fast and shares
-its build with `cargo run` and the tests.
+Programs are built as `cargo run` and the tests build them, in the dev profile, which computes as fast as the release
+profile and shares its compile with them. --release builds them in the release profile: minutes the first time.
 ";
 
 /// The exit code of the conformance suite when a device was not there.
@@ -63,23 +64,32 @@ fn main() -> ExitCode {
             Err(2)
         }
         other => {
-            eprintln!("error: there is no command `{other}`\n\n{HELP}");
+            let names: Vec<&str> = commands().collect();
+            eprintln!("the commands are: {}\n`cargo xtask help` says what they do", names.join(", "));
+            eprintln!("error: there is no command `{other}`");
             Err(2)
         }
     };
     done.map_or_else(ExitCode::from, |()| ExitCode::SUCCESS)
 }
 
-/// Builds a program and runs it with the arguments that are not for cargo.
+/// The names of all commands, as the help lists them.
+fn commands() -> impl Iterator<Item = &'static str> {
+    HELP.lines()
+        .filter_map(|line| line.strip_prefix("  "))
+        .filter_map(|line| line.split(' ').next().filter(|name| !name.is_empty()))
+}
+
+/// Builds a program and runs it with the arguments that are not for cargo. Cargo's progress is shown: the first build
+/// takes minutes, and another cargo may hold the lock.
 fn start(package: &str, leading: &[&str], arguments: &[String]) -> Result<(), u8> {
-    let mut cargo = vec!["run".to_string(), "--quiet".into(), "--package".into(), package.into()];
+    let mut cargo = vec!["run".to_string(), "--package".into(), package.into()];
     let mut rest: Vec<String> = leading.iter().map(ToString::to_string).collect();
-    let mut dev = false;
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--release" => dev = false,
-            "--dev" => dev = true,
+            // What older versions called the default.
+            "--dev" => {}
             "--features" => {
                 let features = arguments.next().ok_or_else(|| {
                     eprintln!("error: --features needs a list, for example --features wgpu");
@@ -88,17 +98,15 @@ fn start(package: &str, leading: &[&str], arguments: &[String]) -> Result<(), u8
                 cargo.extend(["--features".into(), features.clone()]);
             }
             features if features.starts_with("--features=") => cargo.push(argument.clone()),
-            "--no-default-features" => cargo.push(argument.clone()),
+            "--release" | "--no-default-features" => cargo.push(argument.clone()),
             _ => rest.push(argument.clone()),
         }
     }
-    if !dev {
-        cargo.push("--release".into());
-    }
+    let chosen: String = cargo[3..].iter().map(|word| format!(" {word}")).collect();
     cargo.push("--".into());
     cargo.extend(rest);
-    // In the user's folder, so that relative paths mean what they say.
-    run(cargo_command().args(&cargo))
+    // In the user's folder, so that relative paths mean what they say; the program repeats how it was started.
+    run(cargo_command().args(&cargo).env("DDPM_STARTED_AS", format!("cargo xtask train{chosen}")))
 }
 
 /// With the features of the devices that are named, unless features are.
@@ -125,6 +133,7 @@ fn test() -> Result<(), u8> {
         run(cargo_command().current_dir(&root).args(arguments))
     })?;
     step("tests", || run(cargo_command().current_dir(&root).args(["test", "--workspace"])))?;
+    step("one compile", || one_compile::check(|| in_root(&root)))?;
     step("docs", || {
         let arguments = ["doc", "--workspace", "--no-deps", "--quiet"];
         run(cargo_command().current_dir(&root).env("RUSTDOCFLAGS", "--deny warnings").args(arguments))
@@ -192,6 +201,12 @@ fn run(command: &mut Command) -> Result<(), u8> {
             Err(1)
         }
     }
+}
+
+fn in_root(root: &Path) -> Command {
+    let mut command = cargo_command();
+    command.current_dir(root);
+    command
 }
 
 fn cargo_command() -> Command {
