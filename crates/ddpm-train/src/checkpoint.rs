@@ -323,14 +323,20 @@ pub fn prune(checkpoints: &Path, keep: usize) {
     for (step, path) in steps.iter().rev().skip(keep) {
         let _ = std::fs::rename(path, checkpoints.join(format!(".{}.old", step_name(*step))));
     }
-    let torn = std::fs::read_dir(checkpoints)
+    remove_half_written(checkpoints);
+}
+
+/// Removes the folders of steps that were never completed, or are half removed, from a folder of checkpoints, snapshots
+/// or averages.
+pub fn remove_half_written(steps: &Path) {
+    let torn = std::fs::read_dir(steps)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".step-")));
     for path in torn.collect::<Vec<_>>() {
-        // Old checkpoints only cost space: failing to remove one must not stop the training.
+        // They only cost space: failing to remove one must not stop the training.
         let _ = std::fs::remove_dir_all(path);
     }
 }

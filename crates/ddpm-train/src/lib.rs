@@ -1,5 +1,7 @@
 //! Trains diffusion models with burn-train's `Learner`: step by step, resumable bit for bit.
 
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic where nobody can read any more")]
+
 pub mod adam;
 pub mod anomaly;
 pub mod bench;
@@ -8,6 +10,7 @@ pub mod checksums;
 pub mod config;
 pub mod conformance;
 mod devices;
+pub mod divergence;
 pub mod facts;
 pub mod fine_tune;
 pub mod list_runs;
@@ -19,6 +22,7 @@ pub mod model;
 pub mod noising;
 pub mod optim;
 pub mod optimizers;
+pub mod output;
 pub mod parameters;
 pub mod preview;
 pub mod progress;
@@ -27,6 +31,8 @@ pub mod quartiles;
 pub mod rate;
 pub mod report;
 pub mod show_run;
+mod started_as;
+mod status_line;
 pub mod strategy;
 pub mod tensorboard;
 pub mod train;

@@ -7,24 +7,24 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+use ddpm_infer::errors::in_one_line;
 use ddpm_train::bench::{self, BenchArgs};
 use ddpm_train::config::load::ConfigError;
+use ddpm_train::config::recipes::RECIPES;
 use ddpm_train::conformance::{self, ConformanceArgs, Verdict};
 use ddpm_train::list_runs::{self, ListArgs};
+use ddpm_train::output::{print, print_path};
 use ddpm_train::prune_run::{self, PruneArgs};
 use ddpm_train::report::{self, ReportArgs};
+use ddpm_train::say;
 use ddpm_train::show_run::{self, ShowArgs};
 use ddpm_train::train::{Finish, Options, UsageError, run};
 
 /// Train a diffusion model.
 #[derive(Parser, Debug)]
-#[command(
-    version,
-    args_conflicts_with_subcommands = true,
-    after_help = "The last line on stdout is the run's folder. Ctrl-C finishes the step, saves and stops; \
-                  once more leaves at once."
-)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
@@ -34,13 +34,16 @@ struct Args {
     /// Changes a key of the experiment, e.g. train.steps=1000; can be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Goes on with a run: its folder, or its name in the runs folder.
+    /// The seed of a new run: short for --set train.seed=N.
+    #[arg(long, value_name = "N", conflicts_with = "resume", allow_negative_numbers = true)]
+    seed: Option<u64>,
+    /// Resumes a run: its folder, its name in the runs folder, or `latest`. Without a checkpoint it begins again.
     #[arg(long, value_name = "RUN")]
     resume: Option<String>,
     /// With --resume: goes on from the checkpoint of this step instead of the newest good one.
     #[arg(long, value_name = "STEP", requires = "resume")]
     step: Option<u64>,
-    /// Starts from the weights of a snapshot or of a folder of diffusers, whose network must be the experiment's.
+    /// Starts from the weights of a snapshot or of a folder of diffusers. An experiment without [model] takes its network.
     #[arg(long, value_name = "SNAPSHOT", conflicts_with = "resume")]
     from: Option<PathBuf>,
     /// Where to compute, e.g. flex, wgpu, cuda:1; without it, the device of the compiled-in feature.
@@ -78,12 +81,53 @@ enum Command {
     Bench(BenchArgs),
     /// Judges whether devices compute what they should.
     Conformance(ConformanceArgs),
+    /// Prints completions for a shell, e.g. `ddpm-train completions bash > ~/.local/share/bash-completion/completions/ddpm-train`.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// The command line, with the experiments that come with the program in its help.
+fn command_line() -> clap::Command {
+    let width = RECIPES.iter().map(|recipe| recipe.name.len()).max().unwrap_or(0);
+    let recipes: String =
+        RECIPES.iter().map(|recipe| format!("  {:width$}  {}\n", recipe.name, recipe.about())).collect();
+    Args::command().after_help(format!(
+        "Experiments:\n{recipes}\n\
+         Examples:\n  \
+           ddpm-train                                            train the bundled digits\n  \
+           ddpm-train --experiment points-flow --seed 3\n  \
+           ddpm-train --experiment my.toml --dry-run             check it, and print every key\n  \
+           ddpm-train --experiment digits --set train.steps=500 --set optimizer.learning_rate=1e-3\n  \
+           ddpm-train --resume latest\n\n\
+         The last line on stdout is the run's folder. Ctrl-C finishes the step, saves and stops; once more leaves at \
+         once."
+    ))
+}
+
+fn parse() -> Args {
+    let matches = command_line().get_matches();
+    Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 fn main() -> ExitCode {
     outlive_file_size_limit();
-    let Args { command, experiment, set, resume, step, from, device, devices, runs, tui, detect_anomaly, dry_run } =
-        Args::parse();
+    let Args {
+        command,
+        experiment,
+        mut set,
+        seed,
+        resume,
+        step,
+        from,
+        device,
+        devices,
+        runs,
+        tui,
+        detect_anomaly,
+        dry_run,
+    } = parse();
     if let Some(command) = command {
         let done = match command {
             Command::List(args) => list_runs::run(&args),
@@ -91,23 +135,28 @@ fn main() -> ExitCode {
             Command::Prune(args) => prune_run::run(&args),
             Command::Report(args) => report::run(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Completions { shell } => completions(shell),
             Command::Conformance(args) => return conformance::run(&args).map_or_else(failed, verdict),
         };
         return done.map_or_else(failed, |()| ExitCode::SUCCESS);
     }
     let devices = device.into_iter().chain(devices).collect();
-    match run(&Options { experiment, set, resume, step, from, devices, runs, tui, detect_anomaly, dry_run }) {
-        Ok(Finish::DryRun) => ExitCode::SUCCESS,
-        Ok(Finish::Done(folder)) => {
-            println!("{}", folder.display());
-            ExitCode::SUCCESS
-        }
-        Ok(Finish::Interrupted(folder)) => {
-            println!("{}", folder.display());
-            ExitCode::from(130)
-        }
-        Err(error) => failed(error),
-    }
+    set.extend(seed.map(|seed| format!("train.seed={seed}")));
+    let done = run(&Options { experiment, set, resume, step, from, devices, runs, tui, detect_anomaly, dry_run });
+    let (folder, code) = match done {
+        Ok(Finish::DryRun) => return ExitCode::SUCCESS,
+        Ok(Finish::Done(folder)) => (folder, ExitCode::SUCCESS),
+        Ok(Finish::Interrupted(folder)) => (folder, ExitCode::from(130)),
+        Err(error) => return failed(error),
+    };
+    // The training is done and saved, whether or not its folder can be printed.
+    print_path(&folder).map_or_else(failed, |()| code)
+}
+
+fn completions(shell: Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command_line(), "ddpm-train", &mut script);
+    print(&String::from_utf8_lossy(&script))
 }
 
 /// By default a write that goes past `ulimit -f` ends the process; with any handler it only fails, and the error says
@@ -115,7 +164,7 @@ fn main() -> ExitCode {
 fn outlive_file_size_limit() {
     #[cfg(unix)]
     if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Default::default()) {
-        eprintln!("warning: a file that reaches the limit of its size would end the program: {error}");
+        say!("warning: a file that reaches the limit of its size would end the program: {error}");
     }
 }
 
@@ -128,14 +177,7 @@ fn verdict(verdict: Verdict) -> ExitCode {
 }
 
 fn failed(error: anyhow::Error) -> ExitCode {
-    // Many of our errors name their cause themselves: it is not said twice.
-    let mut said = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !said.ends_with(&cause) {
-            said = format!("{said}: {cause}");
-        }
-    }
-    eprintln!("error: {said}");
+    say!("error: {}", in_one_line(&error));
     let usage = error.is::<ConfigError>() || error.is::<UsageError>();
     ExitCode::from(if usage { 2 } else { 1 })
 }

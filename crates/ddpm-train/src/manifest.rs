@@ -1,6 +1,6 @@
 //! `manifest.json`: what made a run, so that somebody else can make it again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,9 @@ pub struct Manifest {
     pub data: String,
     /// The seed of everything random.
     pub seed: u64,
+    /// The snapshot whose weights it started from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     /// The first start and every resumption.
     pub starts: Vec<Start>,
 }
@@ -47,7 +50,7 @@ impl Start {
         Self {
             at: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
             from_step,
-            command: std::env::args().collect(),
+            command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
             commit: commit(),
             device: device.into(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),

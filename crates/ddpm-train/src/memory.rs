@@ -1,4 +1,90 @@
-//! What this process keeps in memory.
+//! What this process keeps in memory, and what a training will take.
+
+use std::fmt;
+
+use ddpm_infer::device::OpenDevice;
+use ddpm_model::network::MemoryEstimate;
+
+use crate::config::Experiment;
+
+/// What the operations of a step hold for a moment, as a share of what it keeps: measured, not derived.
+const TEMPORARY: f64 = 0.4;
+
+/// What a training will take, in bytes: an estimate without running it.
+#[derive(Clone, Copy, Debug)]
+pub struct Estimate {
+    network: MemoryEstimate,
+    /// All averages of the weights together.
+    averages: u64,
+    /// What the operations of a step hold for a moment.
+    temporary: u64,
+    /// The program, its threads and the data that it has read.
+    program: u64,
+}
+
+impl Estimate {
+    /// The estimate for one of several devices, with the memory that the process has now, before it has a network.
+    pub fn of(experiment: &Experiment, data_shape: &[usize], parameters: usize, devices: usize) -> Self {
+        let train = &experiment.train;
+        let part = train.batch_size / train.accumulate / devices;
+        let network = experiment.model.memory_estimate(parameters, data_shape, part);
+        let kept = experiment.ema.post_hoc.as_ref().map_or(0, |post_hoc| post_hoc.widths.len() as u64);
+        let for_a_step = network.gradients + network.activations;
+        Self {
+            network,
+            averages: (1 + kept) * network.ema,
+            temporary: (TEMPORARY * for_a_step as f64) as u64,
+            program: resident_mib().map_or(0, |mib| (mib * f64::from(1 << 20)) as u64),
+        }
+    }
+
+    /// All of it together.
+    pub fn total(&self) -> u64 {
+        let MemoryEstimate { parameters, gradients, optimizer, activations, .. } = self.network;
+        [parameters, gradients, optimizer, self.averages, activations, self.temporary, self.program]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+
+    /// What there is to say if the device has less, and it is known how much that is.
+    pub fn warning(&self, device: &OpenDevice) -> Option<String> {
+        let mib = device.memory_gib()? * 1024.0;
+        let mib = mib.min(limit_mib().unwrap_or(f64::INFINITY));
+        (self.total() as f64 / f64::from(1 << 20) > mib).then(|| {
+            format!(
+                "about {} MiB of memory are needed, and there are {mib:.0} MiB: a smaller train.batch_size or a larger \
+                 train.accumulate needs less",
+                self.total() >> 20
+            )
+        })
+    }
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| format!("{:.0}", bytes as f64 / f64::from(1 << 20));
+        write!(
+            f,
+            "about {} MiB: {} parameters, {} gradients, {} optimiser, {} averages, {} activations, {} for a moment, {} \
+             the program and its data",
+            mib(self.total()),
+            mib(self.network.parameters),
+            mib(self.network.gradients),
+            mib(self.network.optimizer),
+            mib(self.averages),
+            mib(self.network.activations),
+            mib(self.temporary),
+            mib(self.program)
+        )
+    }
+}
+
+/// What a container may use of the machine's memory, where Linux says so.
+fn limit_mib() -> Option<f64> {
+    let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok())?;
+    text.trim().parse::<f64>().ok().map(|bytes| bytes / f64::from(1 << 20))
+}
 
 /// The resident memory in MiB, where the system tells it in `/proc`.
 pub fn resident_mib() -> Option<f64> {

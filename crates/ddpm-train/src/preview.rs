@@ -42,7 +42,7 @@ pub struct Preview {
 }
 
 impl Preview {
-    /// Plans the pictures of a run.
+    /// Plans the pictures of a run; none where their count is 0.
     pub fn new(
         config: &PreviewConfig,
         seed: u64,
@@ -51,7 +51,10 @@ impl Preview {
         data: DataInfo,
         beside: Option<Vec<f32>>,
         device: Device,
-    ) -> Result<Self, PreviewError> {
+    ) -> Result<Option<Self>, PreviewError> {
+        if config.count == 0 {
+            return Ok(None);
+        }
         let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
         let sampler = Sampler::new(&config.sampler, options)?;
         let job = SamplingJob {
@@ -69,7 +72,7 @@ impl Preview {
             guidance: Guidance::default(),
             frames: 0,
         };
-        Ok(Self { job, diffusion, self_conditioned, data, beside, device })
+        Ok(Some(Self { job, diffusion, self_conditioned, data, beside, device }))
     }
 
     /// Draws `folder/name.png` from these weights.

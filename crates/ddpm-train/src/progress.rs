@@ -1,8 +1,7 @@
 //! What a person sees while training: a bar on a terminal, plain lines in a pipe. Everything goes to stderr.
 
 use std::collections::HashMap;
-use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use burn_train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
@@ -10,7 +9,9 @@ use burn_train::metric::{MetricDefinition, MetricId, MetricName, NumericEntry};
 use burn_train::renderer::{
     EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
 };
-use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::say;
+use crate::status_line::{Parts, StatusLine};
 
 /// Between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -30,43 +31,46 @@ pub enum Display {
 /// A handle to the display, for the step loop and the renderer alike.
 #[derive(Clone)]
 pub struct Reporter {
-    bar: ProgressBar,
     display: Display,
+    /// The line of a terminal; without one there are lines in a pipe.
+    line: Option<Arc<Mutex<StatusLine>>>,
     held_back: Arc<Mutex<Vec<String>>>,
 }
 
 impl Reporter {
-    /// A display for a run of `total` steps that begins after step `done`.
-    pub fn new(display: Display, total: u64, done: u64) -> Self {
-        let bar = match display {
-            Display::Plain if std::io::stderr().is_terminal() => ProgressBar::new(total).with_position(done),
-            _ => ProgressBar::hidden(),
+    /// A display.
+    pub fn new(display: Display) -> Self {
+        let line = match display {
+            Display::Plain => StatusLine::on_terminal(),
+            Display::Dashboard => None,
         };
-        let style = ProgressStyle::with_template("{bar:28} {pos}/{len}  {msg}  {elapsed} < {eta}");
-        if let Ok(style) = style {
-            bar.set_style(style.progress_chars("━╸─"));
-        }
-        bar.reset_eta();
-        Self { bar, display, held_back: Arc::default() }
+        Self { display, line: line.map(|line| Arc::new(Mutex::new(line))), held_back: Arc::default() }
     }
 
-    /// Says something without tearing the bar.
+    /// Says something without tearing the line of progress.
     pub fn say(&self, line: &str) {
-        match self.display {
-            Display::Plain => self.bar.suspend(|| eprintln!("{line}")),
-            Display::Dashboard => self.held_back().push(line.to_string()),
+        match (self.display, self.line()) {
+            (Display::Dashboard, _) => self.held_back().push(line.to_string()),
+            (Display::Plain, Some(mut foot)) => foot.say(line),
+            (Display::Plain, None) => say!("{line}"),
         }
     }
 
     /// Takes the display away and says what was held back.
     pub fn close(&self) {
-        self.bar.finish_and_clear();
+        if let Some(mut line) = self.line() {
+            line.clear();
+        }
         for line in self.held_back().drain(..) {
-            eprintln!("{line}");
+            say!("{line}");
         }
     }
 
-    fn held_back(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+    fn line(&self) -> Option<MutexGuard<'_, StatusLine>> {
+        self.line.as_ref().map(|line| line.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn held_back(&self) -> MutexGuard<'_, Vec<String>> {
         self.held_back.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -77,6 +81,8 @@ pub struct PlainRenderer {
     total: u64,
     names: HashMap<MetricId, MetricName>,
     values: HashMap<String, f64>,
+    began: Instant,
+    /// The first step that was shown: before it, some devices compile.
     started: Option<(Instant, u64)>,
     last_line: Option<Instant>,
 }
@@ -84,7 +90,8 @@ pub struct PlainRenderer {
 impl PlainRenderer {
     /// Shows progress through `reporter`.
     pub fn new(reporter: Reporter, total: u64) -> Self {
-        Self { reporter, total, names: HashMap::new(), values: HashMap::new(), started: None, last_line: None }
+        let (names, values) = (HashMap::new(), HashMap::new());
+        Self { reporter, total, names, values, began: Instant::now(), started: None, last_line: None }
     }
 
     fn value(&self, name: &str) -> f64 {
@@ -92,39 +99,47 @@ impl PlainRenderer {
     }
 
     fn show(&mut self, step: u64) {
-        let loss = self.values.get("loss").copied().unwrap_or_else(|| self.value("step_loss"));
-        let memory = self.values.get("memory_mib").map_or_else(String::new, |mib| format!("  {mib:.0} MiB"));
-        let held_out = match (self.values.get("valid_bpd"), self.values.get("valid_loss")) {
-            (Some(bits), _) => format!("  held out {bits:.3} bits/dim"),
-            (None, Some(loss)) => format!("  held out {loss:.4}"),
-            (None, None) => String::new(),
-        };
-        // Only where more threads, or packed pictures, would make a difference.
-        let waits = self.values.get("data_wait").filter(|share| **share >= WORTH_SAYING);
-        let waits = waits.map_or_else(String::new, |share| {
-            format!("  waits {:.0} % for data ({:.0}/s)", 100.0 * share, self.value("data_per_sec"))
-        });
-        let rate = self.value("images_per_sec");
-        let message = format!("loss {loss:.4}{held_out}  {rate:.1} images/s{waits}{memory}");
-        let bar = &self.reporter.bar;
-        if !bar.is_hidden() {
-            bar.set_position(step);
-            bar.set_message(message);
-            return;
-        }
         let now = Instant::now();
         let (start, first) = *self.started.get_or_insert((now, step));
-        let due = self.last_line.is_none_or(|last| now - last >= LINE_EVERY) || step == self.total;
-        if due {
+        let left = match step - first {
+            0 => None,
+            done => Some((now - start).mul_f64(self.total.saturating_sub(step) as f64 / done as f64)),
+        };
+        let parts = self.parts(step, now, left);
+        if let Some(mut line) = self.reporter.line() {
+            line.show(parts);
+            return;
+        }
+        if self.last_line.is_none_or(|last| now - last >= LINE_EVERY) || step == self.total {
             self.last_line = Some(now);
-            let eta = match step - first {
-                0 => String::new(),
-                done => {
-                    let left = (now - start).mul_f64((self.total - step) as f64 / done as f64);
-                    format!("  eta {}", clock(left))
-                }
-            };
-            self.reporter.say(&format!("step {step}/{}  {message}{eta}", self.total));
+            let eta = left.map_or_else(String::new, |left| format!("  eta {}", clock(left)));
+            self.reporter.say(&format!("step {step}/{}  {}{eta}", self.total, parts.message()));
+        }
+    }
+
+    fn parts(&self, step: u64, now: Instant, left: Option<Duration>) -> Parts {
+        let loss = self.values.get("loss").copied().unwrap_or_else(|| self.value("step_loss"));
+        let held_out = match (self.values.get("valid_bpd"), self.values.get("valid_loss")) {
+            (Some(bits), _) => Some([format!("held out {bits:.3} bits/dim"), format!("held out {bits:.3}")]),
+            (None, Some(loss)) => Some([format!("held out {loss:.4}"), format!("held out {loss:.4}")]),
+            (None, None) => None,
+        };
+        // Only where more threads, or packed pictures, would make a difference.
+        let waits = self.values.get("data_wait").filter(|share| **share >= WORTH_SAYING).map(|share| {
+            let short = format!("waits {:.0} %", 100.0 * share);
+            [format!("{short} for data ({:.0}/s)", self.value("data_per_sec")), short]
+        });
+        let short = |time: Duration| if time.as_secs() < 60 { format!("{}s", time.as_secs()) } else { clock(time) };
+        let passed = short(now - self.began);
+        Parts {
+            done: step,
+            total: self.total,
+            loss: format!("loss {loss:.4}"),
+            held_out,
+            rate: format!("{:.1} images/s", self.value("images_per_sec")),
+            waits,
+            memory: self.values.get("memory_mib").map(|mib| format!("{mib:.0} MiB")),
+            clock: left.map_or_else(|| passed.clone(), |left| format!("{passed} < {}", short(left))),
         }
     }
 }
@@ -165,7 +180,9 @@ impl TrainingProgressLogger for PlainRenderer {
     fn end_split(&mut self) {}
 
     fn end(&mut self) {
-        self.reporter.bar.finish_and_clear();
+        if let Some(mut line) = self.reporter.line() {
+            line.clear();
+        }
     }
 
     fn log_event_training(&mut self, _: String) {}

@@ -8,6 +8,8 @@ use ddpm_infer::runs::{RunFolder, steps_in};
 use crate::checksums::Checksums;
 use crate::facts::{bytes_in, mib};
 use crate::manifest::Manifest;
+use crate::output::print;
+use crate::say;
 use crate::train::lock;
 
 /// The words of `ddpm-train prune`.
@@ -41,7 +43,7 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
     }
     let bytes: u64 = going.iter().map(|(path, _)| bytes_in(path)).sum();
     for (path, why) in &going {
-        println!("{}, {why}, {}", path.display(), mib(bytes_in(path)));
+        print(&format!("{}, {why}, {}\n", path.display(), mib(bytes_in(path))))?;
         if args.yes {
             std::fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
@@ -52,9 +54,9 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
         count => format!("{count} folders of {}", mib(bytes)),
     };
     match (going.is_empty(), args.yes) {
-        (true, _) => eprintln!("{count}"),
-        (false, true) => eprintln!("{count} removed"),
-        (false, false) => eprintln!("{count} would be removed; to do it, add --yes"),
+        (true, _) => say!("{count}"),
+        (false, true) => say!("{count} removed"),
+        (false, false) => say!("{count} would be removed; to do it, add --yes"),
     }
     Ok(())
 }

@@ -20,10 +20,12 @@ use ddpm_model::ema::{gamma_of, power_decay};
 use ddpm_model::resample::LossSecondMoment;
 
 use crate::anomaly::{self, Anomaly};
-use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, prune};
+use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, prune, remove_half_written};
 use crate::config::{Experiment, OnNonFinite};
 use crate::devices::Workers;
+use crate::divergence::Divergence;
 use crate::memory::resident_mib;
+use crate::metrics::read_lines;
 use crate::model::{StepReport, TrainModel};
 use crate::noising::draw_by_importance;
 use crate::optim::{clip_global_norm, ema_update, scale_gradients, weight_norm};
@@ -120,6 +122,8 @@ pub struct Outcome {
     pub state: TrainState,
     /// Why it stopped early, unless it was asked to.
     pub error: Option<TrainError>,
+    /// The smoothed loss and its lowest value, if the run has diverged.
+    pub diverged: Option<[f64; 2]>,
 }
 
 /// The step loop with all it needs besides the `Learner`.
@@ -144,8 +148,8 @@ pub struct StepStrategy<const D: usize> {
     pub post_hoc: Vec<(f64, TrainModel<D>)>,
     /// How fast the data are read.
     pub reading: Arc<ReadingSpeed>,
-    /// Makes pictures.
-    pub preview: Preview,
+    /// Makes pictures, unless there are to be none.
+    pub preview: Option<Preview>,
     /// Looks at held-out data.
     pub validation: Option<Validation<D>>,
     /// Whether a step that is not finite is computed once more, to find where that begins.
@@ -177,11 +181,16 @@ impl<const D: usize> SupervisedLearningStrategy<TrainModel<D>> for StepStrategy<
             tap: OptimizerTap::default(),
             window: (Instant::now(), self.state.images_seen),
             waited: Duration::ZERO,
+            checkpoint: (self.state.step, Instant::now()),
+            snapshot: self.state.step,
+            divergence: Divergence::of_lines(&read_lines(&self.run.metrics()).unwrap_or_default()),
+            warned: false,
         };
         let error = run.run(&mut parts, &mut learner, &train).err();
 
         parts.interrupter.fail_on_error(parts.event_processor.process_train(LearnerEvent::EndSplit(epoch)));
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Outcome { state: run.state, error };
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) =
+            Outcome { state: run.state, error, diverged: run.divergence.verdict() };
         (learner.model(), parts.event_processor)
     }
 }
@@ -206,6 +215,14 @@ struct Loop<'a, const D: usize> {
     window: (Instant, u64),
     /// How long it waited for data in that stretch.
     waited: Duration,
+    /// The step of the last checkpoint, and when it was written.
+    checkpoint: (u64, Instant),
+    /// The step of the last snapshot.
+    snapshot: u64,
+    /// Whether the loss runs away.
+    divergence: Divergence,
+    /// Whether that was said already.
+    warned: bool,
 }
 
 impl<const D: usize> Loop<'_, D> {
@@ -216,11 +233,12 @@ impl<const D: usize> Loop<'_, D> {
         train: &TrainLoader<TrainModel<D>>,
     ) -> Result<(), TrainError> {
         let config = &self.strategy.experiment.train;
+        self.save_missing_weights()?;
         // The items after those already seen: the stream is a function of (seed, item).
-        let end = self.state.images_seen + (config.steps - self.state.step) * config.batch_size as u64;
+        let left = config.steps.saturating_sub(self.state.step);
+        let end = self.state.images_seen + left * config.batch_size as u64;
         let train = train.slice(self.state.images_seen as usize, end as usize);
         let mut batches = train.iter();
-        let mut saved_at = self.state.step;
         let mut is_first = true;
         let by_loss = LossSecondMoment::default();
         let workers = Workers::new(&self.strategy.devices);
@@ -325,7 +343,7 @@ impl<const D: usize> Loop<'_, D> {
                 self.strategy.average(&mut self.ema, &learner.model(), report.ema_decay);
             }
 
-            // 4. Numbers, pictures, snapshots, checkpoints.
+            // 4. Numbers, pictures, checkpoints, snapshots.
             report.held_out = self.validate();
             self.log(report, parts, learner);
             // Some devices compile and choose their kernels in the first step: it stays out of images/s.
@@ -336,6 +354,10 @@ impl<const D: usize> Loop<'_, D> {
             if last || due(self.state.step, self.strategy.experiment.preview.every) {
                 self.preview();
             }
+            // Before the snapshot: if there is no room for that, the run goes on from here.
+            if last || due(self.state.step, config.checkpoint_every) || self.checkpoint_is_late() {
+                self.save_checkpoint(parts, learner)?;
+            }
             if last || due(self.state.step, config.snapshot_every) {
                 self.save_snapshot()?;
             }
@@ -343,17 +365,30 @@ impl<const D: usize> Loop<'_, D> {
             if post_hoc.as_ref().is_some_and(|post_hoc| last || due(self.state.step, post_hoc.every)) {
                 self.save_averages()?;
             }
-            if last || due(self.state.step, config.checkpoint_every) {
-                self.save_checkpoint(parts, learner)?;
-                saved_at = self.state.step;
-            }
         }
         // Stopped on request: nothing is lost, and there is something to sample from.
-        if saved_at != self.state.step {
-            self.save_snapshot()?;
+        if self.checkpoint.0 != self.state.step {
             self.save_checkpoint(parts, learner)?;
         }
+        if self.snapshot != self.state.step {
+            self.save_snapshot()?;
+        }
         Ok(())
+    }
+
+    /// Whether `train.checkpoint_minutes` have passed since the last checkpoint.
+    fn checkpoint_is_late(&self) -> bool {
+        let minutes = self.strategy.experiment.train.checkpoint_minutes;
+        minutes > 0.0 && self.checkpoint.1.elapsed().as_secs_f64() >= 60.0 * minutes
+    }
+
+    /// A run may have ended between a checkpoint and the snapshot of the same step: it is written now.
+    fn save_missing_weights(&mut self) -> Result<(), TrainError> {
+        let [snapshot, averages] = missing_weights(&self.strategy.run, &self.strategy.experiment, self.state.step);
+        if snapshot {
+            self.save_snapshot()?;
+        }
+        if averages { self.save_averages() } else { Ok(()) }
     }
 
     /// Dropout is a function of (seed, step), and of the device where there are several.
@@ -418,6 +453,7 @@ impl<const D: usize> Loop<'_, D> {
         state.last_finite_loss = report.loss;
         state.loss_sum += report.loss;
         state.loss_count += 1;
+        self.divergence.see(report.loss, 1.0);
         for (time, loss) in &report.rows {
             state.quartiles[self.strategy.quartiles.index(*time)].add(*loss);
         }
@@ -449,6 +485,11 @@ impl<const D: usize> Loop<'_, D> {
             report.data_per_sec = self.strategy.reading.take();
             report.memory_mib = resident_mib();
             report.time = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64());
+        }
+        if let Some(values) = self.divergence.verdict().filter(|_| regular && !self.warned) {
+            self.warned = true;
+            let line = format!("warning: step {}: {}", state.step, divergence_words(values, report.learning_rate));
+            self.strategy.reporter.say(&line);
         }
         if regular {
             (state.loss_sum, state.loss_count, state.skipped_since_line) = (0.0, 0, 0);
@@ -489,14 +530,19 @@ impl<const D: usize> Loop<'_, D> {
                 .collect(),
             optimizer,
         };
-        let saved = checkpoint.save(&checkpoints, &self.strategy.origin).map_err(failed)?;
+        let saved = checkpoint.save(&checkpoints, &self.strategy.origin).map_err(|error| {
+            remove_half_written(&checkpoints);
+            failed(error)
+        })?;
+        self.checkpoint = (step, Instant::now());
         prune(&checkpoints, self.strategy.experiment.train.keep_checkpoints);
         Ok(saved)
     }
 
-    fn save_snapshot(&self) -> Result<(), TrainError> {
+    fn save_snapshot(&mut self) -> Result<(), TrainError> {
         let dir = self.strategy.run.snapshots().join(step_name(self.state.step));
         let written = self.save_weights(&self.ema, &dir)?;
+        self.snapshot = self.state.step;
         self.strategy.reporter.say(&format!("step {}: snapshot {}", self.state.step, dir.display()));
         // What holds for the first holds for all.
         let is_first = steps_in(&self.strategy.run.snapshots()).len() == 1;
@@ -519,8 +565,10 @@ impl<const D: usize> Loop<'_, D> {
         let step = self.state.step;
         let config = SnapshotConfig { step, images_seen: self.state.images_seen, ..self.strategy.snapshot.clone() };
         // Factors that are trained beside weights become part of these.
-        Snapshot::save(&model.net.clone().materialize(), &config, dir)
-            .map_err(|source| TrainError::Snapshot { step, source })
+        Snapshot::save(&model.net.clone().materialize(), &config, dir).map_err(|source| {
+            dir.parent().into_iter().for_each(remove_half_written);
+            TrainError::Snapshot { step, source }
+        })
     }
 
     /// What the averaged weights make of held-out data, where it is time for it and a regular line of metrics is due:
@@ -540,9 +588,10 @@ impl<const D: usize> Loop<'_, D> {
 
     /// A picture that cannot be made is no reason to stop training.
     fn preview(&mut self) {
+        let Some(preview) = &self.strategy.preview else { return };
         let step = self.state.step;
         let start = Instant::now();
-        let drawn = self.strategy.preview.draw(&self.ema.net, &self.strategy.run.previews(), &step_name(step));
+        let drawn = preview.draw(&self.ema.net, &self.strategy.run.previews(), &step_name(step));
         self.strategy.reporter.say(&match drawn {
             Ok(picture) => format!("step {step}: preview {}", picture.display()),
             Err(error) => format!("warning: step {step}: no preview: {error}"),
@@ -569,6 +618,26 @@ fn non_finite<const D: usize>(
         // Every gradient is finite, and the sum of their squares too large for a number.
         None => what.into(),
     })
+}
+
+/// Says that the loss runs away, and what may be at fault.
+pub fn divergence_words([now, lowest]: [f64; 2], learning_rate: f64) -> String {
+    format!(
+        "the run diverges: the smoothed loss is {now:.3e}, and was {lowest:.3e} at its lowest; the learning rate is \
+         {learning_rate:e}, and a lower optimizer.learning_rate may hold"
+    )
+}
+
+/// Whether the snapshot, and the averages, that are due after a step are not there.
+pub fn missing_weights(run: &RunFolder, experiment: &Experiment, step: u64) -> [bool; 2] {
+    let is_due = |every| step > 0 && (step >= experiment.train.steps || due(step, every));
+    let is_missing = |dir: PathBuf| !dir.join(step_name(step)).exists();
+    let post_hoc = experiment.ema.post_hoc.as_ref().filter(|post_hoc| is_due(post_hoc.every));
+    let mut averages = post_hoc.into_iter().flat_map(|post_hoc| &post_hoc.widths);
+    [
+        is_due(experiment.train.snapshot_every) && is_missing(run.snapshots()),
+        averages.any(|width| is_missing(run.averages().join(width_name(*width)))),
+    ]
 }
 
 fn due(step: u64, every: u64) -> bool {

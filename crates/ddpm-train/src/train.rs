@@ -1,5 +1,6 @@
 //! A training from beginning to end: what was asked for, what that means, and the run it becomes.
 
+use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ use ddpm_data::random::{Stream, mix};
 use ddpm_data::{DataConfig, ImageLabels, OpenData, OrderedLoader, Split};
 use ddpm_infer::device::{self, OpenDevice};
 use ddpm_infer::inspect_data::checking_pictures;
-use ddpm_infer::runs::RunFolder;
+use ddpm_infer::runs::{RUNS, RunFolder, list, steps_in, widths_in};
 use ddpm_infer::sample::points_beside;
 use ddpm_infer::snapshot::SnapshotConfig;
 use ddpm_kernels::Precision;
@@ -30,21 +31,25 @@ use ddpm_model::variance::Variance;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::checkpoint::{Checkpoint, Found, TrainState, prune, restore, set_aside};
+use crate::checkpoint::{Checkpoint, Found, TrainState, prune, remove_half_written, restore, set_aside};
 use crate::config::load::{ConfigError, Problem, Source};
 use crate::config::{Balance, Experiment, TimeSampling};
 use crate::fine_tune::Start;
 use crate::manifest::{self, Manifest};
+use crate::memory::Estimate;
 use crate::metrics::{FIELDS, JsonLines, STEP_LOSS, StepMetric, truncate_after};
 use crate::model::TrainModel;
 use crate::noising::{Labels, Noising, NoisyLoader};
 use crate::optim::settle;
+use crate::output::print;
 use crate::preview::Preview;
 use crate::progress::{Display, PlainRenderer, Reporter};
 use crate::quartiles::Quartiles;
 use crate::rate::RateSchedule;
 use crate::report;
-use crate::strategy::{Outcome, StepStrategy};
+use crate::say;
+use crate::started_as::{self, quoted};
+use crate::strategy::{Outcome, StepStrategy, divergence_words, missing_weights};
 use crate::tensorboard::EventFile;
 use crate::trained_part::trained_numbers;
 use crate::validation::{Validation, ValidationError};
@@ -97,10 +102,11 @@ const LEFT_AT_ONCE: i32 = 131;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keys that may change when a run goes on. With any other key it would be another run.
-const RESUMABLE: [&str; 15] = [
+const RESUMABLE: [&str; 16] = [
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
+    "train.checkpoint_minutes",
     "train.keep_checkpoints",
     "train.snapshot_every",
     "train.workers",
@@ -142,6 +148,8 @@ struct Plan {
     /// The first of them is the main one.
     devices: Vec<OpenDevice>,
     resumed: Option<(RunFolder, Manifest)>,
+    /// The snapshot that a run starts from.
+    from: Option<PathBuf>,
     start: Option<Start>,
 }
 
@@ -155,8 +163,11 @@ impl Plan {
         let name = resumed.as_ref().map_or_else(|| source.name(), |(_, manifest)| manifest.experiment.clone());
         let file = source.file();
         let devices = open_devices(&options.devices)?;
-        let open = |from: &PathBuf| Start::open(from, &devices[0].device);
-        let start = options.from.as_ref().map(open).transpose()?;
+        let from = options.from.as_ref().map(|from| from.canonicalize().unwrap_or_else(|_| from.clone()));
+        // A run that must begin again starts from where it started.
+        let again = || resumed.as_ref().filter(|(run, _)| begins_again(run, options))?.1.from.clone();
+        let open = |from: PathBuf| Start::open(&from, &devices[0].device);
+        let start = options.from.clone().or_else(again).map(open).transpose()?;
         let mut experiment = source.load(&options.set, start.as_ref().map(Start::sections).unwrap_or_default())?;
         let problems = problems_with(&devices, &experiment);
         if !problems.is_empty() {
@@ -176,22 +187,22 @@ impl Plan {
         }
         let diffusion = experiment.diffusion.init()?;
         if let Some(warning) = diffusion.schedule().and_then(Schedule::warning) {
-            eprintln!("warning: diffusion.schedule: {warning}");
+            say!("warning: diffusion.schedule: {warning}");
         }
         if let Some(start) = &start {
             start.check(&experiment)?;
         }
         for line in start.iter().flat_map(|start| start.describe(&experiment)) {
-            eprintln!("{line}");
+            say!("{line}");
         }
-        Ok(Self { name, experiment, data, diffusion, devices, resumed, start })
+        Ok(Self { name, experiment, data, diffusion, devices, resumed, from, start })
     }
 
     /// `--dry-run`.
     fn describe(&self) -> anyhow::Result<()> {
-        let train = &self.experiment.train;
         let network = self.experiment.model.init(&self.devices[0].device.clone().autodiff());
         let parameters = network.num_params();
+        let memory = self.estimate(parameters);
         let trained = match self.experiment.fine_tune.is_everything() {
             true => String::new(),
             false => {
@@ -199,32 +210,38 @@ impl Plan {
                 format!(", {trained} of them trained")
             }
         };
-        let memory = self.experiment.model.memory_estimate(
-            parameters,
-            &self.data.info.shape,
-            train.batch_size / train.accumulate / self.devices.len(),
-        );
-        println!("{}", toml::to_string(&self.experiment)?);
-        println!("# experiment   {}", self.name);
-        println!("# data         {} items of shape {:?}", self.data.items.len(), self.data.info.shape);
-        println!("# device       {}", names_of(&self.devices));
-        println!("# parameters   {parameters}{trained}");
-        let kept = self.experiment.ema.post_hoc.as_ref().map_or(0, |post_hoc| post_hoc.widths.len() as u64);
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        println!(
-            "# memory       about {:.0} MiB: {:.0} parameters, {:.0} gradients, {:.0} optimiser, {:.0} averages, {:.0} activations",
-            mib(memory.total().saturating_add(kept * memory.ema)),
-            mib(memory.parameters),
-            mib(memory.gradients),
-            mib(memory.optimizer),
-            mib((1 + kept) * memory.ema),
-            mib(memory.activations),
-        );
+        let described = [
+            toml::to_string(&self.experiment)?,
+            format!("# experiment   {}", self.name),
+            format!("# data         {} items of shape {:?}", self.data.items.len(), self.data.info.shape),
+            format!("# device       {}", names_of(&self.devices)),
+            format!("# parameters   {parameters}{trained}"),
+            format!("# memory       {memory}\n"),
+        ];
+        print(&described.join("\n"))?;
+        self.warn(&memory);
         Ok(())
     }
 
+    fn estimate(&self, parameters: usize) -> Estimate {
+        Estimate::of(&self.experiment, &self.data.info.shape, parameters, self.devices.len())
+    }
+
+    /// Says what is possible but hardly meant.
+    fn warn(&self, memory: &Estimate) {
+        if let Some(warning) = memory.warning(&self.devices[0]) {
+            say!("warning: {warning}");
+        }
+        let (batch, items) = (self.experiment.train.batch_size, self.data.items.len());
+        if batch > items {
+            say!("warning: train.batch_size is {batch}, but there are only {items} items: each step sees some twice");
+        }
+    }
+
     fn train<const D: usize>(self, options: &Options) -> anyhow::Result<Finish> {
-        let Self { name, experiment, data, diffusion, devices, resumed, start } = self;
+        let parameters = self.experiment.model.init(&self.devices[0].device).num_params();
+        self.warn(&self.estimate(parameters));
+        let Self { name, experiment, data, diffusion, devices, resumed, from, start } = self;
         let train = &experiment.train;
         let with_autodiff = |open: &OpenDevice| match train.gradient_checkpointing {
             true => open.device.clone().autodiff().gradient_checkpointing(),
@@ -240,7 +257,6 @@ impl Plan {
         if let Some(start) = start {
             net = settle(start.give(net)?);
         }
-        let parameters = net.num_params();
         net = experiment.fine_tune.apply(net);
 
         // The run folder, and what was left in it.
@@ -254,7 +270,8 @@ impl Plan {
             Checkpoint::choose(&run.checkpoints(), options.step, widths, &manifest.origin())
                 .with_context(|| format!("{} cannot go on", run.0.display()))
         };
-        let (checkpoint, found) = resumed.as_ref().map(choose).transpose()?.unzip();
+        let with_checkpoint = resumed.as_ref().filter(|(run, _)| !begins_again(run, options));
+        let (checkpoint, found) = with_checkpoint.map(choose).transpose()?.unzip();
         let mut state = TrainState::default();
         let mut average = None;
         let mut kept = Vec::new();
@@ -285,17 +302,21 @@ impl Plan {
             }
         }
 
-        if state.step >= train.steps {
-            eprintln!("{}: {} steps are done; to go further: --set train.steps=N", run.0.display(), state.step);
+        if state.step >= train.steps && missing_weights(&run, &experiment, state.step) == [false; 2] {
+            say!("{}: {} steps are done; to go further: --set train.steps=N", run.0.display(), state.step);
             return Ok(Finish::Done(run.0));
         }
         if let Some(found) = found {
             make_way(&found)?;
         }
-        let manifest = write_records(&run, &name, &experiment, &data, &devices, parameters, state.step)?;
+        if resumed.is_some() && with_checkpoint.is_none() {
+            say!("{} has no checkpoint yet: it begins again at step 0", run.0.display());
+        }
+        let begun = manifest::Start::now(&names_of(&devices), state.step);
+        let manifest = write_records(&run, &name, &experiment, &data, parameters, from, begun)?;
         announce(&run, &experiment, &data, &devices, parameters, state.step);
         if !experiment.fine_tune.is_everything() {
-            eprintln!("{} of the parameters are trained", trained_numbers(&model.net));
+            say!("{} of the parameters are trained", trained_numbers(&model.net));
         }
         truncate_after(&run.metrics(), state.last_line())?;
         let events = train.tensorboard.then(|| EventFile::rebuild(&run)).transpose();
@@ -347,9 +368,9 @@ impl Plan {
             device.device.clone(),
         )?;
         let interrupter = Interrupter::new();
-        stop_on_signals(&interrupter)?;
         let display = if options.tui { Display::Dashboard } else { Display::Plain };
-        let reporter = Reporter::new(display, train.steps, state.step);
+        let reporter = Reporter::new(display);
+        stop_on_signals(&interrupter, &reporter)?;
         let outcome = Arc::new(Mutex::new(Outcome::default()));
         let strategy = StepStrategy {
             snapshot: SnapshotConfig::new(
@@ -400,10 +421,15 @@ impl Plan {
         }
         drop(lock);
         if let Err(error) = report::write(std::slice::from_ref(&run), &run.0.join(report::NAME)) {
-            eprintln!("warning: no report: {error:#}");
+            say!("warning: no report: {error:#}");
+        }
+        if let Some(values) = outcome.diverged {
+            let rate = experiment.optimizer.rate_at(outcome.state.step.saturating_sub(1), train.batch_size);
+            say!("warning: {}", divergence_words(values, rate));
         }
         if outcome.state.step < train.steps {
-            eprintln!("stopped after step {} of {}; to go on: {}", outcome.state.step, train.steps, resume_words(&run));
+            let resume = resume_words(&run, options);
+            say!("stopped after step {} of {}; to go on: {resume}", outcome.state.step, train.steps);
             return Ok(Finish::Interrupted(run.0));
         }
         Ok(Finish::Done(run.0))
@@ -455,9 +481,35 @@ fn problems_with(devices: &[OpenDevice], experiment: &Experiment) -> Vec<Problem
     problems
 }
 
+/// Whether a run has to begin again, as it was stopped before its first checkpoint. A folder that cannot be read is no
+/// such run.
+fn begins_again(run: &RunFolder, options: &Options) -> bool {
+    let is_empty = || match std::fs::read_dir(run.checkpoints()) {
+        Ok(_) => steps_in(&run.checkpoints()).is_empty(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    options.step.is_none() && is_empty()
+}
+
+/// The word for the run that was started or gone on with last.
+const LATEST: &str = "latest";
+
+/// The run that `--resume RUN` means.
+fn resumed_run(runs: &Path, run: &str) -> anyhow::Result<RunFolder> {
+    let newest =
+        |run: &RunFolder| (std::fs::metadata(run.manifest()).and_then(|file| file.modified()).ok(), run.0.clone());
+    match RunFolder::find(runs, run) {
+        Err(_) if run == LATEST => list(runs)
+            .into_iter()
+            .max_by_key(newest)
+            .with_context(|| format!("--resume latest: there is no run in {}", runs.display())),
+        found => Ok(found?),
+    }
+}
+
 /// Finds the run and what it says of itself, and refuses changes that would make it another run.
 fn resumable(runs: &Path, run: &str, sets: &[String]) -> anyhow::Result<(RunFolder, Manifest)> {
-    let run = RunFolder::find(runs, run)?;
+    let run = resumed_run(runs, run)?;
     for set in sets {
         let key = set.split('=').next().unwrap_or_default().trim();
         if !RESUMABLE.iter().any(|allowed| key == *allowed || (allowed.ends_with('.') && key.starts_with(allowed))) {
@@ -477,17 +529,17 @@ fn resumable(runs: &Path, run: &str, sets: &[String]) -> anyhow::Result<(RunFold
 /// Says which checkpoint the run goes on from, if it is not simply the newest, and moves the later ones out of its way.
 fn make_way(found: &Found) -> anyhow::Result<()> {
     for damage in &found.damaged {
-        eprintln!("warning: {damage}");
+        say!("warning: {damage}");
     }
     for path in &found.later {
-        eprintln!("{} is kept as {}", path.display(), set_aside(path)?.display());
+        say!("{} is kept as {}", path.display(), set_aside(path)?.display());
     }
     let path = found.path.display();
     if !found.damaged.is_empty() {
-        eprintln!("the newest good checkpoint is {path}");
+        say!("the newest good checkpoint is {path}");
     }
     if !found.verified {
-        eprintln!("note: {path} has no checksums, as an older version wrote it: it is not verified");
+        say!("note: {path} has no checksums, as an older version wrote it: it is not verified");
     }
     Ok(())
 }
@@ -506,7 +558,7 @@ fn validation<const D: usize>(
     // Generated points are the same for every run, too.
     let data = ddpm_data::open(&experiment.data, Split::Test, 0).map_err(ValidationError::from);
     data.and_then(|data| Validation::read(config, &data, batch_size, noising, &device.device))
-        .map_err(|error| eprintln!("warning: no validation: {error}"))
+        .map_err(|error| say!("warning: no validation: {error}"))
         .ok()
 }
 
@@ -583,16 +635,16 @@ fn other_classes(experiment: &Experiment, data: &OpenData, asked: usize) -> Stri
 /// Says what is not learned of the data.
 fn tell_of_data(experiment: &Experiment, data: &OpenData) {
     if data.ignored.count > 0 {
-        eprintln!("note: {}", data.ignored);
+        say!("note: {}", data.ignored);
     }
     if !data.skipped.is_empty() {
-        eprintln!("warning: {} files are not readable pictures and are skipped:", data.skipped.len());
-        data.skipped.iter().take(10).for_each(|file| eprintln!("  {file}"));
+        say!("warning: {} files are not readable pictures and are skipped:", data.skipped.len());
+        data.skipped.iter().take(10).for_each(|file| say!("  {file}"));
     }
     let has_labels = matches!(&experiment.data, DataConfig::Images(images) if images.labels == ImageLabels::Folders);
     if has_labels && experiment.model.num_classes() == 0 && experiment.train.balance == Balance::Items {
         let classes = data.info.classes_in_short();
-        eprintln!(
+        say!(
             "note: the network learns no classes, and the folder has {classes}; model.classes = \"data\" makes it learn \
              them"
         );
@@ -645,24 +697,29 @@ fn write_records(
     name: &str,
     experiment: &Experiment,
     data: &OpenData,
-    devices: &[OpenDevice],
     parameters: usize,
-    from_step: u64,
+    from: Option<PathBuf>,
+    begun: manifest::Start,
 ) -> anyhow::Result<Manifest> {
     let config = toml::to_string(experiment)?;
     let aside = run.config().with_extension("toml.tmp");
     std::fs::write(&aside, config).with_context(|| format!("cannot write {}", aside.display()))?;
     std::fs::rename(&aside, run.config()).with_context(|| format!("cannot write {}", run.config().display()))?;
-    let starts = Manifest::read(&run.manifest()).map(|manifest| manifest.starts).unwrap_or_default();
+    let before = Manifest::read(&run.manifest()).ok();
+    let (starts, started_from) = before.map_or_else(Default::default, |before| (before.starts, before.from));
     let manifest = Manifest {
         experiment: name.into(),
         parameters,
         data: format!("{}: {} items of shape {:?}", data.info.name, data.items.len(), data.info.shape),
         seed: experiment.train.seed,
-        starts: starts.into_iter().chain([manifest::Start::now(&names_of(devices), from_step)]).collect(),
+        // JSON has no names that are no text.
+        from: started_from.or(from.map(|from| from.to_string_lossy().into_owned().into())),
+        starts: starts.into_iter().chain([begun]).collect(),
     };
     manifest.write(&run.manifest()).with_context(|| format!("cannot write {}", run.manifest().display()))?;
     prune(&run.checkpoints(), experiment.train.keep_checkpoints);
+    remove_half_written(&run.snapshots());
+    widths_in(&run.averages()).iter().for_each(|(_, folder)| remove_half_written(folder));
     Ok(manifest)
 }
 
@@ -674,8 +731,8 @@ fn announce(
     parameters: usize,
     from_step: u64,
 ) {
-    eprintln!("{}", run.0.display());
-    eprintln!(
+    say!("{}", run.0.display());
+    say!(
         "{} items of shape {:?}, {parameters} parameters, {} steps of {} on {}",
         data.items.len(),
         data.info.shape,
@@ -684,22 +741,22 @@ fn announce(
         names_of(devices)
     );
     if from_step > 0 {
-        eprintln!("going on after step {from_step}");
+        say!("going on after step {from_step}");
     }
     if let Some(remark) = devices[0].first_use() {
-        eprintln!("{remark}");
+        say!("{remark}");
     }
 }
 
 /// Ctrl-C, SIGTERM and SIGHUP: the first signal finishes the step and saves, the second leaves at once.
-fn stop_on_signals(interrupter: &Interrupter) -> anyhow::Result<()> {
-    let interrupter = interrupter.clone();
+fn stop_on_signals(interrupter: &Interrupter, reporter: &Reporter) -> anyhow::Result<()> {
+    let (interrupter, reporter) = (interrupter.clone(), reporter.clone());
     let asked = AtomicBool::new(false);
     ctrlc::set_handler(move || {
         if asked.swap(true, Ordering::Relaxed) {
             std::process::exit(LEFT_AT_ONCE);
         }
-        eprintln!("\nstopping after this step; once more to leave at once (back to the last checkpoint)");
+        reporter.say("stopping after this step; once more to leave at once (back to the last checkpoint)");
         interrupter.stop(Some("signal"));
     })
     .context("cannot listen for Ctrl-C")
@@ -714,6 +771,21 @@ fn renderer(display: Display, interrupter: &Interrupter, reporter: &Reporter, to
     Box::new(PlainRenderer::new(reporter.clone(), total))
 }
 
-fn resume_words(run: &RunFolder) -> String {
-    format!("cargo run -p ddpm-train -- --resume {}", run.0.display())
+/// The command that goes on with a run, started as this program was.
+fn resume_words(run: &RunFolder, options: &Options) -> String {
+    // A path that is no text can only be given by --runs.
+    let name = run.0.to_str().map(OsStr::new).or(run.0.file_name()).unwrap_or_default();
+    let mut words = vec![started_as::program(), "--resume".into(), quoted(name)];
+    if options.runs != Path::new(RUNS) {
+        words.extend(["--runs".into(), quoted(&options.runs)]);
+    }
+    match &options.devices[..] {
+        [] => {}
+        [device] => words.extend(["--device".into(), quoted(device)]),
+        devices => words.extend(["--devices".into(), quoted(devices.join(","))]),
+    }
+    if options.tui {
+        words.push("--tui".into());
+    }
+    words.join(" ")
 }

@@ -274,6 +274,8 @@ pub struct TrainConfig {
     pub log_every: u64,
     /// Steps between two checkpoints (everything to resume); one more is written at the end.
     pub checkpoint_every: u64,
+    /// Minutes after which a checkpoint is written whatever the step; 0: none.
+    pub checkpoint_minutes: f64,
     /// Checkpoints that are kept, newest first.
     pub keep_checkpoints: usize,
     /// Steps between two snapshots (weights to sample from); one more is written at the end.
@@ -304,6 +306,7 @@ impl Default for TrainConfig {
             label_drop: 0.1,
             log_every: 50,
             checkpoint_every: 5_000,
+            checkpoint_minutes: 10.0,
             keep_checkpoints: 2,
             snapshot_every: 20_000,
             workers: 2,
@@ -322,7 +325,7 @@ impl Default for TrainConfig {
 pub struct PreviewConfig {
     /// Steps between two preview pictures; 0 makes only the one at the end.
     pub every: u64,
-    /// Samples in a picture.
+    /// Samples in a picture; 0: no picture at all.
     pub count: usize,
     /// Name of the sampler.
     pub sampler: String,
@@ -354,6 +357,12 @@ impl Default for ValidationConfig {
     }
 }
 
+/// More threads than any machine has use for; each holds batches in memory.
+const MOST_WORKERS: usize = 256;
+
+/// More samples than a person looks at in one picture.
+const MOST_PREVIEWED: usize = 10_000;
+
 impl Experiment {
     /// What is wrong with values that are of the right type, key by key.
     pub fn problems(&self) -> Vec<(String, String)> {
@@ -374,12 +383,21 @@ impl Experiment {
             ("train.snapshot_every", train.snapshot_every),
             ("train.workers", train.workers as u64),
             ("train.max_skips", train.max_skips),
-            ("preview.count", self.preview.count as u64),
             ("preview.steps", self.preview.steps as u64),
             ("validation.count", self.validation.count as u64),
         ] {
             require(value > 0, key, "must be at least 1, not 0".into());
         }
+        for (key, value, most) in
+            [("train.workers", train.workers, MOST_WORKERS), ("preview.count", self.preview.count, MOST_PREVIEWED)]
+        {
+            require(value <= most, key, format!("must be at most {most}, not {value}"));
+        }
+        require(
+            train.checkpoint_minutes >= 0.0 && train.checkpoint_minutes.is_finite(),
+            "train.checkpoint_minutes",
+            format!("must be 0 or more, but is {}", train.checkpoint_minutes),
+        );
         require(
             train.accumulate == 0 || train.batch_size.is_multiple_of(train.accumulate),
             "train.accumulate",

@@ -40,8 +40,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
         _ => args.runs.join(NAME),
     });
     write(&runs, &out)?;
-    println!("{}", out.display());
-    Ok(())
+    crate::output::print_path(&out)
 }
 
 /// What the page is called.
