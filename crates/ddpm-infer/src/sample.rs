@@ -19,13 +19,12 @@ use crate::diffusers::scheduler_config::Method;
 use crate::diffusers::{Plan, Tables};
 use crate::evaluation::blocks::Shard;
 use crate::evaluation::sources::hash;
-use crate::guidance::{Guidance, Interval, Threshold};
 use crate::job::{ClassChoice, Progress, Samples, SamplingJob, TrainedModel};
-use crate::levels::{Ends, Ladder, LevelsError};
 use crate::noise::{Generator, NoiseChoice};
-use crate::numbers::{above_zero, at_least, from_zero, share};
+use crate::numbers::{at_least, from_zero};
 use crate::runs::RunFolder;
-use crate::samplers::{Churn, Langevin, Sampler, SamplerError, SamplerOptions, Tolerance};
+use crate::samplers::{Sampler, SamplerError};
+use crate::sampling_args::{GuidanceArgs, LevelArgs, SamplerArgs};
 use crate::shards::Parts;
 use crate::snapshot::{Sampling, Snapshot, SnapshotConfig};
 use crate::tasks::Task;
@@ -71,47 +70,10 @@ pub struct SampleArgs {
     /// Steps of the sampler; without it, those of the default, and with --sampler what is usual for it.
     #[arg(long, value_name = "N", value_parser = at_least::<1, usize>, help_heading = "Sampler")]
     steps: Option<usize>,
-    /// Share of noise in ddim, from 0 (deterministic, without it) to 1.
-    #[arg(long, value_name = "ETA", value_parser = share, help_heading = "Sampler")]
-    eta: Option<f64>,
-    /// Churn of heun: noise on the way, 0 without it (S_churn of Karras et al. 2022).
-    #[arg(long, value_name = "AMOUNT", value_parser = from_zero, help_heading = "Sampler")]
-    s_churn: Option<f64>,
-    /// No churn where sigma is less.
-    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.min,
-        value_parser = from_zero, help_heading = "Sampler")]
-    s_min: f64,
-    /// No churn where sigma is more.
-    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.max,
-        value_parser = from_zero, help_heading = "Sampler")]
-    s_max: f64,
-    /// Deviation of the noise of churn.
-    #[arg(long, value_name = "DEVIATION", requires = "s_churn", default_value_t = Churn::NONE.noise,
-        value_parser = from_zero, help_heading = "Sampler")]
-    s_noise: f64,
-    /// What a step of rk45 may be off by, relative to the values.
-    #[arg(long, value_name = "R", value_parser = from_zero, help_heading = "Sampler")]
-    rtol: Option<f64>,
-    /// What a step of rk45 may be off by beside that.
-    #[arg(long, value_name = "A", value_parser = above_zero, help_heading = "Sampler")]
-    atol: Option<f64>,
-    /// Signal-to-noise ratio of the corrector of predictor-corrector; 0 for none.
-    #[arg(long, value_name = "R", value_parser = share, help_heading = "Sampler")]
-    snr: Option<f64>,
-    /// Steps of langevin at every level.
-    #[arg(long, value_name = "N", value_parser = at_least::<1, usize>, help_heading = "Sampler")]
-    langevin_steps: Option<usize>,
-    /// Length of those steps, in units of the variance of the level's noise.
-    #[arg(long, value_name = "E", value_parser = above_zero, help_heading = "Sampler")]
-    langevin_epsilon: Option<f64>,
-    #[arg(long, value_name = "NAME", help = levels_help(), help_heading = "Noise")]
-    levels: Option<Ladder>,
-    /// Last sigma of karras and exponential levels; without it, that of the first trained step.
-    #[arg(long, value_name = "SIGMA", help_heading = "Noise")]
-    sigma_min: Option<f64>,
-    /// First sigma of karras and exponential levels; without it, that of the last trained step.
-    #[arg(long, value_name = "SIGMA", help_heading = "Noise")]
-    sigma_max: Option<f64>,
+    #[command(flatten)]
+    options: SamplerArgs,
+    #[command(flatten)]
+    levels: LevelArgs,
     /// Who draws the noise: own, or torch as PyTorch does on the CPU, with the tables of diffusers in f32 and along the
     /// scheduler in the folder.
     #[arg(long, value_name = "WHO", value_enum, default_value_t, help_heading = "Noise")]
@@ -119,22 +81,11 @@ pub struct SampleArgs {
     /// Start from this noise of shape [N, ..]: a .npy file, or a safetensors file with one tensor.
     #[arg(long, value_name = "FILE", help_heading = "Noise")]
     init_noise: Option<PathBuf>,
-    /// Scale of classifier-free guidance: 0 forgets the class, 1 is none, more pushes harder towards the class.
+    /// Scale of classifier-free guidance; 1 disables it.
     #[arg(long, value_name = "SCALE", value_parser = from_zero, help_heading = "Guidance")]
     guidance: Option<f64>,
-    /// Guide only where sigma lies above LO and up to HI; sigma as for --levels.
-    #[arg(long, value_name = "LO,HI", requires = "guidance", help_heading = "Guidance")]
-    guidance_interval: Option<Interval>,
-    /// Share of the guided x_0 that gets its deviation from before back, from 0 to 1.
-    #[arg(long, value_name = "PHI", requires = "guidance", default_value_t = 0.0, value_parser = share,
-        help_heading = "Guidance")]
-    guidance_rescale: f64,
-    /// A weaker snapshot to guide away from, in place of the null class (autoguidance).
-    #[arg(long, value_name = "PATH", requires = "guidance", help_heading = "Guidance")]
-    guide: Option<PathBuf>,
-    /// Hold x_0 by scaling it down to this share of its values (such as 0.995) instead of clipping it.
-    #[arg(long, value_name = "P", help_heading = "Guidance")]
-    dynamic_threshold: Option<f64>,
+    #[command(flatten)]
+    guiding: GuidanceArgs,
     /// The folder that the samples go to; without it, a new one in the run's folder.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
@@ -158,14 +109,6 @@ fn sampler_help() -> String {
     )
 }
 
-fn levels_help() -> String {
-    format!(
-        "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03; without it, \
-         what suits the sampler: linspace, exponential from 80 to 0.02 or leading, and karras where noise explodes",
-        Ladder::NAMES.join(", ")
-    )
-}
-
 /// Does what the arguments say and gives the folder with the samples.
 pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let (path, run) = args.snapshot.choose()?;
@@ -173,7 +116,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let (snapshot, diffusion) = args.snapshot.load(&path, &open.device)?;
     let config = &snapshot.config;
     let job = args.job(&path, &snapshot, &diffusion)?;
-    let weaker = args.guide.as_deref().map(|path| args.snapshot.load(path, &open.device)).transpose()?;
+    let weaker = args.guiding.guide.as_deref().map(|path| args.snapshot.load(path, &open.device)).transpose()?;
     let guide = weaker.as_ref().map(|(snapshot, diffusion)| trained(snapshot, diffusion));
     let model = TrainedModel { guide: guide.as_ref(), ..trained(&snapshot, &diffusion) };
     // Before minutes of work, not after.
@@ -265,7 +208,7 @@ impl SampleArgs {
             Some(plan) => (plan.sampler, None),
             None => self.sampler(&task, config, path, diffusion)?,
         };
-        let levels = self.levels(sampler, diffusion)?;
+        let levels = self.levels.of(sampler, diffusion)?;
         let init_noise =
             self.init_noise.as_deref().map(|file| init_noise::read(file, &config.data.shape)).transpose()?;
         let per_item = config.data.values_per_item();
@@ -289,12 +232,7 @@ impl SampleArgs {
             noise: NoiseChoice { generator: self.noise_compat, start: init_noise },
             class: class_choice(self.class.as_deref(), classes, &config.data.classes)?,
             clip: clip_for(&config.data),
-            guidance: Guidance {
-                scale: self.guidance.unwrap_or(1.0),
-                interval: self.guidance_interval.unwrap_or_default(),
-                rescale: self.guidance_rescale,
-                threshold: self.dynamic_threshold.map(Threshold::at),
-            },
+            guidance: self.guiding.at(self.guidance.unwrap_or(1.0)),
             frames: FRAMES,
         })
     }
@@ -307,41 +245,13 @@ impl SampleArgs {
         path: &Path,
         diffusion: &Diffusion,
     ) -> anyhow::Result<(Sampler, Option<usize>)> {
-        let options = self.options(diffusion);
+        let options = self.options.all(diffusion);
         if let Some(name) = self.sampler.as_deref().or(task.usual_sampler()) {
             return Ok((Sampler::new(name, options)?, None));
         }
         let Sampling { sampler, steps } = usual_sampling(config, path, diffusion);
         let sampler = Sampler::new(&sampler, options).context("the default sampler of this model")?;
         Ok((sampler, Some(steps)))
-    }
-
-    /// What belongs to one sampler or another.
-    fn options(&self, diffusion: &Diffusion) -> SamplerOptions {
-        let churn = |amount: f64| Churn { amount, min: self.s_min, max: self.s_max, noise: self.s_noise };
-        SamplerOptions {
-            variance: diffusion.variance(),
-            eta: self.eta,
-            churn: self.s_churn.map(churn),
-            tolerance: (self.rtol.is_some() || self.atol.is_some()).then(|| Tolerance {
-                absolute: self.atol.unwrap_or(Tolerance::USUAL.absolute),
-                relative: self.rtol.unwrap_or(Tolerance::USUAL.relative),
-            }),
-            langevin: (self.langevin_steps.is_some() || self.langevin_epsilon.is_some()).then(|| Langevin {
-                steps: self.langevin_steps.unwrap_or(Langevin::USUAL.steps),
-                epsilon: self.langevin_epsilon.unwrap_or(Langevin::USUAL.epsilon),
-            }),
-            snr: self.snr,
-        }
-    }
-
-    fn levels(&self, sampler: Sampler, diffusion: &Diffusion) -> Result<Ladder, LevelsError> {
-        let ends = Ends { min: self.sigma_min, max: self.sigma_max };
-        match &self.levels {
-            Some(levels) => levels.clone().with_ends(ends),
-            None if ends == Ends::default() => Ok(sampler.usual_levels(diffusion)),
-            None => sampler.usual_levels(diffusion).with_ends(ends.or(Ends::usual(diffusion))),
-        }
     }
 
     /// How to have the sampler of the paper where another one was chosen unasked.
@@ -386,7 +296,7 @@ impl SampleArgs {
         }
         // All that a sample depends on besides its number.
         let choices = SamplingJob { batch_size: 0, frames: 0, ..job.clone() };
-        let choices = format!("{choices:?}, guide {:?}{}", self.guide, in_half(&snapshot.network));
+        let choices = format!("{choices:?}, guide {:?}{}", self.guiding.guide, in_half(&snapshot.network));
         let about = format!(
             "{} samples of {} ({}) with seed {}, choices {:016x}",
             job.count,
@@ -406,20 +316,14 @@ impl SampleArgs {
             Generator::Torch => snapshot.scheduler.as_ref(),
         };
         let Some(scheduler) = scheduler else { return Ok(None) };
-        let is_ddim = matches!(scheduler.method, Method::Ddim { .. });
-        let asked = [
-            self.sampler.is_some(),
-            self.levels.is_some(),
-            self.sigma_min.is_some() || self.sigma_max.is_some(),
-            self.s_churn.is_some() || self.snr.is_some(),
-            self.rtol.is_some() || self.atol.is_some(),
-            self.langevin_steps.is_some() || self.langevin_epsilon.is_some(),
-            self.eta.is_some() && !is_ddim,
-        ];
+        let eta = self.options.eta();
+        let eta_is_of_another = eta.is_some() && !matches!(scheduler.method, Method::Ddim { .. });
+        let asked =
+            [self.sampler.is_some(), self.levels.are_given(), self.options.are_given_beside_eta(), eta_is_of_another];
         if asked.contains(&true) {
             return Ok(None);
         }
-        let eta = self.eta.unwrap_or(0.0);
+        let eta = eta.unwrap_or(0.0);
         if !(0.0..=1.0).contains(&eta) {
             return Err(SamplerError::Eta { eta }.into());
         }
@@ -499,7 +403,7 @@ pub fn points_beside(source: &DataConfig) -> Option<Vec<f32>> {
 }
 
 /// Counts the steps of all batches together, so that the bar moves from the first step on.
-fn show(bar: &ProgressBar, progress: Progress) {
+pub(crate) fn show(bar: &ProgressBar, progress: Progress) {
     let steps = |batches: usize| (batches as u64).saturating_mul(progress.steps as u64);
     bar.set_length(steps(progress.batches));
     bar.set_position(steps(progress.batch).saturating_add(progress.steps_done as u64));

@@ -52,7 +52,7 @@ pub(crate) struct SamplerArgs {
 
 impl SamplerArgs {
     /// All of them.
-    fn options(&self, diffusion: &Diffusion) -> SamplerOptions {
+    pub(crate) fn all(&self, diffusion: &Diffusion) -> SamplerOptions {
         let churn = |amount: f64| Churn { amount, min: self.s_min, max: self.s_max, noise: self.s_noise };
         SamplerOptions {
             variance: diffusion.variance(),
@@ -70,13 +70,25 @@ impl SamplerArgs {
         }
     }
 
+    /// DDIM eta.
+    pub(crate) fn eta(&self) -> Option<f64> {
+        self.eta
+    }
+
+    /// Whether there is any besides eta.
+    pub(crate) fn are_given_beside_eta(&self) -> bool {
+        let solver = self.rtol.is_some() || self.atol.is_some();
+        let langevin = self.langevin_steps.is_some() || self.langevin_epsilon.is_some();
+        self.s_churn.is_some() || self.snr.is_some() || solver || langevin
+    }
+
     /// Each of the samplers with the options that it has. An option that none of them has is refused.
     pub(crate) fn samplers(
         &self,
         names: &[String],
         diffusion: &Diffusion,
     ) -> Result<Vec<(Sampler, Named)>, SamplerError> {
-        let all = self.options(diffusion);
+        let all = self.all(diffusion);
         let mut unused = all;
         let mut samplers = Vec::new();
         for name in names {
@@ -133,18 +145,22 @@ fn named(options: &SamplerOptions) -> Named {
 /// Which noise levels the steps visit.
 #[derive(Args, Debug)]
 pub(crate) struct LevelArgs {
-    /// Noise levels that the steps visit, as `ddpm-infer sample --help` names them.
-    #[arg(long, value_name = "NAME", help_heading = "Sampler")]
+    #[arg(long, value_name = "NAME", help = levels_help(), help_heading = "Noise")]
     levels: Option<Ladder>,
     /// Last sigma of karras and exponential levels; default: that of the first trained step.
-    #[arg(long, value_name = "SIGMA", help_heading = "Sampler")]
+    #[arg(long, value_name = "SIGMA", help_heading = "Noise")]
     sigma_min: Option<f64>,
     /// First sigma of karras and exponential levels; default: that of the last trained step.
-    #[arg(long, value_name = "SIGMA", help_heading = "Sampler")]
+    #[arg(long, value_name = "SIGMA", help_heading = "Noise")]
     sigma_max: Option<f64>,
 }
 
 impl LevelArgs {
+    /// Whether any of them is.
+    pub(crate) fn are_given(&self) -> bool {
+        self.levels.is_some() || self.sigma_min.is_some() || self.sigma_max.is_some()
+    }
+
     /// Those that were asked for, or what suits the sampler.
     pub(crate) fn of(&self, sampler: Sampler, diffusion: &Diffusion) -> Result<Ladder, LevelsError> {
         let ends = Ends { min: self.sigma_min, max: self.sigma_max };
@@ -154,6 +170,14 @@ impl LevelArgs {
             None => sampler.usual_levels(diffusion).with_ends(ends.or(Ends::usual(diffusion))),
         }
     }
+}
+
+fn levels_help() -> String {
+    format!(
+        "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03; default: what \
+         suits the sampler: linspace, exponential from 80 to 0.02 or leading, and karras where noise explodes",
+        Ladder::NAMES.join(", ")
+    )
 }
 
 /// Guidance but for its scale.

@@ -12,6 +12,7 @@ use crate::evaluation::judge::{Measured, Verdict};
 use crate::evaluation::points::{DIRECTIONS, chamfer, energy_distance, mode_weights, sliced_wasserstein_2};
 use crate::evaluation::sources::gaussian_draws;
 use crate::evaluation::{Features, Moments, symmetric_root};
+use crate::sample::show;
 
 /// Samples, the floor of real points against real ones, and a fitted Gaussian.
 pub(super) fn judge(args: &EvalArgs, real: &Real, drawn: &[Drawn], open: &OpenDevice) -> anyhow::Result<Vec<Verdict>> {
@@ -25,11 +26,7 @@ pub(super) fn judge(args: &EvalArgs, real: &Real, drawn: &[Drawn], open: &OpenDe
     for drawn in drawn {
         eprintln!("{}: {} points on {}", drawn.name, drawn.job.count, open.name);
         let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
-        let samples = drawn.samples(open).draw(0..drawn.job.count, &mut |progress| {
-            bar.set_length((progress.batches * progress.steps) as u64);
-            bar.set_position((progress.batch * progress.steps + progress.steps_done) as u64);
-            bar.set_message(format!("{}/{} points", progress.samples_done, progress.samples));
-        })?;
+        let samples = drawn.samples(open).draw(0..drawn.job.count, &mut |progress| show(&bar, progress))?;
         bar.finish_and_clear();
         sets.push((drawn.name.clone(), Features::new(2, samples.values)));
     }
