@@ -35,7 +35,7 @@ enum Command {
     Import(import::ImportArgs),
     /// Says what a file or folder of weights is, what it can be used for, and what is wrong with it.
     Inspect(inspect::InspectArgs),
-    /// Judges samples: Frechet and kernel distances, precision and recall, copies, and more.
+    /// Evaluate samples: Frechet and kernel distances, precision and recall, copies, and more.
     Eval(Box<evaluate::EvalArgs>),
     /// Lists the datasets there are, or reads one and says what it holds.
     Data(inspect_data::DataArgs),
