@@ -25,11 +25,11 @@ struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Draws samples from a snapshot.
+    /// Draw samples from a snapshot.
     Sample(Box<sample::SampleArgs>),
-    /// Says how likely a snapshot finds its data: bits per dimension of images, nats of points.
+    /// Measure the log-likelihood of data under a snapshot: bits per dimension of images, nats of points.
     Likelihood(measure_likelihood::LikelihoodArgs),
-    /// Makes the average of any width of a run's weights, from those that the run stored.
+    /// Reconstruct a post-hoc EMA of any width, from the averages that the run stored.
     Ema(average_weights::EmaArgs),
     /// Makes a snapshot of a checkpoint of improved-diffusion, guided-diffusion or pesser's DDPM.
     Import(import::ImportArgs),
@@ -37,7 +37,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Evaluate samples: Frechet and kernel distances, precision and recall, copies, and more.
     Eval(Box<evaluate::EvalArgs>),
-    /// Lists the datasets there are, or reads one and says what it holds.
+    /// List the built-in datasets, or inspect one.
     Data(inspect_data::DataArgs),
     /// Lists the devices there are, and the backends that this program was built with.
     Devices(list_devices::DevicesArgs),

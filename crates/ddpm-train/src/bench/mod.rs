@@ -15,6 +15,7 @@ use ddpm_kernels::Precision;
 use ddpm_model::unet::{DownsamplePadding, UNetConfig};
 use serde::Serialize;
 
+use crate::output::{print, print_path};
 use process::{Answer, Hello, Operation, Process, answer_of};
 
 /// The network in PyTorch, which runs as `python -c`.
@@ -150,18 +151,18 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         let shape = Shape { channels, ..first };
         check(shape)?;
         let comparison = compare(args, shape)?;
-        println!("{}", table::text(&comparison));
+        print(&format!("{}\n", table::text(&comparison)))?;
         comparisons.push(comparison);
     }
     if let Some(file) = &args.json {
         let report = serde_json::json!({
-            "command": std::env::args().collect::<Vec<_>>().join(" "),
+            "command": std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "),
             "processor": processor(),
             "comparisons": comparisons,
         });
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-        println!("{}", file.display());
+        print_path(file)?;
     }
     Ok(())
 }
@@ -282,7 +283,7 @@ fn threads(args: &BenchArgs) -> usize {
 fn in_turns(rounds: usize, sides: &mut [Side], command: &str, take: fn(&mut Measured, Answer)) -> anyhow::Result<()> {
     for round in 0..rounds {
         for side in sides.iter_mut() {
-            eprintln!("{}: {command}, round {} of {rounds}", side.measured.name, round + 1);
+            crate::say!("{}: {command}, round {} of {rounds}", side.measured.name, round + 1);
             take(&mut side.measured, side.process.ask(command)?);
         }
     }
@@ -301,7 +302,7 @@ fn measure_start(args: &BenchArgs, shape: Shape, sides: &mut [Measured]) -> anyh
             let start = Instant::now();
             let answer = answer_of(command)?;
             match answer.error {
-                Some(reason) => eprintln!("the start of {} is not measured: {reason}", side.name),
+                Some(reason) => crate::say!("the start of {} is not measured: {reason}", side.name),
                 None if answer.done => side.start.push(start.elapsed().as_secs_f64()),
                 None => {}
             }

@@ -34,6 +34,7 @@ use self::operations::Operation;
 use self::training::{Recipe, Training};
 use crate::config::load::Source;
 use crate::config::recipes::RECIPES;
+use crate::output::print;
 
 /// Steps of the training that is compared.
 const STEPS: u64 = 10;
@@ -99,24 +100,24 @@ pub fn run(args: &ConformanceArgs) -> anyhow::Result<Verdict> {
                 rows.extend(table_rows(&open, &groups));
             }
             Err(error @ DeviceError::NotThere { .. }) => {
-                eprintln!("{name}: skipped: {error}");
+                crate::say!("{name}: skipped: {error}");
                 rows.push(format!("| {name} | not there | skipped | | | | |"));
                 verdict = verdict.max(Verdict::Skipped);
             }
             Err(error) => return Err(error.into()),
         }
     }
-    println!("| backend | device | what | checks passed | largest error | tolerance | time |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
-    rows.iter().for_each(|row| println!("{row}"));
-    println!(
-        "{}",
-        match verdict {
-            Verdict::Passed => "passed",
-            Verdict::Skipped => "skipped",
-            Verdict::Failed => "failed",
-        }
-    );
+    let outcome = match verdict {
+        Verdict::Passed => "passed",
+        Verdict::Skipped => "skipped",
+        Verdict::Failed => "failed",
+    };
+    let head = [
+        "| backend | device | what | checks passed | largest error | tolerance | time |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ];
+    let lines = head.into_iter().chain(rows.iter().map(String::as_str)).chain([outcome]);
+    print(&lines.map(|line| format!("{line}\n")).collect::<String>())?;
     Ok(verdict)
 }
 
@@ -141,7 +142,7 @@ impl Suite {
 
     fn judge(&self, open: &OpenDevice) -> anyhow::Result<Vec<Group>> {
         let device = &open.device;
-        let say = |what: &str| eprintln!("{}: {what}", open.name);
+        let say = |what: &str| crate::say!("{}: {what}", open.name);
         if let Some(remark) = open.first_use() {
             say(remark);
         }
@@ -193,7 +194,7 @@ impl Suite {
             }
         }
         let judge = |(name, operations): (&'static str, Vec<Operation>)| {
-            eprintln!("{}: {name}: {} shapes", open.name, operations.len());
+            crate::say!("{}: {name}: {} shapes", open.name, operations.len());
             let mut group = Group::new(name, tolerance::OPERATION);
             for operation in operations {
                 let wanted = operation.run(batch, &self.flex, DType::F64);
@@ -212,7 +213,7 @@ impl Suite {
         let mut outputs = Group::new("networks of the experiments", tolerance::OUTPUT);
         let mut gradients = Group::new("the gradients of these", tolerance::GRADIENT);
         for (name, config, shape) in &self.networks {
-            eprintln!("{}: the network of {name}", open.name);
+            crate::say!("{}: the network of {name}", open.name);
             let reference = Reference::new(config, shape, 2, &self.flex)?;
             let mut of_parameters = Vec::new();
             outputs.attempt(name, || {
@@ -308,9 +309,13 @@ fn tell_failures(device: &str, groups: &[Group]) {
         for check in group.checks.iter().filter(|check| !group.passed(check)) {
             match &check.error {
                 Ok(error) => {
-                    eprintln!("{device}: FAILED: {}: off by {error:.1e}, allowed {:.1e}", check.name, group.tolerance);
+                    crate::say!(
+                        "{device}: FAILED: {}: off by {error:.1e}, allowed {:.1e}",
+                        check.name,
+                        group.tolerance
+                    );
                 }
-                Err(reason) => eprintln!("{device}: FAILED: {}: {reason}", check.name),
+                Err(reason) => crate::say!("{device}: FAILED: {}: {reason}", check.name),
             }
         }
     }
