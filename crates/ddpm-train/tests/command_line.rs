@@ -343,13 +343,67 @@ fn training_starts_from_a_snapshot() {
     assert!(apart(&first, &still) < 1e-6, "{}", apart(&first, &still));
     assert!(apart(&first, &train(&["--set", "train.seed=9"])) > 1e-2);
 
+    // Without a network of its own an experiment has that of the snapshot.
+    std::fs::write(bench.path("ft.toml"), "[data]\nkind = \"digits\"\n").unwrap();
+    let told = bench.run(&["--experiment", "ft.toml", "--from", from, "--dry-run"]);
+    assert!(told.status.success(), "{}", stderr(&told));
+    assert!(String::from_utf8_lossy(&told.stdout).contains("base_channels = 8\n"));
+
     let (code, said) =
         bench.refusal(&[&["--from", from, "--set", "model.time_shift=scale-shift"], &TINY_DIGITS[..]].concat());
     assert_eq!(code, 1);
-    assert!(said.contains("resnet_time_scale_shift is \"scale_shift\" in the experiment, \"default\" there"), "{said}");
+    assert!(said.contains("model.time_shift is \"scale-shift\" in the experiment, \"additive\" there"), "{said}");
     let (_, said) = bench.refusal(&["--from", "nowhere"]);
     assert!(said.contains("nowhere") && said.contains("not a snapshot"), "{said}");
     let (code, said) = bench.refusal(&["--from", from, "--resume", first.to_str().unwrap()]);
     assert_eq!(code, 2);
     assert!(said.contains("--resume"), "{said}");
+}
+
+#[test]
+fn what_is_hardly_meant_is_warned_of_and_what_is_too_much_refused() {
+    let bench = Bench::new();
+    let warned = bench.run(&[&["--dry-run", "--set", "train.batch_size=100000"], &TINY_DIGITS[..8]].concat());
+    assert!(warned.status.success(), "{}", stderr(&warned));
+    assert!(stderr(&warned).contains("warning") && stderr(&warned).contains("1437"), "{}", stderr(&warned));
+    let (code, said) = bench.refusal(&["--set", "train.workers=9999", "--set", "preview.count=100000000"]);
+    assert_eq!(code, 2);
+    assert!(
+        said.contains("train.workers: must be at most") && said.contains("preview.count: must be at most"),
+        "{said}"
+    );
+}
+
+#[test]
+fn no_previews_are_drawn_where_there_are_to_be_none() {
+    let bench = Bench::new();
+    let run = bench.train(&[&TINY_DIGITS[..12], &["--set", "preview.count=0", "--set", "train.steps=1"]].concat());
+    assert_eq!(std::fs::read_dir(run.join("previews")).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_are_no_text_are_taken_as_they_are() {
+    use std::os::unix::ffi::OsStrExt;
+    let bench = Bench::new();
+    let runs = std::ffi::OsStr::from_bytes(b"d\xff");
+    let mut command = bench.command(&[&TINY_DIGITS[..], &["--set", "train.steps=1"]].concat());
+    let output = command.arg("--runs").arg(runs).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(std::fs::read_dir(bench.path("").join(runs)).unwrap().count(), 1);
+}
+
+#[test]
+fn help_lists_the_experiments_and_completions_are_printed() {
+    let bench = Bench::new();
+    let help = bench.run(&["--help"]);
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    assert!(help.contains("points-swiss-roll") && help.contains("--resume latest"), "{help}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = bench.run(&["completions", shell]);
+        assert!(
+            script.status.success() && String::from_utf8_lossy(&script.stdout).contains("detect-anomaly"),
+            "{shell}"
+        );
+    }
 }

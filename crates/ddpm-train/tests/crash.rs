@@ -369,6 +369,97 @@ fn a_file_that_may_not_grow_so_large_is_an_error_and_not_the_end_of_the_process(
     }
 }
 
+/// Six steps of points, with one checkpoint at the end.
+const SIX: [&str; 4] = ["--set", "train.steps=6", "--set", "train.checkpoint_every=100000"];
+
+#[test]
+fn a_trainer_outlives_its_terminal() {
+    let bench = Bench::new();
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let ends = |runs: &str, stderr: Stdio| {
+        let mut trainer = bench
+            .command(&words(&["--runs", runs], &words(&RESTLESS, &SIX)))
+            .stderr(stderr)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Whoever read it is gone before the first line.
+        drop(trainer.stderr.take());
+        let code = trainer.wait().unwrap().code();
+        (code, steps(&run_with(&bench.path(runs), "config.toml")))
+    };
+    assert_eq!(ends("gone", Stdio::piped()), (Some(0), vec![6]));
+    assert_eq!(ends("full", full()), (Some(0), vec![6]));
+
+    // What a command prints and nobody reads is no failure; what a disk does not take is one, in one line.
+    let mut list = bench.command(&["list", "--runs", "full"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(list.stdout.take());
+    assert_eq!(list.wait().unwrap().code(), Some(0));
+    let list = bench.command(&["list", "--runs", "full"]).stdout(full()).output().unwrap();
+    assert_eq!(list.status.code(), Some(1));
+    assert!(stderr(&list).starts_with("error: cannot write to stdout: No space left"), "{}", stderr(&list));
+}
+
+#[test]
+fn a_run_without_a_checkpoint_begins_again_to_the_same_bits() {
+    let bench = Bench::new();
+    let endless = ["--set", "train.steps=100000000", "--set", "train.checkpoint_every=100000000", "--seed", "5"];
+    let mut trainer = bench.command(&words(&RESTLESS, &endless)).stderr(Stdio::null()).spawn().unwrap();
+    let run = run_with(&bench.path("runs"), "metrics.jsonl");
+    wait_for("a line", || std::fs::read(run.join("metrics.jsonl")).is_ok_and(|text| !text.is_empty()).then_some(()));
+    trainer.kill().unwrap();
+    trainer.wait().unwrap();
+    assert!(steps(&run).is_empty());
+
+    let output = bench.run(&["--resume", "latest", "--set", "train.steps=12"]);
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("no checkpoint") && said.contains("step 0"), "{said}");
+    let twelve =
+        ["--runs", "whole", "--seed", "5", "--set", "train.steps=12", "--set", "train.checkpoint_every=100000000"];
+    let whole = bench.train(&words(&RESTLESS, &twelve));
+    for name in ["model.bpk", "ema.bpk", "state.json"] {
+        assert!(checkpoint_file(&run, 12, name) == checkpoint_file(&whole, 12, name), "{name} differs");
+    }
+    assert_eq!(metrics(&run), metrics(&whole));
+    // A checkpoint that is asked for by its step must be there.
+    let (code, said) = bench.refusal(&["--resume", "latest", "--step", "7"]);
+    assert!(code == 1 && said.contains('7'), "{said}");
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_written_is_told_and_made_when_the_run_goes_on() {
+    let bench = Bench::new();
+    let run = bench.train(&words(&RESTLESS, &["--set", "train.steps=6"]));
+    let name = run.to_str().unwrap();
+    std::fs::rename(run.join("snapshots"), run.join("elsewhere")).unwrap();
+    std::fs::write(run.join("snapshots"), "").unwrap();
+    let (code, said) = bench.refusal(&["--resume", name, "--set", "train.steps=9"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("snapshot of step 9"), "{said}");
+    // The checkpoint was first.
+    assert_eq!(steps(&run), [6, 9]);
+    let state = || {
+        let list = bench.run(&["list", "--json"]);
+        let runs: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+        runs[0]["state"].as_str().unwrap().to_string()
+    };
+    assert_eq!(state(), "stopped: no snapshot");
+
+    std::fs::remove_file(run.join("snapshots")).unwrap();
+    std::fs::rename(run.join("elsewhere"), run.join("snapshots")).unwrap();
+    let output = bench.run(&["--resume", name]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(run.join("snapshots/step-00000009").exists());
+    assert_eq!(state(), "done");
+    let torn = |dir: &str| {
+        std::fs::read_dir(run.join(dir))
+            .unwrap()
+            .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with('.'))
+    };
+    assert!(!torn("snapshots") && !torn("checkpoints"));
+}
+
 /// A chain whose last step has hardly any signal, and a weight of its loss that no number of 32 bits can hold.
 const CHANCY: [&str; 12] = [
     "--set",
