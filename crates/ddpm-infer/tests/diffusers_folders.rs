@@ -286,3 +286,28 @@ fn what_is_broken_or_odd_is_refused_by_name() {
     std::fs::write(fresh().join("unet").join(WEIGHTS), u64::MAX.to_le_bytes()).unwrap();
     refusal(dir.path(), &dir.path().join("pipeline"), &[WEIGHTS, "not a safetensors file"]);
 }
+
+#[test]
+fn inspect_prints_the_sections_of_an_experiment_with_that_network() {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sections {
+        model: NetworkConfig,
+        diffusion: DiffusionConfig,
+    }
+    for (folder, _) in pipelines() {
+        let snapshot = Snapshot::load(&folder, &Device::default()).unwrap();
+        let path = folder.to_str().unwrap();
+        let output = infer(&folder, &["inspect", path]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let sections: Sections = toml::from_str(&printed[printed.find("[model]").unwrap()..]).unwrap();
+        assert_eq!(sections.model, snapshot.config.network);
+        assert_eq!(sections.diffusion, snapshot.config.diffusion);
+
+        let output = infer(&folder, &["inspect", path, "--json"]);
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(said["wrong"], json!([]));
+        assert!(printed.ends_with(&format!("{}\n", text(&said, "experiment"))), "{said}");
+    }
+}
