@@ -16,8 +16,8 @@ const KINDS: [&str; 7] = [
 /// The types of serde's messages, and what a person writes for each.
 const TYPES: [(&str, &str); 18] = [
     ("internally tagged enum ScheduleConfig", "a name such as \"cosine\", or { kind = \"cosine\" } with its keys"),
-    ("internally tagged enum Weighting", "a name such as \"uniform\", or { kind = \"min-snr\" } with its keys"),
-    ("internally tagged enum RateDecay", "a name such as \"cosine\", or { kind = \"cosine\" } with its keys"),
+    ("internally tagged enum Weighting", "a name such as \"snr\", or { kind = \"min-snr\" } with its keys"),
+    ("internally tagged enum RateDecay", "\"constant\", or a table such as { kind = \"cosine\", until = 10000 }"),
     ("internally tagged enum Path", "a name such as \"ve\", or { kind = \"ve\" } with its keys"),
     ("internally tagged enum TimeDensity", "a name such as \"uniform\", or { kind = \"log-normal\" } with its keys"),
     ("internally tagged enum NetworkConfig", "a section with a kind, such as kind = \"unet\""),
@@ -74,7 +74,10 @@ pub(super) fn plain(key: &str, message: &str) -> String {
         None => message.to_string(),
     };
     // serde's own words for what TOML calls a table and a number.
-    let said = said.replace("invalid type: map", "invalid type: a table").replace("floating point `", "number `");
+    let said = said
+        .replace("invalid type: map", "invalid type: a table")
+        .replace("floating point `", "number `")
+        .replace("invalid type: unit variant, expected string only", "invalid type: expected a name in quotes");
     format!("{said}{}", hint(key, message))
 }
 
