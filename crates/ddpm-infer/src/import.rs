@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail};
 use burn::module::Module;
 use clap::Args;
 use ddpm_data::{DataInfo, Units};
@@ -17,6 +17,7 @@ use toml::{Table, Value};
 
 use crate::device;
 use crate::numbers::at_least;
+use crate::settings::{expand_kinds, in_words, insert, parse_set};
 use crate::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use crate::weights::names::{Deduced, deduce};
 use crate::weights::{QkvOrder, Scheme, Weights, load_into};
@@ -116,11 +117,13 @@ fn settings(args: &ImportArgs, deduced: &Deduced, scheme: Scheme) -> anyhow::Res
     tree.insert("diffusion".into(), diffusion.into());
     let mut given = Vec::new();
     for set in &args.sets {
-        let (key, value) = parse_set(set).with_context(|| format!("--set {set}"))?;
+        let (key, value) = parse_set(set, "model.heads=4").map_err(|error| anyhow!("--set {set}: {error}"))?;
         insert(&mut tree, &key, value);
         given.push(key);
     }
-    let settings: Settings = tree.try_into().context("--set")?;
+    expand_kinds(&mut tree);
+    let settings: Settings =
+        tree.try_into().map_err(|error: toml::de::Error| anyhow!("--set: {}", in_words(error.message())))?;
     let asked: Vec<String> = unanswered(deduced, scheme, &settings)
         .into_iter()
         .filter(|(key, _)| !given.iter().any(|given| given == key || given.starts_with(&format!("{key}."))))
@@ -154,34 +157,4 @@ fn unanswered(deduced: &Deduced, scheme: Scheme, settings: &Settings) -> Vec<(&'
         }
     }
     keys
-}
-
-/// `a.b=c`, where `c` is a TOML value, or else a bare string.
-fn parse_set(set: &str) -> anyhow::Result<(String, Value)> {
-    let expected = "expected KEY=VALUE with a dotted key, for example model.heads=4";
-    let (key, value) = set.split_once('=').context(expected)?;
-    let (key, value) = (key.trim(), value.trim());
-    if key.split('.').any(str::is_empty) {
-        bail!("{expected}");
-    }
-    let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
-    Ok((key.to_string(), parsed.unwrap_or_else(|| Value::String(value.to_string()))))
-}
-
-/// Sets a dotted key. What is no table gives way to one.
-fn insert(tree: &mut Table, key: &str, value: Value) {
-    match key.split_once('.') {
-        None => {
-            tree.insert(key.into(), value);
-        }
-        Some((head, rest)) => {
-            let inner = tree.entry(head).or_insert_with(|| Table::new().into());
-            if !inner.is_table() {
-                *inner = Table::new().into();
-            }
-            if let Value::Table(inner) = inner {
-                insert(inner, rest, value);
-            }
-        }
-    }
 }

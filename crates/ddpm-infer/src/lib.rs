@@ -32,6 +32,7 @@ pub mod sample;
 pub mod samplers;
 pub mod samples_folder;
 mod sampling_args;
+pub mod settings;
 pub mod shards;
 pub mod snapshot;
 pub mod steps;

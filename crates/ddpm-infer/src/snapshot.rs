@@ -22,7 +22,8 @@ use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{ScheduleConfig, ScheduleError};
 use ddpm_model::variance::Variance;
 use ddpm_model::weighting::Weighting;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::checksums;
 use crate::diffusers::DiffusersError;
@@ -42,7 +43,7 @@ const FORMAT: u32 = 1;
 const LARGEST_HEADER: u64 = 64 << 20;
 
 /// `[diffusion]`: the forward process, what the network predicts of it, and how that is learned.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiffusionConfig {
     /// The noise schedule.
@@ -60,21 +61,47 @@ pub struct DiffusionConfig {
     /// Standard deviation of noise that is the same all over a channel, added to that of training.
     pub offset_noise: f64,
     /// Whether the network is told its step as if there were a thousand of them.
-    #[serde(skip_serializing_if = "is_false")]
     pub rescaled_times: bool,
     /// Whether the network is told its own last estimate of the data, in half of training and all of sampling.
-    #[serde(skip_serializing_if = "is_false")]
     pub self_conditioning: bool,
     /// A path in continuous time in place of the schedule of steps and what belongs to it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub continuous: Option<ContinuousDiffusion>,
 }
 
-fn is_false(value: &bool) -> bool {
-    !value
+impl Serialize for DiffusionConfig {
+    /// Beside a path in continuous time, what is about counted steps is left out.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut keys = serializer.serialize_map(None)?;
+        let of_steps = self.continuous.is_none();
+        if of_steps {
+            keys.serialize_entry("schedule", &self.schedule)?;
+            keys.serialize_entry("prediction", &self.prediction)?;
+            keys.serialize_entry("variance", &self.variance)?;
+            keys.serialize_entry("loss", &self.loss)?;
+        }
+        keys.serialize_entry("weighting", &self.weighting)?;
+        if of_steps {
+            keys.serialize_entry("zero_terminal_snr", &self.zero_terminal_snr)?;
+        }
+        keys.serialize_entry("offset_noise", &self.offset_noise)?;
+        if of_steps && self.rescaled_times {
+            keys.serialize_entry("rescaled_times", &true)?;
+        }
+        if self.self_conditioning {
+            keys.serialize_entry("self_conditioning", &true)?;
+        }
+        if let Some(continuous) = &self.continuous {
+            keys.serialize_entry("continuous", continuous)?;
+        }
+        keys.end()
+    }
 }
 
 impl DiffusionConfig {
+    /// The keys about counted steps, which mean nothing beside `continuous`.
+    pub const OF_STEPS: [&str; 6] =
+        ["schedule", "prediction", "variance", "loss", "zero_terminal_snr", "rescaled_times"];
+
     /// The process with its tables.
     pub fn init(&self) -> Result<Diffusion, ScheduleError> {
         match self.continuous {
@@ -140,14 +167,14 @@ impl DiffusionConfig {
     /// What is said about steps where there are none.
     fn step_problems(&self, report: &mut impl FnMut(&str, &str)) {
         let usual = Self::default();
-        for (key, differs) in [
-            ("schedule", self.schedule != usual.schedule),
-            ("prediction", self.prediction != usual.prediction),
-            ("variance", self.variance != usual.variance),
-            ("loss", self.loss != usual.loss),
-            ("zero_terminal_snr", self.zero_terminal_snr),
-            ("rescaled_times", self.rescaled_times),
-        ] {
+        for (key, differs) in Self::OF_STEPS.into_iter().zip([
+            self.schedule != usual.schedule,
+            self.prediction != usual.prediction,
+            self.variance != usual.variance,
+            self.loss != usual.loss,
+            self.zero_terminal_snr,
+            self.rescaled_times,
+        ]) {
             if differs {
                 report(key, "is about counted steps and has no meaning beside [diffusion.continuous]");
             }

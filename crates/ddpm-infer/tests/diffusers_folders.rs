@@ -310,4 +310,15 @@ fn inspect_prints_the_sections_of_an_experiment_with_that_network() {
         assert_eq!(said["wrong"], json!([]));
         assert!(printed.ends_with(&format!("{}\n", text(&said, "experiment"))), "{said}");
     }
+    // Of a path in continuous time nothing is said that is about counted steps.
+    let dir = tempfile::tempdir().unwrap();
+    let points = r#"{"kind": "point-mlp", "hidden": [16]}"#;
+    let edm = r#"{"continuous": {"path": {"kind": "ve"}, "prediction": "edm", "sigma_data": 2.0}}"#;
+    let (_, config, _) = snapshot(dir.path(), points, edm);
+    let output = infer(dir.path(), &["inspect", "."]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let printed = &printed[printed.find("[model]").unwrap()..];
+    let sections: Sections = toml::from_str(printed).unwrap();
+    assert_eq!((sections.model, sections.diffusion), (config.network, config.diffusion));
+    assert!(!printed.contains("schedule") && !printed.contains("\"eps\""), "{printed}");
 }

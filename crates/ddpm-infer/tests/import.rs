@@ -45,7 +45,7 @@ impl Words {
     fn import<'a>(&'a self, out: &'a str) -> Vec<&'a str> {
         let mut words = vec!["import", &self.file, "--out", out, "--size", &self.size, "--set", &self.heads];
         words.extend(self.heads_up.iter().flat_map(|heads_up| ["--set", heads_up.as_str()]));
-        words.extend(["--set", "diffusion.schedule.kind=cosine", "--set", "diffusion.schedule.steps=50"]);
+        words.extend(["--set", "diffusion.schedule=cosine", "--set", "diffusion.schedule.steps=50"]);
         words
     }
 }
@@ -128,6 +128,12 @@ fn what_the_file_does_not_hold_is_asked_for() {
     assert!(said.contains("rescaled_times") && said.contains("4000"), "{said}");
     let said = fail(&[&words[..], &kind, &["--set", "model.headz=3"]].concat());
     assert!(said.contains("headz"), "{said}");
+    for (set, part) in
+        [("diffusion.schedule=3", "expected a name such as \"cosine\""), ("diffusion.schedule=cosin", "unknown name")]
+    {
+        let said = fail(&[&words[..], &["--set", &heads, "--set", set]].concat());
+        assert!(said.contains(part), "{said}");
+    }
     let said = fail(&[&words[..], &kind, &["--set", "diffusion.variance=fixed-small"]].concat());
     assert!(said.contains("variance"), "{said}");
     // A wrong claim about the network is a list of keys.

@@ -267,6 +267,12 @@ mod tests {
     }
 
     #[test]
+    fn no_average_is_the_weights() {
+        let ema: EmaConfig = serde_json::from_str(r#"{"kind":"none","min_decay":0.5}"#).unwrap();
+        assert!([1, 2, 1000].into_iter().all(|step| ema.decay_at(step, 8 * step as u64, 8) == 0.0));
+    }
+
+    #[test]
     fn config_is_one_flat_section() {
         let json = r#"{"kind":"half-life","half_life_images":2e6,"ramp_up":0.09}"#;
         let ema: EmaConfig = serde_json::from_str(json).unwrap();

@@ -53,12 +53,19 @@ impl PointMlpConfig {
             return problems;
         };
         if ![dims, 2 * dims].contains(&self.in_dims) {
-            let message =
-                format!("{} numbers in: {dims}, or twice that where it is shown its own estimate", self.in_dims);
+            let message = format!(
+                "is {}; expected {dims} as the data have, or {} where it is shown its own estimate",
+                self.in_dims,
+                2 * dims
+            );
             report("in_dims", message);
         }
         if ![dims, 2 * dims].contains(&self.out_dims) {
-            let message = format!("{} numbers out: {dims}, or twice that where the variance is learned", self.out_dims);
+            let message = format!(
+                "is {}; expected {dims} as the data have, or {} where the variance is learned",
+                self.out_dims,
+                2 * dims
+            );
             report("out_dims", message);
         }
         problems

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::Device;
 use ddpm_infer::diffusers::unet_config;
-use ddpm_infer::snapshot::{Snapshot, SnapshotError};
+use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotError};
 use ddpm_model::network::{Network, NetworkConfig};
 
 use crate::checkpoint::{CheckpointError, restore};
@@ -19,7 +19,10 @@ pub enum FineTuneError {
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     /// It is one of another network.
-    #[error("--from {path}: its network is not that of the experiment: {}", .differences.join("; "))]
+    #[error(
+        "--from {path}: its network is not that of the experiment (without [model], an experiment takes it from there):\n  {}",
+        .differences.join("\n  ")
+    )]
     Network {
         /// The snapshot.
         path: PathBuf,
@@ -66,15 +69,15 @@ impl Start {
 
     /// What there is to say about it: whence, and what the network was trained for that it will not be any more.
     pub fn describe(&self, experiment: &Experiment) -> Vec<String> {
-        let (was, is) = (&self.snapshot.config.diffusion, &experiment.diffusion);
-        let mut lines = vec![format!("starting from {}, {}", self.path.display(), self.snapshot.config.origin())];
-        if was.prediction != is.prediction {
-            lines.push(format!("warning: it predicted {:?}, and here {:?}", was.prediction, is.prediction));
-        }
-        if was.schedule != is.schedule || was.continuous != is.continuous {
-            lines.push("warning: it was trained under another noise schedule".into());
-        }
-        lines
+        let start = format!("starting from {}, {}", self.path.display(), self.snapshot.config.origin());
+        let keys = |config: &DiffusionConfig| toml::Table::try_from(config).unwrap_or_default();
+        let (is, was) = (keys(&experiment.diffusion), keys(&self.snapshot.config.diffusion));
+        let changed = ["prediction", "schedule", "continuous"].into_iter().filter(|key| is.get(*key) != was.get(*key));
+        let warning = |key| {
+            let (is, was) = (said(is.get(key)), said(was.get(key)));
+            format!("warning: it was trained otherwise: diffusion.{key} is {is} in the experiment, {was} there")
+        };
+        std::iter::once(start).chain(changed.map(warning)).collect()
     }
 
     /// The network with those weights.
@@ -86,18 +89,6 @@ impl Start {
 /// Where two networks differ, by the keys of an experiment. Networks of which diffusers says the same are the same,
 /// whatever keys say so.
 fn differences(here: &NetworkConfig, there: &NetworkConfig) -> Vec<String> {
-    let size = match here {
-        NetworkConfig::UNet(config) => [config.sample_size; 2],
-        NetworkConfig::PointMlp(_) => [0; 2],
-    };
-    let peers = |config: &NetworkConfig| match config {
-        NetworkConfig::UNet(config) => {
-            let mut json = unet_config::write(config, size).ok()?;
-            json.as_object_mut()?.remove("dropout");
-            Some(json)
-        }
-        NetworkConfig::PointMlp(_) => None,
-    };
     if let (Some(a), Some(b)) = (peers(here), peers(there))
         && a == b
     {
@@ -106,12 +97,36 @@ fn differences(here: &NetworkConfig, there: &NetworkConfig) -> Vec<String> {
     let keys = |config: &NetworkConfig| toml::Table::try_from(config).unwrap_or_default();
     let (a, b) = (keys(here), keys(there));
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).filter(|key| *key != "dropout").collect();
-    let said = |value: Option<&toml::Value>| value.map_or("not set".into(), toml::Value::to_string);
-    names
-        .into_iter()
-        .filter(|key| a.get(*key) != b.get(*key))
+    let differing = names.into_iter().filter(|key| a.get(*key) != b.get(*key));
+    // A key that says the same in other words is no difference.
+    let tells = |key: &&String| {
+        let mut changed = a.clone();
+        match b.get(*key) {
+            Some(value) => changed.insert(key.to_string(), value.clone()),
+            None => changed.remove(*key),
+        };
+        match (changed.try_into().ok().as_ref().and_then(peers), peers(here)) {
+            (Some(changed), Some(here)) => changed != here,
+            _ => true,
+        }
+    };
+    differing
+        .filter(tells)
         .map(|key| format!("model.{key} is {} in the experiment, {} there", said(a.get(key)), said(b.get(key))))
         .collect()
+}
+
+/// What diffusers says of a network, if it can, but for its dropout.
+fn peers(config: &NetworkConfig) -> Option<serde_json::Value> {
+    let NetworkConfig::UNet(config) = config else { return None };
+    let mut json = unet_config::write(config, [0; 2]).ok()?;
+    json.as_object_mut()?.remove("dropout");
+    Some(json)
+}
+
+/// A value as TOML.
+fn said(value: Option<&toml::Value>) -> String {
+    value.map_or("not set".into(), toml::Value::to_string)
 }
 
 #[cfg(test)]
@@ -133,6 +148,13 @@ mod tests {
         assert!(
             said(UNetConfig { heads: Heads::Width { width: 64 }, ..base.clone() })
                 .contains("model.heads is 1 in the experiment, { width = 64 } there")
+        );
+        // What says the same in other words is not listed beside what does not.
+        let even = UNetConfig { multipliers: vec![1.0; 4], heads: Heads::Count(2), ..base.clone() };
+        let other = UNetConfig { heads: Heads::Width { width: 64 }, norm_eps: 1e-5, ..even.clone() };
+        assert_eq!(
+            differences(&NetworkConfig::UNet(even), &NetworkConfig::UNet(other)),
+            ["model.norm_eps is 0.000001 in the experiment, 0.00001 there"]
         );
         let classes = |classes, null_class| UNetConfig { classes, null_class, ..base.clone() };
         let words = [classes(10, true), classes(11, false)].map(NetworkConfig::UNet);

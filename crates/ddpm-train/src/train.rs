@@ -179,6 +179,10 @@ impl Plan {
         experiment.model = resolve_network(&experiment, &data, &file)?;
         experiment.classes_of_data = false;
         tell_of_data(&experiment, &data);
+        if resumed.is_none() && !experiment.unread.is_empty() {
+            let unread = experiment.unread.join(", ");
+            say!("note: not read beside [diffusion.continuous], since it is about counted steps: {unread}");
+        }
         experiment.optimizer = experiment.optimizer.resolved();
         let parts = experiment.fine_tune.problems(&experiment.model.init(&device.device));
         if !parts.is_empty() {

@@ -32,6 +32,48 @@ fn an_unknown_experiment_lists_those_there_are() {
 }
 
 #[test]
+fn a_recipe_is_carried_by_the_program() {
+    let bench = Bench::new();
+    let (code, said) = bench.refusal(&["--set", "train.steps=ten"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("digits (built in)"), "{said}");
+    // A file of the folder comes first.
+    std::fs::create_dir(bench.path("experiments")).unwrap();
+    std::fs::write(bench.path("experiments/digits.toml"), "[data]\nkind = \"digits\"\n").unwrap();
+    let (_, said) = bench.refusal(&[]);
+    assert!(said.contains("experiments/digits.toml: 1 problem\n  model: this section is missing"), "{said}");
+}
+
+#[test]
+fn without_an_average_a_snapshot_has_the_trained_weights() {
+    let bench = Bench::new();
+    let same = |set: &str| {
+        let run = bench.train(&[&TINY_DIGITS[..], &["--set", "train.steps=3", "--set", set]].concat());
+        let read = |name: &str| std::fs::read(run.join("checkpoints/step-00000003").join(name)).unwrap();
+        read("model.bpk") == read("ema.bpk")
+    };
+    assert!(same("ema.kind=none") && !same("ema.decay=0.5"));
+}
+
+#[test]
+fn what_is_not_read_beside_a_path_is_noted() {
+    let bench = Bench::new();
+    let dry = |more: &[&str]| bench.run(&[&["--experiment", "digits-edm", "--dry-run"], more].concat());
+    let output = dry(&["--set", "diffusion.prediction=eps"]);
+    assert!(output.status.success() && stderr(&output).contains("diffusion.prediction\n"), "{}", stderr(&output));
+    let output = dry(&[]);
+    assert!(!stderr(&output).contains("not read"), "{}", stderr(&output));
+    // What is printed can be trained as it is.
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(printed.contains("prediction = \"edm\"") && !printed.contains("prediction = \"eps\""), "{printed}");
+    std::fs::write(bench.path("printed.toml"), &printed).unwrap();
+    let again = bench.run(&["--experiment", "printed.toml", "--dry-run"]);
+    let sections = |text: &str| text.split("\n# experiment").next().map(str::to_string);
+    assert_eq!(sections(&String::from_utf8_lossy(&again.stdout)), sections(&printed));
+    assert!(!stderr(&again).contains("not read"), "{}", stderr(&again));
+}
+
+#[test]
 fn a_network_that_does_not_fit_the_data_names_sizes_and_keys() {
     let (code, said) =
         Bench::new().refusal(&["--set", "model.multipliers=[1, 2, 2, 2, 2]", "--set", "model.classes=7"]);
@@ -348,6 +390,9 @@ fn training_starts_from_a_snapshot() {
     let told = bench.run(&["--experiment", "ft.toml", "--from", from, "--dry-run"]);
     assert!(told.status.success(), "{}", stderr(&told));
     assert!(String::from_utf8_lossy(&told.stdout).contains("base_channels = 8\n"));
+    let other = bench.run(&["--experiment", "ft.toml", "--from", from, "--set", "diffusion.prediction=v", "--dry-run"]);
+    let warning = "diffusion.prediction is \"v\" in the experiment, \"eps\" there";
+    assert!(stderr(&other).contains(warning), "{}", stderr(&other));
 
     let (code, said) =
         bench.refusal(&[&["--from", from, "--set", "model.time_shift=scale-shift"], &TINY_DIGITS[..]].concat());

@@ -182,14 +182,18 @@ impl UNetConfig {
         };
         if ![channels, 2 * channels].contains(&self.in_channels) {
             let message = format!(
-                "{} channels in: {channels}, or twice that where it is shown its own estimate",
-                self.in_channels
+                "is {}; expected {channels} as the data have, or {} where it is shown its own estimate",
+                self.in_channels,
+                2 * channels
             );
             problems.push(Problem::new("in_channels", message));
         }
         if ![channels, 2 * channels].contains(&self.out_channels) {
-            let message =
-                format!("{} channels out: {channels}, or twice that where the variance is learned", self.out_channels);
+            let message = format!(
+                "is {}; expected {channels} as the data have, or {} where the variance is learned",
+                self.out_channels,
+                2 * channels
+            );
             problems.push(Problem::new("out_channels", message));
         }
         if let Some(message) = self.size_problem(height, width) {

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use ddpm_infer::settings::{expand_kinds, in_words, insert, missing_key, parse_set, remove, unknown_key, value_mut};
+use ddpm_infer::snapshot::DiffusionConfig;
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::Experiment;
+use super::hints::hint;
 use super::recipes::{RECIPES, Recipe};
-use super::wording::{expand_kinds, make_whole, plain};
 
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,8 +107,12 @@ impl Source {
         match self {
             Self::BuiltIn(recipe) => parse(&file, recipe.text, sets, usual),
             Self::File(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| ConfigError::of_all(&file, format!("cannot be read: {error}")))?;
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    let carried = Recipe::find(&self.name()).filter(|_| error.kind() == std::io::ErrorKind::NotFound);
+                    let hint =
+                        carried.map(|recipe| format!("; the recipe in the program is --experiment {}", recipe.name));
+                    ConfigError::of_all(&file, format!("cannot be read: {error}{}", hint.unwrap_or_default()))
+                })?;
                 parse(&file, &text, sets, usual)
             }
         }
@@ -133,7 +139,7 @@ fn parse(file: &Path, text: &str, sets: &[String], usual: Table) -> Result<Exper
     let mut problems = Vec::new();
     let mut set_keys = Vec::new();
     for set in sets {
-        match parse_set(set) {
+        match parse_set(set, "train.steps=1000") {
             Ok((key, value)) => {
                 insert(&mut tree, &key, value);
                 set_keys.push(key);
@@ -142,14 +148,18 @@ fn parse(file: &Path, text: &str, sets: &[String], usual: Table) -> Result<Exper
         }
     }
     expand_kinds(&mut tree);
-    // A part of what is at fault may have been set: diffusion.schedule.beta_end, say.
-    let given = |key: &str| set_keys.iter().any(|set| set == key || set.starts_with(&format!("{key}.")));
+    // A part of what is at fault may have been set, diffusion.schedule.beta_end, say; or a table that it is a part of.
+    let is_part =
+        |part: &str, of: &str| part.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let given = |key: &str| set_keys.iter().any(|set| is_part(set, key) || is_part(key, set));
     let (classes_of_data, unknown) = take_classes(&mut tree);
+    let unread = unread(&tree);
     let (mut experiment, found) = peel(tree);
     let found = unknown.into_iter().chain(found);
     problems.extend(found.map(|(key, message)| Problem { from_set: given(&key), key, message }));
     if let Some(experiment) = &mut experiment {
         experiment.classes_of_data = classes_of_data;
+        experiment.unread = unread;
     }
     if let Some(experiment) = &experiment {
         let known: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
@@ -173,38 +183,21 @@ fn take_classes(tree: &mut Table) -> (bool, Option<(String, String)>) {
     (is_data, (!is_data).then(|| ("model.classes".into(), message())))
 }
 
+/// Keys about counted steps beside a path in continuous time. What they say cannot be told from what they are without
+/// being given, so it may be a mistake, but does no harm.
+fn unread(tree: &Table) -> Vec<String> {
+    let Some(Value::Table(diffusion)) = tree.get("diffusion") else { return Vec::new() };
+    let given = DiffusionConfig::OF_STEPS.iter().filter(|key| diffusion.contains_key(**key));
+    match diffusion.contains_key("continuous") {
+        true => given.map(|key| format!("diffusion.{key}")).collect(),
+        false => Vec::new(),
+    }
+}
+
 /// What TOML says, with the line at fault unless that is endless.
 fn shown(error: &toml::de::Error) -> String {
     let text = error.to_string();
     if text.len() <= LONGEST_FAULT { text } else { error.message().to_string() }
-}
-
-/// `a.b=c`, where `c` is a TOML value, or else a bare string.
-fn parse_set(set: &str) -> Result<(String, Value), String> {
-    let (key, value) = set.split_once('=').ok_or("expected KEY=VALUE, for example train.steps=1000")?;
-    let (key, value) = (key.trim(), value.trim());
-    if key.is_empty() || key.split('.').any(str::is_empty) {
-        return Err("expected KEY=VALUE with a dotted key, for example train.steps=1000".into());
-    }
-    let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
-    Ok((key.to_string(), parsed.unwrap_or_else(|| Value::String(value.to_string()))))
-}
-
-fn insert(tree: &mut Table, key: &str, value: Value) {
-    match key.split_once('.') {
-        None => {
-            tree.insert(key.to_string(), value);
-        }
-        Some((head, rest)) => {
-            let entry = tree.entry(head).or_insert_with(|| Value::Table(Table::new()));
-            if !entry.is_table() {
-                *entry = Value::Table(Table::new());
-            }
-            if let Value::Table(inner) = entry {
-                insert(inner, rest, value);
-            }
-        }
-    }
 }
 
 /// A message that a person reads.
@@ -233,16 +226,16 @@ fn peel(tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
             if make_whole(&mut sections, &key, &message) {
                 continue;
             }
-            if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+            if let Some(field) = missing_key(&message) {
                 // Missing may be only what was just taken out; and without it nothing more can be read here.
                 if !removed.iter().any(|key| key.rsplit('.').next() == Some(field)) {
-                    let table = key.rsplit_once('.').map_or(key.as_str(), |(table, _)| table);
-                    problems.push((table.to_string(), plain(table, &message)));
+                    problems.push((lacking(&sections, &key, field, &message), in_words(&message)));
                 }
                 break;
             }
+            let said = in_words(&message) + &hint(&key, &message);
+            problems.push((place(&sections, &key, &message), said));
             remove(&mut sections, &key);
-            problems.push((key.clone(), plain(&key, &message)));
             removed.push(key);
         }
         if read(&sections).is_ok()
@@ -259,12 +252,12 @@ fn peel(tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
 }
 
 /// The sections that must be there, as short as they can be.
-fn good() -> Table {
+pub(super) fn good() -> Table {
     let section = |kind: &str| Value::Table(Table::from_iter([("kind".to_string(), Value::String(kind.into()))]));
     Table::from_iter([("data".into(), section("digits")), ("model".into(), section("unet"))])
 }
 
-fn read(tree: &Table) -> Result<Experiment, String> {
+pub(super) fn read(tree: &Table) -> Result<Experiment, String> {
     Experiment::deserialize(Value::Table(tree.clone())).map_err(|error| error.message().to_string())
 }
 
@@ -282,7 +275,7 @@ fn blame(tree: &Table, section: &str, message: &str) -> Option<String> {
         leaves(table, section, &mut keys);
     }
     // There may be very many unknown keys, and each is named.
-    if let Some((unknown, _)) = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
+    if let Some(unknown) = unknown_key(message) {
         keys.retain(|key| key == unknown || key.strip_suffix(unknown).is_some_and(|before| before.ends_with('.')));
     }
     // The inner before the outer; `kind` and the whole last, without which every complaint disappears.
@@ -291,6 +284,32 @@ fn blame(tree: &Table, section: &str, message: &str) -> Option<String> {
         keys.into_iter().map(|key| (without(&key), key)).filter(|(now, _)| now.as_deref() != Some(message)).collect();
     let missing = |now: &Option<String>| now.as_ref().is_some_and(|now| now.starts_with("missing field"));
     changed.iter().find(|(now, _)| !missing(now)).or(changed.first()).map(|(_, key)| key.clone())
+}
+
+/// The table that lacks `field`: that at `key`, or that which `key` is in.
+fn lacking(tree: &Table, key: &str, field: &str, message: &str) -> String {
+    let mut filled = tree.clone();
+    if value_mut(&mut filled, key).is_some_and(|value| value.is_table()) {
+        insert(&mut filled, &format!("{key}.{field}"), Value::Boolean(true));
+        if read(&filled).err().as_deref() != Some(message) {
+            return key.into();
+        }
+    }
+    key.rsplit_once('.').map_or(key, |(table, _)| table).into()
+}
+
+/// Where in the table at `key` the name stands that serde does not know. For any other message, `key`.
+fn place(tree: &Table, key: &str, message: &str) -> String {
+    let name = message.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`')).map(|(name, _)| name);
+    let mut tree = tree.clone();
+    let mut keys = Vec::new();
+    if let Some(Value::Table(table)) = value_mut(&mut tree, key) {
+        leaves(table, key, &mut keys);
+    }
+    let mut is_it = |key: &String| {
+        value_mut(&mut tree, key).and_then(|value| value.as_str()).is_some_and(|value| name == Some(value))
+    };
+    keys.into_iter().find(|key| is_it(key)).unwrap_or_else(|| key.into())
 }
 
 /// Dotted keys of all values, and of sections that hold none.
@@ -308,32 +327,38 @@ fn leaves(table: &Table, prefix: &str, keys: &mut Vec<String>) {
     }
 }
 
-fn remove(tree: &mut Table, key: &str) {
-    match key.split_once('.') {
-        None => {
-            tree.remove(key);
-        }
-        Some((head, rest)) => {
-            if let Some(Value::Table(inner)) = tree.get_mut(head) {
-                remove(inner, rest);
+/// Makes a number such as 1e3 a whole one, if that is all that is wrong with the value at `key`. Gives whether it was.
+fn make_whole(tree: &mut Table, key: &str, message: &str) -> bool {
+    let wanted = ["u64", "u32", "usize", "u8", "i64"].iter().any(|kind| message.ends_with(&format!("expected {kind}")));
+    match value_mut(tree, key) {
+        // Up to here every whole number is one of f64.
+        Some(value @ Value::Float(_)) if wanted => match value.as_float() {
+            Some(number) if number.fract() == 0.0 && number.abs() < 9.0e15 => {
+                *value = Value::Integer(number as i64);
+                true
             }
-        }
+            _ => false,
+        },
+        _ => false,
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use ddpm_model::ema::EmaKind;
     use ddpm_model::network::NetworkConfig;
 
     use super::*;
+    use crate::config::OptimizerKind;
+
+    fn read_text(text: &str, sets: &[&str]) -> Result<Experiment, ConfigError> {
+        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+        parse(Path::new("x.toml"), text, &sets, Table::new())
+    }
 
     fn problems_of(text: &str, sets: &[&str]) -> Vec<Problem> {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("x.toml");
-        std::fs::write(&file, text).unwrap();
-        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
-        load(&file, &sets).map(|_| Vec::new()).unwrap_or_else(|error| error.problems)
+        read_text(text, sets).map(|_| Vec::new()).unwrap_or_else(|error| error.problems)
     }
 
     const DIGITS: &str = "[data]\nkind = \"digits\"\n[model]\nkind = \"unet\"\n";
@@ -411,6 +436,47 @@ mod tests {
         assert_eq!(problems_of(text, &sets), []);
         let edm = ["diffusion.continuous.path=ve", "diffusion.continuous.prediction=edm", "optimizer.kind=adamw"];
         assert_eq!(problems_of(DIGITS, &edm), []);
+        // The other keys of these sections stay.
+        let text = format!("ema = \"none\"\n{DIGITS}[optimizer]\nlearning_rate = 0.5\n");
+        let experiment = read_text(&text, &["optimizer=lion"]).unwrap();
+        assert_eq!(experiment.ema.kind, EmaKind::None);
+        assert_eq!((experiment.optimizer.kind, experiment.optimizer.learning_rate), (OptimizerKind::Lion, 0.5));
+    }
+
+    #[test]
+    fn steps_may_be_drawn_by_their_losses_with_any_loss() {
+        for loss in ["mse", "rescaled-mse", "kl", "rescaled-kl"] {
+            let loss = format!("diffusion.loss={loss}");
+            let sets = ["diffusion.variance=learned", "train.time_sampling=loss-second-moment", &loss];
+            assert_eq!(problems_of(DIGITS, &sets), []);
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_beside_a_path_is_known() {
+        let continuous = ["diffusion.continuous.path=ve", "diffusion.prediction=eps", "diffusion.weighting=snr"];
+        assert_eq!(read_text(DIGITS, &continuous).unwrap().unread, ["diffusion.prediction"]);
+        assert!(read_text(DIGITS, &continuous[1..]).unwrap().unread.is_empty());
+        // What is printed of an experiment says no more than it reads.
+        let printed = toml::to_string(&read_text(DIGITS, &continuous).unwrap()).unwrap();
+        assert!(read_text(&printed, &[]).unwrap().unread.is_empty(), "{printed}");
+    }
+
+    #[test]
+    fn faults_inside_tables_have_their_own_keys() {
+        let keys = |sets: &[&str]| {
+            let problems = problems_of(DIGITS, sets);
+            assert!(problems.iter().all(|problem| problem.from_set), "{problems:#?}");
+            problems.into_iter().map(|problem| (problem.key, problem.message)).collect::<Vec<_>>()
+        };
+        let only = |set: &str| keys(&[set]).remove(0);
+        assert_eq!(only("diffusion.continuous.path=vee").0, "diffusion.continuous.path.kind");
+        assert_eq!(only("diffusion.schedule.kind=cosin").0, "diffusion.schedule.kind");
+        assert_eq!(only("diffusion.continuous.path={ kind = \"ve\", x = 1 }").0, "diffusion.continuous.path.x");
+        let missing = |key: &str, missing: &str| (key.to_string(), format!("the key `{missing}` is missing"));
+        assert_eq!(only("diffusion.schedule={ steps = 10 }"), missing("diffusion.schedule", "kind"));
+        assert_eq!(only("diffusion.continuous.prediction=edm"), missing("diffusion.continuous", "path"));
+        assert_eq!(only("data=images"), missing("data", "path"));
     }
 
     #[test]
@@ -425,11 +491,14 @@ mod tests {
             "preview.sampler=3",
             "model.multipliers=2",
             "train.tensorboard=yes",
+            "train.precision=f8",
+            "data.colour=red",
+            "fine_tune.lora.alpha=2",
         ];
         let problems = problems_of(DIGITS, &sets);
         assert_eq!(problems.len(), sets.len(), "{problems:#?}");
         for problem in &problems {
-            let words = ["enum ", "struct ", "u64", "usize", "f64", "Config", "floating", "variant index"];
+            let words = ["enum ", "struct ", "u64", "usize", "f64", "Config", "floating", "variant", "field"];
             assert!(!words.iter().any(|word| problem.message.contains(word)), "{problem:?}");
         }
         let whole = problems_of(DIGITS, &["train=5"]);
@@ -443,27 +512,15 @@ mod tests {
     fn a_misplaced_key_is_told_where_it_belongs() {
         let problems = problems_of(DIGITS, &["model.steps=5", "diffusion.prediction=edm"]);
         let of = |key: &str| problems.iter().find(|problem| problem.key == key).unwrap().message.clone();
-        assert!(of("model.steps").ends_with("[train] has a key of that name"), "{problems:#?}");
+        assert!(of("model.steps").ends_with("and [train] and [preview] have a key of that name"), "{problems:#?}");
         assert!(of("diffusion.prediction").contains("diffusion.continuous.prediction"), "{problems:#?}");
-        // The list of homes is true.
-        for (home, keys) in super::super::wording::HOMES {
-            for key in keys {
-                let mut tree = good();
-                insert(&mut tree, "diffusion.continuous.path.kind", Value::String("ve".into()));
-                if home == "data" {
-                    insert(&mut tree, "data.kind", Value::String("images".into()));
-                    insert(&mut tree, "data.path", Value::String("x".into()));
-                }
-                insert(&mut tree, &format!("{home}.{key}"), Value::Array(vec![Value::Boolean(true)]));
-                let message = read(&tree).map(|_| String::new()).unwrap_or_else(|message| message);
-                assert!(!message.starts_with("unknown field"), "{home}.{key}: {message}");
-            }
-        }
     }
 
     #[test]
     fn recipes_are_found_without_a_checkout_and_files_come_first() {
         assert_eq!(Source::find("./no/such.toml").unwrap(), Source::File("./no/such.toml".into()));
+        let error = Source::File("no/digits.toml".into()).load(&[], Table::new()).unwrap_err().to_string();
+        assert!(error.contains("the recipe in the program is --experiment digits"), "{error}");
         let error = Source::find("digitz").unwrap_err().to_string();
         assert!(error.contains("digits-edm") && error.contains("points-swiss-roll"), "{error}");
         for recipe in RECIPES {
@@ -485,14 +542,5 @@ mod tests {
         assert!(source.load(&[], Table::new()).is_err());
         let NetworkConfig::UNet(config) = source.load(&[], usual).unwrap().model else { panic!("a U-Net") };
         assert_eq!(config.base_channels, 24);
-    }
-
-    #[test]
-    fn sets_are_toml_values_or_strings() {
-        assert_eq!(parse_set("a.b=3").unwrap(), ("a.b".into(), Value::Integer(3)));
-        assert_eq!(parse_set("a=x y").unwrap(), ("a".into(), Value::String("x y".into())));
-        assert_eq!(parse_set("a=[1, 2]").unwrap().1.as_array().unwrap().len(), 2);
-        assert!(parse_set("nothing").is_err());
-        assert!(parse_set("a..b=1").is_err());
     }
 }

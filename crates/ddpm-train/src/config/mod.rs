@@ -2,9 +2,9 @@
 //!
 //! [`load::load`] reads one, [`Experiment::problems`] checks it; after that it is valid and nothing checks again.
 
+mod hints;
 pub mod load;
 pub mod recipes;
-mod wording;
 
 use ddpm_data::DataConfig;
 use ddpm_data::augment::AugmentConfig;
@@ -30,6 +30,9 @@ pub struct Experiment {
     /// data are open.
     #[serde(skip)]
     pub classes_of_data: bool,
+    /// Keys that were given and are not read: those about counted steps beside `[diffusion.continuous]`.
+    #[serde(skip)]
+    pub unread: Vec<String>,
     /// The forward process and what the network predicts of it.
     #[serde(default)]
     pub diffusion: DiffusionConfig,
