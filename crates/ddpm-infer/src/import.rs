@@ -119,9 +119,9 @@ fn settings(args: &ImportArgs, deduced: &Deduced, scheme: Scheme) -> anyhow::Res
     for set in &args.sets {
         let (key, value) = parse_set(set, "model.heads=4").map_err(|error| anyhow!("--set {set}: {error}"))?;
         insert(&mut tree, &key, value);
+        expand_kinds(&mut tree);
         given.push(key);
     }
-    expand_kinds(&mut tree);
     let settings: Settings =
         tree.try_into().map_err(|error: toml::de::Error| anyhow!("--set: {}", in_words(error.message())))?;
     let asked: Vec<String> = unanswered(deduced, scheme, &settings)

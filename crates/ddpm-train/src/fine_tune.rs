@@ -58,6 +58,14 @@ impl Start {
         sections.into_iter().filter_map(|(name, section)| Some((name.to_string(), section.ok()?))).collect()
     }
 
+    /// What messages about the network call the file of an experiment, which may have taken it from the snapshot.
+    pub fn name_in(&self, file: &Path, experiment: &Experiment) -> PathBuf {
+        match experiment.model == self.snapshot.config.network {
+            true => format!("{} with the network of {}", file.display(), self.path.display()).into(),
+            false => file.to_path_buf(),
+        }
+    }
+
     /// Checks that its network is that of the experiment, but for dropout.
     pub fn check(&self, experiment: &Experiment) -> Result<(), FineTuneError> {
         let differences = differences(&experiment.model, &self.snapshot.config.network);

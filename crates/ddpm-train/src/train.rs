@@ -176,7 +176,8 @@ impl Plan {
         let device = &devices[0];
         let seed = experiment.train.seed;
         let data = ddpm_data::open_with_progress(&experiment.data, Split::Train, seed, &checking_pictures())?;
-        experiment.model = resolve_network(&experiment, &data, &file)?;
+        let described = start.as_ref().map_or_else(|| file.clone(), |start| start.name_in(&file, &experiment));
+        experiment.model = resolve_network(&experiment, &data, &described)?;
         experiment.classes_of_data = false;
         tell_of_data(&experiment, &data);
         if resumed.is_none() && !experiment.unread.is_empty() {

@@ -398,6 +398,9 @@ fn training_starts_from_a_snapshot() {
         bench.refusal(&[&["--from", from, "--set", "model.time_shift=scale-shift"], &TINY_DIGITS[..]].concat());
     assert_eq!(code, 1);
     assert!(said.contains("model.time_shift is \"scale-shift\" in the experiment, \"additive\" there"), "{said}");
+    std::fs::write(bench.path("points.toml"), "[data]\nkind = \"moons\"\n").unwrap();
+    let (_, said) = bench.refusal(&["--experiment", "points.toml", "--from", from]);
+    assert!(said.contains("points.toml with the network of ") && said.contains("model.kind"), "{said}");
     let (_, said) = bench.refusal(&["--from", "nowhere"]);
     assert!(said.contains("nowhere") && said.contains("not a snapshot"), "{said}");
     let (code, said) = bench.refusal(&["--from", from, "--resume", first.to_str().unwrap()]);

@@ -136,18 +136,19 @@ fn parse(file: &Path, text: &str, sets: &[String], usual: Table) -> Result<Exper
         }
     }
 
+    expand_kinds(&mut tree);
     let mut problems = Vec::new();
     let mut set_keys = Vec::new();
     for set in sets {
         match parse_set(set, "train.steps=1000") {
             Ok((key, value)) => {
                 insert(&mut tree, &key, value);
+                expand_kinds(&mut tree);
                 set_keys.push(key);
             }
             Err(message) => problems.push(Problem { key: set.clone(), message, from_set: true }),
         }
     }
-    expand_kinds(&mut tree);
     // A part of what is at fault may have been set, diffusion.schedule.beta_end, say; or a table that it is a part of.
     let is_part =
         |part: &str, of: &str| part.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
@@ -434,6 +435,8 @@ mod tests {
         let sets =
             ["diffusion.schedule=cosine", "optimizer.decay=constant", "train.steps=1e3", "diffusion.weighting=min-snr"];
         assert_eq!(problems_of(text, &sets), []);
+        let both = ["diffusion.schedule=cosine", "diffusion.schedule.steps=77", "preview.steps=7"];
+        assert_eq!(read_text(DIGITS, &both).unwrap().diffusion.schedule.steps(), 77);
         let edm = ["diffusion.continuous.path=ve", "diffusion.continuous.prediction=edm", "optimizer.kind=adamw"];
         assert_eq!(problems_of(DIGITS, &edm), []);
         // The other keys of these sections stay.
