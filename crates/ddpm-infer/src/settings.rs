@@ -19,7 +19,7 @@ const KINDS: [&str; 9] = [
 const SHARED_KEYS: [&str; 2] = ["optimizer", "ema"];
 
 /// The types of serde's messages, and what a person writes for each.
-const TYPES: [(&str, &str); 20] = [
+const TYPES: [(&str, &str); 21] = [
     ("internally tagged enum ScheduleConfig", "a name such as \"cosine\", or { kind = \"cosine\" } with its keys"),
     ("internally tagged enum Weighting", "a name such as \"snr\", or { kind = \"min-snr\" } with its keys"),
     ("internally tagged enum RateDecay", "\"constant\", or a table such as { kind = \"cosine\", until = 10000 }"),
@@ -29,6 +29,7 @@ const TYPES: [(&str, &str); 20] = [
     ("internally tagged enum DataConfig", "a section with a kind, such as kind = \"images\""),
     ("struct LoraConfig", "a table such as { rank = 8 }"),
     ("struct ContinuousDiffusion", "a section with a path, such as path = \"ve\""),
+    ("variant identifier", "the name of a kind"),
     ("enum ", "one of its names"),
     ("struct ", "a section of its own"),
     ("u64", "a whole number, 0 or more"),

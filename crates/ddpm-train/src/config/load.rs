@@ -235,8 +235,13 @@ fn peel(tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
                 break;
             }
             let said = in_words(&message) + &hint(&key, &message);
-            problems.push((place(&sections, &key, &message), said));
-            remove(&mut sections, &key);
+            let place = place(&sections, &key, &message);
+            match place.strip_suffix(".kind").filter(|_| place != key) {
+                // What else is in that table cannot be judged; what is beside it can.
+                Some(table) => insert(&mut sections, table, first_kind(&message)),
+                None => remove(&mut sections, &key),
+            }
+            problems.push((place, said));
             removed.push(key);
         }
         if read(&sections).is_ok()
@@ -311,6 +316,12 @@ fn place(tree: &Table, key: &str, message: &str) -> String {
         value_mut(&mut tree, key).and_then(|value| value.as_str()).is_some_and(|value| name == Some(value))
     };
     keys.into_iter().find(|key| is_it(key)).unwrap_or_else(|| key.into())
+}
+
+/// A table with the first of the kinds that serde's message names.
+fn first_kind(message: &str) -> Value {
+    let known = message.split_once("expected ").and_then(|(_, known)| known.split('`').nth(1)).unwrap_or_default();
+    Value::Table(Table::from_iter([("kind".to_string(), Value::String(known.into()))]))
 }
 
 /// Dotted keys of all values, and of sections that hold none.
@@ -476,6 +487,10 @@ mod tests {
         assert_eq!(only("diffusion.continuous.path=vee").0, "diffusion.continuous.path.kind");
         assert_eq!(only("diffusion.schedule.kind=cosin").0, "diffusion.schedule.kind");
         assert_eq!(only("diffusion.continuous.path={ kind = \"ve\", x = 1 }").0, "diffusion.continuous.path.x");
+        let mut beside = keys(&["diffusion.continuous.path=vee", "diffusion.continuous.prediction=edn"]).into_iter();
+        assert_eq!(beside.next().unwrap().0, "diffusion.continuous.path.kind");
+        assert_eq!(beside.next().unwrap().0, "diffusion.continuous.prediction");
+        assert!(beside.next().is_none());
         let missing = |key: &str, missing: &str| (key.to_string(), format!("the key `{missing}` is missing"));
         assert_eq!(only("diffusion.schedule={ steps = 10 }"), missing("diffusion.schedule", "kind"));
         assert_eq!(only("diffusion.continuous.prediction=edm"), missing("diffusion.continuous", "path"));
@@ -495,6 +510,7 @@ mod tests {
             "model.multipliers=2",
             "train.tensorboard=yes",
             "train.precision=f8",
+            "optimizer.decay.kind=3",
             "data.colour=red",
             "fine_tune.lora.alpha=2",
         ];
