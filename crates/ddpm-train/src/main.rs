@@ -151,7 +151,7 @@ fn main() -> ExitCode {
     };
     // The training is done and saved, whether or not its folder can be printed.
     if let Err(error) = print_path(&folder) {
-        say!("warning: {}", in_one_line(error.as_ref()));
+        say!("warning: {}", in_one_line(&error));
     }
     code
 }
