@@ -245,7 +245,7 @@ pub enum JobError {
         trained: Variance,
     },
     /// Data of a rank that nothing here can sample.
-    #[error("samples of shape {shape:?} are not supported: expected [N] or [C, H, W]")]
+    #[error("samples of shape {shape:?} are not supported: expected [N], [K, L] or [C, H, W]")]
     Rank {
         /// The shape of an item.
         shape: Vec<usize>,
@@ -289,6 +289,7 @@ impl SamplingJob {
         // The rank of a batch is that of an item and one more.
         match model.data.shape.len() {
             1 => self.run_rank::<2, N>(model, levels, part, device, on_progress),
+            2 => self.run_rank::<3, N>(model, levels, part, device, on_progress),
             3 => self.run_rank::<4, N>(model, levels, part, device, on_progress),
             _ => Err(JobError::Rank { shape: model.data.shape.clone() }),
         }

@@ -231,7 +231,7 @@ impl Measured<'_> {
         bar.finish_and_clear();
         let (mean, error) = mean_and_error(&found);
         finite(mean)?;
-        eprintln!("standard error {error:.4}; the network was asked {asked} times");
+        eprintln!("standard error {error:.4}; {asked} network evaluations");
         Ok(match is_image {
             true => format!("{mean:.4} bits/dim"),
             false => format!("{mean:.4} nats/dim"),

@@ -179,7 +179,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     bar.finish_and_clear();
     let samples = samples.inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
     eprintln!(
-        "the network was asked {evaluations} times, in {batches} {}",
+        "{evaluations} network evaluations (NFE), in {batches} {}",
         if batches == 1 { "batch" } else { "batches" }
     );
     let is_image = config.data.shape.len() == 3;

@@ -281,7 +281,7 @@ fn tasks_start_from_pictures_and_leave_a_comparison() {
         let ((shape, _), said) = sample(words);
         assert_eq!(shape, format!("({count}, 1, 8, 8)"), "{words:?}");
         assert_eq!(size("comparison.png").0, tiles(columns, 1).0, "{words:?}");
-        assert!(said.contains(&format!("was asked {asked} times")), "{words:?}: {said}");
+        assert!(said.contains(&format!("{asked} network evaluations")), "{words:?}: {said}");
     }
     assert_eq!(npy(&dir.path().join("o/noise.npy")).0, "(3, 1, 8, 8)");
     assert_eq!(std::fs::read_to_string(dir.path().join("o/errors.csv")).unwrap().lines().count(), 4);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Steps that the loss is smoothed over.
-const SMOOTHED_OVER: f64 = 50.0;
+const SMOOTHED_OVER: f64 = 20.0;
 
 /// So many times its lowest value, a loss has diverged.
 const TIMES: f64 = 10.0;

@@ -31,6 +31,7 @@ pub mod quartiles;
 pub mod rate;
 pub mod report;
 pub mod show_run;
+mod signals;
 mod started_as;
 mod status_line;
 pub mod strategy;

@@ -29,7 +29,7 @@ pub fn run(args: &ListArgs) -> anyhow::Result<()> {
         return print(&format!("{}\n", serde_json::to_string_pretty(&runs)?));
     }
     if runs.is_empty() {
-        say!("there is no run in {}; to train one: {}", args.runs.display(), started_as::program());
+        say!("there is no run in {}; to train one: {}", args.runs.display(), started_as::without_arguments());
         return Ok(());
     }
     let mut rows = vec![["run", "state", "step", "loss", "checkpoints", "snapshots", "size"].map(String::from)];

@@ -35,7 +35,7 @@ struct Args {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// The seed of a new run: short for --set train.seed=N.
-    #[arg(long, value_name = "N", conflicts_with = "resume", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", conflicts_with = "resume", allow_negative_numbers = true, value_parser = seed)]
     seed: Option<u64>,
     /// Resumes a run: its folder, its name in the runs folder, or `latest`. Without a checkpoint it begins again.
     #[arg(long, value_name = "RUN")]
@@ -150,7 +150,14 @@ fn main() -> ExitCode {
         Err(error) => return failed(error),
     };
     // The training is done and saved, whether or not its folder can be printed.
-    print_path(&folder).map_or_else(failed, |()| code)
+    if let Err(error) = print_path(&folder) {
+        say!("warning: {}", in_one_line(&error));
+    }
+    code
+}
+
+fn seed(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "expected a whole number from 0 up")
 }
 
 fn completions(shell: Shell) -> anyhow::Result<()> {

@@ -20,6 +20,12 @@ pub fn program() -> String {
     std::env::args_os().next().map_or_else(|| "ddpm-train".into(), |name| quoted(&name))
 }
 
+/// The command that starts this program without arguments.
+pub fn without_arguments() -> String {
+    let words = program();
+    words.strip_suffix(" --").unwrap_or(&words).into()
+}
+
 /// The features that are compiled in beyond the default, or all of them where one of the default is not.
 fn features() -> Vec<&'static str> {
     let all = [

@@ -349,6 +349,7 @@ impl<const D: usize> Loop<'_, D> {
             // Some devices compile and choose their kernels in the first step: it stays out of images/s.
             if std::mem::take(&mut is_first) {
                 self.window = (Instant::now(), self.state.images_seen);
+                self.waited = Duration::ZERO;
             }
             let last = self.state.step == config.steps;
             if last || due(self.state.step, self.strategy.experiment.preview.every) {

@@ -48,6 +48,7 @@ use crate::quartiles::Quartiles;
 use crate::rate::RateSchedule;
 use crate::report;
 use crate::say;
+use crate::signals;
 use crate::started_as::{self, quoted};
 use crate::strategy::{Outcome, StepStrategy, divergence_words, missing_weights};
 use crate::tensorboard::EventFile;
@@ -757,7 +758,7 @@ fn announce(
 fn stop_on_signals(interrupter: &Interrupter, reporter: &Reporter) -> anyhow::Result<()> {
     let (interrupter, reporter) = (interrupter.clone(), reporter.clone());
     let asked = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
+    signals::on_stop(move || {
         if asked.swap(true, Ordering::Relaxed) {
             std::process::exit(LEFT_AT_ONCE);
         }

@@ -423,6 +423,23 @@ fn what_is_hardly_meant_is_warned_of_and_what_is_too_much_refused() {
 }
 
 #[test]
+fn a_loss_that_runs_away_is_told_and_the_way_on_repeats_how_it_was_started() {
+    let bench = Bench::new();
+    let points = ["--experiment", "points-swiss-roll", "--set", "model.hidden=[16]", "--set", "train.batch_size=16"];
+    let hot = ["optimizer.learning_rate=1", "optimizer.warmup_steps=1", "optimizer.clip_norm=0", "train.log_every=10"];
+    let hot = hot.into_iter().chain(["train.steps=60", "preview.count=0"]).flat_map(|set| ["--set", set]);
+    let output = bench.run(&points.into_iter().chain(hot).collect::<Vec<_>>());
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("the run diverges").count(), 2, "once while it runs, and at its end: {said}");
+    assert!(said.contains("optimizer.learning_rate"), "{said}");
+
+    let mut list = bench.command(&["list", "--runs", "none"]);
+    let said = stderr(&list.env("DDPM_STARTED_AS", "cargo xtask train --features wgpu").output().unwrap());
+    assert!(said.contains("cargo xtask train --features wgpu\n"), "{said}");
+}
+
+#[test]
 fn no_previews_are_drawn_where_there_are_to_be_none() {
     let bench = Bench::new();
     let run = bench.train(&[&TINY_DIGITS[..12], &["--set", "preview.count=0", "--set", "train.steps=1"]].concat());

@@ -391,6 +391,12 @@ fn a_trainer_outlives_its_terminal() {
     assert_eq!(ends("gone", Stdio::piped()), (Some(0), vec![6]));
     assert_eq!(ends("full", full()), (Some(0), vec![6]));
 
+    // Nor is a folder that cannot be printed a training that failed.
+    let mut trainer = bench.command(&words(&["--runs", "mute"], &words(&RESTLESS, &SIX)));
+    let output = trainer.stdout(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stderr(&output).contains("warning: cannot write to stdout: No space left"), "{}", stderr(&output));
+
     // What a command prints and nobody reads is no failure; what a disk does not take is one, in one line.
     let mut list = bench.command(&["list", "--runs", "full"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(list.stdout.take());
@@ -398,6 +404,39 @@ fn a_trainer_outlives_its_terminal() {
     let list = bench.command(&["list", "--runs", "full"]).stdout(full()).output().unwrap();
     assert_eq!(list.status.code(), Some(1));
     assert!(stderr(&list).starts_with("error: cannot write to stdout: No space left"), "{}", stderr(&list));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hang_up_that_is_ignored_does_not_stop_a_training() {
+    let bench = Bench::new();
+    let sets = ["--set", "train.steps=3000", "--set", "train.checkpoint_every=100000"];
+    // As `nohup` does.
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_ddpm-train")]);
+    shell.args(words(&RESTLESS, &sets)).current_dir(bench.path("")).stdout(Stdio::null()).stderr(Stdio::piped());
+    let trainer = shell.spawn().unwrap();
+    let run = run_with(&bench.path("runs"), "metrics.jsonl");
+    wait_for("a line", || std::fs::read(run.join("metrics.jsonl")).is_ok_and(|text| !text.is_empty()).then_some(()));
+    signal("HUP", &trainer);
+    let (code, said) = end_of(trainer);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(steps(&run), [3000]);
+}
+
+#[test]
+fn a_checkpoint_is_written_after_so_many_minutes_too() {
+    let bench = Bench::new();
+    let sets =
+        ["--set", "train.steps=4", "--set", "train.checkpoint_every=100000", "--set", "train.keep_checkpoints=9"];
+    let sets = words(&RESTLESS, &sets);
+    let run = bench.train(&words(&["--runs", "often", "--set", "train.checkpoint_minutes=1e-9"], &sets));
+    assert_eq!(steps(&run), [1, 2, 3, 4]);
+    let never = bench.train(&words(&["--runs", "never", "--set", "train.checkpoint_minutes=0"], &sets));
+    assert_eq!(steps(&never), [4]);
+    assert!(checkpoint_file(&run, 4, "model.bpk") == checkpoint_file(&never, 4, "model.bpk"));
+    let (code, said) = bench.refusal(&["--set", "train.checkpoint_minutes=-1"]);
+    assert!(code == 2 && said.contains("train.checkpoint_minutes: must be 0 or more"), "{said}");
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub fn is_short(verdicts: &[Verdict]) -> bool {
     verdicts.len() > COLUMNS
 }
 
-/// A table of at most [`WIDTH`] columns: of few sets all numbers, of many the most important ones. The first `drawn`
+/// A table of at most `WIDTH` columns: of few sets all numbers, of many the most important ones. The first `drawn`
 /// sets were drawn from snapshots.
 pub fn table(verdicts: &[Verdict], drawn: usize) -> String {
     let mut head = Vec::new();
