@@ -121,8 +121,8 @@ fn place(header: &[u8]) -> Option<usize> {
     (place + OPEN.len() <= header.len()).then_some(place)
 }
 
-/// The CRC-32 of what was read of a file and of its rest.
-fn sum(file: &mut File, read: &[u8]) -> io::Result<String> {
+/// The CRC-32 of what was read of a file and of its rest, in eight hexadecimal digits.
+pub fn sum(file: &mut File, read: &[u8]) -> io::Result<String> {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(read);
     let mut buffer = vec![0; 1 << 16];

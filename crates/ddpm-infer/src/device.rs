@@ -138,10 +138,7 @@ impl OpenDevice {
 
     /// The memory that it computes in, in GiB, where it is the machine's own and the system tells it in `/proc`.
     pub fn memory_gib(&self) -> Option<f64> {
-        let about = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| self.is_on_host())?;
-        let total = about.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        let kib: f64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kib / f64::from(1 << 20))
+        self.is_on_host().then(crate::memory::total)?.map(|bytes| bytes as f64 / f64::from(1 << 30))
     }
 
     /// What there is to say to whoever waits for the first results, on backends that compile and choose their kernels

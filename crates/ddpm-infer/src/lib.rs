@@ -22,7 +22,7 @@ pub mod levels;
 pub mod likelihood;
 pub mod list_devices;
 pub mod measure_likelihood;
-mod memory;
+pub mod memory;
 pub mod noise;
 pub mod npy;
 mod numbers;

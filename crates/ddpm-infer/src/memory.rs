@@ -4,17 +4,22 @@
 const USUAL: u64 = 64 << 30;
 
 /// The memory of this machine in bytes, or of the part of it that this process may use, where the system tells it.
-pub(crate) fn of_this_machine() -> Option<u64> {
+pub fn of_this_machine() -> Option<u64> {
     let of_group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
         .into_iter()
         .filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
         .min();
-    let of_all = total(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
+    let of_all = total()?;
     Some(of_group.map_or(of_all, |of_group: u64| of_all.min(of_group)))
 }
 
+/// All memory of this machine in bytes, where the system tells it in `/proc`.
+pub(crate) fn total() -> Option<u64> {
+    total_of(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
 /// The line `MemTotal` of `/proc/meminfo`, in bytes.
-fn total(about: &str) -> Option<u64> {
+fn total_of(about: &str) -> Option<u64> {
     let line = about.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
@@ -52,8 +57,8 @@ mod tests {
 
     #[test]
     fn the_total_is_read() {
-        assert_eq!(total("MemTotal:       24 kB\nMemFree: 3 kB\n"), Some(24 * 1024));
-        assert_eq!(total("MemFree: 3 kB\n"), None);
+        assert_eq!(total_of("MemTotal:       24 kB\nMemFree: 3 kB\n"), Some(24 * 1024));
+        assert_eq!(total_of("MemFree: 3 kB\n"), None);
         assert_eq!(in_words(1536), "1.5 KiB");
     }
 }

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use ddpm_infer::checksums::sum;
 use serde::{Deserialize, Serialize};
 
 /// The file's name within a folder.
@@ -137,18 +137,7 @@ impl Checksums {
 impl Checksum {
     fn of(path: &Path) -> std::io::Result<Self> {
         let mut file = File::open(path)?;
-        let mut hasher = crc32fast::Hasher::new();
-        let mut buffer = vec![0; 1 << 16];
-        let mut bytes = 0;
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(Self { bytes, crc32: format!("{:08x}", hasher.finalize()) }),
-                read => {
-                    hasher.update(&buffer[..read]);
-                    bytes += read as u64;
-                }
-            }
-        }
+        Ok(Self { bytes: file.metadata()?.len(), crc32: sum(&mut file, &[])? })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use ddpm_infer::device::OpenDevice;
+use ddpm_infer::memory::of_this_machine;
 use ddpm_model::network::MemoryEstimate;
 
 use crate::config::Experiment;
@@ -55,8 +56,9 @@ impl Estimate {
 
     /// What there is to say if the device has less, and it is known how much that is.
     pub fn warning(&self, device: &OpenDevice) -> Option<String> {
-        let mib = device.memory_gib()? * 1024.0;
-        let mib = mib.min(limit_mib().unwrap_or(f64::INFINITY));
+        // A device with memory of its own does not tell.
+        device.memory_gib()?;
+        let mib = of_this_machine()? as f64 / f64::from(1 << 20);
         (self.total() as f64 / f64::from(1 << 20) > mib).then(|| {
             format!(
                 "about {} MiB of memory are needed, and there are {mib:.0} MiB: a smaller train.batch_size or a larger \
@@ -84,13 +86,6 @@ impl fmt::Display for Estimate {
             mib(self.program)
         )
     }
-}
-
-/// What a container may use of the machine's memory, where Linux says so.
-fn limit_mib() -> Option<f64> {
-    let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok())?;
-    text.trim().parse::<f64>().ok().map(|bytes| bytes / f64::from(1 << 20))
 }
 
 /// The resident memory in MiB, where the system tells it in `/proc`.
