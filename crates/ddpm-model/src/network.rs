@@ -329,7 +329,7 @@ mod tests {
         assert_eq!((inner.in_channels, inner.out_channels, inner.sample_size), (1, 2, 8));
         // What is stated stays, and is refused where it does not fit.
         let error = config.with_io(&[3, 8, 8], 3).validate(&[3, 8, 8]).unwrap_err();
-        assert!(error.to_string().contains("in_channels: 1"), "{error}");
+        assert!(error.to_string().contains("in_channels: is 1"), "{error}");
     }
 
     #[test]
