@@ -128,16 +128,6 @@ pub enum DataError {
         /// What would help.
         reason: &'static str,
     },
-    /// Items of a shape that the batches cannot have.
-    #[error("{name} has items of shape {shape:?}; batches of rank {rank} need items of rank {}", rank - 1)]
-    Rank {
-        /// The data.
-        name: String,
-        /// Shape of an item.
-        shape: Vec<usize>,
-        /// Rank of the batch.
-        rank: usize,
-    },
 }
 
 impl DataError {

@@ -34,7 +34,7 @@ pub use config::{
 };
 pub use error::{BadFile, DataError, Ignored};
 pub use example::{DataInfo, Example, Flip, Units};
-pub use loader::{ExampleBatch, ExampleBatcher, OrderedLoader, ReadingSpeed, StreamItem};
+pub use loader::{OrderedLoader, ReadingSpeed, StreamItem};
 pub use names::{printable, shown, with_home};
 pub use open::{CheckProgress, OpenData, Split, open, open_with_progress};
 pub use order::{BalancedOrder, Order, items_by_class, permutation};

@@ -6,9 +6,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use burn_dataset::{Dataset, DatasetError};
 
 use crate::augment::{AugmentConfig, Told};
@@ -28,56 +27,20 @@ pub struct StreamItem {
     pub told: Option<Told>,
 }
 
-/// What a step learns from.
-#[derive(Clone, Debug)]
-pub struct ExampleBatch<const D: usize> {
-    /// The items, batch first.
-    pub x_0: Tensor<D>,
-    /// Their classes; none if the data are unlabelled.
-    pub labels: Option<Vec<usize>>,
-    /// How they were changed, where a network is told.
-    pub told: Option<Vec<Told>>,
-    /// The place of the first item in the endless stream.
-    pub first_item: u64,
-}
-
-/// Puts items of one shape into a tensor.
-#[derive(Clone, Debug)]
-pub struct ExampleBatcher {
-    /// Shape of an item.
-    pub shape: Vec<usize>,
-}
-
-impl<const D: usize> Batcher<StreamItem, ExampleBatch<D>> for ExampleBatcher {
-    fn batch(&self, items: Vec<StreamItem>, device: &Device) -> ExampleBatch<D> {
-        let shape: Vec<usize> = [&[items.len()], &self.shape[..]].concat();
-        let labels = items.iter().map(|item| item.example.label).collect();
-        let told = items.iter().map(|item| item.told).collect();
-        let first_item = items.first().map_or(0, |item| item.place);
-        let mut values = Vec::with_capacity(shape.iter().product());
-        for item in items {
-            values.extend(item.example.values);
-        }
-        ExampleBatch { x_0: Tensor::from_data(TensorData::new(values, shape), device), labels, told, first_item }
-    }
-}
-
 /// An endless stream of batches, or a part of it.
 ///
 /// Batches are full and run on over the end of an epoch; only the end of a part can cut the last one short.
 /// Burn's own loader with several workers delivers in the order in which they finish, and its shuffling
 /// cannot be taken up in the middle; this one depends on (seed, place in the stream) alone, whatever the
-/// number of workers.
+/// number of workers. It gives items on the host: what becomes of them on a device is for whoever learns from them.
 #[derive(Clone)]
-pub struct OrderedLoader<const D: usize> {
+pub struct OrderedLoader {
     source: Source,
-    batcher: ExampleBatcher,
     batch_size: usize,
     start: u64,
     end: u64,
     workers: usize,
     speed: Arc<ReadingSpeed>,
-    device: Device,
 }
 
 /// How fast items are read, counted while they are: what the loader could give if nothing held it back.
@@ -103,13 +66,10 @@ const BATCHES_AHEAD: usize = 2;
 /// More workers than this have never been of use beside a training step.
 const MAX_DEFAULT_WORKERS: usize = 4;
 
-impl<const D: usize> OrderedLoader<D> {
+impl OrderedLoader {
     /// The endless stream from its beginning.
-    pub fn new(data: &OpenData, batch_size: usize, seed: u64, device: &Device) -> Result<Self, DataError> {
+    pub fn new(data: &OpenData, batch_size: usize, seed: u64) -> Result<Self, DataError> {
         let info = &data.info;
-        if info.shape.len() + 1 != D {
-            return Err(DataError::Rank { name: info.name.clone(), shape: info.shape.clone(), rank: D });
-        }
         if batch_size == 0 {
             return Err(DataError::Config {
                 key: "batch_size",
@@ -133,13 +93,11 @@ impl<const D: usize> OrderedLoader<D> {
                 by_class: None,
                 seed,
             },
-            batcher: ExampleBatcher { shape: info.shape.clone() },
             batch_size,
             start: 0,
             end: u64::MAX,
             workers: thread::available_parallelism().map_or(1, |n| n.get().min(MAX_DEFAULT_WORKERS)),
             speed: Arc::default(),
-            device: device.clone(),
         })
     }
 
@@ -190,8 +148,8 @@ impl<const D: usize> OrderedLoader<D> {
     }
 }
 
-impl<const D: usize> DataLoader<ExampleBatch<D>> for OrderedLoader<D> {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ExampleBatch<D>> + 'a> {
+impl DataLoader<Vec<StreamItem>> for OrderedLoader {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Vec<StreamItem>> + 'a> {
         self.speed.threads.store(self.workers.max(1) as u64, Ordering::Relaxed);
         let reading = match self.workers {
             0 => Reading::Here(self.source.order()),
@@ -206,11 +164,11 @@ impl<const D: usize> DataLoader<ExampleBatch<D>> for OrderedLoader<D> {
         usize::try_from(self.end - self.start).unwrap_or(usize::MAX)
     }
 
-    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ExampleBatch<D>>> {
-        Arc::new(Self { device: device.clone(), ..self.clone() })
+    fn to_device(&self, _: &Device) -> Arc<dyn DataLoader<Vec<StreamItem>>> {
+        Arc::new(self.clone())
     }
 
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ExampleBatch<D>>> {
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Vec<StreamItem>>> {
         let place = |item: usize| self.start.saturating_add(item as u64).min(self.end);
         Arc::new(self.clone().between(place(start), place(end)))
     }
@@ -288,7 +246,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn start<const D: usize>(loader: OrderedLoader<D>, first: u64, step: u64) -> Self {
+    fn start(loader: OrderedLoader, first: u64, step: u64) -> Self {
         let (sender, batches) = sync_channel(BATCHES_AHEAD);
         let on_failure = sender.clone();
         let thread = thread::Builder::new().name(format!("data-{first}")).spawn(move || {
@@ -340,15 +298,15 @@ enum Reading {
     Ahead(Vec<Worker>),
 }
 
-struct OrderedIterator<'a, const D: usize> {
-    loader: &'a OrderedLoader<D>,
+struct OrderedIterator<'a> {
+    loader: &'a OrderedLoader,
     reading: Reading,
     next_batch: u64,
     failed: bool,
 }
 
-impl<const D: usize> Iterator for OrderedIterator<'_, D> {
-    type Item = Result<ExampleBatch<D>, DatasetError>;
+impl Iterator for OrderedIterator<'_> {
+    type Item = Read;
 
     fn next(&mut self) -> Option<Self::Item> {
         let places = self.loader.places(self.next_batch);
@@ -361,12 +319,11 @@ impl<const D: usize> Iterator for OrderedIterator<'_, D> {
         };
         self.next_batch += 1;
         self.failed = read.is_err();
-        // The tensor is made here, not by the worker: some backends give every thread a stream of its own.
-        Some(read.map(|items| self.loader.batcher.batch(items, &self.loader.device)))
+        Some(read)
     }
 }
 
-impl<const D: usize> DataLoaderIterator<ExampleBatch<D>> for OrderedIterator<'_, D> {
+impl DataLoaderIterator<Vec<StreamItem>> for OrderedIterator<'_> {
     fn progress(&self) -> Progress {
         let done = self.loader.places(self.next_batch).start - self.loader.start;
         let done = usize::try_from(done).unwrap_or(usize::MAX);
@@ -407,15 +364,15 @@ mod tests {
         }
     }
 
-    fn loader(data: &OpenData, batch_size: usize) -> OrderedLoader<4> {
-        OrderedLoader::new(data, batch_size, 8, &Device::default()).unwrap()
+    fn loader(data: &OpenData, batch_size: usize) -> OrderedLoader {
+        OrderedLoader::new(data, batch_size, 8).unwrap()
     }
 
-    fn values<const D: usize>(batch: ExampleBatch<D>) -> Vec<f32> {
-        batch.x_0.into_data().try_into_vec().unwrap()
+    fn values(batch: Vec<StreamItem>) -> Vec<f32> {
+        batch.into_iter().flat_map(|item| item.example.values).collect()
     }
 
-    fn all_values(loader: &OrderedLoader<4>) -> Vec<f32> {
+    fn all_values(loader: &OrderedLoader) -> Vec<f32> {
         loader.iter().flat_map(|batch| values(batch.unwrap())).collect()
     }
 
@@ -452,10 +409,10 @@ mod tests {
         for (k, batch) in loader.iter().take(10).enumerate() {
             let batch = batch.unwrap();
             let items = &expected[3 * k..3 * k + 3];
-            assert_eq!(batch.first_item, 3 * k as u64);
-            assert_eq!(batch.x_0.dims(), [3, 1, 1, 2]);
-            let labels: Vec<usize> = items.iter().map(|item| item % 3).collect();
-            assert_eq!(batch.labels, Some(labels));
+            let places: Vec<u64> = batch.iter().map(|item| item.place).collect();
+            assert_eq!(places, [0, 1, 2].map(|row| 3 * k as u64 + row));
+            let labels: Vec<Option<usize>> = items.iter().map(|item| Some(item % 3)).collect();
+            assert_eq!(batch.iter().map(|item| item.example.label).collect::<Vec<_>>(), labels);
             let firsts: Vec<f32> = values(batch).into_iter().step_by(2).collect();
             let items: Vec<f32> = items.iter().map(|&item| item as f32).collect();
             assert_eq!(firsts, items);
@@ -506,7 +463,7 @@ mod tests {
         data.info.classes = vec!["a".into(), "b".into(), "c".into()];
         let loader = loader(&data, 6).balanced(&data).unwrap().between(0, 120);
         for batch in loader.iter() {
-            let labels = batch.unwrap().labels.unwrap();
+            let labels: Vec<usize> = batch.unwrap().iter().filter_map(|item| item.example.label).collect();
             assert!((0..3).all(|class| labels.iter().filter(|&&label| label == class).count() == 2), "{labels:?}");
         }
         let expected = all_values(&loader.clone().with_workers(0));
@@ -520,10 +477,10 @@ mod tests {
         let mut data = data(Arc::new(InMemDataset::new(items.collect())), Flip::Never);
         data.info.shape = vec![1, 8, 8];
         let plain = loader(&data, 4).between(0, 40);
-        assert!(plain.iter().all(|batch| batch.unwrap().told.is_none()));
+        assert!(plain.iter().flat_map(Result::unwrap).all(|item| item.told.is_none()));
         let changed = plain.clone().augmented(AugmentConfig { probability: 0.5, crop: 2 });
-        let told = |loader: &OrderedLoader<4>| -> Vec<Told> {
-            loader.iter().flat_map(|batch| batch.unwrap().told.unwrap()).collect()
+        let told = |loader: &OrderedLoader| -> Vec<Told> {
+            loader.iter().flat_map(Result::unwrap).map(|item| item.told.unwrap()).collect()
         };
         let expected = (told(&changed), all_values(&changed));
         assert_ne!(expected.1, all_values(&plain));
@@ -646,9 +603,7 @@ mod tests {
     #[test]
     fn impossible_loaders_are_refused() {
         let data = numbered(5, Flip::Never);
-        let error = OrderedLoader::<2>::new(&data, 4, 0, &Device::default()).err().unwrap();
-        assert!(error.to_string().contains("need items of rank 1"), "{error}");
-        assert!(OrderedLoader::<4>::new(&data, 0, 0, &Device::default()).is_err());
-        assert!(OrderedLoader::<4>::new(&numbered(0, Flip::Never), 4, 0, &Device::default()).is_err());
+        assert!(OrderedLoader::new(&data, 0, 0).is_err());
+        assert!(OrderedLoader::new(&numbered(0, Flip::Never), 4, 0).is_err());
     }
 }

@@ -251,11 +251,16 @@ impl Network {
 
     /// The same network, computing in this precision. Weights stay as they are, and so do data and predictions.
     pub fn in_precision(mut self, precision: Precision) -> Self {
-        match &mut self {
+        self.set_precision(precision);
+        self
+    }
+
+    /// Has the network compute in this precision.
+    pub fn set_precision(&mut self, precision: Precision) {
+        match self {
             Self::UNet(network) => network.precision = precision,
             Self::PointMlp(network) => network.precision = precision,
         }
-        self
     }
 
     /// What it computes in.

@@ -18,12 +18,11 @@ use burn_train::checkpoint::{
 use burn_train::metric::store::EventStoreClient;
 use burn_train::{Learner, LearnerModel, LearningCheckpointer};
 use ddpm_infer::runs::{step_name, steps_in, width_name};
-use ddpm_model::network::Network;
-use ddpm_model::resample::LossHistory;
 use serde::{Deserialize, Serialize};
 
 use crate::checksums::{ChecksumError, Checksums};
 use crate::loss_scale::LossScale;
+use crate::loss_sum::exact;
 
 /// Why a checkpoint could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -111,9 +110,6 @@ pub struct TrainState {
     /// The last loss that was finite.
     #[serde(with = "exact")]
     pub last_finite_loss: f64,
-    /// The losses since the last regular line of metrics again, by the quarter of the noise levels.
-    #[serde(default)]
-    pub quartiles: [LossSum; 4],
     /// Steps that were not taken because something about them was not finite.
     #[serde(default)]
     pub skipped: u64,
@@ -123,57 +119,29 @@ pub struct TrainState {
     /// How many of them came since the last regular line of metrics.
     #[serde(default)]
     pub skipped_since_line: u64,
-    /// The losses that the steps of the next items are drawn by; only where they are drawn by importance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub loss_history: Option<LossHistory>,
     /// The factor of the loss; only in f16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScale>,
+    /// What the family remembers from step to step.
+    #[serde(default)]
+    pub memory: serde_json::Value,
 }
 
 impl TrainState {
+    /// Reads what was written. Older versions knew one family only, and had what it remembers beside the counters.
+    fn from_json(text: &[u8]) -> serde_json::Result<Self> {
+        let mut state: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text)?;
+        let remembered = ["quartiles", "loss_history"].map(|key| state.remove_entry(key));
+        let remembered: serde_json::Map<_, _> = remembered.into_iter().flatten().collect();
+        if !remembered.is_empty() && !state.contains_key("memory") {
+            state.insert("memory".into(), remembered.into());
+        }
+        serde_json::from_value(state.into())
+    }
+
     /// The step of the last regular line of metrics.
     pub fn last_line(&self) -> u64 {
         self.step.saturating_sub(self.loss_count).saturating_sub(self.skipped_since_line)
-    }
-}
-
-/// Losses added up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LossSum {
-    /// Their sum.
-    #[serde(with = "exact")]
-    pub sum: f64,
-    /// How many they are.
-    pub count: u64,
-}
-
-impl LossSum {
-    /// Adds one.
-    pub fn add(&mut self, loss: f64) {
-        self.sum += loss;
-        self.count += 1;
-    }
-
-    /// Their mean, unless there are none.
-    pub fn mean(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum / self.count as f64)
-    }
-}
-
-/// Numbers as text: `serde_json` reads a JSON number to the last bit only with a feature that would have all
-/// of Burn compiled once more.
-mod exact {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&value.to_string())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|_| D::Error::custom(format!("`{text}` is not a number")))
     }
 }
 
@@ -232,7 +200,7 @@ impl Checkpoint {
                 .map_err(|error| CheckpointError::Record { path: path.to_path_buf(), reason: error.to_string() })
         };
         Ok(Self {
-            state: serde_json::from_slice(&text)
+            state: TrainState::from_json(&text)
                 .map_err(|error| CheckpointError::State { path: state.clone(), reason: error.to_string() })?,
             model: read(&model)?,
             ema: read(&ema)?,
@@ -342,8 +310,8 @@ pub fn remove_half_written(steps: &Path) {
 }
 
 /// Fits a record to a network of the same shape, with the keys at fault in the error.
-pub fn restore(network: Network, record: ModuleRecord, path: &Path) -> Result<Network, CheckpointError> {
-    network
+pub fn restore<M: Module>(module: M, record: ModuleRecord, path: &Path) -> Result<M, CheckpointError> {
+    module
         .try_load_record(record)
         .map_err(|error| CheckpointError::Record { path: path.to_path_buf(), reason: error.to_string() })
 }

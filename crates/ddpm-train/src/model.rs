@@ -1,4 +1,4 @@
-//! What burn-train's `Learner` trains: a network together with the loss of its diffusion process.
+//! What burn-train's `Learner` trains: the model of a family, whichever that is.
 
 use std::sync::Arc;
 
@@ -6,55 +6,31 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
-use ddpm_model::bound::Loss;
-use ddpm_model::condition::Condition;
-use ddpm_model::denoiser::beside_estimate;
-use ddpm_model::diffusion::Diffusion;
-use ddpm_model::network::Network;
-use ddpm_model::noise_level::per_row;
 use ddpm_model::pass::Pass;
-use ddpm_model::weighting::Weighting;
 
-use crate::validation::HeldOut;
+use crate::family::any_module::AnyModule;
+use crate::family::erased::{AnyBatch, AnyFamily};
+use crate::family::{Losses, RowLoss};
 
-/// One batch, with everything random about it already drawn.
+/// A part of the batch of a step: what the family made of some items, and what the loop adds to it.
 #[derive(Clone, Debug)]
-pub struct TrainBatch<const D: usize> {
-    /// The data, `[B, ..]`.
-    pub x_0: Tensor<D>,
-    /// The noise, of the same shape.
-    pub eps: Tensor<D>,
-    /// The training time of every row: a step of the chain, or a time of the path.
-    pub times: Vec<f64>,
-    /// What the network is told besides.
-    pub condition: Condition,
-    /// What the network is told of how the data were changed, `[B, augment_dim]`.
-    pub told: Option<Tensor<2>>,
+pub struct TrainBatch {
+    /// The family's batch.
+    pub batch: AnyBatch,
+    /// Where it is.
+    pub device: Device,
     /// Share of this batch in the optimiser step: 1 over the number of parts.
     pub share: f64,
     /// Factor of the loss on its way back; the gradients have it.
     pub loss_scale: f64,
     /// Place of the first row in the endless stream of items.
     pub first_item: u64,
-    /// For a self-conditioned network, which rows it is shown its own estimate of: 1 or 0.
-    pub shown: Option<Vec<f64>>,
-    /// The weight that undoes the choice of each row's step, where steps are drawn by importance.
-    pub importance: Option<Vec<f64>>,
 }
 
-impl<const D: usize> TrainBatch<D> {
+impl TrainBatch {
     /// The same batch on another device.
-    pub(crate) fn on(self, device: &Device) -> Self {
-        Self {
-            x_0: self.x_0.to_device(device),
-            eps: self.eps.to_device(device),
-            condition: match self.condition {
-                Condition::None => Condition::None,
-                Condition::Class(classes) => Condition::Class(classes.to_device(device)),
-            },
-            told: self.told.map(|told| told.to_device(device)),
-            ..self
-        }
+    pub(crate) fn on(self, device: &Device, family: &dyn AnyFamily) -> Self {
+        Self { batch: family.to_device(self.batch, device), device: device.clone(), ..self }
     }
 }
 
@@ -75,8 +51,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Decay of the weight average at this step.
     pub ema_decay: f64,
-    /// Mean losses since the last line of metrics of the four quarters of the noise levels; only where a line is due.
-    pub quartiles: [Option<f64>; 4],
+    /// What the family makes of the losses since the last line of metrics; only where a line is due.
+    pub curves: Vec<(&'static str, Option<f64>)>,
     /// Norm of all weights together; only where a line is due.
     pub weight_norm: Option<f64>,
     /// Steps that were not taken so far.
@@ -92,11 +68,11 @@ pub struct StepReport {
     /// Seconds since 1970; only where a line is due.
     pub time: Option<f64>,
     /// What the averaged weights make of held-out data; only where they are looked at.
-    pub held_out: Option<HeldOut>,
+    pub held_out: Vec<(&'static str, f64)>,
     /// Place of the first row in the endless stream of items.
     pub first_item: u64,
-    /// Training time of each row, and its loss without its importance; until the step is counted.
-    pub rows: Vec<(f64, f64)>,
+    /// What became of each row; until the step is counted.
+    pub rows: Vec<RowLoss>,
 }
 
 impl ItemLazy for StepReport {
@@ -111,101 +87,66 @@ impl Adaptor<StepReport> for StepReport {
     }
 }
 
-/// The network under its objective. `D` is the rank of a batch: 2 for points, 4 for images.
+/// A model under the loss of its family.
 #[derive(Module, Debug)]
-pub struct TrainModel<const D: usize> {
-    /// The network; the only part with parameters.
-    pub net: Network,
+pub struct TrainModel {
+    /// The model; the only part with parameters.
+    pub net: AnyModule,
     #[module(skip)]
-    diffusion: Arc<Diffusion>,
-    #[module(skip)]
-    objective: Loss,
-    #[module(skip)]
-    weighting: Weighting,
+    family: Arc<dyn AnyFamily>,
 }
 
-impl<const D: usize> TrainModel<D> {
-    /// A network to be trained under `diffusion`.
-    pub fn new(net: Network, diffusion: Arc<Diffusion>, objective: Loss, weighting: Weighting) -> Self {
-        Self { net, diffusion, objective, weighting }
+impl TrainModel {
+    /// A model to be trained.
+    pub fn new(net: AnyModule, family: Arc<dyn AnyFamily>) -> Self {
+        Self { net, family }
     }
 
-    /// The loss of each row: by default `L_simple`, eq. 14 of Ho et al. 2020.
-    pub fn row_losses(&self, batch: &TrainBatch<D>) -> Tensor<1> {
-        self.row_losses_in(batch, &Pass::default())
+    /// The family that it is of.
+    pub fn family(&self) -> &dyn AnyFamily {
+        &*self.family
     }
 
-    /// The same in a pass that may be looked at.
-    pub fn row_losses_in(&self, batch: &TrainBatch<D>, pass: &Pass<'_>) -> Tensor<1> {
-        let TrainBatch { condition, told, .. } = batch;
-        self.row_losses_of(batch, |x, t| self.net.forward_told(x, t, condition, told.clone(), pass))
+    /// The same family with another model.
+    pub fn with(&self, net: AnyModule) -> Self {
+        Self { net, family: self.family.clone() }
     }
 
-    /// The same, with somebody between the loss and the network. What is asked last, the loss is made of.
-    pub(crate) fn row_losses_of(
-        &self,
-        batch: &TrainBatch<D>,
-        ask: impl Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
-    ) -> Tensor<1> {
-        let TrainBatch { x_0, eps, times, .. } = batch;
-        let estimate = batch.shown.as_ref().map(|shown| self.estimate(batch, shown, &ask));
-        let network = |x: Tensor<D>, t: Tensor<1>| match estimate {
-            Some(estimate) => ask(beside_estimate(x, Some(estimate)), t),
-            None => ask(x, t),
-        };
-        self.diffusion.row_losses(self.objective, self.weighting, network, x_0, times, eps)
+    /// The loss of a batch, in a pass that may be looked at.
+    pub fn losses(&self, batch: &TrainBatch, pass: &Pass<'_>) -> Losses {
+        self.family.losses(&self.net, &batch.batch, pass)
     }
 
-    /// What the network says of the data before it is shown anything, for the rows that are shown it (Chen et al.
-    /// 2023, algorithm 1). Nothing is learned from how it came about.
-    fn estimate(
-        &self,
-        batch: &TrainBatch<D>,
-        shown: &[f64],
-        ask: &impl Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
-    ) -> Tensor<D> {
-        let TrainBatch { x_0, eps, times, .. } = batch;
-        let network = |x, t| ask(beside_estimate(x, None), t);
-        let x_t = self.diffusion.q_sample(x_0, times, eps);
-        let estimate = self.diffusion.denoise_rows(network, &x_t, times).detach();
-        per_row(shown, &estimate) * estimate
-    }
-
-    /// The loss of the batch, and that of its rows without their importance.
-    fn loss(&self, batch: &TrainBatch<D>) -> (Tensor<1>, Tensor<1>) {
-        let rows = self.row_losses(batch);
-        let seen = rows.clone().detach();
-        match &batch.importance {
-            None => (rows.mean(), seen),
-            Some(importance) => ((per_row(importance, &rows) * rows).mean(), seen),
-        }
+    /// What became of each row, on the host.
+    pub fn rows(&self, batch: &TrainBatch, losses: Tensor<1>) -> Vec<RowLoss> {
+        let times = self.family.times(&batch.batch).into_iter().chain(std::iter::repeat(0.0));
+        times.zip(losses.into_data().iter::<f64>()).map(|(time, loss)| RowLoss { time, loss }).collect()
     }
 }
 
-impl<const D: usize> TrainStep for TrainModel<D> {
-    type Input = TrainBatch<D>;
+impl TrainStep for TrainModel {
+    type Input = TrainBatch;
     type Output = StepReport;
 
-    fn step(&self, batch: TrainBatch<D>) -> TrainOutput<StepReport> {
-        let (loss, row_losses, gradients) = ddpm_kernels::among_the_kernels(&batch.x_0.device(), || {
-            let (loss, row_losses) = self.loss(&batch);
+    fn step(&self, batch: TrainBatch) -> TrainOutput<StepReport> {
+        let (loss, rows, gradients) = ddpm_kernels::among_the_kernels(&batch.device, || {
+            let Losses { loss, rows } = self.losses(&batch, &Pass::default());
             let loss = loss.mul_scalar(batch.share);
             let gradients = loss.clone().mul_scalar(batch.loss_scale).backward();
-            (loss, row_losses, gradients)
+            (loss, rows, gradients)
         });
-        let first_item = batch.first_item;
-        let rows = batch.times.into_iter().zip(row_losses.into_data().iter::<f64>()).collect();
+        let (first_item, rows) = (batch.first_item, self.rows(&batch, rows));
         let report = StepReport { loss: host(loss), first_item, rows, ..StepReport::default() };
         TrainOutput::new(self, gradients, report)
     }
 }
 
-impl<const D: usize> InferenceStep for TrainModel<D> {
-    type Input = TrainBatch<D>;
+impl InferenceStep for TrainModel {
+    type Input = TrainBatch;
     type Output = StepReport;
 
-    fn step(&self, batch: TrainBatch<D>) -> StepReport {
-        StepReport { loss: host(self.loss(&batch).0), ..StepReport::default() }
+    fn step(&self, batch: TrainBatch) -> StepReport {
+        StepReport { loss: host(self.losses(&batch, &Pass::default()).loss), ..StepReport::default() }
     }
 }
 

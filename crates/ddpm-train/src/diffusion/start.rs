@@ -7,10 +7,13 @@ use burn::module::Module;
 use burn::tensor::Device;
 use ddpm_infer::diffusers::unet_config;
 use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotError};
-use ddpm_model::network::{Network, NetworkConfig};
+use ddpm_model::network::NetworkConfig;
 
-use crate::checkpoint::{CheckpointError, restore};
-use crate::config::Experiment;
+use super::DiffusionFamily;
+use crate::checkpoint::restore;
+use crate::family::any_module::AnyModule;
+use crate::family::erased::FamilyTables;
+use crate::family::{AnyError, StartingWeights};
 
 /// Why training cannot start from a snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +32,14 @@ pub enum FineTuneError {
         /// Where they differ.
         differences: Vec<String>,
     },
-    /// The weights do not fit.
-    #[error(transparent)]
-    Weights(#[from] CheckpointError),
+    /// It is one of another family.
+    #[error("--from {path}: a snapshot of family diffusion, and the experiment is of family {family}")]
+    Family {
+        /// The snapshot.
+        path: PathBuf,
+        /// The family of the experiment.
+        family: &'static str,
+    },
 }
 
 /// Weights to start from, and where they come from.
@@ -46,10 +54,11 @@ impl Start {
     pub fn open(path: &Path, device: &Device) -> Result<Self, FineTuneError> {
         Ok(Self { path: path.to_path_buf(), snapshot: Snapshot::load(path, device)? })
     }
+}
 
-    /// The sections that an experiment which leaves out its network takes from the snapshot: the network, and the
-    /// diffusion where that is left out as well.
-    pub fn sections(&self) -> toml::Table {
+impl StartingWeights for Start {
+    /// The network, and the diffusion where that is left out as well.
+    fn sections(&self) -> toml::Table {
         let config = &self.snapshot.config;
         let sections = [
             ("model", toml::Value::try_from(&config.network)),
@@ -58,28 +67,32 @@ impl Start {
         sections.into_iter().filter_map(|(name, section)| Some((name.to_string(), section.ok()?))).collect()
     }
 
-    /// What messages about the network call the file of an experiment, which may have taken it from the snapshot.
-    pub fn name_in(&self, file: &Path, experiment: &Experiment) -> PathBuf {
-        match experiment.model == self.snapshot.config.network {
+    fn name_in(&self, file: &Path, tables: &FamilyTables) -> PathBuf {
+        match tables.get::<DiffusionFamily>().is_some_and(|tables| tables.model == self.snapshot.config.network) {
             true => format!("{} with the network of {}", file.display(), self.path.display()).into(),
             false => file.to_path_buf(),
         }
     }
 
-    /// Checks that its network is that of the experiment, but for dropout.
-    pub fn check(&self, experiment: &Experiment) -> Result<(), FineTuneError> {
-        let differences = differences(&experiment.model, &self.snapshot.config.network);
+    /// Its network must be that of the experiment, but for dropout.
+    fn check(&self, tables: &FamilyTables) -> Result<(), AnyError> {
+        let Some(tables) = tables.get::<DiffusionFamily>() else {
+            let (path, family) = (self.path.clone(), tables.name());
+            return Err(FineTuneError::Family { path, family }.into());
+        };
+        let differences = differences(&tables.model, &self.snapshot.config.network);
         match differences.is_empty() {
             true => Ok(()),
-            false => Err(FineTuneError::Network { path: self.path.clone(), differences }),
+            false => Err(FineTuneError::Network { path: self.path.clone(), differences }.into()),
         }
     }
 
-    /// What there is to say about it: whence, and what the network was trained for that it will not be any more.
-    pub fn describe(&self, experiment: &Experiment) -> Vec<String> {
+    /// Where it comes from, and what the network was trained for that it will not be any more.
+    fn describe(&self, tables: &FamilyTables) -> Vec<String> {
         let start = format!("starting from {}, {}", self.path.display(), self.snapshot.config.origin());
         let keys = |config: &DiffusionConfig| toml::Table::try_from(config).unwrap_or_default();
-        let (is, was) = (keys(&experiment.diffusion), keys(&self.snapshot.config.diffusion));
+        let diffusion = tables.get::<DiffusionFamily>().map(|tables| &tables.diffusion);
+        let (is, was) = (diffusion.map(keys).unwrap_or_default(), keys(&self.snapshot.config.diffusion));
         let changed = ["prediction", "schedule", "continuous"].into_iter().filter(|key| is.get(*key) != was.get(*key));
         let warning = |key| {
             let (is, was) = (said(is.get(key)), said(was.get(key)));
@@ -88,9 +101,8 @@ impl Start {
         std::iter::once(start).chain(changed.map(warning)).collect()
     }
 
-    /// The network with those weights.
-    pub fn give(self, network: Network) -> Result<Network, FineTuneError> {
-        Ok(restore(network, self.snapshot.network.into_record(), &self.path)?)
+    fn load_into(self: Box<Self>, model: AnyModule) -> Result<AnyModule, AnyError> {
+        Ok(restore(model, self.snapshot.network.into_record(), &self.path)?)
     }
 }
 

@@ -4,35 +4,24 @@
 use std::cell::RefCell;
 
 use burn::data::dataloader::DataLoader;
-use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor};
 use ddpm_data::random::{RngExt, Stream, mix, rng};
-use ddpm_data::{DataError, ExampleBatch, OpenData, OrderedLoader};
+use ddpm_data::{OrderedLoader, StreamItem};
 use ddpm_infer::sample::clip_for;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
+use ddpm_model::network::Network;
 
-use crate::config::ValidationConfig;
-use crate::model::{TrainBatch, TrainModel};
-use crate::noising::{Labels, Noising};
+use super::DiffusionFamily;
+use super::noising::{Labels, NoisedBatch, Noising};
+use crate::family::{AnyError, HeldOut, HeldOutSetup};
 
 /// What is drawn for held-out data follows from this seed, whatever the run's is.
 const SEED: u64 = 0;
 
-/// Why there is nothing to validate with.
-#[derive(Debug, thiserror::Error)]
-pub enum ValidationError {
-    /// There is no test split, or it does not fit.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// An item cannot be read.
-    #[error(transparent)]
-    Item(#[from] DatasetError),
-}
-
 /// What was measured of held-out data.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct HeldOut {
+pub struct Measured {
     /// The loss that is trained, as a mean over data and times.
     pub loss: f64,
     /// The variational bound, where there is one: of 8-bit images under a chain of steps.
@@ -40,36 +29,34 @@ pub struct HeldOut {
 }
 
 /// Held-out data, and how they are looked at.
-pub struct Validation<const D: usize> {
-    items: Vec<ExampleBatch<D>>,
+pub struct Validation {
+    family: DiffusionFamily,
+    batches: Vec<Vec<StreamItem>>,
+    device: Device,
+    /// The bound is about plain noise, and every label is told.
     noising: Noising,
     levels: usize,
     clip: Clip,
 }
 
-impl<const D: usize> Validation<D> {
-    /// Reads the items that are looked at, spread over all of `data`, to the device of the averaged weights.
-    pub fn read(
-        config: &ValidationConfig,
-        data: &OpenData,
-        batch_size: usize,
-        training: &Noising,
-        device: &Device,
-    ) -> Result<Self, ValidationError> {
-        let count = config.count.min(data.items.len());
-        let loader = OrderedLoader::<D>::new(data, batch_size, SEED, device)?.with_workers(0);
-        let items = loader.slice(0, count).iter().collect::<Result<_, _>>()?;
-        let labels = match training.labels {
+impl Validation {
+    /// Reads the items that are looked at, spread over all of the data.
+    pub fn read(family: &DiffusionFamily, setup: &HeldOutSetup<'_>) -> Result<Self, AnyError> {
+        let count = setup.count.min(setup.data.items.len());
+        let loader = OrderedLoader::new(setup.data, setup.batch_size, SEED)?.with_workers(0);
+        let batches = loader.slice(0, count).iter().collect::<Result<_, _>>()?;
+        let labels = match family.noising.labels {
             Labels::Unused => Labels::Unused,
             Labels::Kept | Labels::Dropped { .. } => Labels::Kept,
         };
-        // The bound is about plain noise.
-        let noising = Noising { labels, parts: 1, offset_noise: 0.0, ..training.clone() };
+        let noising = Noising { labels, offset_noise: 0.0, ..family.noising.clone() };
         let steps = match &*noising.diffusion {
             Diffusion::Discrete(diffusion) => diffusion.schedule.len(),
             Diffusion::Continuous(_) => usize::MAX,
         };
-        Ok(Self { items, noising, levels: config.levels.min(steps), clip: clip_for(&data.info) })
+        let levels = family.tables.validation.levels.min(steps);
+        let (family, device) = (family.clone(), setup.device.clone());
+        Ok(Self { batches, device, noising, levels, clip: clip_for(&setup.data.info), family })
     }
 
     /// The chain whose variational bound is measured: its last term is about 8-bit values.
@@ -86,47 +73,68 @@ impl<const D: usize> Validation<D> {
     }
 
     /// Looks at every item once in each of the stretches that the times are cut into.
-    pub fn measure(&self, model: &TrainModel<D>) -> HeldOut {
-        let chain = self.chain();
-        let count = self.items.iter().map(|items| items.x_0.dims()[0]).sum::<usize>() as f64;
+    pub fn measured(&self, network: &Network) -> Measured {
+        let count = self.batches.iter().map(Vec::len).sum::<usize>() as f64;
         let (mut loss, mut bits) = (0.0, 0.0);
-        for items in &self.items {
+        for items in &self.batches {
             for stretch in 0..self.levels {
                 let (batch, share) = self.batch(items, stretch);
-                let output = RefCell::new(None);
-                let losses = model.row_losses_of(&batch, |x, t| {
-                    let y = model.net.forward(x, t, &batch.condition);
-                    output.replace(Some(y.clone()));
-                    y
-                });
-                loss += share * total(losses) / count;
-                if let (Some(chain), Some(output)) = (chain, output.into_inner()) {
-                    let steps = chain.schedule.len() as f64;
-                    bits += steps * share * total(terms(chain, &batch, output, self.clip)) / count;
+                let [loss_here, bits_here] = self.of_batch(network, &batch);
+                loss += share * loss_here / count;
+                if let Some(chain) = self.chain() {
+                    bits += chain.schedule.len() as f64 * share * bits_here / count;
                 }
             }
-            bits += chain.map_or(0.0, |chain| total(chain.prior_bpd(&items.x_0)) / count);
+            let prior = |chain: &GaussianDiffusion| total(chain.prior_bpd(&self.batch(items, 0).0.x_0)) / count;
+            bits += self.chain().map_or(0.0, prior);
         }
-        HeldOut { loss, bits_per_dim: chain.map(|_| bits) }
+        Measured { loss, bits_per_dim: self.chain().map(|_| bits) }
+    }
+
+    /// The losses of the rows of a batch together, and their terms of the bound.
+    fn of_batch(&self, network: &Network, batch: &NoisedBatch) -> [f64; 2] {
+        let output = RefCell::new(None);
+        let losses = self.family.objective().row_losses(batch, |x, t| {
+            let y = network.forward(x, t, &batch.condition);
+            output.replace(Some(y.clone()));
+            y
+        });
+        let bits = match (self.chain(), output.into_inner()) {
+            (Some(chain), Some(output)) => total(terms(chain, batch, output, self.clip)),
+            _ => 0.0,
+        };
+        [total(losses), bits]
     }
 
     /// The items with noise and times of one stretch, and the share of all times that these stand for.
     ///
     /// So the mean over all steps of a chain is met on average, and exactly by as many stretches as steps. The times of a
     /// path are drawn as in training.
-    fn batch(&self, items: &ExampleBatch<D>, stretch: usize) -> (TrainBatch<D>, f64) {
-        let noising = Noising { seed: mix(SEED, Stream::Bound, stretch as u64), ..self.noising.clone() };
-        let mut batch = noising.apply(items.clone());
+    fn batch(&self, items: &[StreamItem], stretch: usize) -> (NoisedBatch, f64) {
+        let seed = mix(SEED, Stream::Bound, stretch as u64);
+        let mut batch = self.noising.apply(items.to_vec(), seed, &self.device);
         let Diffusion::Discrete(diffusion) = &*self.noising.diffusion else {
             return (batch, 1.0 / self.levels as f64);
         };
         let steps = diffusion.schedule.len();
         let (start, end) = stretch_of(stretch, self.levels, steps);
         for (row, time) in batch.times.iter_mut().enumerate() {
-            let place: f64 = rng(noising.seed, Stream::Time, items.first_item + row as u64).random();
+            let place: f64 = rng(seed, Stream::Time, batch.first_item + row as u64).random();
             *time = (start + place * (end - start)).floor().min((steps - 1) as f64);
         }
         (batch, (end - start) / steps as f64)
+    }
+}
+
+impl HeldOut<Network> for Validation {
+    fn names(&self) -> Vec<&'static str> {
+        let bound = self.has_bound().then_some("valid_bpd");
+        std::iter::once("valid_loss").chain(bound).collect()
+    }
+
+    fn measure(&self, network: &Network) -> Vec<f64> {
+        let Measured { loss, bits_per_dim } = self.measured(network);
+        std::iter::once(loss).chain(bits_per_dim).collect()
     }
 }
 
@@ -142,12 +150,7 @@ fn stretch_of(stretch: usize, stretches: usize, steps: usize) -> (f64, f64) {
 }
 
 /// The terms of the variational bound at the times of a batch, in bits per dimension.
-fn terms<const D: usize>(
-    diffusion: &GaussianDiffusion,
-    batch: &TrainBatch<D>,
-    output: Tensor<D>,
-    clip: Clip,
-) -> Tensor<1> {
+fn terms(diffusion: &GaussianDiffusion, batch: &NoisedBatch, output: Tensor<4>, clip: Clip) -> Tensor<1> {
     let t: Vec<usize> = batch.times.iter().map(|time| *time as usize).collect();
     let x_t = diffusion.q_sample(batch.x_0.clone(), &t, batch.eps.clone());
     let step = diffusion.p_mean_variance(output, x_t.clone(), &t, clip);
@@ -161,37 +164,48 @@ fn total(rows: Tensor<1>) -> f64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
-
-    use ddpm_data::{DataConfig, Split};
+    use ddpm_data::{DataConfig, OpenData, Split};
     use ddpm_infer::snapshot::DiffusionConfig;
     use ddpm_model::denoiser::time_tensor;
-    use ddpm_model::network::{Network, NetworkConfig};
+    use ddpm_model::network::NetworkConfig;
     use ddpm_model::unet::UNetConfig;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::diffusion::tables::{DiffusionTables, PreviewKeys, TrainKeys, ValidationKeys};
     use crate::optim::settle;
     use crate::parameters::drawn;
 
-    fn data(config: Value) -> OpenData {
-        let config: DataConfig = serde_json::from_value(config).unwrap();
-        ddpm_data::open(&config, Split::Test, 0).unwrap()
+    fn data() -> (DataConfig, OpenData) {
+        let config: DataConfig = serde_json::from_value(json!({"kind": "digits"})).unwrap();
+        let data = ddpm_data::open(&config, Split::Test, 0).unwrap();
+        (config, data)
     }
 
     fn diffusion(config: Value) -> DiffusionConfig {
         serde_json::from_value(config).unwrap()
     }
 
-    fn noising(config: &DiffusionConfig) -> Noising {
-        let labels = Labels::Dropped { null_class: 10, share: 1.0 };
-        let diffusion = Arc::new(config.init().unwrap());
-        let self_conditioning = config.self_conditioning;
-        Noising { seed: 5, diffusion, labels, parts: 4, offset_noise: 0.3, self_conditioning }
+    fn tables(channels: [usize; 2], levels: usize, diffusion: &DiffusionConfig) -> DiffusionTables {
+        DiffusionTables {
+            augment: Default::default(),
+            model: network_config(channels),
+            classes_of_data: false,
+            unread: Vec::new(),
+            // What training adds to the noise is not there in validation.
+            diffusion: DiffusionConfig { offset_noise: 0.3, ..diffusion.clone() },
+            train: TrainKeys { label_drop: 1.0, ..TrainKeys::default() },
+            preview: PreviewKeys::default(),
+            validation: ValidationKeys { levels },
+        }
     }
 
     /// A small network of digits with other weights than those it starts with, most of which are zero.
     fn network(channels: [usize; 2]) -> Network {
+        drawn(settle(network_config(channels).init(&Device::default())), 0.2)
+    }
+
+    fn network_config(channels: [usize; 2]) -> NetworkConfig {
         let config = UNetConfig {
             base_channels: 8,
             multipliers: vec![1.0],
@@ -202,20 +216,17 @@ mod tests {
             classes: 10,
             ..UNetConfig::default()
         };
-        let config = NetworkConfig::UNet(config).with_io(&[channels[0], 8, 8], channels[1]);
-        drawn(settle(config.init(&Device::default())), 0.2)
-    }
-
-    fn model(config: &DiffusionConfig, net: Network) -> TrainModel<4> {
-        TrainModel::new(net, Arc::new(config.init().unwrap()), config.loss, config.weighting)
+        NetworkConfig::UNet(config).with_io(&[channels[0], 8, 8], channels[1])
     }
 
     const COUNT: usize = 6;
 
-    fn validation(levels: usize, batch_size: usize, config: &DiffusionConfig) -> Validation<4> {
-        let validation = ValidationConfig { every: 1, count: COUNT, levels };
-        let data = data(json!({"kind": "digits"}));
-        Validation::read(&validation, &data, batch_size, &noising(config), &Device::default()).unwrap()
+    fn validation(levels: usize, batch_size: usize, diffusion: &DiffusionConfig) -> Validation {
+        let (config, data) = data();
+        let channels = [if diffusion.self_conditioning { 2 } else { 1 }, 1];
+        let family = DiffusionFamily::new(tables(channels, levels, diffusion), "test", &config, &data.info).unwrap();
+        let setup = HeldOutSetup { data: &data, count: COUNT, batch_size, device: &Device::default() };
+        Validation::read(&family, &setup).unwrap()
     }
 
     #[test]
@@ -227,22 +238,22 @@ mod tests {
             let net = network([1, if variance == "learned" { 2 } else { 1 }]);
             // More levels than there are steps, and batches of uneven sizes.
             let validation = validation(100, 4, &config);
-            assert_eq!((validation.levels, validation.items.len()), (steps, 2));
-            let found = validation.measure(&model(&config, net.clone()));
+            assert_eq!((validation.levels, validation.batches.len()), (steps, 2));
+            let found = validation.measured(&net);
             let Diffusion::Discrete(chain) = config.init().unwrap() else { unreachable!("a chain") };
             let (mut bits, mut loss) = (0.0, 0.0);
-            for items in &validation.items {
-                let rows = items.x_0.dims()[0];
+            for items in &validation.batches {
+                let rows = items.len();
                 let at = |t: usize| validation.batch(items, t).0;
                 let condition = at(0).condition;
                 let ask = |x_t: Tensor<4>, t: &[usize]| {
                     let times: Vec<f64> = t.iter().map(|t| *t as f64).collect();
                     net.forward(x_t.clone(), time_tensor(&chain.network_times(&times), &x_t), &condition)
                 };
-                bits += total(chain.bound(&items.x_0, Clip::Unit, |t| at(t).eps, ask).total_bpd);
+                bits += total(chain.bound(&at(0).x_0, Clip::Unit, |t| at(t).eps, ask).total_bpd);
                 for t in 0..steps {
                     assert!(at(t).times.iter().all(|&time| time == t as f64));
-                    let x_t = chain.q_sample(items.x_0.clone(), &vec![t; rows], at(t).eps);
+                    let x_t = chain.q_sample(at(0).x_0, &vec![t; rows], at(t).eps);
                     let error = (ask(x_t, &vec![t; rows]).narrow(1, 0, 1) - at(t).eps).square().mean();
                     loss += error.into_scalar::<f64>() * rows as f64 / steps as f64;
                 }
@@ -267,8 +278,8 @@ mod tests {
     #[test]
     fn few_levels_estimate_what_all_give() {
         let config = diffusion(json!({"schedule": {"kind": "cosine", "steps": 120}}));
-        let model = model(&config, network([1, 1]));
-        let [few, all] = [9, 120].map(|levels| validation(levels, 6, &config).measure(&model));
+        let network = network([1, 1]);
+        let [few, all] = [9, 120].map(|levels| validation(levels, 6, &config).measured(&network));
         let apart = |few: f64, all: f64| (few - all).abs() / all;
         assert!(apart(few.loss, all.loss) < 0.1, "{few:?} {all:?}");
         assert!(apart(few.bits_per_dim.unwrap(), all.bits_per_dim.unwrap()) < 0.05, "{few:?} {all:?}");
@@ -277,8 +288,8 @@ mod tests {
     #[test]
     fn the_same_weights_give_the_same_figure_in_any_batches() {
         let config = diffusion(json!({}));
-        let model = model(&config, network([1, 1]));
-        let [one, two, three] = [6, 6, 4].map(|batch| validation(5, batch, &config).measure(&model));
+        let network = network([1, 1]);
+        let [one, two, three] = [6, 6, 4].map(|batch| validation(5, batch, &config).measured(&network));
         assert_eq!(one, two);
         assert!((one.loss - three.loss).abs() < 1e-6 * one.loss, "{one:?} {three:?}");
     }
@@ -287,7 +298,7 @@ mod tests {
     fn a_path_has_a_loss_and_no_bound() {
         let config = diffusion(json!({"continuous": {"path": {"kind": "linear"}, "prediction": "flow"},
             "self_conditioning": true}));
-        let found = validation(3, 6, &config).measure(&model(&config, network([2, 1])));
+        let found = validation(3, 6, &config).measured(&network([2, 1]));
         assert!(found.loss > 0.0 && found.loss.is_finite() && found.bits_per_dim.is_none(), "{found:?}");
     }
 }

@@ -1,0 +1,224 @@
+//! The family `diffusion`: a network that learns to take noise away (Ho et al. 2020, and what came of it).
+
+pub mod loss;
+pub mod noising;
+pub mod preview;
+pub mod quartiles;
+pub mod start;
+pub mod tables;
+pub mod validation;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use ddpm_data::{DataConfig, DataInfo, StreamItem};
+use ddpm_infer::snapshot::{Snapshot, SnapshotConfig, SnapshotError, Written};
+use ddpm_kernels::Precision;
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::network::{MemoryEstimate, Network, NetworkConfig};
+use ddpm_model::noise_level::NoiseRange;
+use ddpm_model::pass::Pass;
+use ddpm_model::resample::{LossHistory, LossSecondMoment};
+use ddpm_model::schedule::Schedule;
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use self::loss::Objective;
+use self::noising::{Labels, NoisedBatch, Noising, draw_by_importance};
+use self::quartiles::Quartiles;
+use self::start::Start;
+use self::tables::{DiffusionTables, TimeSampling};
+use crate::family::{
+    AnyError, Family, HeldOut, HeldOutSetup, Losses, Preview, PreviewSetup, Problem, Progress, RowLoss,
+    StartingWeights, Subject,
+};
+use crate::loss_sum::LossSum;
+
+/// A diffusion model of images or points.
+#[derive(Clone, Debug)]
+pub struct DiffusionFamily {
+    tables: DiffusionTables,
+    /// The forward process.
+    pub process: Arc<Diffusion>,
+    noising: Noising,
+    quartiles: Quartiles,
+    data: DataInfo,
+    /// What a snapshot says about itself, but for the counters.
+    snapshot: SnapshotConfig,
+}
+
+/// What importance sampling and the metrics remember of the losses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossMemory {
+    /// The losses since the last regular line of metrics, by the quarter of the noise levels.
+    #[serde(default)]
+    pub quartiles: [LossSum; 4],
+    /// The losses that the steps of the next items are drawn by; only where they are drawn by importance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_history: Option<LossHistory>,
+}
+
+impl DiffusionFamily {
+    /// The family for data of which only the description is known.
+    pub fn new(tables: DiffusionTables, experiment: &str, config: &DataConfig, data: &DataInfo) -> Result<Self, Problem> {
+        let process = tables.diffusion.init().map_err(|error| ("diffusion.schedule".to_string(), error.to_string()))?;
+        let process = Arc::new(process);
+        let noising = Noising {
+            diffusion: process.clone(),
+            labels: labels(&tables.model, tables.train.label_drop),
+            offset_noise: tables.diffusion.offset_noise,
+            self_conditioning: tables.diffusion.self_conditioning,
+            shape: data.shape.clone(),
+        };
+        let (network, diffusion) = (tables.model.clone(), tables.diffusion.clone());
+        let snapshot = SnapshotConfig::new(network, diffusion, data.clone(), config.clone(), experiment)
+            .sampled_by(&tables.preview.sampler, tables.preview.steps);
+        let quartiles = Quartiles::of(&process);
+        Ok(Self { tables, process, noising, quartiles, data: data.clone(), snapshot })
+    }
+
+    /// The loss under this process.
+    pub fn objective(&self) -> Objective<'_> {
+        let (loss, weighting) = (self.tables.diffusion.loss, self.tables.diffusion.weighting);
+        Objective { diffusion: &self.process, loss, weighting }
+    }
+
+    /// The forward process over items.
+    pub fn noising(&self) -> &Noising {
+        &self.noising
+    }
+}
+
+/// What the network is told of the labels.
+fn labels(network: &NetworkConfig, drop: f64) -> Labels {
+    match network.null_class() {
+        _ if network.num_classes() == 0 => Labels::Unused,
+        None => Labels::Kept,
+        Some(null_class) => Labels::Dropped { null_class, share: drop },
+    }
+}
+
+impl Family for DiffusionFamily {
+    const NAME: &'static str = "diffusion";
+    const ABOUT: &'static str = "diffusion, score and flow models of images and points";
+    const SECTIONS: &'static [(&'static str, &'static str)] = DiffusionTables::SECTIONS;
+    const SHARED_KEYS: &'static [(&'static str, &'static str)] = DiffusionTables::SHARED_KEYS;
+    const CURVES: &'static [&'static str] = &["loss_q1", "loss_q2", "loss_q3", "loss_q4"];
+
+    type Tables = DiffusionTables;
+    type Model = Network;
+    type Batch = NoisedBatch;
+    type Memory = LossMemory;
+
+    fn read(tables: Table) -> Result<DiffusionTables, String> {
+        DiffusionTables::read(tables)
+    }
+
+    fn problems(tables: &DiffusionTables) -> Vec<Problem> {
+        tables.problems()
+    }
+
+    fn notes(tables: &DiffusionTables) -> Vec<String> {
+        tables.notes()
+    }
+
+    fn has_dropout(tables: &DiffusionTables) -> bool {
+        tables.has_dropout()
+    }
+
+    fn resolve(tables: DiffusionTables, subject: &Subject<'_>) -> Result<Self, Vec<Problem>> {
+        let tables = tables.with_data(subject.config, subject.data)?;
+        Self::new(tables, subject.experiment, subject.config, &subject.data.info).map_err(|problem| vec![problem])
+    }
+
+    fn starting_weights(path: &Path, device: &Device) -> Result<Box<dyn StartingWeights>, AnyError> {
+        Ok(Box::new(Start::open(path, device)?))
+    }
+
+    fn tables(&self) -> &DiffusionTables {
+        &self.tables
+    }
+
+    fn remarks(&self, subject: &Subject<'_>) -> Vec<String> {
+        let schedule = self.process.schedule().and_then(Schedule::warning);
+        let schedule = schedule.map(|warning| format!("warning: diffusion.schedule: {warning}"));
+        let notes = self.tables.remarks(subject.config, subject.data).into_iter().map(|note| format!("note: {note}"));
+        notes.chain(schedule).collect()
+    }
+
+    fn init(&self, device: &Device) -> Network {
+        self.tables.model.init(device)
+    }
+
+    fn set_precision(&self, model: &mut Network, precision: Precision) {
+        model.set_precision(precision);
+    }
+
+    fn memory_estimate(&self, parameters: usize, batch: usize) -> MemoryEstimate {
+        self.tables.model.memory_estimate(parameters, &self.data.shape, batch)
+    }
+
+    fn batch(&self, items: Vec<StreamItem>, seed: u64, device: &Device) -> NoisedBatch {
+        self.noising.apply(items, seed, device)
+    }
+
+    fn to_device(&self, batch: NoisedBatch, device: &Device) -> NoisedBatch {
+        batch.on(device)
+    }
+
+    fn losses(&self, model: &Network, batch: &NoisedBatch, pass: &Pass<'_>) -> Losses {
+        self.objective().losses(model, batch, pass)
+    }
+
+    fn times(&self, batch: &NoisedBatch) -> Vec<f64> {
+        batch.times.clone()
+    }
+
+    fn first_memory(&self) -> LossMemory {
+        let by_importance = self.tables.train.time_sampling == TimeSampling::LossSecondMoment;
+        let schedule = self.process.schedule().filter(|_| by_importance);
+        LossMemory { loss_history: schedule.map(|schedule| LossHistory::new(schedule.len())), ..LossMemory::default() }
+    }
+
+    /// All parts of a step draw by the history before it, so that their number changes nothing.
+    fn redraw(&self, batch: &mut NoisedBatch, memory: &LossMemory, seed: u64) {
+        if let Some(history) = &memory.loss_history {
+            draw_by_importance(batch, seed, &LossSecondMoment::default().probabilities(history));
+        }
+    }
+
+    fn remember(&self, memory: &mut LossMemory, rows: &[RowLoss]) {
+        for RowLoss { time, loss } in rows {
+            memory.quartiles[self.quartiles.index(*time)].add(*loss);
+        }
+        if let Some(history) = &mut memory.loss_history {
+            let (steps, losses): (Vec<usize>, Vec<f64>) = rows.iter().map(|row| (row.time as usize, row.loss)).unzip();
+            LossSecondMoment::default().record(history, &steps, &losses);
+        }
+    }
+
+    fn curves(&self, memory: &LossMemory) -> Vec<Option<f64>> {
+        memory.quartiles.iter().map(LossSum::mean).collect()
+    }
+
+    fn clear_sums(&self, memory: &mut LossMemory) {
+        memory.quartiles = Default::default();
+    }
+
+    fn held_out(&self, setup: &HeldOutSetup<'_>) -> Result<Box<dyn HeldOut<Network>>, AnyError> {
+        Ok(Box::new(validation::Validation::read(self, setup)?))
+    }
+
+    fn preview(&self, setup: &PreviewSetup<'_>) -> Result<Box<dyn Preview<Network>>, AnyError> {
+        Ok(Box::new(preview::SamplesPreview::new(self, setup)?))
+    }
+
+    fn save(&self, model: &Network, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
+        let Progress { step, images_seen } = progress;
+        let config = SnapshotConfig { step, images_seen, ..self.snapshot.clone() };
+        // Factors that are trained beside weights become part of these.
+        Snapshot::save(&burn::module::Module::materialize(model.clone()), &config, dir)
+    }
+}

@@ -1,0 +1,70 @@
+//! Images made while training: always from the same noise, so that two of them can be compared.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use ddpm_infer::guidance::Guidance;
+use ddpm_infer::job::{ClassChoice, SamplingJob, TrainedModel};
+use ddpm_infer::noise::NoiseChoice;
+use ddpm_infer::pictures;
+use ddpm_infer::sample::{clip_for, points_beside};
+use ddpm_infer::samplers::{Sampler, SamplerOptions};
+use ddpm_infer::tasks::Task;
+use ddpm_model::network::Network;
+
+use super::DiffusionFamily;
+use crate::family::{AnyError, Preview, PreviewSetup};
+
+/// All that a preview needs besides the weights.
+pub struct SamplesPreview {
+    job: SamplingJob,
+    family: DiffusionFamily,
+    /// Points to draw next to the samples.
+    points: Option<Vec<f32>>,
+    device: Device,
+}
+
+impl SamplesPreview {
+    /// Plans the previews of a run.
+    pub fn new(family: &DiffusionFamily, setup: &PreviewSetup<'_>) -> Result<Self, AnyError> {
+        let (keys, process) = (&family.tables.preview, &family.process);
+        let options = SamplerOptions { variance: process.variance(), ..SamplerOptions::default() };
+        let sampler = Sampler::new(&keys.sampler, options)?;
+        let job = SamplingJob {
+            task: Task::Sample,
+            count: setup.count,
+            seed: setup.seed,
+            batch_size: setup.count.min(256),
+            sampler,
+            steps: Some(keys.steps),
+            levels: sampler.usual_levels(&**process),
+            plan: None,
+            noise: NoiseChoice::default(),
+            class: ClassChoice::Any,
+            clip: clip_for(&family.data),
+            guidance: Guidance::default(),
+            frames: 0,
+        };
+        let points = if family.data.shape.len() == 1 { points_beside(setup.config) } else { None };
+        Ok(Self { job, family: family.clone(), points, device: setup.device.clone() })
+    }
+}
+
+impl Preview<Network> for SamplesPreview {
+    fn draw(&self, network: &Network, folder: &Path, name: &str) -> Result<PathBuf, AnyError> {
+        let classes = network.num_classes();
+        let model = TrainedModel {
+            network,
+            diffusion: &self.family.process,
+            data: &self.family.data,
+            classes: (classes > 0).then_some(classes),
+            null_class: network.null_class(),
+            self_conditioned: self.family.tables.diffusion.self_conditioning,
+            guide: None,
+        };
+        let samples = self.job.run(&model, &self.device, &mut |_| {})?;
+        let path = folder.join(name).with_extension("png");
+        pictures::write_overview(&path, &samples, self.points.as_deref())?;
+        Ok(path)
+    }
+}

@@ -1,0 +1,314 @@
+//! What an experiment says of a diffusion model, and what of it follows from the data.
+
+use ddpm_data::augment::{AUGMENT_LABELS, AugmentConfig};
+use ddpm_data::{DataConfig, ImageLabels, OpenData};
+use ddpm_infer::samplers::Sampler;
+use ddpm_infer::snapshot::DiffusionConfig;
+use ddpm_model::bound::Loss;
+use ddpm_model::network::{NetworkConfig, NetworkError};
+use ddpm_model::variance::Variance;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::family::Problem;
+
+/// The sections of a diffusion model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiffusionTables {
+    /// How training images are changed.
+    #[serde(default)]
+    pub augment: AugmentConfig,
+    /// The network that predicts.
+    pub model: NetworkConfig,
+    /// Whether the network has as many classes as the data: `model.classes = "data"`, which is a number as soon as the
+    /// data are open.
+    #[serde(skip)]
+    pub classes_of_data: bool,
+    /// Keys that were given and are not read: those about counted steps beside `[diffusion.continuous]`.
+    #[serde(skip)]
+    pub unread: Vec<String>,
+    /// The forward process and what the network predicts of it.
+    #[serde(default)]
+    pub diffusion: DiffusionConfig,
+    /// Keys in `[train]`.
+    #[serde(default)]
+    pub train: TrainKeys,
+    /// Keys in `[preview]`.
+    #[serde(default)]
+    pub preview: PreviewKeys,
+    /// Keys in `[validation]`.
+    #[serde(default)]
+    pub validation: ValidationKeys,
+}
+
+/// Keys of diffusion in `[train]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainKeys {
+    /// How the step of an item is drawn.
+    pub time_sampling: TimeSampling,
+    /// Share of labels replaced by the null class, so that the network also learns the unconditional model.
+    pub label_drop: f64,
+}
+
+impl Default for TrainKeys {
+    fn default() -> Self {
+        Self { time_sampling: TimeSampling::Uniform, label_drop: 0.1 }
+    }
+}
+
+/// How the step of a training item is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeSampling {
+    /// All steps alike.
+    #[default]
+    Uniform,
+    /// Steps with large losses more often, the loss divided by how much more often (Nichol & Dhariwal 2021).
+    LossSecondMoment,
+}
+
+/// Keys of diffusion in `[preview]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PreviewKeys {
+    /// Name of the sampler.
+    pub sampler: String,
+    /// Steps of the sampler.
+    pub steps: usize,
+}
+
+impl Default for PreviewKeys {
+    fn default() -> Self {
+        Self { sampler: "ddim".into(), steps: 50 }
+    }
+}
+
+/// Keys of diffusion in `[validation]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ValidationKeys {
+    /// At how many noise levels each held-out item is looked at.
+    pub levels: usize,
+}
+
+impl Default for ValidationKeys {
+    fn default() -> Self {
+        Self { levels: 16 }
+    }
+}
+
+impl DiffusionTables {
+    /// The sections, each with what must be in it; more than once where kinds have keys of their own.
+    pub(super) const SECTIONS: &'static [(&'static str, &'static str)] = &[
+        ("augment", ""),
+        ("model", "kind = 'unet'"),
+        ("model", "kind = 'point-mlp'"),
+        ("diffusion", ""),
+        ("diffusion.schedule", "kind = 'linear'"),
+        ("diffusion.schedule", "kind = 'cosine'"),
+        ("diffusion.weighting", "kind = 'min-snr'"),
+        ("diffusion.continuous", "path = { kind = 've' }"),
+        ("diffusion.continuous.path", "kind = 've'"),
+        ("diffusion.continuous.path", "kind = 'vp'"),
+        ("diffusion.continuous.times", "kind = 'log-normal'"),
+    ];
+
+    /// The keys in sections that every family has.
+    pub(super) const SHARED_KEYS: &'static [(&'static str, &'static str)] = &[
+        ("train", "time_sampling"),
+        ("train", "label_drop"),
+        ("preview", "sampler"),
+        ("preview", "steps"),
+        ("validation", "levels"),
+    ];
+
+    /// Reads the sections. `model.classes` may be a word where a network's own table has a number.
+    pub(super) fn read(mut tables: Table) -> Result<Self, String> {
+        let classes_of_data = take_classes(&mut tables)?;
+        let unread = unread(&tables);
+        let read = Self::deserialize(Value::Table(tables)).map_err(|error| error.message().to_string())?;
+        Ok(Self { classes_of_data, unread, ..read })
+    }
+
+    /// What is wrong with values that are of the right type, key by key.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let Self { train, preview, validation, diffusion, augment, .. } = self;
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, key: &str, message: String| {
+            if !holds {
+                problems.push((key.to_string(), message));
+            }
+        };
+        require(preview.steps > 0, "preview.steps", "must be at least 1, not 0".into());
+        require(
+            (0.0..=1.0).contains(&train.label_drop),
+            "train.label_drop",
+            format!("must lie between 0 and 1, not {}", train.label_drop),
+        );
+        require(
+            validation.levels >= 2,
+            "validation.levels",
+            format!("must be at least 2, not {}", validation.levels),
+        );
+        require(
+            Sampler::NAMES.contains(&preview.sampler.as_str()),
+            "preview.sampler",
+            format!("there is no sampler `{}`; there are: {}", preview.sampler, Sampler::NAMES.join(", ")),
+        );
+        let is_continuous = diffusion.continuous.is_some();
+        require(
+            !(is_continuous && train.time_sampling == TimeSampling::LossSecondMoment),
+            "train.time_sampling",
+            "\"loss-second-moment\" remembers the losses of counted steps; a path has [diffusion.continuous.times]"
+                .into(),
+        );
+        require(
+            is_continuous || preview.steps <= diffusion.schedule.steps(),
+            "preview.steps",
+            format!("the schedule has only {} steps, not {}", diffusion.schedule.steps(), preview.steps),
+        );
+        for (key, message) in diffusion.problems() {
+            require(false, &format!("diffusion.{key}"), message);
+        }
+        for problem in augment.problems() {
+            require(false, &format!("augment.{}", problem.key), problem.reason);
+        }
+        problems
+    }
+
+    /// What was given and is not read.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let unread = self.unread.join(", ");
+        match unread.is_empty() {
+            true => Vec::new(),
+            false => vec![format!("not read beside [diffusion.continuous], since it is about counted steps: {unread}")],
+        }
+    }
+
+    /// Whether the network draws random numbers in training.
+    pub(super) fn has_dropout(&self) -> bool {
+        match &self.model {
+            NetworkConfig::UNet(config) => config.dropout > 0.0,
+            NetworkConfig::PointMlp(_) => false,
+        }
+    }
+
+    /// Channels of the network's input: a self-conditioned one has its own estimate of the data beside its input.
+    fn input_shape(&self, shape: &[usize]) -> Vec<usize> {
+        let mut input = shape.to_vec();
+        input[0] *= if self.diffusion.self_conditioning { 2 } else { 1 };
+        input
+    }
+
+    /// Fills in what the network takes from the data, and checks that they fit.
+    pub(super) fn with_data(mut self, config: &DataConfig, data: &OpenData) -> Result<Self, Vec<Problem>> {
+        let shape = &data.info.shape;
+        let predicted = self.diffusion.variance.output_channels(shape[0]);
+        let input = self.input_shape(shape);
+        let mut network = self.model.clone().with_io(&input, predicted);
+        if self.classes_of_data {
+            network = network.with_classes(data.info.classes.len());
+        }
+        if self.augment.is_told() {
+            network = network.with_augment_dim(AUGMENT_LABELS);
+        }
+        let mut problems = network_problems(&network, shape, [input[0], predicted]);
+        problems.extend(self.problems_with_data(&network, config, data));
+        self.classes_of_data = false;
+        self.model = network;
+        if problems.is_empty() { Ok(self) } else { Err(problems) }
+    }
+
+    /// What does not go together with these data.
+    fn problems_with_data(&self, network: &NetworkConfig, config: &DataConfig, data: &OpenData) -> Vec<Problem> {
+        let shape = &data.info.shape;
+        let mut problems = Vec::new();
+        let mut report = |key: &str, message: String| problems.push((key.to_string(), message));
+        let bound =
+            self.diffusion.variance == Variance::Learned || matches!(self.diffusion.loss, Loss::Kl | Loss::RescaledKl);
+        if bound && shape.len() != 3 {
+            let name = &data.info.name;
+            report("diffusion", format!("the variational bound needs images of 8 bits, and {name} are points"));
+        }
+        let (asked, known) = (network.num_classes(), data.info.classes.len());
+        if (asked > 0 && asked != known) || (self.classes_of_data && known == 0) {
+            report("model.classes", self.other_classes(config, data, asked));
+        }
+        if asked > 0 && self.train.label_drop > 0.0 && network.null_class().is_none() {
+            report("train.label_drop", "labels can only be dropped if model.null_class is true".into());
+        }
+        for problem in self.augment.problems_with(&data.info) {
+            report(&format!("augment.{}", problem.key), problem.reason);
+        }
+        if self.augment.is_told() && shape.len() == 3 && network.augment_dim() != AUGMENT_LABELS {
+            let given = network.augment_dim();
+            report("model.augment_dim", format!("{given}, but a network is told {AUGMENT_LABELS} numbers"));
+        }
+        problems
+    }
+
+    /// Why the network cannot have as many classes as it should.
+    fn other_classes(&self, config: &DataConfig, data: &OpenData, asked: usize) -> String {
+        let asked = if self.classes_of_data { "\"data\"".into() } else { format!("{asked} classes") };
+        let (source, hint) = match config {
+            DataConfig::Images(images) if images.labels == ImageLabels::None => {
+                ("the folder", ": data.labels is \"none\", and \"folders\" makes a class of each sub-folder")
+            }
+            DataConfig::Images(_) => ("the folder", ""),
+            _ => (&*data.info.name, ""),
+        };
+        format!("{asked}, but {source} has {}{hint}", data.info.classes_in_short())
+    }
+
+    /// What these data have that the network does not learn.
+    pub(super) fn remarks(&self, config: &DataConfig, data: &OpenData) -> Vec<String> {
+        let has_labels = matches!(config, DataConfig::Images(images) if images.labels == ImageLabels::Folders);
+        if !has_labels || self.model.num_classes() > 0 {
+            return Vec::new();
+        }
+        let classes = data.info.classes_in_short();
+        vec![format!(
+            "the network learns no classes, and the folder has {classes}; model.classes = \"data\" makes it learn them"
+        )]
+    }
+}
+
+/// What of a network does not fit these data.
+fn network_problems(network: &NetworkConfig, shape: &[usize], channels: [usize; 2]) -> Vec<Problem> {
+    match network.validate(shape) {
+        Err(NetworkError::Config { problems }) => {
+            problems.into_iter().map(|problem| (format!("model.{}", problem.key), problem.message)).collect()
+        }
+        Err(other) => vec![("model".into(), other.to_string())],
+        Ok(()) if network.io() != channels => {
+            let ([takes, gives], [input, predicted]) = (network.io(), channels);
+            let message = format!("takes {takes} channels and gives {gives}, but {input} come in and {predicted} are predicted");
+            vec![("model".into(), message)]
+        }
+        Ok(()) => Vec::new(),
+    }
+}
+
+/// Takes the word of `model.classes = "data"` out of the tables, and says whether it was there.
+fn take_classes(tables: &mut Table) -> Result<bool, String> {
+    let Some(Value::Table(model)) = tables.get_mut("model") else { return Ok(false) };
+    let Some(word) = model.get("classes").and_then(Value::as_str).map(str::to_string) else { return Ok(false) };
+    if word != "data" {
+        return Err(format!("is {word:?}; expected a number, or \"data\" for as many as the data have"));
+    }
+    model.remove("classes");
+    Ok(true)
+}
+
+/// Keys about counted steps beside a path in continuous time. What they say cannot be told from what they are without
+/// being given, so it may be a mistake, but does no harm.
+fn unread(tables: &Table) -> Vec<String> {
+    let Some(Value::Table(diffusion)) = tables.get("diffusion") else { return Vec::new() };
+    let given = DiffusionConfig::OF_STEPS.iter().filter(|key| diffusion.contains_key(**key));
+    match diffusion.contains_key("continuous") {
+        true => given.map(|key| format!("diffusion.{key}")).collect(),
+        false => Vec::new(),
+    }
+}

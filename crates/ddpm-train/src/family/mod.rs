@@ -1,0 +1,222 @@
+//! A family of models: what it reads of an experiment, what is trained, and how. The trainer knows no more of it.
+//!
+//! A family is one folder that implements [`Family`], and one line of the [registry]. It is typed inside; at its edge
+//! [`erased`] forgets the types, so that the trainer is compiled once, whatever families there are.
+
+pub mod any_module;
+pub mod erased;
+pub mod registry;
+
+use std::error::Error;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use burn::module::{Module, ModuleDisplay};
+use burn::tensor::{Device, Tensor};
+use ddpm_data::{DataConfig, OpenData, StreamItem};
+use ddpm_infer::snapshot::{SnapshotError, Written};
+use ddpm_kernels::Precision;
+use ddpm_model::network::MemoryEstimate;
+use ddpm_model::pass::Pass;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::Table;
+
+use self::any_module::AnyModule;
+
+/// What a family says when something cannot be done.
+pub type AnyError = Box<dyn Error + Send + Sync>;
+
+/// Something that is wrong with an experiment: the key, dotted, and what was expected there.
+pub type Problem = (String, String);
+
+/// What a model is trained on.
+pub struct Subject<'a> {
+    /// The name of the experiment.
+    pub experiment: &'a str,
+    /// The section `[data]`.
+    pub config: &'a DataConfig,
+    /// The data behind it.
+    pub data: &'a OpenData,
+}
+
+/// A family of models with everything resolved: sizes that follow from the data are known, and nothing is checked again.
+pub trait Family: Sized + Debug + Send + Sync + 'static {
+    /// What `family = "..."` calls it.
+    const NAME: &'static str;
+    /// What it is, in one line.
+    const ABOUT: &'static str;
+    /// Its sections of an experiment, each with the keys that must be in it; more than once where kinds have keys of their own.
+    const SECTIONS: &'static [(&'static str, &'static str)];
+    /// Its keys in the sections that every family has: `("train", "label_drop")`.
+    const SHARED_KEYS: &'static [(&'static str, &'static str)] = &[];
+    /// Names in `metrics.jsonl` of what it makes of the losses between two lines.
+    const CURVES: &'static [&'static str] = &[];
+
+    /// Its sections of an experiment, as serde reads them; those shared with the trainer hold its own keys only.
+    type Tables: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync;
+    /// What is trained.
+    type Model: Module + ModuleDisplay + Sync;
+    /// Items with every random number already drawn.
+    type Batch: Clone + Debug + Send + Sync;
+    /// What goes from step to step besides weights, and into the checkpoint.
+    type Memory: Clone + Debug + Serialize + DeserializeOwned + Send + Sync;
+
+    /// Reads its sections. What serde cannot say of a key is said here.
+    fn read(tables: Table) -> Result<Self::Tables, String> {
+        Self::Tables::deserialize(toml::Value::Table(tables)).map_err(|error| error.message().to_string())
+    }
+
+    /// What is wrong with values that are of the right type, before the data are known.
+    fn problems(tables: &Self::Tables) -> Vec<Problem>;
+
+    /// What was given and is not read, and the like.
+    fn notes(_: &Self::Tables) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether a forward pass in training draws from the device's generator, as dropout does.
+    fn has_dropout(_: &Self::Tables) -> bool {
+        false
+    }
+
+    /// Fills in what follows from the data. Every problem at once.
+    fn resolve(tables: Self::Tables, subject: &Subject<'_>) -> Result<Self, Vec<Problem>>;
+
+    /// Weights that a run can start from, of a snapshot of this family.
+    fn starting_weights(path: &Path, device: &Device) -> Result<Box<dyn StartingWeights>, AnyError>;
+
+    /// Its sections, resolved.
+    fn tables(&self) -> &Self::Tables;
+
+    /// What a person should know before training on these data.
+    fn remarks(&self, _: &Subject<'_>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The model before training.
+    fn init(&self, device: &Device) -> Self::Model;
+
+    /// Has the model compute in this precision; its weights stay as they are.
+    fn set_precision(&self, _: &mut Self::Model, _: Precision) {}
+
+    /// What a model of so many parameters needs for a batch of so many items.
+    fn memory_estimate(&self, parameters: usize, batch: usize) -> MemoryEstimate;
+
+    /// Items, one after the other in the stream, as a batch on a device. Whatever is random about an item is a function
+    /// of the seed and of its place in the stream.
+    fn batch(&self, items: Vec<StreamItem>, seed: u64, device: &Device) -> Self::Batch;
+
+    /// The batch on another device.
+    fn to_device(&self, batch: Self::Batch, device: &Device) -> Self::Batch;
+
+    /// The loss of a batch.
+    fn losses(&self, model: &Self::Model, batch: &Self::Batch, pass: &Pass<'_>) -> Losses;
+
+    /// The time of every row, where a family has such: how far it is noised.
+    fn times(&self, batch: &Self::Batch) -> Vec<f64>;
+
+    /// The memory of a run before its first step, or of one that is resumed and had none.
+    fn first_memory(&self) -> Self::Memory;
+
+    /// Draws again what depends on the steps before: importance sampling.
+    fn redraw(&self, _: &mut Self::Batch, _: &Self::Memory, _: u64) {}
+
+    /// Remembers the rows of a step that was taken.
+    fn remember(&self, _: &mut Self::Memory, _: &[RowLoss]) {}
+
+    /// The values of [`Self::CURVES`] since the last line of metrics.
+    fn curves(&self, _: &Self::Memory) -> Vec<Option<f64>> {
+        Vec::new()
+    }
+
+    /// A line of metrics was written: sums begin again.
+    fn clear_sums(&self, _: &mut Self::Memory) {}
+
+    /// What is measured of held-out data while training.
+    fn held_out(&self, setup: &HeldOutSetup<'_>) -> Result<Box<dyn HeldOut<Self::Model>>, AnyError>;
+
+    /// What is drawn while training.
+    fn preview(&self, setup: &PreviewSetup<'_>) -> Result<Box<dyn Preview<Self::Model>>, AnyError>;
+
+    /// Writes the model as a snapshot, usable with nothing else; the folder appears complete or not at all.
+    fn save(&self, model: &Self::Model, progress: Progress, dir: &Path) -> Result<Written, SnapshotError>;
+}
+
+/// The loss of a batch.
+pub struct Losses {
+    /// What is minimised, `[1]`.
+    pub loss: Tensor<1>,
+    /// The loss of each row before any weight of the row, `[B]`, detached.
+    pub rows: Tensor<1>,
+}
+
+/// What became of one row of a batch, on the host.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowLoss {
+    /// Its training time; 0 for families that have none.
+    pub time: f64,
+    /// Its loss before any weight of the row.
+    pub loss: f64,
+}
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Optimiser steps.
+    pub step: u64,
+    /// Items seen.
+    pub images_seen: u64,
+}
+
+/// What is needed to measure held-out data.
+pub struct HeldOutSetup<'a> {
+    /// The items that are not trained on.
+    pub data: &'a OpenData,
+    /// How many of them are looked at.
+    pub count: usize,
+    /// How many at once.
+    pub batch_size: usize,
+    /// Where the averaged weights are.
+    pub device: &'a Device,
+}
+
+/// A measure of held-out data: always of the same items with the same noise, so that two figures can be compared.
+pub trait HeldOut<M>: Send + Sync {
+    /// The names of its values in `metrics.jsonl`.
+    fn names(&self) -> Vec<&'static str>;
+    /// Its values, for the averaged weights.
+    fn measure(&self, model: &M) -> Vec<f64>;
+}
+
+/// What is needed to draw a preview.
+pub struct PreviewSetup<'a> {
+    /// How many samples.
+    pub count: usize,
+    /// The seed of the run.
+    pub seed: u64,
+    /// The section `[data]`.
+    pub config: &'a DataConfig,
+    /// Where the averaged weights are.
+    pub device: &'a Device,
+}
+
+/// Images made while training: always from the same noise, so that two of them can be compared.
+pub trait Preview<M>: Send + Sync {
+    /// Writes the image `folder/name.*` and gives its path.
+    fn draw(&self, model: &M, folder: &Path, name: &str) -> Result<PathBuf, AnyError>;
+}
+
+/// Weights that a run starts from: `--from SNAPSHOT`.
+pub trait StartingWeights: Debug {
+    /// The sections that an experiment takes from the snapshot where it has no `[model]`.
+    fn sections(&self) -> Table;
+    /// What messages about the model call the file of an experiment, which may have taken it from the snapshot.
+    fn name_in(&self, file: &Path, tables: &erased::FamilyTables) -> PathBuf;
+    /// Whether the model of the experiment is that of the snapshot.
+    fn check(&self, tables: &erased::FamilyTables) -> Result<(), AnyError>;
+    /// What a person should know of it, line by line.
+    fn describe(&self, tables: &erased::FamilyTables) -> Vec<String>;
+    /// The model with these weights.
+    fn load_into(self: Box<Self>, model: AnyModule) -> Result<AnyModule, AnyError>;
+}
