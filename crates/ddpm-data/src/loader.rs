@@ -11,7 +11,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_dataset::{Dataset, DatasetError};
 
-use crate::augment::{AugmentConfig, Told};
+use crate::augment::{AugmentConfig, AugmentLabels};
 use crate::error::DataError;
 use crate::example::{Example, Flip};
 use crate::open::OpenData;
@@ -24,8 +24,8 @@ pub struct StreamItem {
     pub place: u64,
     /// The item.
     pub example: Example,
-    /// How it was changed, where a network is told.
-    pub told: Option<Told>,
+    /// Its augmentation labels, where the network is conditioned on them.
+    pub augment_labels: Option<AugmentLabels>,
 }
 
 /// What a step learns from.
@@ -35,8 +35,8 @@ pub struct ExampleBatch<const D: usize> {
     pub x_0: Tensor<D>,
     /// Their classes; none if the data are unlabelled.
     pub labels: Option<Vec<usize>>,
-    /// How they were changed, where a network is told.
-    pub told: Option<Vec<Told>>,
+    /// Their augmentation labels, where the network is conditioned on them.
+    pub augment_labels: Option<Vec<AugmentLabels>>,
     /// The place of the first item in the endless stream.
     pub first_item: u64,
 }
@@ -52,13 +52,14 @@ impl<const D: usize> Batcher<StreamItem, ExampleBatch<D>> for ExampleBatcher {
     fn batch(&self, items: Vec<StreamItem>, device: &Device) -> ExampleBatch<D> {
         let shape: Vec<usize> = [&[items.len()], &self.shape[..]].concat();
         let labels = items.iter().map(|item| item.example.label).collect();
-        let told = items.iter().map(|item| item.told).collect();
+        let augment_labels = items.iter().map(|item| item.augment_labels).collect();
         let first_item = items.first().map_or(0, |item| item.place);
         let mut values = Vec::with_capacity(shape.iter().product());
         for item in items {
             values.extend(item.example.values);
         }
-        ExampleBatch { x_0: Tensor::from_data(TensorData::new(values, shape), device), labels, told, first_item }
+        let x_0 = Tensor::from_data(TensorData::new(values, shape), device);
+        ExampleBatch { x_0, labels, augment_labels, first_item }
     }
 }
 
@@ -262,13 +263,13 @@ impl Source {
                     return Err(fault(format!("item {index} has {found} values; expected {expected}")));
                 }
                 self.flip.apply(&mut example.values, self.shape.last().copied().unwrap_or(1), self.seed, place);
-                let told = match *self.shape {
+                let augment_labels = match *self.shape {
                     [channels, height, width] => {
                         self.augment.apply(&mut example.values, [channels, height, width], self.seed, place)
                     }
                     _ => None,
                 };
-                Ok(StreamItem { place, example, told })
+                Ok(StreamItem { place, example, augment_labels })
             })
             .collect()
     }
@@ -515,23 +516,23 @@ mod tests {
     }
 
     #[test]
-    fn changes_follow_the_place_and_are_told() {
+    fn changes_and_their_labels_follow_the_place() {
         let items = (0..5).map(|item| Example { values: vec![item as f32; 64], label: None });
         let mut data = data(Arc::new(InMemDataset::new(items.collect())), Flip::Never);
         data.info.shape = vec![1, 8, 8];
         let plain = loader(&data, 4).between(0, 40);
-        assert!(plain.iter().all(|batch| batch.unwrap().told.is_none()));
+        assert!(plain.iter().all(|batch| batch.unwrap().augment_labels.is_none()));
         let changed = plain.clone().augmented(AugmentConfig { probability: 0.5, crop: 2 });
-        let told = |loader: &OrderedLoader<4>| -> Vec<Told> {
-            loader.iter().flat_map(|batch| batch.unwrap().told.unwrap()).collect()
+        let labels = |loader: &OrderedLoader<4>| -> Vec<AugmentLabels> {
+            loader.iter().flat_map(|batch| batch.unwrap().augment_labels.unwrap()).collect()
         };
-        let expected = (told(&changed), all_values(&changed));
+        let expected = (labels(&changed), all_values(&changed));
         assert_ne!(expected.1, all_values(&plain));
         for workers in [0, 3] {
             let again = changed.clone().with_workers(workers);
-            assert_eq!((told(&again), all_values(&again)), expected);
+            assert_eq!((labels(&again), all_values(&again)), expected);
         }
-        assert_eq!(told(&changed.between(13, 40)), expected.0[13..]);
+        assert_eq!(labels(&changed.between(13, 40)), expected.0[13..]);
     }
 
     #[test]

@@ -206,7 +206,7 @@ mod tests {
             eps,
             times,
             condition,
-            told: None,
+            augment_labels: None,
             share: 1.0,
             loss_scale: 1.0,
             first_item: 0,

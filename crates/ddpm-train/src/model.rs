@@ -26,10 +26,10 @@ pub struct TrainBatch<const D: usize> {
     pub eps: Tensor<D>,
     /// The training time of every row: a step of the chain, or a time of the path.
     pub times: Vec<f64>,
-    /// What the network is told besides.
+    /// What the network is conditioned on.
     pub condition: Condition,
-    /// What the network is told of how the data were changed, `[B, augment_dim]`.
-    pub told: Option<Tensor<2>>,
+    /// The augmentation labels, `[B, augment_dim]`, where the network is conditioned on them.
+    pub augment_labels: Option<Tensor<2>>,
     /// Share of this batch in the optimiser step: 1 over the number of parts.
     pub share: f64,
     /// Factor of the loss on its way back; the gradients have it.
@@ -52,7 +52,7 @@ impl<const D: usize> TrainBatch<D> {
                 Condition::None => Condition::None,
                 Condition::Class(classes) => Condition::Class(classes.to_device(device)),
             },
-            told: self.told.map(|told| told.to_device(device)),
+            augment_labels: self.augment_labels.map(|labels| labels.to_device(device)),
             ..self
         }
     }
@@ -137,8 +137,9 @@ impl<const D: usize> TrainModel<D> {
 
     /// The same in a pass that may be looked at.
     pub fn row_losses_in(&self, batch: &TrainBatch<D>, pass: &Pass<'_>) -> Tensor<1> {
-        let TrainBatch { condition, told, .. } = batch;
-        self.row_losses_of(batch, |x, t| self.net.forward_told(x, t, condition, told.clone(), pass))
+        let TrainBatch { condition, augment_labels, .. } = batch;
+        let network = |x, t| self.net.forward_with(x, t, condition, augment_labels.clone(), pass);
+        self.row_losses_of(batch, network)
     }
 
     /// The same, with somebody between the loss and the network. What is asked last, the loss is made of.

@@ -16,14 +16,14 @@ use ddpm_model::resample::{importance_weight, step_at};
 
 use crate::model::TrainBatch;
 
-/// What a network is told of the labels.
+/// Which labels a network is conditioned on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Labels {
     /// Nothing.
     Unused,
     /// Every label.
     Kept,
-    /// Every label but a share of them, in whose place it is told the null class.
+    /// Every label but a share of them, which are replaced by the null class.
     Dropped {
         /// The class that stands for no class.
         null_class: usize,
@@ -39,7 +39,7 @@ pub struct Noising {
     pub seed: u64,
     /// The process, which says what times there are.
     pub diffusion: Arc<Diffusion>,
-    /// What the network is told of the labels.
+    /// Which labels the network is conditioned on.
     pub labels: Labels,
     /// Parts of a batch.
     pub parts: usize,
@@ -52,7 +52,7 @@ pub struct Noising {
 impl Noising {
     /// Draws the time and `eps` from N(0, I) for every row, plus what a channel shares.
     pub(crate) fn apply<const D: usize>(&self, batch: ExampleBatch<D>) -> TrainBatch<D> {
-        let ExampleBatch { x_0, labels, told, first_item } = batch;
+        let ExampleBatch { x_0, labels, augment_labels, first_item } = batch;
         let device = x_0.device();
         let dims = x_0.dims();
         let (rows, width) = (dims[0], dims[1..].iter().product());
@@ -64,20 +64,31 @@ impl Noising {
         let eps: Vec<f32> = items.clone().flat_map(|n| self.eps(n, dims[1], width)).collect();
         let condition = match labels.filter(|_| self.labels != Labels::Unused) {
             Some(labels) => {
-                let told: Vec<i64> =
-                    labels.into_iter().zip(items).map(|(label, n)| self.told(label, n) as i64).collect();
-                Condition::Class(Tensor::<1, Int>::from_data(TensorData::new(told, [rows]), &device))
+                let classes: Vec<i64> =
+                    labels.into_iter().zip(items).map(|(label, n)| self.class_of(label, n) as i64).collect();
+                Condition::Class(Tensor::<1, Int>::from_data(TensorData::new(classes, [rows]), &device))
             }
             None => Condition::None,
         };
-        let told = told.map(|told| {
-            let numbers = told.as_flattened();
+        let augment_labels = augment_labels.map(|labels| {
+            let numbers = labels.as_flattened();
             let shape = [rows, numbers.len() / rows];
             Tensor::from_data(TensorData::new(numbers.to_vec(), shape), &device)
         });
         let eps = Tensor::from_data(TensorData::new(eps, dims), &device);
         let share = 1.0 / self.parts as f64;
-        TrainBatch { x_0, eps, times, condition, told, share, loss_scale: 1.0, first_item, shown, importance: None }
+        TrainBatch {
+            x_0,
+            eps,
+            times,
+            condition,
+            augment_labels,
+            share,
+            loss_scale: 1.0,
+            first_item,
+            shown,
+            importance: None,
+        }
     }
 
     /// The training time of item `n`.
@@ -105,8 +116,8 @@ impl Noising {
         eps
     }
 
-    /// The class that the network is told of item `n`.
-    fn told(&self, label: usize, n: u64) -> usize {
+    /// The class that the network is conditioned on for item `n`: its label or the null class.
+    fn class_of(&self, label: usize, n: u64) -> usize {
         match self.labels {
             Labels::Dropped { null_class, share } if rng(self.seed, Stream::LabelDrop, n).random_bool(share) => {
                 null_class

@@ -579,7 +579,7 @@ fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Res
     if experiment.classes_of_data {
         network = network.with_classes(data.info.classes.len());
     }
-    if experiment.augment.is_told() {
+    if experiment.augment.has_labels() {
         network = network.with_augment_dim(AUGMENT_LABELS);
     }
     let mut problems = Vec::new();
@@ -615,7 +615,7 @@ fn resolve_network(experiment: &Experiment, data: &OpenData, file: &Path) -> Res
     for problem in experiment.augment.problems_with(&data.info) {
         report(format!("augment.{}", problem.key), problem.reason);
     }
-    if experiment.augment.is_told() && shape.len() == 3 && network.augment_dim() != AUGMENT_LABELS {
+    if experiment.augment.has_labels() && shape.len() == 3 && network.augment_dim() != AUGMENT_LABELS {
         let message = format!("{}, but a network is told {AUGMENT_LABELS} numbers", network.augment_dim());
         report("model.augment_dim".into(), message);
     }

@@ -118,7 +118,7 @@ impl Worker {
             eps: noise(),
             times: (0..shape.batch).map(|row| (row * 999 / shape.batch) as f64).collect(),
             condition: Condition::None,
-            told: None,
+            augment_labels: None,
             share: 1.0,
             loss_scale: 1.0,
             first_item: 0,
