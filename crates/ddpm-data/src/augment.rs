@@ -1,5 +1,5 @@
 //! Pictures changed at random while they are learnt from: the pipeline of Karras et al. (2022), appendix F.2, whose
-//! network is told what was done so that it does not leak into samples, and random crops.
+//! network is conditioned on augmentation labels so that the changes do not leak into samples, and random crops.
 //!
 //! What becomes of an item is a function of (seed, place in the endless stream) alone.
 
@@ -13,7 +13,7 @@ use crate::config::Problem;
 use crate::example::DataInfo;
 use crate::random::{ChaCha8Rng, Stream, rng};
 
-/// Numbers that tell a network what was done to a picture; all 0: nothing.
+/// Number of augmentation labels of an image, which say what was done to it; all 0: nothing.
 pub const AUGMENT_LABELS: usize = 9;
 
 /// Standard deviations: of the base-2 logarithms of scale and stretch, and of the shift as a share of the size.
@@ -44,16 +44,16 @@ const RIM: usize = SYM6.len() / 4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AugmentConfig {
-    /// Probability of each transformation of the pipeline whose network is told what was done (0.12 for CIFAR-10 in
+    /// Probability of each transformation of the pipeline with augmentation labels (0.12 for CIFAR-10 in
     /// the paper). Mirroring left to right then happens to half of the pictures.
     pub probability: f64,
-    /// A picture is moved by up to this many pixels in each direction, mirrored at its border. The network is not told.
+    /// A picture is moved by up to this many pixels in each direction, mirrored at its border. It has no labels.
     pub crop: usize,
 }
 
 impl AugmentConfig {
-    /// Whether the network is told what was done.
-    pub fn is_told(&self) -> bool {
+    /// Whether the network is conditioned on augmentation labels.
+    pub fn has_labels(&self) -> bool {
         self.probability > 0.0
     }
 
@@ -67,9 +67,9 @@ impl AugmentConfig {
     /// What about these data cannot be changed so.
     pub fn problems_with(&self, info: &DataInfo) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let key = if self.is_told() { "probability" } else { "crop" };
+        let key = if self.has_labels() { "probability" } else { "crop" };
         match *info.shape {
-            _ if !self.is_told() && self.crop == 0 => {}
+            _ if !self.has_labels() && self.crop == 0 => {}
             [_, height, width] => {
                 let most = height.min(width) - 1;
                 if self.crop > most {
@@ -83,24 +83,30 @@ impl AugmentConfig {
         problems
     }
 
-    /// Changes a picture `[channels, height, width]` as its place in the stream wants it, and says what to tell.
-    pub(crate) fn apply(&self, picture: &mut Vec<f32>, shape: [usize; 3], seed: u64, place: u64) -> Option<Told> {
+    /// Changes a picture `[channels, height, width]` by its place in the stream, and returns its augmentation labels.
+    pub(crate) fn apply(
+        &self,
+        picture: &mut Vec<f32>,
+        shape: [usize; 3],
+        seed: u64,
+        place: u64,
+    ) -> Option<AugmentLabels> {
         if self.crop > 0 {
             let mut rng = rng(seed, Stream::Crop, place);
             let most = self.crop as i64;
             let [x, y] = [0; 2].map(|_: i64| rng.random_range(-most..=most));
             *picture = moved(picture, shape, x, y);
         }
-        self.is_told().then(|| {
+        self.has_labels().then(|| {
             let changes = Changes::draw(self.probability, &mut rng(seed, Stream::Augment, place));
             changes.apply(picture, shape);
-            changes.told()
+            changes.labels()
         })
     }
 }
 
-/// What a network is told of one picture.
-pub type Told = [f32; AUGMENT_LABELS];
+/// The augmentation labels of one image, which the network is conditioned on.
+pub type AugmentLabels = [f32; AUGMENT_LABELS];
 
 /// What is done to one picture, one after the other. [`Changes::default`] is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -143,8 +149,8 @@ impl Changes {
         Self { flip_x, flip_y, scale, turn, stretch, stretch_axis, shift: shift.map(|shift| shift * share) }
     }
 
-    /// What a network is told: nine numbers that are 0 where nothing was done.
-    pub fn told(&self) -> Told {
+    /// The augmentation labels: nine numbers that are 0 where nothing was done.
+    pub fn labels(&self) -> AugmentLabels {
         let bit = |flip: bool| f64::from(u8::from(flip));
         let (sin, cos) = self.stretch_axis.sin_cos();
         [
@@ -368,7 +374,7 @@ mod tests {
         assert_eq!(same, picture(shape));
         for place in 0..100 {
             let changes = Changes::draw(0.0, &mut rng(3, Stream::Augment, place));
-            assert_eq!(changes.told(), [0.0; AUGMENT_LABELS]);
+            assert_eq!(changes.labels(), [0.0; AUGMENT_LABELS]);
             assert_eq!(changed(changes, shape), picture(shape));
         }
     }
@@ -448,9 +454,9 @@ mod tests {
 
     #[test]
     fn each_change_happens_as_often_as_asked() {
-        let drawn: Vec<Told> =
-            (0..4000).map(|place| Changes::draw(0.2, &mut rng(1, Stream::Augment, place)).told()).collect();
-        let share = |label: usize| drawn.iter().filter(|told| told[label] != 0.0).count() as f64 / 4000.0;
+        let drawn: Vec<AugmentLabels> =
+            (0..4000).map(|place| Changes::draw(0.2, &mut rng(1, Stream::Augment, place)).labels()).collect();
+        let share = |label: usize| drawn.iter().filter(|labels| labels[label] != 0.0).count() as f64 / 4000.0;
         for (label, wanted) in [(0, 0.5), (1, 0.1), (2, 0.2), (4, 0.2), (5, 0.2), (6, 0.1), (7, 0.2), (8, 0.2)] {
             assert!((share(label) - wanted).abs() < 0.03, "label {label}: {}", share(label));
         }

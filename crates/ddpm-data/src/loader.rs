@@ -10,7 +10,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::tensor::Device;
 use burn_dataset::{Dataset, DatasetError};
 
-use crate::augment::{AugmentConfig, Told};
+use crate::augment::{AugmentConfig, AugmentLabels};
 use crate::error::DataError;
 use crate::example::{Example, Flip};
 use crate::open::OpenData;
@@ -23,8 +23,8 @@ pub struct StreamItem {
     pub place: u64,
     /// The item.
     pub example: Example,
-    /// How it was changed, where a network is told.
-    pub told: Option<Told>,
+    /// Its augmentation labels, where the network is conditioned on them.
+    pub augment_labels: Option<AugmentLabels>,
 }
 
 /// An endless stream of batches, or a part of it.
@@ -220,13 +220,13 @@ impl Source {
                     return Err(fault(format!("item {index} has {found} values; expected {expected}")));
                 }
                 self.flip.apply(&mut example.values, self.shape.last().copied().unwrap_or(1), self.seed, place);
-                let told = match *self.shape {
+                let augment_labels = match *self.shape {
                     [channels, height, width] => {
                         self.augment.apply(&mut example.values, [channels, height, width], self.seed, place)
                     }
                     _ => None,
                 };
-                Ok(StreamItem { place, example, told })
+                Ok(StreamItem { place, example, augment_labels })
             })
             .collect()
     }
@@ -472,23 +472,23 @@ mod tests {
     }
 
     #[test]
-    fn changes_follow_the_place_and_are_told() {
+    fn changes_and_their_labels_follow_the_place() {
         let items = (0..5).map(|item| Example { values: vec![item as f32; 64], label: None });
         let mut data = data(Arc::new(InMemDataset::new(items.collect())), Flip::Never);
         data.info.shape = vec![1, 8, 8];
         let plain = loader(&data, 4).between(0, 40);
-        assert!(plain.iter().flat_map(Result::unwrap).all(|item| item.told.is_none()));
+        assert!(plain.iter().flat_map(Result::unwrap).all(|item| item.augment_labels.is_none()));
         let changed = plain.clone().augmented(AugmentConfig { probability: 0.5, crop: 2 });
-        let told = |loader: &OrderedLoader| -> Vec<Told> {
-            loader.iter().flat_map(Result::unwrap).map(|item| item.told.unwrap()).collect()
+        let labels = |loader: &OrderedLoader| -> Vec<AugmentLabels> {
+            loader.iter().flat_map(Result::unwrap).map(|item| item.augment_labels.unwrap()).collect()
         };
-        let expected = (told(&changed), all_values(&changed));
+        let expected = (labels(&changed), all_values(&changed));
         assert_ne!(expected.1, all_values(&plain));
         for workers in [0, 3] {
             let again = changed.clone().with_workers(workers);
-            assert_eq!((told(&again), all_values(&again)), expected);
+            assert_eq!((labels(&again), all_values(&again)), expected);
         }
-        assert_eq!(told(&changed.between(13, 40)), expected.0[13..]);
+        assert_eq!(labels(&changed.between(13, 40)), expected.0[13..]);
     }
 
     #[test]

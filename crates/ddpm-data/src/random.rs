@@ -52,7 +52,7 @@ pub enum Stream {
     ClassRound = 19,
     /// Order of the items of a class in balanced data; index: the class times 2^32, plus how often all were seen.
     ClassItems = 20,
-    /// What is done to a training picture, and told; index: the item's place in the endless stream.
+    /// How a training picture is augmented, with labels; index: the item's place in the endless stream.
     Augment = 21,
     /// By how much a training picture is moved; index: the item's place in the endless stream.
     Crop = 22,

@@ -21,7 +21,7 @@ fn numbers(value: &Value) -> Vec<f64> {
 }
 
 #[test]
-fn pictures_and_what_is_told_of_them_are_those_of_the_paper() {
+fn images_and_their_augment_labels_are_those_of_the_paper() {
     let fixture = fixture();
     let cases = fixture["cases"].as_array().unwrap();
     assert!(!cases.is_empty());
@@ -45,6 +45,6 @@ fn pictures_and_what_is_told_of_them_are_those_of_the_paper() {
             assert!(off < TOLERANCE, "case {k}, {changes:?}: {what} off by {off}");
         };
         compare("the picture is", &picture, &numbers(&case["changed"]));
-        compare("what is told is", &changes.told(), &numbers(&case["told"]));
+        compare("the labels are", &changes.labels(), &numbers(&case["told"]));
     }
 }

@@ -90,7 +90,7 @@ impl NetworkConfig {
         self
     }
 
-    /// Numbers that the network is told of how a training picture was changed; 0: none.
+    /// Number of augmentation labels that the network is conditioned on; 0: none.
     pub fn augment_dim(&self) -> usize {
         match self {
             Self::UNet(config) => config.augment_dim,
@@ -98,12 +98,12 @@ impl NetworkConfig {
         }
     }
 
-    /// With a place for as many such numbers, unless the config states how many.
-    pub fn with_augment_dim(mut self, numbers: usize) -> Self {
+    /// With this many augmentation labels, unless the config states how many.
+    pub fn with_augment_dim(mut self, labels: usize) -> Self {
         if let Self::UNet(config) = &mut self
             && config.augment_dim == 0
         {
-            config.augment_dim = numbers;
+            config.augment_dim = labels;
         }
         self
     }
@@ -220,31 +220,34 @@ impl Network {
     /// Shapes that [`check_input`](Self::check_input) refuses, and conditions that the config does not have,
     /// are errors of the caller.
     pub fn forward<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
-        self.forward_told(x_t, t, condition, None, &Pass::default())
+        self.forward_with(x_t, t, condition, None, &Pass::default())
     }
 
-    /// As [`forward`](Self::forward), told how the data were changed, `[B, augment_dim]`, where the network has
-    /// [a place for it](NetworkConfig::augment_dim), and with a pass that may be looked at layer by layer.
-    pub fn forward_told<const D: usize>(
+    /// As [`forward`](Self::forward), conditioned on augmentation labels `[B, augment_dim]`, where the network has
+    /// [an embedding of them](NetworkConfig::augment_dim), and with a pass that can observe every layer.
+    pub fn forward_with<const D: usize>(
         &self,
         x_t: Tensor<D>,
         t: Tensor<1>,
         condition: &Condition,
-        told: Option<Tensor<2>>,
+        augment_labels: Option<Tensor<2>>,
         pass: &Pass<'_>,
     ) -> Tensor<D> {
         let shape = x_t.shape();
         debug_assert_eq!(self.check_input(shape.as_slice()), Ok(()));
         match self {
             Self::UNet(network) => {
-                let y = network.forward_told(x_t.reshape::<4, _>(shape), t, condition, told, pass);
+                let y = network.forward_with(x_t.reshape::<4, _>(shape), t, condition, augment_labels, pass);
                 let shape = y.shape();
                 y.reshape::<D, _>(shape)
             }
             Self::PointMlp(network) => {
-                let y = network.forward_in(x_t.reshape::<2, _>(shape), t, condition, pass);
-                let shape = y.shape();
-                y.reshape::<D, _>(shape)
+                // A point of any rank is one of N coordinates.
+                let [rows, width] = [shape[0], shape.as_slice()[1..].iter().product()];
+                let y = network.forward_in(x_t.reshape([rows, width]), t, condition, pass);
+                let mut shape = [1; D];
+                shape[..2].copy_from_slice(&y.dims());
+                y.reshape(shape)
             }
         }
     }
@@ -281,7 +284,7 @@ impl Network {
                     .or_else(|| config.size_problem(height, width))
             }
             (Self::UNet(_), _) => Some("it takes [batch, channels, height, width]".into()),
-            (Self::PointMlp(network), &[_, dims]) => {
+            (Self::PointMlp(network), &[_, dims, ref rest @ ..]) if rest.iter().all(|&axis| axis == 1) => {
                 let expected = network.config().in_dims;
                 (dims != expected).then(|| format!("it takes points of {expected} coordinates"))
             }

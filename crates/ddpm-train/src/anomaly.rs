@@ -5,6 +5,7 @@ use std::fmt;
 use burn::optim::GradientsParams;
 use ddpm_model::pass::{LayerSeen, Trace, Values};
 
+use crate::family::RowLoss;
 use crate::model::{TrainBatch, TrainModel};
 use crate::parameters::{gradients_of, is_inside, weights_of};
 
@@ -53,22 +54,18 @@ pub enum Anomaly {
 /// Computes the losses of the parts of a step once more. The device must be seeded as it was for the step.
 ///
 /// Gives nothing where all is finite this time.
-pub fn find<const D: usize>(
-    model: &TrainModel<D>,
-    parts: &[TrainBatch<D>],
-    gradients: &GradientsParams,
-) -> Option<Anomaly> {
+pub fn find(model: &TrainModel, parts: &[TrainBatch], gradients: &GradientsParams) -> Option<Anomaly> {
     let weights = |path: &str| weights_of(&model.net, path);
     let mut layers = Vec::new();
     for part in parts {
         let trace = Trace::default();
-        let losses = model.row_losses_in(part, &trace.pass()).into_data();
+        let rows = model.rows(part, model.losses(part, &trace.pass()).rows);
         layers = trace.into_layers();
         if let Some(layer) = layers.iter().find(|layer| !layer.output.are_finite()) {
             return Some(Anomaly::Layer { weights: weights(&layer.path), layer: layer.clone() });
         }
-        let mut rows = part.times.iter().zip(losses.iter::<f64>());
-        if let (Some((&time, loss)), Some(last)) = (rows.find(|(_, loss)| !loss.is_finite()), layers.last()) {
+        let at_fault = rows.into_iter().find(|row| !row.loss.is_finite());
+        if let (Some(RowLoss { time, loss }), Some(last)) = (at_fault, layers.last()) {
             return Some(Anomaly::Loss { time, loss, output: last.output });
         }
     }
@@ -139,6 +136,7 @@ mod tests {
     use burn::module::{Module, ModuleMapper, Param};
     use burn::tensor::{Device, Distribution, Tensor};
     use burn_train::TrainStep;
+    use ddpm_data::{DataConfig, DataInfo, Units};
     use ddpm_infer::snapshot::DiffusionConfig;
     use ddpm_model::condition::Condition;
     use ddpm_model::network::{Network, NetworkConfig};
@@ -146,6 +144,11 @@ mod tests {
     use ddpm_model::unet::UNetConfig;
 
     use super::*;
+    use crate::diffusion::DiffusionFamily;
+    use crate::diffusion::noising::NoisedBatch;
+    use crate::diffusion::tables::DiffusionTables;
+    use crate::family::any_module::AnyModule;
+    use crate::family::erased::AnyBatch;
     use crate::optim::{clip_global_norm, settle};
 
     /// Replaces the values of one parameter by what a function makes of them.
@@ -190,33 +193,42 @@ mod tests {
         network
     }
 
-    fn model<const D: usize>(net: Network) -> TrainModel<D> {
-        let config = DiffusionConfig::default();
-        TrainModel::new(net, Arc::new(config.init().unwrap()), config.loss, config.weighting)
+    /// A model under the objective of the paper. The loss does not ask what the data are.
+    fn model(net: Network) -> TrainModel {
+        let tables =
+            DiffusionTables::of(NetworkConfig::PointMlp(PointMlpConfig::default()), DiffusionConfig::default());
+        let data = DataInfo { name: "test".into(), shape: vec![2], classes: Vec::new(), units: Units::identity(2) };
+        let config = DataConfig::Digits(Default::default());
+        let family = DiffusionFamily::new(tables, "test", &config, &data).unwrap();
+        TrainModel::new(AnyModule::new(net), Arc::new(family))
     }
 
-    fn batch<const D: usize>(shape: [usize; D]) -> TrainBatch<D> {
+    fn noised(shape: [usize; 4]) -> NoisedBatch {
         let device = Device::default().autodiff();
         device.seed(2);
         let normal = || Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let times = (0..shape[0]).map(|row| (100 * row) as f64).collect();
         let (x_0, eps, condition) = (normal(), normal(), Condition::None);
+        NoisedBatch { x_0, eps, times, condition, augment_labels: None, first_item: 0, shown: None, importance: None }
+    }
+
+    fn part(noised: NoisedBatch) -> TrainBatch {
+        let device = noised.x_0.device();
         TrainBatch {
-            x_0,
-            eps,
-            times,
-            condition,
-            told: None,
+            batch: AnyBatch::of::<DiffusionFamily>(noised),
+            device,
             share: 1.0,
             loss_scale: 1.0,
             first_item: 0,
-            shown: None,
-            importance: None,
         }
     }
 
+    fn batch(shape: [usize; 4]) -> TrainBatch {
+        part(noised(shape))
+    }
+
     /// What is found after a step of the network that is not finite.
-    fn found_in<const D: usize>(net: Network, batch: TrainBatch<D>) -> Anomaly {
+    fn found_in(net: Network, batch: TrainBatch) -> Anomaly {
         let model = model(net);
         let mut output = TrainStep::step(&model, batch.clone());
         let norm = clip_global_norm(&model, &mut output.grads, 1.0);
@@ -264,7 +276,7 @@ mod tests {
             let said = found.to_string();
             assert!(said.contains(&format!("is {layer}\n")) && said.contains(&format!("\n  {name}: ")), "{said}");
         }
-        let found = found_in(poisoned(points(), "layers.2.time_1.weight", &|_| f64::NAN), batch([5, 2]));
+        let found = found_in(poisoned(points(), "layers.2.time_1.weight", &|_| f64::NAN), batch([5, 2, 1, 1]));
         assert!(matches!(&found, Anomaly::Layer { layer, .. } if layer.path == "layers.2.time_1"), "{found}");
     }
 
@@ -278,21 +290,21 @@ mod tests {
         assert!(weights.len() == 2 && weights.iter().all(|(_, values)| values.are_finite()), "{found}");
         // Neither factor is too large, and their product is.
         let net = poisoned(points(), "layers.1.fc.bias", &|_| 1e25);
-        let found = found_in(poisoned(net, "layers.1.time_2.bias", &|_| 1e25), batch([5, 2]));
+        let found = found_in(poisoned(net, "layers.1.time_2.bias", &|_| 1e25), batch([5, 2, 1, 1]));
         assert!(matches!(&found, Anomaly::Layer { layer, .. } if layer.path == "layers.1.product"), "{found}");
     }
 
     #[test]
     fn data_that_are_not_finite_are_not_the_networks_fault() {
-        let mut batch = batch([5, 2]);
-        batch.x_0 = batch.x_0 * f32::NAN;
-        let said = found_in(points(), batch).to_string();
+        let mut noised = noised([5, 2, 1, 1]);
+        noised.x_0 = noised.x_0 * f32::NAN;
+        let said = found_in(points(), part(noised)).to_string();
         assert!(said.contains("is layers.0.fc\n") && said.contains("the data or the noise"), "{said}");
     }
 
     #[test]
     fn a_loss_of_finite_layers_is_told_from_them() {
-        let found = found_in(poisoned(points(), "layers.3.fc.bias", &|_| 1e25), batch([5, 2]));
+        let found = found_in(poisoned(points(), "layers.3.fc.bias", &|_| 1e25), batch([5, 2, 1, 1]));
         let Anomaly::Loss { time, loss, output } = &found else { panic!("{found}") };
         assert!(*time == 0.0 && loss.is_infinite() && output.are_finite(), "{found}");
     }
@@ -304,7 +316,7 @@ mod tests {
         let net = poisoned(net, "layers.1.fc.bias", &|_| 1e-38);
         let net = poisoned(net, "layers.1.time_2.bias", &|_| 1e38);
         let net = poisoned(net, "layers.2.fc.weight", &|_| 1e3);
-        let found = found_in(net, batch([5, 2]));
+        let found = found_in(net, batch([5, 2, 1, 1]));
         let Anomaly::Gradient { parameter, gradient, layer, weights } = &found else { panic!("{found}") };
         assert!(parameter.starts_with("layers.1.fc."), "{found}");
         assert!(!gradient.are_finite() && weights.len() == 2);
@@ -313,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_step_that_is_finite_has_no_anomaly() {
-        let (model, batch) = (model(points()), batch([5, 2]));
+        let (model, batch) = (model(points()), batch([5, 2, 1, 1]));
         let output = TrainStep::step(&model, batch.clone());
         assert_eq!(find(&model, &[batch], &output.grads), None);
     }

@@ -11,7 +11,7 @@ use burn_train::{Learner, TrainOutput};
 use crate::model::{StepReport, TrainBatch, TrainModel};
 
 /// Where the parts of a batch are computed.
-pub(crate) enum Workers<const D: usize> {
+pub(crate) enum Workers {
     /// Here, one after the other.
     One,
     /// Each part on a device of its own. The weights go out to all of them, and their gradients come back to the first.
@@ -19,11 +19,11 @@ pub(crate) enum Workers<const D: usize> {
         /// The devices, with autodiff.
         devices: Vec<Device>,
         /// A thread for each of them.
-        step: Box<MultiDevicesTrainStep<TrainModel<D>>>,
+        step: Box<MultiDevicesTrainStep<TrainModel>>,
     },
 }
 
-impl<const D: usize> Workers<D> {
+impl Workers {
     /// Workers on these devices, the first of which is the main one.
     pub(crate) fn new(devices: &[Device]) -> Self {
         match devices {
@@ -44,15 +44,15 @@ impl<const D: usize> Workers<D> {
     /// the parts, so that they add up to the same bits in every run.
     pub(crate) fn compute(
         &self,
-        learner: &Learner<TrainModel<D>>,
-        parts: Vec<TrainBatch<D>>,
-    ) -> Result<Vec<TrainOutput<StepReport>>, impl Display + use<D>> {
+        learner: &Learner<TrainModel>,
+        parts: Vec<TrainBatch>,
+    ) -> Result<Vec<TrainOutput<StepReport>>, impl Display + use<>> {
         let Self::Several { devices, step } = self else {
             return Ok(parts.into_iter().map(|part| learner.train_step(part)).collect());
         };
-        let mut given: Vec<Box<dyn DataLoaderIterator<TrainBatch<D>>>> = Vec::with_capacity(parts.len());
+        let mut given: Vec<Box<dyn DataLoaderIterator<TrainBatch>>> = Vec::with_capacity(parts.len());
         for (part, device) in parts.into_iter().zip(devices) {
-            given.push(Box::new(Once(Some(part.on(device)))));
+            given.push(Box::new(Once(Some(part.on(device, learner.model().family())))));
         }
         let (outputs, _) = step.step(&mut given, &learner.model())?;
         // They come as they are done.
@@ -67,17 +67,17 @@ impl<const D: usize> Workers<D> {
 }
 
 /// A loader of one batch.
-struct Once<const D: usize>(Option<TrainBatch<D>>);
+struct Once(Option<TrainBatch>);
 
-impl<const D: usize> Iterator for Once<D> {
-    type Item = Result<TrainBatch<D>, DatasetError>;
+impl Iterator for Once {
+    type Item = Result<TrainBatch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.0.take().map(Ok)
     }
 }
 
-impl<const D: usize> DataLoaderIterator<TrainBatch<D>> for Once<D> {
+impl DataLoaderIterator<TrainBatch> for Once {
     fn progress(&self) -> Progress {
         Progress::new(usize::from(self.0.is_none()), 1, None)
     }

@@ -7,6 +7,7 @@ use ddpm_infer::memory::of_this_machine;
 use ddpm_model::network::MemoryEstimate;
 
 use crate::config::Experiment;
+use crate::family::erased::AnyFamily;
 
 /// What the operations of a step hold for a while, beside each byte that it keeps for the way back and each byte of a
 /// gradient: measured on flex with networks of 1 to 9 million parameters and batches of 16 to 1,024, not derived.
@@ -30,10 +31,10 @@ pub struct Estimate {
 
 impl Estimate {
     /// The estimate for one of several devices, with the memory that the process has now, before it has a network.
-    pub fn of(experiment: &Experiment, data_shape: &[usize], parameters: usize, devices: usize) -> Self {
+    pub fn of(experiment: &Experiment, family: &dyn AnyFamily, parameters: usize, devices: usize) -> Self {
         let train = &experiment.train;
         let part = train.batch_size / train.accumulate / devices;
-        let network = experiment.model.memory_estimate(parameters, data_shape, part);
+        let network = family.memory_estimate(parameters, part);
         let kept = experiment.ema.post_hoc.as_ref().map_or(0, |post_hoc| post_hoc.widths.len() as u64);
         let resident = resident_mib().map_or(0, |mib| (mib * f64::from(1 << 20)) as u64);
         Self {

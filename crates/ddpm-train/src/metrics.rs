@@ -19,39 +19,77 @@ use crate::progress::Reporter;
 use crate::tensorboard::EventFile;
 
 /// A metric's name in `metrics.jsonl`, and where its value comes from.
-type Field = (&'static str, fn(&StepReport) -> f64);
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// The name.
+    pub name: &'static str,
+    read: Read,
+}
 
-/// The fields of a line. A NaN mean loss says that no line is due. From `images_per_sec` on they depend on the machine.
-pub const FIELDS: [Field; 19] = [
-    ("step", |report| report.step as f64),
-    ("images_seen", |report| report.images_seen as f64),
-    ("loss", |report| report.mean_loss.unwrap_or(f64::NAN)),
-    ("loss_q1", |report| report.quartiles[0].unwrap_or(f64::NAN)),
-    ("loss_q2", |report| report.quartiles[1].unwrap_or(f64::NAN)),
-    ("loss_q3", |report| report.quartiles[2].unwrap_or(f64::NAN)),
-    ("loss_q4", |report| report.quartiles[3].unwrap_or(f64::NAN)),
-    ("valid_loss", |report| report.held_out.map_or(f64::NAN, |held_out| held_out.loss)),
-    ("valid_bpd", |report| report.held_out.and_then(|held_out| held_out.bits_per_dim).unwrap_or(f64::NAN)),
-    ("grad_norm", |report| report.grad_norm),
-    ("weight_norm", |report| report.weight_norm.unwrap_or(f64::NAN)),
-    ("learning_rate", |report| report.learning_rate),
-    ("ema_decay", |report| report.ema_decay),
-    ("skipped", |report| report.skipped as f64),
-    ("images_per_sec", |report| report.images_per_sec),
-    ("data_wait", |report| report.data_wait.unwrap_or(f64::NAN)),
-    ("data_per_sec", |report| report.data_per_sec.unwrap_or(f64::NAN)),
-    ("memory_mib", |report| report.memory_mib.unwrap_or(f64::NAN)),
-    ("time", |report| report.time.unwrap_or(f64::NAN)),
+#[derive(Clone, Copy, Debug)]
+enum Read {
+    /// What every step has.
+    Step(fn(&StepReport) -> f64),
+    /// What the family makes of the losses.
+    Curve,
+    /// What the family measures of held-out data.
+    HeldOut,
+}
+
+impl Field {
+    const fn of(name: &'static str, read: fn(&StepReport) -> f64) -> Self {
+        Self { name, read: Read::Step(read) }
+    }
+
+    /// The value; NaN where this step has none.
+    fn value(&self, report: &StepReport) -> f64 {
+        let of = |value: Option<f64>| value.unwrap_or(f64::NAN);
+        match self.read {
+            Read::Step(read) => read(report),
+            Read::Curve => of(report.curves.iter().find(|(name, _)| *name == self.name).and_then(|(_, value)| *value)),
+            Read::HeldOut => of(report.held_out.iter().find(|(name, _)| *name == self.name).map(|(_, value)| *value)),
+        }
+    }
+}
+
+/// The first fields of a line. A NaN mean loss says that no line is due.
+const FIRST: [Field; 3] = [
+    Field::of("step", |report| report.step as f64),
+    Field::of("images_seen", |report| report.images_seen as f64),
+    Field::of("loss", |report| report.mean_loss.unwrap_or(f64::NAN)),
 ];
 
+/// The last fields of a line. From `images_per_sec` on they depend on the machine.
+const LAST: [Field; 9] = [
+    Field::of("grad_norm", |report| report.grad_norm),
+    Field::of("weight_norm", |report| report.weight_norm.unwrap_or(f64::NAN)),
+    Field::of("learning_rate", |report| report.learning_rate),
+    Field::of("ema_decay", |report| report.ema_decay),
+    Field::of("skipped", |report| report.skipped as f64),
+    Field::of("images_per_sec", |report| report.images_per_sec),
+    Field::of("data_wait", |report| report.data_wait.unwrap_or(f64::NAN)),
+    Field::of("data_per_sec", |report| report.data_per_sec.unwrap_or(f64::NAN)),
+    Field::of("memory_mib", |report| report.memory_mib.unwrap_or(f64::NAN)),
+];
+
+/// Seconds since 1970.
+const TIME: Field = Field::of("time", |report| report.time.unwrap_or(f64::NAN));
+
+/// The fields of a line, in their order: those of a family and of its held-out data follow the loss.
+pub fn fields(curves: &[&'static str], held_out: &[&'static str]) -> Vec<Field> {
+    let curves = curves.iter().map(|&name| Field { name, read: Read::Curve });
+    let held_out = held_out.iter().map(|&name| Field { name, read: Read::HeldOut });
+    FIRST.into_iter().chain(curves).chain(held_out).chain(LAST).chain([TIME]).collect()
+}
+
 /// The raw loss of every step, for the progress bar and the dashboard.
-pub const STEP_LOSS: Field = ("step_loss", |report| report.loss);
+pub const STEP_LOSS: Field = Field::of("step_loss", |report| report.loss);
 
 /// One number of [`StepReport`] as a metric. Its value is the newest one; averaging is the trainer's matter.
 #[derive(Clone)]
 pub struct StepMetric {
     name: MetricName,
-    read: fn(&StepReport) -> f64,
+    field: Field,
     /// NaN where this step has no value.
     newest: f64,
     /// The last one that was there, for people.
@@ -60,8 +98,8 @@ pub struct StepMetric {
 
 impl StepMetric {
     /// The metric of a field.
-    pub fn new((name, read): Field) -> Self {
-        Self { name: Arc::new(name.into()), read, newest: f64::NAN, shown: f64::NAN }
+    pub fn new(field: Field) -> Self {
+        Self { name: Arc::new(field.name.into()), field, newest: f64::NAN, shown: f64::NAN }
     }
 
     fn entry(&self) -> SerializedEntry {
@@ -81,7 +119,7 @@ impl Metric for StepMetric {
     }
 
     fn update(&mut self, report: &StepReport, _: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
-        self.newest = (self.read)(report);
+        self.newest = self.field.value(report);
         if !self.newest.is_nan() {
             self.shown = self.newest;
         }
@@ -114,6 +152,7 @@ pub struct JsonLines {
     path: PathBuf,
     file: File,
     events: Option<EventFile>,
+    fields: Vec<Field>,
     names: HashMap<MetricId, MetricName>,
     reporter: Reporter,
     /// Whether somebody knows already that lines are missing.
@@ -122,9 +161,14 @@ pub struct JsonLines {
 
 impl JsonLines {
     /// Opens the file at its end. What is written goes to TensorBoard's file too, if there is one.
-    pub fn append(path: &Path, events: Option<EventFile>, reporter: Reporter) -> std::io::Result<Self> {
+    pub fn append(
+        path: &Path,
+        fields: Vec<Field>,
+        events: Option<EventFile>,
+        reporter: Reporter,
+    ) -> std::io::Result<Self> {
         let file = File::options().create(true).append(true).open(path)?;
-        Ok(Self { path: path.into(), file, events, names: HashMap::new(), reporter, said: false })
+        Ok(Self { path: path.into(), file, events, fields, names: HashMap::new(), reporter, said: false })
     }
 }
 
@@ -143,7 +187,7 @@ impl MetricLogger for JsonLines {
             return;
         }
         let values: Vec<(&str, f64)> =
-            FIELDS.iter().filter_map(|(name, _)| Some((*name, *values.get(name)?))).collect();
+            self.fields.iter().filter_map(|field| Some((field.name, *values.get(field.name)?))).collect();
         let fields = values.iter().map(|(name, value)| format!("\"{name}\":{}", number(*value)));
         let line = format!("{{{}}}\n", fields.collect::<Vec<_>>().join(","));
         // What keeps lines from being written must not stop the training; it may keep checkpoints from it, too.

@@ -9,8 +9,8 @@ use crate::checksums::Checksums;
 use crate::facts::{bytes_in, mib};
 use crate::manifest::Manifest;
 use crate::output::print;
+use crate::run_folder::lock;
 use crate::say;
-use crate::train::lock;
 
 /// The words of `ddpm-train prune`.
 #[derive(clap::Args, Debug)]

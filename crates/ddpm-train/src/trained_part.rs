@@ -3,7 +3,6 @@
 use burn::module::{LoraAdapter, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, Reparameterizer};
 use burn::optim::GradientsParams;
 use burn::tensor::{Distribution, Tensor};
-use ddpm_model::network::Network;
 
 use crate::config::{FineTuneConfig, LoraConfig};
 use crate::optim::settle;
@@ -11,7 +10,7 @@ use crate::parameters::{Parameter, parameters};
 
 impl FineTuneConfig {
     /// What is wrong with it for this network, each with its key.
-    pub fn problems(&self, network: &Network) -> Vec<(&'static str, String)> {
+    pub fn problems<M: Module>(&self, network: &M) -> Vec<(&'static str, String)> {
         let all = parameters(network);
         let mut problems = Vec::new();
         let lora = self.lora.as_ref();
@@ -42,7 +41,7 @@ impl FineTuneConfig {
     }
 
     /// The network as it is trained: its weights are what they were, and the ids of its parameters are in order.
-    pub fn apply(&self, network: Network) -> Network {
+    pub fn apply<M: Module>(&self, network: M) -> M {
         if let Some(lora) = &self.lora {
             let factors = Attach::new(lora, &network);
             return settle(network.apply_reparameterization(factors));
@@ -66,7 +65,7 @@ impl LoraConfig {
 }
 
 /// How many numbers of a network are trained.
-pub fn trained_numbers(network: &Network) -> usize {
+pub fn trained_numbers<M: Module>(network: &M) -> usize {
     struct Count(usize);
     impl ModuleVisitor for Count {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -132,7 +131,7 @@ struct Attach<'a> {
 }
 
 impl<'a> Attach<'a> {
-    fn new(lora: &'a LoraConfig, network: &Network) -> Self {
+    fn new<M: Module>(lora: &'a LoraConfig, network: &M) -> Self {
         let adapted = parameters(network).into_iter().filter(|parameter| lora.adapts(parameter));
         Self { lora, adapted: ParamGroup::from_ids(adapted.map(|parameter| parameter.id).collect()) }
     }
@@ -170,7 +169,7 @@ mod tests {
     use burn::tensor::{Device, TensorData};
     use ddpm_data::random::{Stream, normals, rng};
     use ddpm_model::condition::Condition;
-    use ddpm_model::network::NetworkConfig;
+    use ddpm_model::network::{Network, NetworkConfig};
     use ddpm_model::unet::UNetConfig;
 
     use super::*;

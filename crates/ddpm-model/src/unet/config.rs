@@ -123,7 +123,7 @@ pub struct UNetConfig {
     pub classes: usize,
     /// Whether the table of classes ends in one more row, the null class of classifier-free guidance.
     pub null_class: bool,
-    /// Numbers that tell how a training picture was changed; 0: none, and sampling tells none.
+    /// Number of augmentation labels (Karras et al. 2022, appendix F.2), all zero in sampling; 0: none.
     pub augment_dim: usize,
 }
 

@@ -147,7 +147,7 @@ pub struct UNet {
     conv_in: Conv2d,
     time_embedding: TimeEmbedding,
     class_embedding: Option<Embedding>,
-    /// A linear map without a bias: what is told, times these rows.
+    /// A linear map without a bias: the augmentation labels times these rows.
     augment_embedding: Option<Embedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: MiddleBlock,
@@ -168,21 +168,21 @@ impl UNet {
 
     /// `x_t` `[B, C, H, W]` at the times `[B]` to the prediction `[B, C_out, H, W]`.
     pub fn forward(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
-        self.forward_told(x_t, t, condition, None, &Pass::default())
+        self.forward_with(x_t, t, condition, None, &Pass::default())
     }
 
-    /// As [`forward`](Self::forward), told how the data were changed, `[B, augment_dim]` (Karras et al. 2022,
-    /// appendix F.2; zeros and nothing are the same), and with a pass that may be looked at layer by layer.
-    pub fn forward_told(
+    /// As [`forward`](Self::forward), conditioned on augmentation labels `[B, augment_dim]` (Karras et al. 2022,
+    /// appendix F.2; zeros and `None` are the same), and with a pass that can observe every layer.
+    pub fn forward_with(
         &self,
         x_t: Tensor<4>,
         t: Tensor<1>,
         condition: &Condition,
-        told: Option<Tensor<2>>,
+        augment_labels: Option<Tensor<2>>,
         pass: &Pass<'_>,
     ) -> Tensor<4> {
         let (pass, dtype) = (&pass.of(self.precision), x_t.dtype());
-        let time = pass.precision.carried(self.time_features(t, condition, told, pass));
+        let time = pass.precision.carried(self.time_features(t, condition, augment_labels, pass));
 
         let mut h = pass.layer("conv_in", pass.precision.carried(x_t), |x| conv2d(&self.conv_in, x, pass.precision));
         let mut skips = vec![h.clone()];
@@ -203,7 +203,7 @@ impl UNet {
         &self,
         t: Tensor<1>,
         condition: &Condition,
-        told: Option<Tensor<2>>,
+        augment_labels: Option<Tensor<2>>,
         pass: &Pass<'_>,
     ) -> Tensor<2> {
         let ([batch], device) = (t.dims(), t.device());
@@ -212,8 +212,8 @@ impl UNet {
         let time =
             pass.layer("time_embedding.linear_1", sinusoids, |sinusoids| dense(linear_1, sinusoids, Precision::F32));
         let time = pass.layer("time_embedding.linear_2", silu(time), |time| dense(linear_2, time, Precision::F32));
-        let time = match (&self.augment_embedding, told) {
-            (Some(rows), Some(told)) => pass.joined("augment_embedding", time + told.matmul(rows.weight.val())),
+        let time = match (&self.augment_embedding, augment_labels) {
+            (Some(rows), Some(labels)) => pass.joined("augment_embedding", time + labels.matmul(rows.weight.val())),
             _ => time,
         };
         let class = match &self.class_embedding {

@@ -137,9 +137,10 @@ fn every_parameter_gets_a_gradient() {
     for config in variants() {
         let network = shaken(&config, &device);
         let t = Tensor::from_floats([3.0, 250.5], &device);
-        let told = Tensor::random([2, config.augment_dim], Distribution::Default, &device);
-        let told = (config.augment_dim > 0).then_some(told);
-        let y = network.forward_told(noise(2, [8, 8], &device), t, &classes(&[0, 3], &device), told, &Pass::default());
+        let labels = Tensor::random([2, config.augment_dim], Distribution::Default, &device);
+        let labels = (config.augment_dim > 0).then_some(labels);
+        let y =
+            network.forward_with(noise(2, [8, 8], &device), t, &classes(&[0, 3], &device), labels, &Pass::default());
         let grads = GradientsParams::from_grads(y.square().mean().backward(), &network);
         let mut visitor = Missing { grads: &grads, path: vec![], missing: vec![] };
         network.visit(&mut visitor);
@@ -190,20 +191,20 @@ fn classes_times_and_the_null_class_matter() {
 }
 
 #[test]
-fn being_told_nothing_is_being_told_zeros() {
+fn no_augment_labels_are_the_same_as_zeros() {
     let device = Device::default();
     let network = shaken(&UNetConfig { augment_dim: 3, ..small() }, &device);
     let x = noise(2, [8, 8], &device);
-    let run = |told: Option<[[f32; 3]; 2]>| {
-        let told = told.map(|told| Tensor::<2>::from_floats(told, &device));
+    let run = |labels: Option<[[f32; 3]; 2]>| {
+        let labels = labels.map(|labels| Tensor::<2>::from_floats(labels, &device));
         let t = Tensor::from_floats([10.0, 20.0], &device);
-        network.forward_told(x.clone(), t, &classes(&[1, 2], &device), told, &Pass::default())
+        network.forward_with(x.clone(), t, &classes(&[1, 2], &device), labels, &Pass::default())
     };
-    let nothing = run(None);
-    assert_eq!(nothing.clone().into_data(), run(Some([[0.0; 3]; 2])).into_data());
-    // Only the row that is told something is changed by it.
-    let told = run(Some([[0.0; 3], [0.0, 0.5, 0.0]]));
-    let change = (told - nothing).abs().max_dims(&[1, 2, 3]).into_data().iter::<f32>().collect::<Vec<_>>();
+    let unlabeled = run(None);
+    assert_eq!(unlabeled.clone().into_data(), run(Some([[0.0; 3]; 2])).into_data());
+    // Only the row whose label is not zero changes.
+    let labeled = run(Some([[0.0; 3], [0.0, 0.5, 0.0]]));
+    let change = (labeled - unlabeled).abs().max_dims(&[1, 2, 3]).into_data().iter::<f32>().collect::<Vec<_>>();
     assert!(change[0] == 0.0 && change[1] > 0.0, "{change:?}");
 }
 

@@ -28,10 +28,15 @@ use ddpm_model::network::{Network, NetworkConfig};
 use serde_json::json;
 
 use super::Shape;
+use crate::batches::Batches;
 use crate::config::OptimizerConfig;
+use crate::diffusion::DiffusionFamily;
+use crate::diffusion::noising::NoisedBatch;
+use crate::diffusion::tables::DiffusionTables;
+use crate::family::any_module::AnyModule;
+use crate::family::erased::AnyBatch;
 use crate::memory::peak_mib;
 use crate::model::{TrainBatch, TrainModel};
-use crate::noising::{Labels, Noising, NoisyLoader};
 use crate::optim::{clip_global_norm, ema_update, settle};
 use crate::rate::RateSchedule;
 
@@ -44,11 +49,11 @@ const MATRIX: usize = 1536;
 struct Worker {
     shape: Shape,
     device: Device,
-    diffusion: Arc<Diffusion>,
     data: DataInfo,
-    learner: Learner<TrainModel<4>>,
-    average: TrainModel<4>,
-    batch: TrainBatch<4>,
+    learner: Learner<TrainModel>,
+    average: TrainModel,
+    batch: NoisedBatch,
+    family: Arc<DiffusionFamily>,
 }
 
 /// Answers commands until there are no more.
@@ -104,30 +109,28 @@ impl Worker {
             false => device.clone().autodiff(),
         };
         autodiff.seed(mix(0, Stream::Init, 0));
-        let net: Network = settle(NetworkConfig::UNet(shape.network()).init(&autodiff)).in_precision(precision);
-        let config = DiffusionConfig::default();
-        let diffusion = Arc::new(config.init()?);
-        let model = TrainModel::new(net, diffusion.clone(), config.loss, config.weighting);
+        let network = NetworkConfig::UNet(shape.network());
+        let net: Network = settle(network.init(&autodiff)).in_precision(precision);
+        let family = Arc::new(family(network, &data_info(shape))?);
+        let model = TrainModel::new(AnyModule::new(net), family.clone());
         let average = model.clone().valid();
         let optimizer = OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() };
         let rate = RateSchedule { config: optimizer.clone(), batch_size: shape.batch, step: 0 };
         let dims = [shape.batch, 3, shape.size, shape.size];
         let noise = || Tensor::random(dims, Distribution::Normal(0.0, 1.0), &autodiff);
-        let batch = TrainBatch {
+        let batch = NoisedBatch {
             x_0: noise(),
             eps: noise(),
             times: (0..shape.batch).map(|row| (row * 999 / shape.batch) as f64).collect(),
             condition: Condition::None,
-            told: None,
-            share: 1.0,
-            loss_scale: 1.0,
+            augment_labels: None,
             first_item: 0,
             shown: None,
             importance: None,
         };
         let optimizer = optimizer.init(&model);
         let learner = Learner::new(model, optimizer, rate);
-        Ok(Self { shape, device: device.clone(), diffusion, data: data_info(shape), learner, average, batch })
+        Ok(Self { shape, device: device.clone(), data: data_info(shape), learner, average, batch, family })
     }
 
     fn answer(&mut self, command: &str, number: usize) -> anyhow::Result<serde_json::Value> {
@@ -144,7 +147,7 @@ impl Worker {
     }
 
     fn forward(&self, repeats: usize) -> serde_json::Value {
-        let network = &self.average.net;
+        let network = DiffusionFamily::network(&self.average.net);
         let x = self.batch.x_0.clone().inner();
         let t = Tensor::<1>::full([self.shape.batch], 500.0, &self.device);
         measure(repeats, || {
@@ -153,9 +156,16 @@ impl Worker {
         })
     }
 
-    /// What `strategy.rs` does at every step: loss, gradients, global norm, Adam, average of the weights.
+    /// What `step_loop.rs` does at every step: loss, gradients, global norm, Adam, average of the weights.
     fn train(&mut self) {
-        let output = self.learner.train_step(self.batch.clone());
+        let batch = TrainBatch {
+            batch: AnyBatch::of::<DiffusionFamily>(self.batch.clone()),
+            device: self.batch.x_0.device(),
+            share: 1.0,
+            loss_scale: 1.0,
+            first_item: 0,
+        };
+        let output = self.learner.train_step(batch);
         let model = self.learner.model();
         let mut grads = output.grads;
         clip_global_norm(&model, &mut grads, 1.0);
@@ -167,15 +177,15 @@ impl Worker {
 
     fn sample(&self, steps: usize) -> anyhow::Result<serde_json::Value> {
         let model = TrainedModel {
-            network: &self.average.net,
-            diffusion: &self.diffusion,
+            network: DiffusionFamily::network(&self.average.net),
+            diffusion: &self.family.process,
             data: &self.data,
             classes: None,
             null_class: None,
             self_conditioned: false,
             guide: None,
         };
-        let job = job(self.shape.batch, steps, &self.data, &self.diffusion);
+        let job = job(self.shape.batch, steps, &self.data, &self.family.process);
         let mut done = Ok(());
         let measured = measure(1, || {
             if let Err(error) = job.run(&model, &self.device, &mut |_| {}) {
@@ -198,23 +208,16 @@ impl Worker {
             labels: None,
             flip: Flip::Never,
         };
-        let items = OrderedLoader::<4>::new(&data, self.shape.batch, 0, &self.device)?.with_workers(2);
-        let noising = Noising {
-            seed: 0,
-            diffusion: self.diffusion.clone(),
-            labels: Labels::Unused,
-            parts: 1,
-            offset_noise: 0.0,
-            self_conditioning: false,
-        };
-        let loader = NoisyLoader::new(Arc::new(items), noising);
+        let items = OrderedLoader::new(&data, self.shape.batch, 0)?.with_workers(2);
+        let (items, family, device) = (Arc::new(items), self.family.clone(), self.device.clone());
+        let loader = Batches { items, family, seed: 0, parts: 1, device };
         Ok(measure_share(3, 1.0 / batches as f64, || loader.iter().take(batches).for_each(drop)))
     }
 
     fn multiply(&self, repeats: usize) -> serde_json::Value {
         let matrix = || Tensor::<2>::random([MATRIX; 2], Distribution::Default, &self.device);
         let (a, b) = (matrix(), matrix());
-        let precision = self.average.net.precision();
+        let precision = DiffusionFamily::network(&self.average.net).precision();
         if precision == Precision::F32 {
             return measure(repeats, || {
                 a.clone().matmul(b.clone()).slice([0..1, 0..1]).into_scalar::<f32>();
@@ -243,6 +246,13 @@ impl Worker {
             .collect();
         json!({ "step_ms": step_ms, "operations": operations })
     }
+}
+
+/// The family with the defaults of the paper.
+fn family(network: NetworkConfig, data: &DataInfo) -> anyhow::Result<DiffusionFamily> {
+    let tables = DiffusionTables::of(network, DiffusionConfig::default());
+    DiffusionFamily::new(tables, "bench", &DataConfig::Digits(Default::default()), data)
+        .map_err(|(key, message)| anyhow::anyhow!("{key}: {message}"))
 }
 
 fn data_info(shape: Shape) -> DataInfo {

@@ -4,22 +4,12 @@ use ddpm_infer::settings::{insert, unknown_key};
 use toml::{Table, Value};
 
 use super::load::{good, read};
+use crate::family::erased::FamilyKind;
 
-/// The sections, each with what must be in it; more than once where kinds have keys of their own.
-const SECTIONS: [(&str, &str); 22] = [
+/// The sections that every family has, each with what must be in it; more than once where kinds have keys of their own.
+const SECTIONS: [(&str, &str); 11] = [
     ("data", "kind = 'images'\npath = ''"),
     ("data", "kind = 'csv'\npath = ''"),
-    ("augment", ""),
-    ("model", "kind = 'unet'"),
-    ("model", "kind = 'point-mlp'"),
-    ("diffusion", ""),
-    ("diffusion.schedule", "kind = 'linear'"),
-    ("diffusion.schedule", "kind = 'cosine'"),
-    ("diffusion.weighting", "kind = 'min-snr'"),
-    ("diffusion.continuous", "path = { kind = 've' }"),
-    ("diffusion.continuous.path", "kind = 've'"),
-    ("diffusion.continuous.path", "kind = 'vp'"),
-    ("diffusion.continuous.times", "kind = 'log-normal'"),
     ("optimizer", ""),
     ("optimizer.decay", "kind = 'cosine'"),
     ("ema", ""),
@@ -31,15 +21,21 @@ const SECTIONS: [(&str, &str); 22] = [
     ("validation", ""),
 ];
 
+/// All sections of an experiment of this family, in the order in which hints name them.
+fn sections(kind: &dyn FamilyKind) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let (data, others) = SECTIONS.split_at(2);
+    data.iter().chain(kind.sections()).chain(others).copied()
+}
+
 /// Where the key or the value that serde's message is about belongs, if it is not there.
-pub(super) fn hint(key: &str, message: &str) -> String {
+pub(super) fn hint(key: &str, message: &str, kind: &dyn FamilyKind) -> String {
     let of_continuous = ["`edm`", "`score`", "`flow`"];
     if key == "diffusion.prediction"
         && of_continuous.iter().any(|name| message.starts_with(&format!("unknown variant {name}")))
     {
         return "; it is a prediction of continuous time: set diffusion.continuous.prediction, beside a path".into();
     }
-    let homes = unknown_key(message).map(|unknown| homes(key, unknown)).unwrap_or_default();
+    let homes = unknown_key(message).map(|unknown| homes(key, unknown, kind)).unwrap_or_default();
     match homes.len() {
         0 => String::new(),
         1 => format!("; {} has a key of that name", homes[0]),
@@ -48,12 +44,12 @@ pub(super) fn hint(key: &str, message: &str) -> String {
 }
 
 /// The sections that have a key of this name, other than that in which it stands.
-fn homes(key: &str, unknown: &str) -> Vec<String> {
+fn homes(key: &str, unknown: &str, kind: &dyn FamilyKind) -> Vec<String> {
     let mut homes = Vec::new();
     if unknown == "kind" {
         return homes;
     }
-    for (section, needed) in SECTIONS {
+    for (section, needed) in sections(kind) {
         let Ok(mut table) = needed.parse::<Table>() else { continue };
         let home = match table.get("kind") {
             Some(kind) if key == format!("{section}.{unknown}") => format!("[{section}] with kind = {kind}"),
@@ -61,7 +57,7 @@ fn homes(key: &str, unknown: &str) -> Vec<String> {
         };
         // Of the wrong type or not: what has no such key says that first.
         table.insert(unknown.to_string(), Value::Array(Vec::new()));
-        let mut tree = good();
+        let mut tree = good(kind);
         insert(&mut tree, section, Value::Table(table));
         let is_known = read(&tree).err().is_none_or(|message| unknown_key(&message) != Some(unknown));
         if is_known && !homes.contains(&home) {
@@ -74,11 +70,12 @@ fn homes(key: &str, unknown: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::family::registry::default_family;
 
     #[test]
     fn every_section_is_one() {
-        for (section, needed) in SECTIONS {
-            let mut tree = good();
+        for (section, needed) in sections(default_family()) {
+            let mut tree = good(default_family());
             if section == "diffusion.continuous.times" {
                 insert(&mut tree, "diffusion.continuous.path.kind", Value::String("ve".into()));
             }
@@ -98,9 +95,13 @@ mod tests {
             ("train.colour", "colour", ""),
             ("train.kind", "kind", ""),
         ] {
-            assert_eq!(hint(key, &format!("unknown field `{unknown}`, expected one of")), home, "{key}");
+            assert_eq!(
+                hint(key, &format!("unknown field `{unknown}`, expected one of"), default_family()),
+                home,
+                "{key}"
+            );
         }
-        let of_steps = hint("model.steps", "unknown field `steps`, expected one of");
+        let of_steps = hint("model.steps", "unknown field `steps`, expected one of", default_family());
         assert_eq!(of_steps, "; [diffusion.schedule] and [train] and [preview] have a key of that name");
     }
 }

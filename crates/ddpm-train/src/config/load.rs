@@ -4,13 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use ddpm_infer::settings::{expand_kinds, in_words, insert, missing_key, parse_set, remove, unknown_key, value_mut};
-use ddpm_infer::snapshot::DiffusionConfig;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::Experiment;
 use super::hints::hint;
 use super::recipes::{RECIPES, Recipe};
+use super::{Experiment, SECTIONS};
+use crate::family::erased::{FamilyKind, minimal};
+use crate::family::registry::{default_family, family};
 
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,6 +101,19 @@ impl Source {
         }
     }
 
+    /// The family that it names; the default one where the file cannot be read, which [`load`](Self::load) then says.
+    pub fn family(&self, sets: &[String]) -> &'static dyn FamilyKind {
+        let text = match self {
+            Self::BuiltIn(recipe) => recipe.text.to_string(),
+            Self::File(path) => std::fs::read_to_string(path).unwrap_or_default(),
+        };
+        let mut tree: Table = text.parse().unwrap_or_default();
+        for (key, value) in sets.iter().filter_map(|set| parse_set(set, "").ok()) {
+            insert(&mut tree, &key, value);
+        }
+        kind_of(&tree).unwrap_or_else(|_| default_family())
+    }
+
     /// The experiment, changed by the `key=value` pairs in `sets`. If it leaves out its network, the sections that it
     /// leaves out are those of `usual`.
     pub fn load(&self, sets: &[String], usual: Table) -> Result<Experiment, ConfigError> {
@@ -153,15 +167,9 @@ fn parse(file: &Path, text: &str, sets: &[String], usual: Table) -> Result<Exper
     let is_part =
         |part: &str, of: &str| part.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     let given = |key: &str| set_keys.iter().any(|set| is_part(set, key) || is_part(key, set));
-    let (classes_of_data, unknown) = take_classes(&mut tree);
-    let unread = unread(&tree);
-    let (mut experiment, found) = peel(tree);
-    let found = unknown.into_iter().chain(found);
+    let (experiment, found) = peel(tree);
+    let found = found.into_iter();
     problems.extend(found.map(|(key, message)| Problem { from_set: given(&key), key, message }));
-    if let Some(experiment) = &mut experiment {
-        experiment.classes_of_data = classes_of_data;
-        experiment.unread = unread;
-    }
     if let Some(experiment) = &experiment {
         let known: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
         let new = experiment.problems().into_iter().filter(|(key, _)| !known.contains(key));
@@ -170,28 +178,6 @@ fn parse(file: &Path, text: &str, sets: &[String], usual: Table) -> Result<Exper
     match experiment {
         Some(experiment) if problems.is_empty() => Ok(experiment),
         _ => Err(ConfigError { file: file.to_path_buf(), problems }),
-    }
-}
-
-/// Takes the word of `model.classes = "data"` out of the tree, because a network's own table has a number there. Gives
-/// whether it was there, and what is wrong with another word.
-fn take_classes(tree: &mut Table) -> (bool, Option<(String, String)>) {
-    let Some(Value::Table(model)) = tree.get_mut("model") else { return (false, None) };
-    let Some(word) = model.get("classes").and_then(Value::as_str).map(str::to_string) else { return (false, None) };
-    model.remove("classes");
-    let message = || format!("is {word:?}; expected a number, or \"data\" for as many as the data have");
-    let is_data = word == "data";
-    (is_data, (!is_data).then(|| ("model.classes".into(), message())))
-}
-
-/// Keys about counted steps beside a path in continuous time. What they say cannot be told from what they are without
-/// being given, so it may be a mistake, but does no harm.
-fn unread(tree: &Table) -> Vec<String> {
-    let Some(Value::Table(diffusion)) = tree.get("diffusion") else { return Vec::new() };
-    let given = DiffusionConfig::OF_STEPS.iter().filter(|key| diffusion.contains_key(**key));
-    match diffusion.contains_key("continuous") {
-        true => given.map(|key| format!("diffusion.{key}")).collect(),
-        false => Vec::new(),
     }
 }
 
@@ -212,10 +198,15 @@ const MOST_PROBLEMS: usize = 50;
 /// serde stops at the first fault. So each section is read by itself, among sections known to be good, and
 /// each time serde complains the key to blame is found, noted and taken out, and the section is read again.
 fn peel(tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
+    let kind = match kind_of(&tree) {
+        Ok(kind) => kind,
+        // Whose sections they are is not known, so nothing can be said of them.
+        Err(message) => return (None, vec![("family".into(), in_words(&message))]),
+    };
     let mut problems = Vec::new();
-    let mut sound = good();
+    let mut sound = good(kind);
     for name in tree.keys() {
-        let mut sections = good();
+        let mut sections = good(kind);
         sections.insert(name.clone(), tree[name].clone());
         let mut removed: Vec<String> = Vec::new();
         while let Err(message) = read(&sections) {
@@ -234,7 +225,7 @@ fn peel(tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
                 }
                 break;
             }
-            let said = in_words(&message) + &hint(&key, &message);
+            let said = in_words(&message) + &hint(&key, &message, kind);
             let place = place(&sections, &key, &message);
             match place.strip_suffix(".kind").filter(|_| place != key) {
                 // What else is in that table cannot be judged; what is beside it can.
@@ -250,21 +241,81 @@ fn peel(tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
             sound.insert(name.clone(), section);
         }
     }
-    for name in good().keys().filter(|name| !tree.contains_key(*name)) {
+    for name in good(kind).keys().filter(|name| *name != FAMILY).filter(|name| !tree.contains_key(*name)) {
         problems.push((name.clone(), "this section is missing".into()));
     }
     // What is left can still be checked for values that are of the right type and yet impossible.
     (read(&sound).ok(), problems)
 }
 
-/// The sections that must be there, as short as they can be.
-pub(super) fn good() -> Table {
-    let section = |kind: &str| Value::Table(Table::from_iter([("kind".to_string(), Value::String(kind.into()))]));
-    Table::from_iter([("data".into(), section("digits")), ("model".into(), section("unet"))])
+/// The key that names the family.
+const FAMILY: &str = "family";
+
+/// The family of an experiment.
+fn kind_of(tree: &Table) -> Result<&'static dyn FamilyKind, String> {
+    match tree.get(FAMILY) {
+        None => Ok(default_family()),
+        Some(Value::String(name)) => family(name),
+        Some(other) => Err(format!("invalid type: {}, expected a string", other.type_str())),
+    }
 }
 
+/// The sections that must be there, as short as they can be.
+pub(super) fn good(kind: &dyn FamilyKind) -> Table {
+    let mut tree = minimal(kind);
+    let digits = Table::from_iter([("kind".to_string(), Value::String("digits".into()))]);
+    tree.insert("data".into(), Value::Table(digits));
+    tree.insert(FAMILY.into(), Value::String(kind.name().into()));
+    tree
+}
+
+/// Reads the sections that every family has, and has the family read its own.
 pub(super) fn read(tree: &Table) -> Result<Experiment, String> {
-    Experiment::deserialize(Value::Table(tree.clone())).map_err(|error| error.message().to_string())
+    let kind = kind_of(tree)?;
+    let mut core = tree.clone();
+    core.remove(FAMILY);
+    let own = take_own(&mut core, kind);
+    if let Some(unknown) = core.keys().find(|name| !SECTIONS.contains(&name.as_str())) {
+        return Err(unknown_section(unknown, kind));
+    }
+    let experiment = Experiment::deserialize(Value::Table(core)).map_err(|error| error.message().to_string());
+    let experiment = experiment.map_err(|message| with_shared_keys(message, tree, kind))?;
+    Ok(Experiment { family: kind.read(own)?, ..experiment })
+}
+
+/// Takes the sections of a family, and its keys in those that every family has.
+fn take_own(core: &mut Table, kind: &dyn FamilyKind) -> Table {
+    let sections = kind.sections().iter().filter(|(name, _)| !name.contains('.'));
+    let mut own: Table = sections.filter_map(|(name, _)| core.remove_entry(*name)).collect();
+    for (name, key) in kind.shared_keys() {
+        if let Some(Value::Table(section)) = core.get_mut(*name)
+            && let Some(value) = section.remove(*key)
+            && let Value::Table(section) = own.entry(*name).or_insert(Value::Table(Table::new()))
+        {
+            section.insert(key.to_string(), value);
+        }
+    }
+    own
+}
+
+/// As serde says it of a key.
+fn unknown_section(name: &str, kind: &dyn FamilyKind) -> String {
+    let mut known: Vec<&str> = [FAMILY].into_iter().chain(SECTIONS).collect();
+    known.extend(kind.sections().iter().map(|(name, _)| *name).filter(|name| !name.contains('.')));
+    known.dedup();
+    let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+    format!("unknown field `{name}`, expected one of {}", known.join(", "))
+}
+
+/// What serde says of an unknown key in a section that a family has keys in, with these among those that there are.
+fn with_shared_keys(message: String, tree: &Table, kind: &dyn FamilyKind) -> String {
+    let Some(unknown) = unknown_key(&message) else { return message };
+    let holds = |section: &str| {
+        tree.get(section).and_then(Value::as_table).is_some_and(|section| section.contains_key(unknown))
+    };
+    let keys = kind.shared_keys().iter().filter(|(section, _)| holds(section));
+    let keys: String = keys.map(|(_, key)| format!(", `{key}`")).collect();
+    message + &keys
 }
 
 /// The key of a section without which serde would not say `message`.
@@ -363,6 +414,8 @@ mod tests {
 
     use super::*;
     use crate::config::OptimizerKind;
+    use crate::diffusion::DiffusionFamily;
+    use crate::diffusion::tables::DiffusionTables;
 
     fn read_text(text: &str, sets: &[&str]) -> Result<Experiment, ConfigError> {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
@@ -371,6 +424,10 @@ mod tests {
 
     fn problems_of(text: &str, sets: &[&str]) -> Vec<Problem> {
         read_text(text, sets).map(|_| Vec::new()).unwrap_or_else(|error| error.problems)
+    }
+
+    fn tables(experiment: &Experiment) -> &DiffusionTables {
+        experiment.family.get::<DiffusionFamily>().unwrap()
     }
 
     const DIGITS: &str = "[data]\nkind = \"digits\"\n[model]\nkind = \"unet\"\n";
@@ -428,11 +485,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.toml");
         std::fs::write(&file, format!("{DIGITS}classes = \"data\"\n")).unwrap();
-        assert!(load(&file, &[]).unwrap().classes_of_data);
+        assert!(tables(&load(&file, &[]).unwrap()).classes_of_data);
         let ten = load(&file, &["model.classes=10".into()]).unwrap();
+        let ten = tables(&ten);
         assert!(!ten.classes_of_data && ten.model.num_classes() == 10);
         std::fs::write(&file, DIGITS).unwrap();
-        assert!(load(&file, &["model.classes=data".into()]).unwrap().classes_of_data);
+        assert!(tables(&load(&file, &["model.classes=data".into()]).unwrap()).classes_of_data);
 
         let problems = problems_of(&format!("{DIGITS}classes = \"dta\"\n"), &[]);
         assert_eq!(problems.len(), 1, "{problems:#?}");
@@ -447,7 +505,7 @@ mod tests {
             ["diffusion.schedule=cosine", "optimizer.decay=constant", "train.steps=1e3", "diffusion.weighting=min-snr"];
         assert_eq!(problems_of(text, &sets), []);
         let both = ["diffusion.schedule=cosine", "diffusion.schedule.steps=77", "preview.steps=7"];
-        assert_eq!(read_text(DIGITS, &both).unwrap().diffusion.schedule.steps(), 77);
+        assert_eq!(tables(&read_text(DIGITS, &both).unwrap()).diffusion.schedule.steps(), 77);
         let edm = ["diffusion.continuous.path=ve", "diffusion.continuous.prediction=edm", "optimizer.kind=adamw"];
         assert_eq!(problems_of(DIGITS, &edm), []);
         // The other keys of these sections stay.
@@ -469,11 +527,11 @@ mod tests {
     #[test]
     fn what_is_not_read_beside_a_path_is_known() {
         let continuous = ["diffusion.continuous.path=ve", "diffusion.prediction=eps", "diffusion.weighting=snr"];
-        assert_eq!(read_text(DIGITS, &continuous).unwrap().unread, ["diffusion.prediction"]);
-        assert!(read_text(DIGITS, &continuous[1..]).unwrap().unread.is_empty());
+        assert_eq!(tables(&read_text(DIGITS, &continuous).unwrap()).unread, ["diffusion.prediction"]);
+        assert!(tables(&read_text(DIGITS, &continuous[1..]).unwrap()).unread.is_empty());
         // What is printed of an experiment says no more than it reads.
         let printed = toml::to_string(&read_text(DIGITS, &continuous).unwrap()).unwrap();
-        assert!(read_text(&printed, &[]).unwrap().unread.is_empty(), "{printed}");
+        assert!(tables(&read_text(&printed, &[]).unwrap()).unread.is_empty(), "{printed}");
     }
 
     #[test]
@@ -559,7 +617,8 @@ mod tests {
         let usual = Table::from_iter([("model".to_string(), Value::Table(model))]);
         let source = Source::File(file);
         assert!(source.load(&[], Table::new()).is_err());
-        let NetworkConfig::UNet(config) = source.load(&[], usual).unwrap().model else { panic!("a U-Net") };
+        let experiment = source.load(&[], usual).unwrap();
+        let NetworkConfig::UNet(config) = &tables(&experiment).model else { panic!("a U-Net") };
         assert_eq!(config.base_channels, 24);
     }
 }

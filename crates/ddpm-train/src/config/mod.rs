@@ -7,35 +7,24 @@ pub mod load;
 pub mod recipes;
 
 use ddpm_data::DataConfig;
-use ddpm_data::augment::AugmentConfig;
-use ddpm_infer::samplers::Sampler;
-use ddpm_infer::snapshot::DiffusionConfig;
 use ddpm_kernels::Precision;
 use ddpm_model::ema::EmaConfig;
-use ddpm_model::network::NetworkConfig;
-use serde::{Deserialize, Serialize};
+use serde::ser::{Error, SerializeMap};
+use serde::{Deserialize, Serialize, Serializer};
+use toml::{Table, Value};
 
-/// A whole experiment.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+use crate::family::Problem;
+use crate::family::erased::FamilyTables;
+
+/// A whole experiment: the sections that every family has, and those of its own.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {
     /// What is learned.
     pub data: DataConfig,
-    /// How training pictures are changed.
-    #[serde(default)]
-    pub augment: AugmentConfig,
-    /// The network that predicts.
-    pub model: NetworkConfig,
-    /// Whether the network has as many classes as the data: `model.classes = "data"`, which is a number as soon as the
-    /// data are open.
+    /// The sections of the family: its model and its loss.
     #[serde(skip)]
-    pub classes_of_data: bool,
-    /// Keys that were given and are not read: those about counted steps beside `[diffusion.continuous]`.
-    #[serde(skip)]
-    pub unread: Vec<String>,
-    /// The forward process and what the network predicts of it.
-    #[serde(default)]
-    pub diffusion: DiffusionConfig,
+    pub family: FamilyTables,
     /// How gradients become steps.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
@@ -43,17 +32,56 @@ pub struct Experiment {
     #[serde(default)]
     pub ema: EmaConfig,
     /// Which part of the network is trained, where it is not all of it.
-    #[serde(default, skip_serializing_if = "FineTuneConfig::is_everything")]
+    #[serde(default)]
     pub fine_tune: FineTuneConfig,
     /// How long, how often, with which seed.
     #[serde(default)]
     pub train: TrainConfig,
-    /// The pictures made while training.
+    /// The images made while training.
     #[serde(default)]
     pub preview: PreviewConfig,
     /// What is measured on held-out data while training.
     #[serde(default)]
     pub validation: ValidationConfig,
+}
+
+/// The sections that every family has. In the last three a family may have keys of its own.
+pub(crate) const SECTIONS: [&str; 7] = ["data", "optimizer", "ema", "fine_tune", "train", "preview", "validation"];
+
+impl Serialize for Experiment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        /// A section, followed by the keys that the family has in it.
+        #[derive(Serialize)]
+        struct Shared<'a, T> {
+            #[serde(flatten)]
+            section: &'a T,
+            #[serde(flatten)]
+            family: Table,
+        }
+        let mut own = self.family.sections().map_err(S::Error::custom)?;
+        let mut shared = |name| match own.remove(name) {
+            Some(Value::Table(keys)) => keys,
+            _ => Table::new(),
+        };
+        let train = Shared { section: &self.train, family: shared("train") };
+        let preview = Shared { section: &self.preview, family: shared("preview") };
+        let validation = Shared { section: &self.validation, family: shared("validation") };
+        let mut sections = serializer.serialize_map(None)?;
+        sections.serialize_entry("family", self.family.name())?;
+        sections.serialize_entry("data", &self.data)?;
+        for (name, section) in &own {
+            sections.serialize_entry(name, section)?;
+        }
+        sections.serialize_entry("optimizer", &self.optimizer)?;
+        sections.serialize_entry("ema", &self.ema)?;
+        if !self.fine_tune.is_everything() {
+            sections.serialize_entry("fine_tune", &self.fine_tune)?;
+        }
+        sections.serialize_entry("train", &train)?;
+        sections.serialize_entry("preview", &preview)?;
+        sections.serialize_entry("validation", &validation)?;
+        sections.end()
+    }
 }
 
 /// Which rule makes a step of a gradient.
@@ -222,17 +250,6 @@ pub struct LoraConfig {
     pub parts: Vec<String>,
 }
 
-/// How the step of a training item is drawn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TimeSampling {
-    /// All steps alike.
-    #[default]
-    Uniform,
-    /// Steps with large losses more often, the loss divided by how much more often (Nichol & Dhariwal 2021).
-    LossSecondMoment,
-}
-
 /// Which items come how often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -269,10 +286,6 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Which items come how often.
     pub balance: Balance,
-    /// How the step of an item is drawn.
-    pub time_sampling: TimeSampling,
-    /// Share of labels replaced by the null class, so that the network also learns the unconditional model.
-    pub label_drop: f64,
     /// Steps between two lines of metrics.
     pub log_every: u64,
     /// Steps between two checkpoints (everything to resume); one more is written at the end.
@@ -305,8 +318,6 @@ impl Default for TrainConfig {
             accumulate: 1,
             seed: 0,
             balance: Balance::Items,
-            time_sampling: TimeSampling::Uniform,
-            label_drop: 0.1,
             log_every: 50,
             checkpoint_every: 5_000,
             checkpoint_minutes: 10.0,
@@ -330,15 +341,11 @@ pub struct PreviewConfig {
     pub every: u64,
     /// Samples in a picture; 0: no picture at all.
     pub count: usize,
-    /// Name of the sampler.
-    pub sampler: String,
-    /// Steps of the sampler.
-    pub steps: usize,
 }
 
 impl Default for PreviewConfig {
     fn default() -> Self {
-        Self { every: 10_000, count: 64, sampler: "ddim".into(), steps: 50 }
+        Self { every: 10_000, count: 64 }
     }
 }
 
@@ -350,13 +357,11 @@ pub struct ValidationConfig {
     pub every: u64,
     /// How many items of the test split are looked at.
     pub count: usize,
-    /// At how many noise levels each of them.
-    pub levels: usize,
 }
 
 impl Default for ValidationConfig {
     fn default() -> Self {
-        Self { every: 5_000, count: 64, levels: 16 }
+        Self { every: 5_000, count: 64 }
     }
 }
 
@@ -368,7 +373,7 @@ const MOST_PREVIEWED: usize = 10_000;
 
 impl Experiment {
     /// What is wrong with values that are of the right type, key by key.
-    pub fn problems(&self) -> Vec<(String, String)> {
+    pub fn problems(&self) -> Vec<Problem> {
         let (train, optimizer) = (&self.train, &self.optimizer);
         let mut problems = Vec::new();
         let mut require = |holds: bool, key: &str, message: String| {
@@ -386,7 +391,6 @@ impl Experiment {
             ("train.snapshot_every", train.snapshot_every),
             ("train.workers", train.workers as u64),
             ("train.max_skips", train.max_skips),
-            ("preview.steps", self.preview.steps as u64),
             ("validation.count", self.validation.count as u64),
         ] {
             require(value > 0, key, "must be at least 1, not 0".into());
@@ -407,11 +411,6 @@ impl Experiment {
             format!("{} parts do not divide the batch of {} evenly", train.accumulate, train.batch_size),
         );
         require(
-            (0.0..=1.0).contains(&train.label_drop),
-            "train.label_drop",
-            format!("must lie between 0 and 1, not {}", train.label_drop),
-        );
-        require(
             optimizer.learning_rate > 0.0 && optimizer.learning_rate <= 1.0,
             "optimizer.learning_rate",
             format!("must lie in (0, 1], not {}", optimizer.learning_rate),
@@ -427,36 +426,11 @@ impl Experiment {
             "optimizer.clip_norm",
             format!("must not be negative, but is {}", optimizer.clip_norm),
         );
-        require(
-            self.validation.levels >= 2,
-            "validation.levels",
-            format!("must be at least 2, not {}", self.validation.levels),
-        );
-        require(
-            Sampler::NAMES.contains(&self.preview.sampler.as_str()),
-            "preview.sampler",
-            format!("there is no sampler `{}`; there are: {}", self.preview.sampler, Sampler::NAMES.join(", ")),
-        );
-        let is_continuous = self.diffusion.continuous.is_some();
-        require(
-            !(is_continuous && train.time_sampling == TimeSampling::LossSecondMoment),
-            "train.time_sampling",
-            "\"loss-second-moment\" remembers the losses of counted steps; a path has [diffusion.continuous.times]"
-                .into(),
-        );
-        require(
-            is_continuous || self.preview.steps <= self.diffusion.schedule.steps(),
-            "preview.steps",
-            format!("the schedule has only {} steps, not {}", self.diffusion.schedule.steps(), self.preview.steps),
-        );
-        for (key, message) in self.diffusion.problems() {
-            require(false, &format!("diffusion.{key}"), message);
+        for (key, message) in self.family.problems() {
+            require(false, &key, message);
         }
         for error in self.ema.problems() {
             require(false, &format!("ema.{}", error.key), format!("is {}, expected {}", error.value, error.expected));
-        }
-        for problem in self.augment.problems() {
-            require(false, &format!("augment.{}", problem.key), problem.reason);
         }
         for problem in self.data.problems() {
             require(false, &format!("data.{}", problem.key), problem.reason);

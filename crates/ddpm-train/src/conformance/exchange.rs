@@ -30,8 +30,8 @@ fn snapshot(recipe: &Recipe, from: &Device, to: &Device, folder: &Path) -> anyho
     training.steps(1)?;
     let experiment = &recipe.experiment;
     let config = SnapshotConfig::new(
-        experiment.model.clone(),
-        experiment.diffusion.clone(),
+        recipe.tables().model.clone(),
+        recipe.tables().diffusion.clone(),
         recipe.data.clone(),
         experiment.data.clone(),
         "conformance",

@@ -34,6 +34,7 @@ use self::operations::Operation;
 use self::training::{Recipe, Training};
 use crate::config::load::Source;
 use crate::config::recipes::RECIPES;
+use crate::diffusion::DiffusionFamily;
 use crate::output::print;
 
 /// Steps of the training that is compared.
@@ -245,14 +246,16 @@ impl Suite {
 fn networks(quick: bool) -> anyhow::Result<Vec<(String, NetworkConfig, Vec<usize>)>> {
     let mut found: Vec<(String, NetworkConfig, Vec<usize>)> = Vec::new();
     for recipe in RECIPES {
-        let mut experiment = Source::BuiltIn(recipe).load(&[], toml::Table::new())?;
+        let experiment = Source::BuiltIn(recipe).load(&[], toml::Table::new())?;
+        let Some(tables) = experiment.family.get::<DiffusionFamily>() else { continue };
+        let mut model = tables.model.clone();
         // Each backend drops other values.
-        if let NetworkConfig::UNet(config) = &mut experiment.model {
+        if let NetworkConfig::UNet(config) = &mut model {
             config.dropout = 0.0;
         }
         let shape = shape_of(&experiment.data);
         let small = shape.iter().product::<usize>() <= 64;
-        let config = experiment.model.with_io(&shape, experiment.diffusion.variance.output_channels(shape[0]));
+        let config = model.with_io(&shape, tables.diffusion.variance.output_channels(shape[0]));
         let known = found.iter().any(|(_, known, _)| *known == config);
         if !known && (small || !quick) {
             config.validate(&shape)?;

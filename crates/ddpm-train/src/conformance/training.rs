@@ -11,15 +11,18 @@ use burn::store::ModuleRecord;
 use burn::tensor::Device;
 use burn_train::TrainStep;
 use ddpm_data::{DataInfo, OrderedLoader, Split};
-use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{Network, NetworkConfig};
 
 use super::check::off_by;
+use crate::batches::Batches;
 use crate::checkpoint::{Checkpoint, TrainState, restore};
 use crate::config::Experiment;
 use crate::config::load::Source;
+use crate::diffusion::DiffusionFamily;
+use crate::diffusion::tables::DiffusionTables;
+use crate::family::Family;
+use crate::family::any_module::AnyModule;
 use crate::model::{TrainBatch, TrainModel};
-use crate::noising::{Labels, Noising, NoisyLoader};
 use crate::optim::{clip_global_norm, ema_update, settle};
 
 /// The digits, with what makes the comparison sharp or short.
@@ -28,6 +31,7 @@ pub struct Recipe {
     pub experiment: Experiment,
     /// What its data are.
     pub data: DataInfo,
+    family: Arc<DiffusionFamily>,
     weights: Network,
 }
 
@@ -40,18 +44,27 @@ impl Recipe {
             sets.extend(["model.base_channels=16", "model.blocks_per_level=1", "train.batch_size=16"]);
         }
         let sets: Vec<String> = sets.into_iter().map(String::from).collect();
-        let mut experiment = Source::find("digits")?.load(&sets, toml::Table::new())?;
+        let experiment = Source::find("digits")?.load(&sets, toml::Table::new())?;
         let data = ddpm_data::open(&experiment.data, Split::Train, experiment.train.seed)?.info;
-        experiment.model = experiment.model.with_io(&data.shape, data.shape[0]);
-        experiment.model.validate(&data.shape)?;
+        let tables = experiment.family.get::<DiffusionFamily>().context("the digits are of family diffusion")?;
+        let network = tables.model.clone().with_io(&data.shape, data.shape[0]);
+        network.validate(&data.shape)?;
+        let tables = DiffusionTables { model: network, ..tables.clone() };
+        let family = DiffusionFamily::new(tables, "conformance", &experiment.data, &data)
+            .map_err(|(key, message)| anyhow::anyhow!("{key}: {message}"))?;
         flex.seed(experiment.train.seed);
-        let weights = settle(experiment.model.init(flex));
-        Ok(Self { experiment, data, weights })
+        let weights = settle(Family::init(&family, flex));
+        Ok(Self { experiment, family: Arc::new(family), data, weights })
     }
 
     /// The network to train.
     pub fn network(&self) -> &NetworkConfig {
-        &self.experiment.model
+        &self.tables().model
+    }
+
+    /// What the experiment says of diffusion.
+    pub fn tables(&self) -> &DiffusionTables {
+        Family::tables(&*self.family)
     }
 }
 
@@ -59,8 +72,8 @@ impl Recipe {
 pub struct Training<'a> {
     recipe: &'a Recipe,
     device: Device,
-    model: TrainModel<4>,
-    average: TrainModel<4>,
+    model: TrainModel,
+    average: TrainModel,
     optimizer: ModuleOptimizer,
     state: TrainState,
 }
@@ -89,8 +102,7 @@ impl<'a> Training<'a> {
     ) -> anyhow::Result<Self> {
         let device = device.clone().autodiff();
         let network = restore(settle(recipe.network().init(&device)), weights, Path::new("the weights to start from"))?;
-        let diffusion = &recipe.experiment.diffusion;
-        let model = TrainModel::new(network, Arc::new(diffusion.init()?), diffusion.loss, diffusion.weighting);
+        let model = TrainModel::new(AnyModule::new(network), recipe.family.clone());
         Ok(Self { recipe, device, average: model.clone().valid(), model, optimizer, state })
     }
 
@@ -129,24 +141,15 @@ impl<'a> Training<'a> {
 
     /// The averaged weights, without autodiff.
     pub fn averaged(&self) -> &Network {
-        &self.average.net
+        DiffusionFamily::network(&self.average.net)
     }
 
-    fn batches(&self) -> anyhow::Result<Arc<dyn DataLoader<TrainBatch<4>>>> {
-        let Experiment { data, train, model, diffusion, .. } = &self.recipe.experiment;
+    fn batches(&self) -> anyhow::Result<Arc<dyn DataLoader<TrainBatch>>> {
+        let Experiment { data, train, .. } = &self.recipe.experiment;
         let data = ddpm_data::open(data, Split::Train, train.seed)?;
-        let items = OrderedLoader::<4>::new(&data, train.batch_size, train.seed, &self.device)?.with_workers(1);
-        let null_class = model.null_class().context("the digits have a null class")?;
-        let process: Diffusion = diffusion.init()?;
-        let noising = Noising {
-            seed: train.seed,
-            diffusion: Arc::new(process),
-            labels: Labels::Dropped { null_class, share: train.label_drop },
-            parts: 1,
-            offset_noise: diffusion.offset_noise,
-            self_conditioning: diffusion.self_conditioning,
-        };
-        Ok(Arc::new(NoisyLoader::new(Arc::new(items), noising)))
+        let items = Arc::new(OrderedLoader::new(&data, train.batch_size, train.seed)?.with_workers(1));
+        let (family, device) = (self.recipe.family.clone(), self.device.clone());
+        Ok(Arc::new(Batches { items, family, seed: train.seed, parts: 1, device }))
     }
 }
 

@@ -26,8 +26,8 @@ pub struct Objective<'a> {
 impl Objective<'_> {
     /// The loss of the batch: the mean of its rows, each divided by how much more often its step is drawn.
     pub fn losses(&self, network: &Network, batch: &NoisedBatch, pass: &Pass<'_>) -> Losses {
-        let NoisedBatch { condition, told, .. } = batch;
-        let rows = self.row_losses(batch, |x, t| network.forward_told(x, t, condition, told.clone(), pass));
+        let NoisedBatch { condition, augment_labels, .. } = batch;
+        let rows = self.row_losses(batch, |x, t| network.forward_with(x, t, condition, augment_labels.clone(), pass));
         let seen = rows.clone().detach();
         let loss = match &batch.importance {
             None => rows.mean(),

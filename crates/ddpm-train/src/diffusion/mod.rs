@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
+use ddpm_data::augment::AugmentConfig;
 use ddpm_data::{DataConfig, DataInfo, StreamItem};
 use ddpm_infer::snapshot::{Snapshot, SnapshotConfig, SnapshotError, Written};
 use ddpm_kernels::Precision;
@@ -29,6 +30,7 @@ use self::noising::{Labels, NoisedBatch, Noising, draw_by_importance};
 use self::quartiles::Quartiles;
 use self::start::Start;
 use self::tables::{DiffusionTables, TimeSampling};
+use crate::family::any_module::AnyModule;
 use crate::family::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Preview, PreviewSetup, Problem, Progress, RowLoss,
     StartingWeights, Subject,
@@ -62,7 +64,12 @@ pub struct LossMemory {
 
 impl DiffusionFamily {
     /// The family for data of which only the description is known.
-    pub fn new(tables: DiffusionTables, experiment: &str, config: &DataConfig, data: &DataInfo) -> Result<Self, Problem> {
+    pub fn new(
+        tables: DiffusionTables,
+        experiment: &str,
+        config: &DataConfig,
+        data: &DataInfo,
+    ) -> Result<Self, Problem> {
         let process = tables.diffusion.init().map_err(|error| ("diffusion.schedule".to_string(), error.to_string()))?;
         let process = Arc::new(process);
         let noising = Noising {
@@ -85,13 +92,18 @@ impl DiffusionFamily {
         Objective { diffusion: &self.process, loss, weighting }
     }
 
+    /// The network of a model of this family.
+    pub fn network(model: &AnyModule) -> &Network {
+        model.get().unwrap_or_else(|| unreachable!("a model of another family"))
+    }
+
     /// The forward process over items.
     pub fn noising(&self) -> &Noising {
         &self.noising
     }
 }
 
-/// What the network is told of the labels.
+/// Which labels the network is conditioned on.
 fn labels(network: &NetworkConfig, drop: f64) -> Labels {
     match network.null_class() {
         _ if network.num_classes() == 0 => Labels::Unused,
@@ -144,7 +156,8 @@ impl Family for DiffusionFamily {
     fn remarks(&self, subject: &Subject<'_>) -> Vec<String> {
         let schedule = self.process.schedule().and_then(Schedule::warning);
         let schedule = schedule.map(|warning| format!("warning: diffusion.schedule: {warning}"));
-        let notes = self.tables.remarks(subject.config, subject.data).into_iter().map(|note| format!("note: {note}"));
+        let unlearned = if subject.balanced { Vec::new() } else { self.tables.remarks(subject.config, subject.data) };
+        let notes = unlearned.into_iter().map(|note| format!("note: {note}"));
         notes.chain(schedule).collect()
     }
 
@@ -158,6 +171,10 @@ impl Family for DiffusionFamily {
 
     fn memory_estimate(&self, parameters: usize, batch: usize) -> MemoryEstimate {
         self.tables.model.memory_estimate(parameters, &self.data.shape, batch)
+    }
+
+    fn augmentation(&self) -> AugmentConfig {
+        self.tables.augment
     }
 
     fn batch(&self, items: Vec<StreamItem>, seed: u64, device: &Device) -> NoisedBatch {

@@ -21,10 +21,10 @@ pub struct NoisedBatch {
     pub eps: Tensor<4>,
     /// The training time of every row: a step of the chain, or a time of the path.
     pub times: Vec<f64>,
-    /// What the network is told besides.
+    /// What the network is conditioned on.
     pub condition: Condition,
-    /// What the network is told of how the data were changed, `[B, augment_dim]`.
-    pub told: Option<Tensor<2>>,
+    /// The augmentation labels, `[B, augment_dim]`, where the network is conditioned on them.
+    pub augment_labels: Option<Tensor<2>>,
     /// Place of the first row in the endless stream of items.
     pub first_item: u64,
     /// For a self-conditioned network, which rows it is shown its own estimate of: 1 or 0.
@@ -43,20 +43,20 @@ impl NoisedBatch {
                 Condition::None => Condition::None,
                 Condition::Class(classes) => Condition::Class(classes.to_device(device)),
             },
-            told: self.told.map(|told| told.to_device(device)),
+            augment_labels: self.augment_labels.map(|labels| labels.to_device(device)),
             ..self
         }
     }
 }
 
-/// What a network is told of the labels.
+/// Which labels a network is conditioned on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Labels {
     /// Nothing.
     Unused,
     /// Every label.
     Kept,
-    /// Every label but a share of them, in whose place it is told the null class.
+    /// Every label but a share of them, which are replaced by the null class.
     Dropped {
         /// The class that stands for no class.
         null_class: usize,
@@ -70,7 +70,7 @@ pub enum Labels {
 pub struct Noising {
     /// The process, which says what times there are.
     pub diffusion: Arc<Diffusion>,
-    /// What the network is told of the labels.
+    /// Which labels the network is conditioned on.
     pub labels: Labels,
     /// Standard deviation of the noise that a whole channel shares.
     pub offset_noise: f64,
@@ -97,7 +97,7 @@ impl Noising {
             eps: Tensor::from_data(TensorData::new(eps, dims), device),
             times,
             condition: self.condition(&items, seed, device),
-            told: told(&items, device),
+            augment_labels: augment_labels(&items, device),
             first_item: places.first().copied().unwrap_or(0),
             shown,
             importance: None,
@@ -105,7 +105,7 @@ impl Noising {
         }
     }
 
-    /// The classes that the network is told.
+    /// The classes that the network is conditioned on.
     fn condition(&self, items: &[StreamItem], seed: u64, device: &Device) -> Condition {
         let labels: Option<Vec<usize>> = items.iter().map(|item| item.example.label).collect();
         match labels.filter(|_| self.labels != Labels::Unused) {
@@ -145,12 +145,10 @@ impl Noising {
         eps
     }
 
-    /// The class that the network is told of item `n`.
+    /// The class that the network is conditioned on for item `n`: its label or the null class.
     fn class(&self, label: usize, seed: u64, n: u64) -> usize {
         match self.labels {
-            Labels::Dropped { null_class, share } if rng(seed, Stream::LabelDrop, n).random_bool(share) => {
-                null_class
-            }
+            Labels::Dropped { null_class, share } if rng(seed, Stream::LabelDrop, n).random_bool(share) => null_class,
             _ => label,
         }
     }
@@ -166,10 +164,9 @@ fn values(items: Vec<StreamItem>) -> Vec<f32> {
     items.into_iter().flat_map(|item| item.example.values).collect()
 }
 
-/// How the items were changed, where the network is told.
-fn told(items: &[StreamItem], device: &Device) -> Option<Tensor<2>> {
-    let told: Vec<_> = items.iter().map(|item| item.told).collect::<Option<_>>()?;
-    let numbers = told.as_flattened();
+fn augment_labels(items: &[StreamItem], device: &Device) -> Option<Tensor<2>> {
+    let labels: Vec<_> = items.iter().map(|item| item.augment_labels).collect::<Option<_>>()?;
+    let numbers = labels.as_flattened();
     let shape = [items.len(), numbers.len() / items.len()];
     Some(Tensor::from_data(TensorData::new(numbers.to_vec(), shape), device))
 }

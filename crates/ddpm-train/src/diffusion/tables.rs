@@ -100,6 +100,20 @@ impl Default for ValidationKeys {
 }
 
 impl DiffusionTables {
+    /// Those of a network under a process, with the defaults of everything else.
+    pub fn of(model: NetworkConfig, diffusion: DiffusionConfig) -> Self {
+        Self {
+            augment: AugmentConfig::default(),
+            model,
+            classes_of_data: false,
+            unread: Vec::new(),
+            diffusion,
+            train: TrainKeys::default(),
+            preview: PreviewKeys::default(),
+            validation: ValidationKeys::default(),
+        }
+    }
+
     /// The sections, each with what must be in it; more than once where kinds have keys of their own.
     pub(super) const SECTIONS: &'static [(&'static str, &'static str)] = &[
         ("augment", ""),
@@ -147,11 +161,7 @@ impl DiffusionTables {
             "train.label_drop",
             format!("must lie between 0 and 1, not {}", train.label_drop),
         );
-        require(
-            validation.levels >= 2,
-            "validation.levels",
-            format!("must be at least 2, not {}", validation.levels),
-        );
+        require(validation.levels >= 2, "validation.levels", format!("must be at least 2, not {}", validation.levels));
         require(
             Sampler::NAMES.contains(&preview.sampler.as_str()),
             "preview.sampler",
@@ -211,7 +221,7 @@ impl DiffusionTables {
         if self.classes_of_data {
             network = network.with_classes(data.info.classes.len());
         }
-        if self.augment.is_told() {
+        if self.augment.has_labels() {
             network = network.with_augment_dim(AUGMENT_LABELS);
         }
         let mut problems = network_problems(&network, shape, [input[0], predicted]);
@@ -242,9 +252,9 @@ impl DiffusionTables {
         for problem in self.augment.problems_with(&data.info) {
             report(&format!("augment.{}", problem.key), problem.reason);
         }
-        if self.augment.is_told() && shape.len() == 3 && network.augment_dim() != AUGMENT_LABELS {
+        if self.augment.has_labels() && shape.len() == 3 && network.augment_dim() != AUGMENT_LABELS {
             let given = network.augment_dim();
-            report("model.augment_dim", format!("{given}, but a network is told {AUGMENT_LABELS} numbers"));
+            report("model.augment_dim", format!("{given}, but there are {AUGMENT_LABELS} augmentation labels"));
         }
         problems
     }
@@ -284,7 +294,8 @@ fn network_problems(network: &NetworkConfig, shape: &[usize], channels: [usize; 
         Err(other) => vec![("model".into(), other.to_string())],
         Ok(()) if network.io() != channels => {
             let ([takes, gives], [input, predicted]) = (network.io(), channels);
-            let message = format!("takes {takes} channels and gives {gives}, but {input} come in and {predicted} are predicted");
+            let message =
+                format!("takes {takes} channels and gives {gives}, but {input} come in and {predicted} are predicted");
             vec![("model".into(), message)]
         }
         Ok(()) => Vec::new(),

@@ -172,7 +172,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::diffusion::tables::{DiffusionTables, PreviewKeys, TrainKeys, ValidationKeys};
+    use crate::diffusion::tables::{DiffusionTables, TrainKeys, ValidationKeys};
     use crate::optim::settle;
     use crate::parameters::drawn;
 
@@ -187,16 +187,12 @@ mod tests {
     }
 
     fn tables(channels: [usize; 2], levels: usize, diffusion: &DiffusionConfig) -> DiffusionTables {
+        // What training adds to the noise, and the labels that it drops, are not there in validation.
+        let diffusion = DiffusionConfig { offset_noise: 0.3, ..diffusion.clone() };
         DiffusionTables {
-            augment: Default::default(),
-            model: network_config(channels),
-            classes_of_data: false,
-            unread: Vec::new(),
-            // What training adds to the noise is not there in validation.
-            diffusion: DiffusionConfig { offset_noise: 0.3, ..diffusion.clone() },
             train: TrainKeys { label_drop: 1.0, ..TrainKeys::default() },
-            preview: PreviewKeys::default(),
             validation: ValidationKeys { levels },
+            ..DiffusionTables::of(network_config(channels), diffusion)
         }
     }
 

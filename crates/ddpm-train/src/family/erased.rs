@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use ddpm_data::StreamItem;
+use ddpm_data::augment::AugmentConfig;
 use ddpm_infer::snapshot::{SnapshotError, Written};
 use ddpm_kernels::Precision;
 use ddpm_model::network::MemoryEstimate;
@@ -213,6 +214,13 @@ impl<F: Family> AnyTables for TablesOf<F> {
 /// A batch of whatever a family makes of items.
 pub struct AnyBatch(Box<dyn DynBatch>);
 
+impl AnyBatch {
+    /// Forgets the type of a batch.
+    pub fn of<F: Family>(batch: F::Batch) -> Self {
+        Self(Box::new(batch))
+    }
+}
+
 trait DynBatch: Any + fmt::Debug + Send + Sync {
     fn clone_box(&self) -> Box<dyn DynBatch>;
     fn as_any(&self) -> &dyn Any;
@@ -254,12 +262,17 @@ impl fmt::Debug for AnyBatch {
 pub struct Memory(Box<dyn DynMemory>);
 
 trait DynMemory: Any + fmt::Debug + Send + Sync {
+    fn clone_box(&self) -> Box<dyn DynMemory>;
     fn to_json(&self) -> serde_json::Result<serde_json::Value>;
     fn as_any(&self) -> &dyn Any;
     fn as_any_mut(&mut self) -> &mut dyn Any;
 }
 
-impl<M: Serialize + fmt::Debug + Send + Sync + 'static> DynMemory for M {
+impl<M: Clone + Serialize + fmt::Debug + Send + Sync + 'static> DynMemory for M {
+    fn clone_box(&self) -> Box<dyn DynMemory> {
+        Box::new(self.clone())
+    }
+
     fn to_json(&self) -> serde_json::Result<serde_json::Value> {
         serde_json::to_value(self)
     }
@@ -277,6 +290,12 @@ impl Memory {
     /// As the checkpoint has it.
     pub fn to_json(&self) -> serde_json::Result<serde_json::Value> {
         (*self.0).to_json()
+    }
+}
+
+impl Clone for Memory {
+    fn clone(&self) -> Self {
+        Self((*self.0).clone_box())
     }
 }
 
@@ -300,6 +319,8 @@ pub trait AnyFamily: fmt::Debug + Send + Sync {
     fn set_precision(&self, model: &mut AnyModule, precision: Precision);
     /// [`Family::memory_estimate`].
     fn memory_estimate(&self, parameters: usize, batch: usize) -> MemoryEstimate;
+    /// [`Family::augmentation`].
+    fn augmentation(&self) -> AugmentConfig;
     /// [`Family::batch`].
     fn batch(&self, items: Vec<StreamItem>, seed: u64, device: &Device) -> AnyBatch;
     /// [`Family::to_device`].
@@ -356,6 +377,10 @@ impl<F: Family> AnyFamily for F {
 
     fn memory_estimate(&self, parameters: usize, batch: usize) -> MemoryEstimate {
         Family::memory_estimate(self, parameters, batch)
+    }
+
+    fn augmentation(&self) -> AugmentConfig {
+        Family::augmentation(self)
     }
 
     fn batch(&self, items: Vec<StreamItem>, seed: u64, device: &Device) -> AnyBatch {

@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Tensor};
+use ddpm_data::augment::AugmentConfig;
 use ddpm_data::{DataConfig, OpenData, StreamItem};
 use ddpm_infer::snapshot::{SnapshotError, Written};
 use ddpm_kernels::Precision;
 use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned};
 use toml::Table;
 
 use self::any_module::AnyModule;
@@ -38,6 +39,8 @@ pub struct Subject<'a> {
     pub config: &'a DataConfig,
     /// The data behind it.
     pub data: &'a OpenData,
+    /// Whether the classes of the data are used to balance them.
+    pub balanced: bool,
 }
 
 /// A family of models with everything resolved: sizes that follow from the data are known, and nothing is checked again.
@@ -109,6 +112,11 @@ pub trait Family: Sized + Debug + Send + Sync + 'static {
 
     /// The batch on another device.
     fn to_device(&self, batch: Self::Batch, device: &Device) -> Self::Batch;
+
+    /// How images are changed as they are read.
+    fn augmentation(&self) -> AugmentConfig {
+        AugmentConfig::default()
+    }
 
     /// The loss of a batch.
     fn losses(&self, model: &Self::Model, batch: &Self::Batch, pass: &Pass<'_>) -> Losses;

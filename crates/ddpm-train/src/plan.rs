@@ -1,0 +1,240 @@
+//! Everything that can be known before the first step: the experiment, its data, its family, the devices.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::module::Module;
+use ddpm_data::{OpenData, Split};
+use ddpm_infer::device::{self, OpenDevice};
+use ddpm_infer::inspect_data::checking_pictures;
+use ddpm_infer::runs::RunFolder;
+
+use crate::config::load::{ConfigError, Problem, Source};
+use crate::config::{Balance, Experiment};
+use crate::family::erased::AnyFamily;
+use crate::family::{StartingWeights, Subject};
+use crate::manifest::Manifest;
+use crate::memory::Estimate;
+use crate::optim::settle;
+use crate::output::print;
+use crate::run_folder::{begins_again, resumable};
+use crate::say;
+use crate::train::{Options, UsageError};
+use crate::trained_part::trained_numbers;
+
+/// What a training will be.
+pub(crate) struct Plan {
+    /// The name of the experiment.
+    pub name: String,
+    /// The experiment, with nothing left open.
+    pub experiment: Experiment,
+    /// What it is trained on.
+    pub data: OpenData,
+    /// What is trained, and how.
+    pub family: Arc<dyn AnyFamily>,
+    /// The first of them is the main one.
+    pub devices: Vec<OpenDevice>,
+    /// The run that is resumed.
+    pub resumed: Option<(RunFolder, Manifest)>,
+    /// The snapshot that a run starts from.
+    pub from: Option<PathBuf>,
+    /// Its weights.
+    pub start: Option<Box<dyn StartingWeights>>,
+}
+
+impl Plan {
+    /// Reads and checks everything that the command line asks for.
+    pub(crate) fn make(options: &Options) -> anyhow::Result<Self> {
+        let resumed = options.resume.as_deref().map(|run| resumable(&options.runs, run, &options.set)).transpose()?;
+        let source = match &resumed {
+            Some((run, _)) => Source::File(run.config()),
+            None => Source::find(&options.experiment)?,
+        };
+        let name = resumed.as_ref().map_or_else(|| source.name(), |(_, manifest)| manifest.experiment.clone());
+        let file = source.file();
+        let devices = open_devices(&options.devices)?;
+        let start = starting_weights(&source, options, resumed.as_ref(), &devices[0])?;
+        let mut experiment =
+            source.load(&options.set, start.as_ref().map(|start| start.sections()).unwrap_or_default())?;
+        refuse(&file, problems_with(&devices, &experiment))?;
+        let data = open_data(&experiment)?;
+        let described = start.as_ref().map_or_else(|| file.clone(), |start| start.name_in(&file, &experiment.family));
+        let family = resolve(&mut experiment, &name, &data, &described)?;
+        if resumed.is_none() {
+            experiment.family.notes().iter().for_each(|note| say!("note: {note}"));
+        }
+        report_on_data(&experiment, &name, &data, &*family);
+        experiment.family = family.tables();
+        experiment.optimizer = experiment.optimizer.resolved();
+        let parts = experiment.fine_tune.problems(&family.init(&devices[0].device)).into_iter();
+        refuse(&file, parts.map(|(key, message)| problem(format!("fine_tune.{key}"), message)).collect())?;
+        if let Some(start) = &start {
+            start.check(&experiment.family).map_err(anyhow::Error::from_boxed)?;
+            start.describe(&experiment.family).iter().for_each(|line| say!("{line}"));
+        }
+        let from = options.from.as_ref().map(|from| from.canonicalize().unwrap_or_else(|_| from.clone()));
+        Ok(Self { name, experiment, data, family, devices, resumed, from, start })
+    }
+
+    /// `--dry-run`.
+    pub(crate) fn describe(&self) -> anyhow::Result<()> {
+        let model = self.family.init(&self.devices[0].device.clone().autodiff());
+        let parameters = model.num_params();
+        let memory = self.estimate(parameters);
+        let trained = match self.experiment.fine_tune.is_everything() {
+            true => String::new(),
+            false => {
+                let trained = trained_numbers(&self.experiment.fine_tune.apply(settle(model)));
+                format!(", {trained} of them trained")
+            }
+        };
+        let described = [
+            toml::to_string(&self.experiment)?,
+            format!("# experiment   {}", self.name),
+            format!("# data         {} items of shape {:?}", self.data.items.len(), self.data.info.shape),
+            format!("# device       {}", names_of(&self.devices)),
+            format!("# parameters   {parameters}{trained}"),
+            format!("# memory       {memory}\n"),
+        ];
+        print(&described.join("\n"))?;
+        self.warn(parameters);
+        Ok(())
+    }
+
+    fn estimate(&self, parameters: usize) -> Estimate {
+        Estimate::of(&self.experiment, &*self.family, parameters, self.devices.len())
+    }
+
+    /// Says what is possible but hardly meant.
+    pub(crate) fn warn(&self, parameters: usize) {
+        if let Some(warning) = self.estimate(parameters).warning(&self.devices[0]) {
+            say!("warning: {warning}");
+        }
+        let (batch, items) = (self.experiment.train.batch_size, self.data.items.len());
+        if batch > items {
+            say!("warning: train.batch_size is {batch}, but there are only {items} items: each step sees some twice");
+        }
+    }
+
+    /// Says what begins.
+    pub(crate) fn announce(&self, run: &RunFolder, parameters: usize, from_step: u64) {
+        let (items, shape) = (self.data.items.len(), &self.data.info.shape);
+        let (steps, batch) = (self.experiment.train.steps, self.experiment.train.batch_size);
+        let devices = names_of(&self.devices);
+        say!("{}", run.0.display());
+        say!("{items} items of shape {shape:?}, {parameters} parameters, {steps} steps of {batch} on {devices}");
+        if from_step > 0 {
+            say!("going on after step {from_step}");
+        }
+        if let Some(remark) = self.devices[0].first_use() {
+            say!("{remark}");
+        }
+    }
+}
+
+/// The devices with these names, or the default of this build.
+fn open_devices(names: &[String]) -> anyhow::Result<Vec<OpenDevice>> {
+    if names.is_empty() {
+        return Ok(vec![device::open(None)?]);
+    }
+    let devices = names.iter().map(|name| device::open(Some(name))).collect::<Result<Vec<_>, _>>()?;
+    let backend = |open: &OpenDevice| open.name.split(':').next().unwrap_or_default().to_string();
+    if let Some(other) = devices.iter().find(|open| backend(open) != backend(&devices[0])) {
+        let message = format!("--devices: {} and {} are of two backends", devices[0].name, other.name);
+        return Err(UsageError(message).into());
+    }
+    Ok(devices)
+}
+
+/// The names of devices, as the command line has them.
+pub(crate) fn names_of(devices: &[OpenDevice]) -> String {
+    devices.iter().map(|open| open.name.as_str()).collect::<Vec<_>>().join(",")
+}
+
+/// The weights of `--from`. A run that must begin again starts from where it started.
+fn starting_weights(
+    source: &Source,
+    options: &Options,
+    resumed: Option<&(RunFolder, Manifest)>,
+    device: &OpenDevice,
+) -> anyhow::Result<Option<Box<dyn StartingWeights>>> {
+    let again = || resumed.filter(|(run, _)| begins_again(run, options))?.1.from.clone();
+    let Some(from) = options.from.clone().or_else(again) else { return Ok(None) };
+    let start = source.family(&options.set).starting_weights(&from, &device.device);
+    start.map(Some).map_err(anyhow::Error::from_boxed)
+}
+
+/// What these devices cannot do of an experiment.
+fn problems_with(devices: &[OpenDevice], experiment: &Experiment) -> Vec<Problem> {
+    let train = &experiment.train;
+    let mut problems = Vec::new();
+    let mut report = |key: &str, message| problems.push(problem(key.into(), message));
+    if let Some(error) = devices.iter().find_map(|open| open.check(train.precision).err()) {
+        report("train.precision", error.to_string());
+    }
+    let twice = |(number, open): (usize, &OpenDevice)| devices[..number].iter().any(|other| other.name == open.name);
+    if experiment.family.has_dropout() && devices.iter().enumerate().any(twice) {
+        let message = "a device that is named twice draws it in another order every time; 0 is possible".into();
+        report("model.dropout", message);
+    }
+    let parts = train.accumulate * devices.len();
+    if !train.batch_size.is_multiple_of(parts) {
+        let devices = devices.len();
+        let message =
+            format!("{} do not divide into {} parts for each of {devices} devices", train.batch_size, train.accumulate);
+        report("train.batch_size", message);
+    }
+    problems
+}
+
+fn problem(key: String, message: String) -> Problem {
+    Problem { key, message, from_set: false }
+}
+
+fn refuse(file: &Path, problems: Vec<Problem>) -> Result<(), ConfigError> {
+    if problems.is_empty() { Ok(()) } else { Err(ConfigError { file: file.to_path_buf(), problems }) }
+}
+
+fn open_data(experiment: &Experiment) -> anyhow::Result<OpenData> {
+    let seed = experiment.train.seed;
+    Ok(ddpm_data::open_with_progress(&experiment.data, Split::Train, seed, &checking_pictures())?)
+}
+
+fn subject<'a>(experiment: &'a Experiment, name: &'a str, data: &'a OpenData) -> Subject<'a> {
+    let balanced = experiment.train.balance == Balance::Classes;
+    Subject { experiment: name, config: &experiment.data, data, balanced }
+}
+
+/// The family with what follows from the data, or everything that does not go together with them.
+fn resolve(
+    experiment: &mut Experiment,
+    name: &str,
+    data: &OpenData,
+    file: &Path,
+) -> Result<Arc<dyn AnyFamily>, ConfigError> {
+    let resolved = experiment.family.resolve(&subject(experiment, name, data));
+    let (family, problems) = match resolved {
+        Ok(family) => (Some(family), Vec::new()),
+        Err(problems) => (None, problems),
+    };
+    let mut problems: Vec<Problem> = problems.into_iter().map(|(key, message)| problem(key, message)).collect();
+    if experiment.train.balance == Balance::Classes && data.info.classes.is_empty() {
+        problems.push(problem("train.balance".into(), format!("{} has no classes to balance", data.info.name)));
+    }
+    match family {
+        Some(family) if problems.is_empty() => Ok(family),
+        _ => Err(ConfigError { file: file.to_path_buf(), problems }),
+    }
+}
+
+/// Says what is left out of the data, and what is not learned of them.
+fn report_on_data(experiment: &Experiment, name: &str, data: &OpenData, family: &dyn AnyFamily) {
+    if data.ignored.count > 0 {
+        say!("note: {}", data.ignored);
+    }
+    if !data.skipped.is_empty() {
+        say!("warning: {} files are not readable pictures and are skipped:", data.skipped.len());
+        data.skipped.iter().take(10).for_each(|file| say!("  {file}"));
+    }
+    family.remarks(&subject(experiment, name, data)).iter().for_each(|remark| say!("{remark}"));
+}
