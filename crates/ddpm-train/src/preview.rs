@@ -7,7 +7,7 @@ use ddpm_data::DataInfo;
 use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, JobError, SamplingJob, TrainedModel};
 use ddpm_infer::noise::NoiseChoice;
-use ddpm_infer::pictures::{self, PictureError};
+use ddpm_infer::pictures::{self, RenderError};
 use ddpm_infer::sample::clip_for;
 use ddpm_infer::samplers::{Sampler, SamplerError, SamplerOptions};
 use ddpm_infer::tasks::Task;
@@ -27,7 +27,7 @@ pub enum PreviewError {
     Job(#[from] JobError),
     /// The picture could not be made or written.
     #[error(transparent)]
-    Picture(#[from] PictureError),
+    Picture(#[from] RenderError),
 }
 
 /// All that a preview needs besides the weights.

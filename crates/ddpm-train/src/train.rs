@@ -16,7 +16,7 @@ use ddpm_data::augment::AUGMENT_LABELS;
 use ddpm_data::random::{Stream, mix};
 use ddpm_data::{DataConfig, ImageLabels, OpenData, OrderedLoader, Split};
 use ddpm_infer::device::{self, OpenDevice};
-use ddpm_infer::inspect_data::checking_pictures;
+use ddpm_infer::inspect_data::checking_images;
 use ddpm_infer::runs::{RUNS, RunFolder, list, steps_in, widths_in};
 use ddpm_infer::sample::points_beside;
 use ddpm_infer::snapshot::SnapshotConfig;
@@ -176,7 +176,7 @@ impl Plan {
         }
         let device = &devices[0];
         let seed = experiment.train.seed;
-        let data = ddpm_data::open_with_progress(&experiment.data, Split::Train, seed, &checking_pictures())?;
+        let data = ddpm_data::open_with_progress(&experiment.data, Split::Train, seed, &checking_images())?;
         let described = start.as_ref().map_or_else(|| file.clone(), |start| start.name_in(&file, &experiment));
         experiment.model = resolve_network(&experiment, &data, &described)?;
         experiment.classes_of_data = false;

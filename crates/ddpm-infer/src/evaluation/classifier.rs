@@ -16,7 +16,7 @@ use ddpm_data::{DataConfig, DataInfo, Example, OpenData, Split};
 
 use super::EvaluationError;
 use super::extractor::{Extracted, FeatureExtractor, fitted};
-use super::picture::Picture;
+use super::image::Image;
 
 /// Width of the features.
 const FEATURES: usize = 64;
@@ -115,9 +115,8 @@ impl Classifier {
         let mut right = 0;
         for start in (0..test.items.len()).step_by(256) {
             let items = items(test, start..(start + 256).min(test.items.len()))?;
-            let pictures: Vec<Picture> =
-                items.iter().map(|item| Picture::from_values(self.shape, &item.values)).collect();
-            let logits = self.extract(&pictures)?.logits;
+            let images: Vec<Image> = items.iter().map(|item| Image::from_values(self.shape, &item.values)).collect();
+            let logits = self.extract(&images)?.logits;
             right += logits.rows().zip(&items).filter(|(row, item)| Some(best(row)) == item.label).count();
         }
         Ok(right as f64 / test.items.len() as f64)
@@ -148,12 +147,12 @@ impl FeatureExtractor for Classifier {
         })
     }
 
-    fn extract(&self, pictures: &[Picture]) -> Result<Extracted, EvaluationError> {
+    fn extract(&self, images: &[Image]) -> Result<Extracted, EvaluationError> {
         let mut values = Vec::new();
-        for picture in pictures {
-            values.extend(fitted(picture, self.shape, "the classifier")?.values());
+        for image in images {
+            values.extend(fitted(image, self.shape, "the classifier")?.values());
         }
-        let features = self.network.features(images(values, self.shape, &self.device));
+        let features = self.network.features(image_batch(values, self.shape, &self.device));
         Extracted::from_tensors(features.clone(), self.network.classes.forward(features))
     }
 }
@@ -175,7 +174,7 @@ fn fit(train: &OpenData, shape: [usize; 3], seed: u64, device: &Device) -> Resul
             labels.push(item.label.unwrap_or_default() as i64);
         }
         let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [BATCH]), device);
-        let logits = network.classes.forward(network.features(images(values, shape, device)));
+        let logits = network.classes.forward(network.features(image_batch(values, shape, device)));
         let loss = CrossEntropyLossConfig::new().init(device).forward(logits, labels);
         let gradients = GradientsParams::from_grads(loss.backward(), &network);
         let rate = if step * 3 < steps * 2 { 2e-3 } else { 2e-4 };
@@ -222,7 +221,7 @@ fn shifted(image: &[f32], [channels, height, width]: [usize; 3], [dy, dx]: [i32;
     all
 }
 
-fn images(values: Vec<f32>, [channels, height, width]: [usize; 3], device: &Device) -> Tensor<4> {
+fn image_batch(values: Vec<f32>, [channels, height, width]: [usize; 3], device: &Device) -> Tensor<4> {
     let count = values.len() / (channels * height * width);
     Tensor::from_data(TensorData::new(values, [count, channels, height, width]), device)
 }

@@ -54,9 +54,9 @@ pub enum EvaluationError {
     /// The dataset cannot be read.
     #[error(transparent)]
     Data(#[from] ddpm_data::DataError),
-    /// Samples cannot be drawn.
+    /// A source cannot generate its images.
     #[error(transparent)]
-    Job(#[from] crate::job::JobError),
+    Source(Box<dyn std::error::Error + Send + Sync>),
     /// The device did not give the features back.
     #[error("cannot read the features back from the device: {reason}")]
     Device {

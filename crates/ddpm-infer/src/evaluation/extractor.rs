@@ -1,11 +1,11 @@
-//! What turns pictures into features.
+//! What turns images into features.
 
 use burn::tensor::Tensor;
 
-use super::picture::Picture;
+use super::image::Image;
 use super::{EvaluationError, Features};
 
-/// Features and logits of some pictures.
+/// Features and logits of some images.
 #[derive(Clone, Debug)]
 pub struct Extracted {
     /// What distances are about.
@@ -27,9 +27,9 @@ fn rows(tensor: Tensor<2>) -> Result<Features, EvaluationError> {
     Ok(Features::new(width, values))
 }
 
-/// Looks at pictures and says what matters about them.
+/// Looks at images and says what matters about them.
 pub trait FeatureExtractor {
-    /// Its name and how pictures are prepared for it: every number carries this.
+    /// Its name and how images are prepared for it: every number carries this.
     fn name(&self) -> String;
 
     /// Width of the features, and of the logits.
@@ -45,11 +45,11 @@ pub trait FeatureExtractor {
         None
     }
 
-    /// Features and logits of pictures, one row for each.
-    fn extract(&self, pictures: &[Picture]) -> Result<Extracted, EvaluationError>;
+    /// Features and logits of images, one row for each.
+    fn extract(&self, images: &[Image]) -> Result<Extracted, EvaluationError>;
 }
 
-/// The pictures themselves: their values in [-1, 1].
+/// The images themselves: their values in [-1, 1].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pixels {
     /// Channels, height and width of all of them.
@@ -66,24 +66,24 @@ impl FeatureExtractor for Pixels {
         [self.shape.iter().product(), 0]
     }
 
-    fn extract(&self, pictures: &[Picture]) -> Result<Extracted, EvaluationError> {
+    fn extract(&self, images: &[Image]) -> Result<Extracted, EvaluationError> {
         let mut values = Vec::new();
-        for picture in pictures {
-            values.extend(fitted(picture, self.shape, &self.name())?.values());
+        for image in images {
+            values.extend(fitted(image, self.shape, &self.name())?.values());
         }
         Ok(Extracted { features: Features::new(self.widths()[0], values), logits: Features::empty(0) })
     }
 }
 
-/// The picture in the shape of the data: files of grey data are read as colour, and are grey all the same.
-pub(super) fn fitted(picture: &Picture, shape: [usize; 3], extractor: &str) -> Result<Picture, EvaluationError> {
-    let fitted = match (picture.channels, shape[0]) {
-        (3, 1) => picture.grey(),
-        _ => Some(picture.clone()),
+/// The image in the shape of the data: files of gray data are read as color, and are gray all the same.
+pub(super) fn fitted(image: &Image, shape: [usize; 3], extractor: &str) -> Result<Image, EvaluationError> {
+    let fitted = match (image.channels, shape[0]) {
+        (3, 1) => image.gray(),
+        _ => Some(image.clone()),
     };
     fitted.filter(|fitted| fitted.shape() == shape).ok_or_else(|| EvaluationError::Shape {
         extractor: extractor.into(),
         expected: shape,
-        found: picture.shape(),
+        found: image.shape(),
     })
 }

@@ -15,11 +15,11 @@ use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
 use super::extractor::{Extracted, FeatureExtractor};
-use super::picture::Picture;
+use super::image::Image;
 use super::resize::{Resize, SIDE};
 use super::{EvaluationError, Features};
 
-/// Added to the variance in batch normalisation.
+/// Added to the variance in batch normalization.
 const EPSILON: f64 = 1e-3;
 /// Width of the features that an FID is about.
 pub const WIDTH: usize = 2048;
@@ -27,7 +27,7 @@ pub const WIDTH: usize = 2048;
 pub const CLASSES: usize = 1008;
 /// How the SHA-256 of `pt_inception-2015-12-05-6726825d.pth` begins.
 const PUBLISHED: &str = "6726825d";
-/// Pictures that go through the network together: enough to fill the last blocks, few enough for the caches.
+/// Images that go through the network together: enough to fill the last blocks, few enough for the caches.
 const AT_ONCE: usize = 16;
 /// How far the features of the known answer may be off, relative to the largest.
 const ANSWER_TOLERANCE: f64 = 1e-3;
@@ -96,7 +96,7 @@ pub fn read_safetensors(path: &Path) -> Result<(Weights, BTreeMap<String, String
     Ok((weights, said))
 }
 
-/// A convolution, the batch normalisation after it folded in, and a rectifier.
+/// A convolution, the batch normalization after it folded in, and a rectifier.
 type Unit = Conv2d;
 
 /// What follows what in a branch of a block.
@@ -420,10 +420,10 @@ impl Inception {
         Stages { features, logits }
     }
 
-    /// The input of the network for some pictures.
-    pub fn input(&self, pictures: &[Picture]) -> Tensor<4> {
-        let inputs: Vec<Vec<f32>> = pictures.par_iter().map(|picture| self.resize.input(picture)).collect();
-        let data = TensorData::new(inputs.concat(), [pictures.len(), 3, SIDE, SIDE]);
+    /// The input of the network for some images.
+    pub fn input(&self, images: &[Image]) -> Tensor<4> {
+        let inputs: Vec<Vec<f32>> = images.par_iter().map(|image| self.resize.input(image)).collect();
+        let data = TensorData::new(inputs.concat(), [images.len(), 3, SIDE, SIDE]);
         Tensor::from_data(data, &self.device)
     }
 
@@ -444,16 +444,16 @@ impl Inception {
             let reason = format!("images {:?} and features {:?} do not belong together", images.shape, answer.shape);
             return Err(EvaluationError::format(path, reason));
         }
-        let pictures: Vec<Picture> = images
+        let images: Vec<Image> = images
             .values
             .chunks_exact(3 * height * width)
             .map(|image| {
                 let bytes = image.iter().map(|value| (value * 255.0).round() as u8).collect();
-                Picture { channels: 3, height, width, bytes }
+                Image { channels: 3, height, width, bytes }
             })
             .collect();
         let asked = Self { resize: Resize::PytorchFid, ..self.clone() };
-        let found = asked.extract(&pictures)?.features;
+        let found = asked.extract(&images)?.features;
         let largest = answer.values.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
         let off = found.values().iter().zip(&answer.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         let off = f64::from(off) / f64::from(largest);
@@ -482,9 +482,9 @@ impl FeatureExtractor for Inception {
         self.published
     }
 
-    fn extract(&self, pictures: &[Picture]) -> Result<Extracted, EvaluationError> {
+    fn extract(&self, images: &[Image]) -> Result<Extracted, EvaluationError> {
         let mut all = Extracted { features: Features::empty(WIDTH), logits: Features::empty(CLASSES) };
-        for few in pictures.chunks(AT_ONCE) {
+        for few in images.chunks(AT_ONCE) {
             let stages = self.stages(self.input(few));
             let [_, _, _, features] = stages.features;
             let found = Extracted::from_tensors(features, stages.logits)?;

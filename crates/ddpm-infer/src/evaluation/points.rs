@@ -82,12 +82,12 @@ pub fn energy_distance(x: &Features, y: &Features) -> Result<f64, EvaluationErro
     Ok(2.0 * mean(x, y) - mean(x, x) - mean(y, y))
 }
 
-/// The share of the points whose nearest centre each centre is.
-pub fn mode_weights(points: &Features, centres: &[[f32; 2]]) -> Vec<f64> {
-    let mut weights = vec![0.0; centres.len()];
+/// The share of the points whose nearest center each center is.
+pub fn mode_weights(points: &Features, centers: &[[f32; 2]]) -> Vec<f64> {
+    let mut weights = vec![0.0; centers.len()];
     for point in points.rows() {
-        let distance = |centre: usize| squared_distance(point, &centres[centre]);
-        let nearest = (0..centres.len()).min_by(|a, b| distance(*a).total_cmp(&distance(*b)));
+        let distance = |center: usize| squared_distance(point, &centers[center]);
+        let nearest = (0..centers.len()).min_by(|a, b| distance(*a).total_cmp(&distance(*b)));
         if let Some(nearest) = nearest {
             weights[nearest] += 1.0 / points.len() as f64;
         }

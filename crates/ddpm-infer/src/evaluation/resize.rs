@@ -1,10 +1,10 @@
-//! From a picture to what Inception looks at: 299x299, by the three recipes that published numbers are made with.
+//! From an image to what Inception looks at: 299x299, by the three recipes that published numbers are made with.
 //!
 //! They differ by several units of FID, so the recipe belongs to the name of the number.
 
 use std::str::FromStr;
 
-use super::picture::Picture;
+use super::image::Image;
 
 /// Height and width of the network's input.
 pub const SIDE: usize = 299;
@@ -35,13 +35,13 @@ impl Resize {
         }
     }
 
-    /// The three colours of the picture at 299x299, on the scale of bytes.
-    pub fn resized(self, picture: &Picture) -> Vec<f32> {
-        let (rows, columns) = (self.taps(picture.height), self.taps(picture.width));
+    /// The three colors of the image at 299x299, on the scale of bytes.
+    pub fn resized(self, image: &Image) -> Vec<f32> {
+        let (rows, columns) = (self.taps(image.height), self.taps(image.width));
         (0..3)
-            .flat_map(|colour| {
-                let plane: Vec<f32> = picture.plane(colour).iter().map(|byte| f32::from(*byte)).collect();
-                let wide = along_rows(&plane, picture.width, &columns);
+            .flat_map(|color| {
+                let plane: Vec<f32> = image.plane(color).iter().map(|byte| f32::from(*byte)).collect();
+                let wide = along_rows(&plane, image.width, &columns);
                 let mut all = along_columns(&wide, &rows);
                 if self == Self::CleanFid {
                     all.iter_mut().for_each(|value| *value = value.clamp(0.0, 255.0));
@@ -52,12 +52,12 @@ impl Resize {
     }
 
     /// What the network is given, [3, 299, 299].
-    pub fn input(self, picture: &Picture) -> Vec<f32> {
+    pub fn input(self, image: &Image) -> Vec<f32> {
         let scaled = |value: f32| match self {
             Self::PytorchFid => 2.0 * (value / 255.0) - 1.0,
             Self::LegacyTf | Self::CleanFid => (value - 128.0) / 128.0,
         };
-        self.resized(picture).into_iter().map(scaled).collect()
+        self.resized(image).into_iter().map(scaled).collect()
     }
 
     /// Of which pixels, with which weights, each of the 299 is made.
@@ -97,12 +97,12 @@ fn linear(source: f64, size: usize) -> Tap {
     }
 }
 
-/// Pillow's: the kernel stretched by the factor of a reduction, cut at the border and normalised.
-fn cubic(centre: f64, stretch: f64, size: usize) -> Tap {
+/// Pillow's: the kernel stretched by the factor of a reduction, cut at the border and normalized.
+fn cubic(center: f64, stretch: f64, size: usize) -> Tap {
     let support = 2.0 * stretch;
-    let first = (centre - support + 0.5).max(0.0) as usize;
-    let end = ((centre + support + 0.5) as usize).min(size);
-    let weights: Vec<f64> = (first..end).map(|pixel| keys((pixel as f64 + 0.5 - centre) / stretch)).collect();
+    let first = (center - support + 0.5).max(0.0) as usize;
+    let end = ((center + support + 0.5) as usize).min(size);
+    let weights: Vec<f64> = (first..end).map(|pixel| keys((pixel as f64 + 0.5 - center) / stretch)).collect();
     let sum: f64 = weights.iter().sum();
     Tap { first, weights: weights.into_iter().map(|weight| (weight / sum) as f32).collect() }
 }
@@ -138,7 +138,7 @@ fn along_columns(plane: &[f32], taps: &[Tap]) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    /// A picture from a formula, its values at some places (row, column) after a resize, and their mean.
+    /// An image from a formula, its values at some places (row, column) after a resize, and their mean.
     type Known = (usize, usize, Resize, [f64; 8], f64);
 
     // From torch 2.15 (interpolate), torch-fidelity 0.4 (its TensorFlow-like one) and Pillow 13 (mode F, bicubic).
@@ -171,8 +171,8 @@ mod tests {
                 let (y, x) = (i / width, i % width);
                 ((3 * x * x + 6 * y + 17 * x * y) % 256) as u8
             };
-            let picture = Picture { channels: 1, height, width, bytes: (0..height * width).map(byte).collect() };
-            let resized = mode.resized(&picture);
+            let image = Image { channels: 1, height, width, bytes: (0..height * width).map(byte).collect() };
+            let resized = mode.resized(&image);
             assert_eq!(resized[..SIDE * SIDE], resized[2 * SIDE * SIDE..]);
             for ((row, column), wanted) in places.into_iter().zip(wanted) {
                 let found = f64::from(resized[row * SIDE + column]);

@@ -131,12 +131,12 @@ impl Forecast {
     }
 
     /// The sum of |y - median| over the sum of |y| (ND).
-    pub fn normalised_deviation(&self) -> f64 {
+    pub fn normalized_deviation(&self) -> f64 {
         self.mean(|own, y| (quantile(own, 0.5, Quantile::Nearest) - y).abs()) / self.mean(|_, y| y.abs())
     }
 
     /// RMSE of the mean forecast over the mean of |y| (NRMSE).
-    pub fn normalised_rmse(&self) -> f64 {
+    pub fn normalized_rmse(&self) -> f64 {
         self.rmse(Point::Mean) / self.mean(|_, y| y.abs())
     }
 
