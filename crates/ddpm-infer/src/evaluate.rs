@@ -29,13 +29,13 @@ use sweep::{SampleSet, SweepArgs, Weights};
 
 /// Evaluates samples of a snapshot, or files, against a reference set.
 ///
-/// Features are cached in the work folder: what was interrupted resumes, and with --shard several processes share the
-/// work.
+/// Features are cached in the work folder: an interrupted evaluation resumes, and with --shard several processes share
+/// the work.
 #[derive(Args, Debug)]
 pub struct EvalArgs {
     #[command(flatten)]
     snapshot: SnapshotArgs,
-    /// Evaluates these instead of a snapshot's samples: a folder of images (of `sample` too), an .npy or .npz of images or
+    /// Evaluates these instead of samples of a snapshot: a folder of images (of `sample` too), an .npy or .npz of images or
     /// points, or an .npz of statistics.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["run", "from"])]
     files: Option<PathBuf>,
@@ -52,8 +52,8 @@ pub struct EvalArgs {
     /// Evaluates every snapshot of the run, not only the newest.
     #[arg(long, conflicts_with_all = ["from", "files"])]
     every_snapshot: bool,
-    /// Evaluates the averages of all widths that the run stored (ema.post_hoc) next to the usual one, each at the step of
-    /// the snapshot or the last one before it.
+    /// Evaluates the EMAs of all widths that the run stored (ema.post_hoc), too, each at the step of the snapshot or the
+    /// last one before it.
     #[arg(long, conflicts_with_all = ["from", "files"])]
     every_width: bool,
     /// Feature extractor; default: inception where --weights are given, otherwise a classifier of the data.
@@ -63,19 +63,19 @@ pub struct EvalArgs {
     /// same as safetensors.
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// Features that pytorch-fid has of some images with these weights; only with it a distance is called FID.
+    /// Features by pytorch-fid of some images with these weights; a distance is called FID only if they agree.
     #[arg(long, value_name = "FILE", requires = "weights")]
     known_answer: Option<PathBuf>,
     /// How images are resized for inception: pytorch-fid, legacy-tf or clean-fid.
     #[arg(long, value_name = "MODE", default_value = Resize::ALL[0].name())]
     resize: Resize,
-    /// Weights of the classifier, which is trained and kept here if there are none; default: in the work folder.
+    /// Weights of the classifier, which is trained and written here if the file does not exist; default: in the work folder.
     #[arg(long, value_name = "FILE")]
     classifier: Option<PathBuf>,
     /// Subsets of KID.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least::<1, usize>)]
     subsets: usize,
-    /// Items in a subset of KID, or as many as there are.
+    /// Items in a subset of KID at most.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least::<2, usize>)]
     subset_size: usize,
     /// k of the k-NN radius of precision, recall, density and coverage.
@@ -84,25 +84,25 @@ pub struct EvalArgs {
     /// Items of a set that are kept for pairwise metrics (KID, precision, recall, ...); the Frechet distance is of all.
     #[arg(long, alias = "most", value_name = "N", default_value_t = 10_000, value_parser = at_least::<2, usize>)]
     max_items: usize,
-    /// Measures the bits per dimension of this many test images too, by the bound and by the ODE; takes long.
+    /// Also measures the bits per dimension of this many test images, by the bound and by the ODE; slow.
     #[arg(long, value_name = "N", conflicts_with = "files", value_parser = at_least::<1, usize>)]
     bits_per_dim: Option<usize>,
-    /// Only makes the features of process I of N; run without --shard afterwards to put all of them together.
+    /// Only extracts the features of process I of N; run without --shard afterwards to evaluate them.
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
-    /// Images at once; changes the speed, not the result.
+    /// Images in a batch; changes the speed, not the result.
     #[arg(long, value_name = "B", default_value_t = 64, value_parser = at_least::<1, usize>)]
     batch_size: usize,
     /// Cache of features.
     #[arg(long, value_name = "DIR", default_value = "evaluations")]
     work: PathBuf,
-    /// Writes mean and covariance of the features, as pytorch-fid does; of --files without --against only this.
+    /// Writes mean and covariance of the features, as pytorch-fid does; with --files and without --against, only this.
     #[arg(long, value_name = "FILE.npz")]
     statistics: Option<PathBuf>,
-    /// Writes all numbers with their full names, and how the samples were drawn.
+    /// Writes all metrics with their full names, and the settings of the sampler.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Writes table.csv, and of several sets of samples plot.svg, into this folder.
+    /// Writes table.csv and, for several sets of samples, plot.svg into this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     // At the end, because its headings would also stand above what comes after.

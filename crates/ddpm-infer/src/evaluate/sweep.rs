@@ -21,13 +21,13 @@ use crate::snapshot::Snapshot;
 use crate::tasks::Task;
 use crate::usual_sampling::usual_sampling;
 
-/// How samples are drawn. What has a list is an axis of the table.
+/// How samples are generated. Options with a list are axes of the table.
 #[derive(Args, Debug)]
 pub(super) struct SweepArgs {
     /// Sample k depends on the seed and on k alone.
     #[arg(long, value_name = "S", default_value_t = 0, value_parser = at_least::<0, u64>, help_heading = "Samples")]
     pub(super) seed: u64,
-    /// Only this class, by name or number, against the reference items of this class; default: classes take turns.
+    /// Only this class, by name or number, against the reference items of this class; default: all classes in turn.
     #[arg(long, value_name = "C", conflicts_with = "files", help_heading = "Samples")]
     class: Option<String>,
     /// Samplers, separated by commas; default: that of `ddpm-infer sample`.
@@ -40,7 +40,7 @@ pub(super) struct SweepArgs {
         help_heading = "Sampler"
     )]
     samplers: Vec<String>,
-    /// Numbers of steps, separated by commas; default: what is usual for the sampler.
+    /// Numbers of steps, separated by commas; default: that of the sampler.
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = at_least::<1, usize>,
         conflicts_with = "files", help_heading = "Sampler")]
     steps: Vec<usize>,
@@ -154,7 +154,7 @@ impl SweepArgs {
         let mut variants = Vec::new();
         for (sampler, options) in self.sampler.samplers(&names, diffusion)? {
             let levels = self.levels.of(sampler, diffusion)?;
-            // A list of levels knows its steps.
+            // A list of levels determines the number of steps.
             let usual = || levels.own_steps().or(usual_steps).unwrap_or_else(|| sampler.usual_steps(diffusion));
             let several = if self.steps.is_empty() { vec![usual()] } else { self.steps.clone() };
             for steps in several {

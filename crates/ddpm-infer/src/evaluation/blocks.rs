@@ -1,8 +1,7 @@
-//! Features on disk, block by block.
+//! A cache of features on disk, in blocks.
 //!
-//! A block is finished or not there. What was made before is found again, several processes can make different ones,
-//! and whoever puts them together goes through them in order: so the result is the same bit for bit, however the
-//! work was divided or interrupted.
+//! A block is complete or absent. Existing blocks are reused, several processes can extract different ones, and gathering
+//! reads them in order: so the result is the same bit for bit, however the work was divided or interrupted.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -39,7 +38,7 @@ pub struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    /// In a folder within `root` that belongs to the two; of the first `count` items.
+    /// Opens their folder within `root`, for the first `count` items.
     pub fn open(
         root: &Path,
         source: &'a dyn ImageSource,
@@ -57,7 +56,7 @@ impl<'a> Blocks<'a> {
         Ok(Self { folder, source, extractor, count: count.min(source.count()), batch_size })
     }
 
-    /// How many items.
+    /// Number of items.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -70,12 +69,12 @@ impl<'a> Blocks<'a> {
         self.folder.join(format!("block-{block:06}.npy"))
     }
 
-    fn is_there(&self, block: usize) -> bool {
+    fn exists(&self, block: usize) -> bool {
         let wanted = self.range(block).len();
         RowReader::open(&self.path(block)).is_ok_and(|reader| reader.header().shape.first() >= Some(&wanted))
     }
 
-    /// Blocks in all.
+    /// Number of blocks.
     pub fn len(&self) -> usize {
         self.count.div_ceil(BLOCK)
     }
@@ -85,12 +84,12 @@ impl<'a> Blocks<'a> {
         self.count == 0
     }
 
-    /// The blocks that are not there yet.
+    /// The blocks that are absent.
     pub fn missing(&self) -> Vec<usize> {
-        (0..self.len()).filter(|block| !self.is_there(*block)).collect()
+        (0..self.len()).filter(|block| !self.exists(*block)).collect()
     }
 
-    /// Items of the blocks that are there.
+    /// Number of items in existing blocks.
     pub fn done(&self) -> usize {
         self.count - self.missing().into_iter().map(|block| self.range(block).len()).sum::<usize>()
     }
@@ -130,7 +129,7 @@ impl<'a> Blocks<'a> {
         Ok(())
     }
 
-    /// What all blocks come to, of the items that `wanted` chooses; features of the first `most` are kept as they are.
+    /// Gathers all blocks, of the items that `wanted` chooses; the features of the first `most` of them are kept.
     pub fn gather(&self, most: usize, wanted: impl Fn(usize) -> bool) -> Result<Gathered, EvaluationError> {
         let [width, classes] = self.extractor.widths();
         let mut moments = Moments::empty(width);
@@ -169,20 +168,20 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// What is known of a set after all of its items were seen once.
+/// Statistics of a set, from one pass over its items.
 #[derive(Clone, Debug)]
 pub struct Gathered {
-    /// The source.
+    /// The name of the source.
     pub name: String,
-    /// How many items.
+    /// Number of items.
     pub count: usize,
     /// Their moments.
     pub statistics: Statistics,
-    /// Features of the first ones.
+    /// Features of the first items.
     pub kept: Features,
     /// Their inception score by the extractor's own classes.
     pub score: Option<Score>,
-    /// The share of every class, as the extractor sees it.
+    /// The share of every class, by the extractor's own classes.
     pub class_shares: Vec<f64>,
 }
 

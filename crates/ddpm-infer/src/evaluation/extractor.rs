@@ -1,4 +1,4 @@
-//! What turns images into features.
+//! Feature extractors.
 
 use burn::tensor::Tensor;
 
@@ -8,14 +8,14 @@ use super::{EvaluationError, Features};
 /// Features and logits of some images.
 #[derive(Clone, Debug)]
 pub struct Extracted {
-    /// What distances are about.
+    /// The features.
     pub features: Features,
-    /// What classes are seen; of width 0 where there is no classifier.
+    /// The logits of the classes; of width 0 if the extractor has none.
     pub logits: Features,
 }
 
 impl Extracted {
-    /// Reads both back from their device.
+    /// Reads both from their device.
     pub(super) fn from_tensors(features: Tensor<2>, logits: Tensor<2>) -> Result<Self, EvaluationError> {
         Ok(Self { features: rows(features)?, logits: rows(logits)? })
     }
@@ -27,20 +27,20 @@ fn rows(tensor: Tensor<2>) -> Result<Features, EvaluationError> {
     Ok(Features::new(width, values))
 }
 
-/// Looks at images and says what matters about them.
+/// Computes features of images.
 pub trait FeatureExtractor {
-    /// Its name and how images are prepared for it: every number carries this.
+    /// Its name with the preprocessing of images, which is part of the name of every metric.
     fn name(&self) -> String;
 
     /// Width of the features, and of the logits.
     fn widths(&self) -> [usize; 2];
 
-    /// Whether a Frechet distance of these features is what papers call FID.
+    /// Whether the Frechet distance of these features may be called FID.
     fn is_published_inception(&self) -> bool {
         false
     }
 
-    /// Why its features may say little, if they do.
+    /// Why its features may be unreliable, if they may.
     fn doubt(&self) -> Option<String> {
         None
     }
@@ -75,7 +75,7 @@ impl FeatureExtractor for Pixels {
     }
 }
 
-/// The image in the shape of the data: files of gray data are read as color, and are gray all the same.
+/// The image in the shape of the data: files of grayscale data are read as RGB.
 pub(super) fn fitted(image: &Image, shape: [usize; 3], extractor: &str) -> Result<Image, EvaluationError> {
     let fitted = match (image.channels, shape[0]) {
         (3, 1) => image.gray(),

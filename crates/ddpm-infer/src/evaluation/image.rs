@@ -1,15 +1,15 @@
-//! Images as evaluation sees them: bytes, as they would lie in a file.
+//! Images of 8 bits, as in a file.
 
 use std::path::{Path, PathBuf};
 
 use super::EvaluationError;
 
-/// File names that are taken for images.
+/// Extensions of image files.
 const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif"];
 
-/// Images of many samples, or of none, that `sample` puts beside the samples.
+/// Files of `sample` that are no samples.
 const OVERVIEWS: [&str; 4] = ["grid.png", "comparison.png", "denoising.png", "denoising.gif"];
-/// The first of the samples there.
+/// The first sample in such a folder.
 const FIRST_SAMPLE: &str = "0000.png";
 
 /// One image, channel by channel, row by row.
@@ -26,15 +26,15 @@ pub struct Image {
 }
 
 impl Image {
-    /// From values in [-1, 1], rounded as they are when images are written.
+    /// From values in [-1, 1], rounded as for image files.
     pub fn from_values(shape: [usize; 3], values: &[f32]) -> Self {
         let [channels, height, width] = shape;
         let byte = |value: &f32| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
         Self { channels, height, width, bytes: values.iter().map(byte).collect() }
     }
 
-    /// Reads a file as color. Transparency is dropped, and no note about orientation is followed, as Pillow's
-    /// `convert("RGB")` has it, which other tools for evaluation use.
+    /// Reads a file as RGB, without transparency, and ignores the EXIF orientation, like Pillow's `convert("RGB")` in
+    /// other evaluation tools.
     pub fn read(path: &Path) -> Result<Self, EvaluationError> {
         let not = |error: image::ImageError| EvaluationError::format(path, format!("not a readable image: {error}"));
         let rgb = image::open(path).map_err(not)?.to_rgb8();
@@ -53,21 +53,21 @@ impl Image {
         self.bytes.iter().map(|byte| f32::from(*byte) / 127.5 - 1.0).collect()
     }
 
-    /// One of the three colors; all are the same where there is only gray.
+    /// One of the three color channels, which are equal for grayscale images.
     pub fn plane(&self, color: usize) -> &[u8] {
         let size = self.height * self.width;
         let start = color.min(self.channels - 1) * size;
         &self.bytes[start..start + size]
     }
 
-    /// As gray as the data are, where all three colors of every pixel are the same.
+    /// As grayscale, if the channels of every pixel are equal.
     pub fn gray(&self) -> Option<Self> {
         let same = (1..self.channels).all(|color| self.plane(color) == self.plane(0));
         same.then(|| Self { channels: 1, bytes: self.plane(0).to_vec(), ..*self })
     }
 }
 
-/// The images below a folder, sorted by path; of a folder of samples only these.
+/// The images below a folder, sorted by path; in a folder of `sample` only the samples.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>, EvaluationError> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_path_buf()];
@@ -115,7 +115,7 @@ mod tests {
             ([3, 2, 3], &[0, 0, 0, 10, 10, 10][..], &[200; 6][..])
         );
         assert!(read.gray().is_none());
-        // Somebody's own image of that name, until there are samples.
+        // An image of that name counts until there are samples.
         let names = |expected: usize| assert_eq!(super::files(folder.path()).unwrap().len(), expected);
         image.save(folder.path().join("grid.png")).unwrap();
         names(3);

@@ -1,6 +1,6 @@
-//! From an image to what Inception looks at: 299x299, by the three recipes that published numbers are made with.
+//! Resizing images to the 299x299 pixels of Inception, by the three recipes of published results.
 //!
-//! They differ by several units of FID, so the recipe belongs to the name of the number.
+//! They differ by several units of FID, so the recipe is part of the name of a metric.
 
 use std::str::FromStr;
 
@@ -26,7 +26,7 @@ impl Resize {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::PytorchFid, Self::LegacyTf, Self::CleanFid];
 
-    /// Its name, which numbers carry.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::PytorchFid => "pytorch-fid",
@@ -51,7 +51,7 @@ impl Resize {
             .collect()
     }
 
-    /// What the network is given, [3, 299, 299].
+    /// The input of the network, [3, 299, 299].
     pub fn input(self, image: &Image) -> Vec<f32> {
         let scaled = |value: f32| match self {
             Self::PytorchFid => 2.0 * (value / 255.0) - 1.0,
@@ -60,7 +60,7 @@ impl Resize {
         self.resized(image).into_iter().map(scaled).collect()
     }
 
-    /// Of which pixels, with which weights, each of the 299 is made.
+    /// The pixels and weights of each of the 299 outputs.
     fn taps(self, size: usize) -> Vec<Tap> {
         let scale = size as f64 / SIDE as f64;
         (0..SIDE)
@@ -78,7 +78,7 @@ impl FromStr for Resize {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let names = Self::ALL.map(Self::name).join(", ");
-        Self::ALL.into_iter().find(|mode| mode.name() == name).ok_or(format!("there are: {names}"))
+        Self::ALL.into_iter().find(|mode| mode.name() == name).ok_or(format!("expected one of: {names}"))
     }
 }
 
@@ -164,7 +164,7 @@ mod tests {
     ];
 
     #[test]
-    fn all_recipes_are_those_of_their_peers() {
+    fn all_recipes_are_those_of_their_reference_implementations() {
         let places = [(0, 0), (0, 298), (1, 150), (77, 13), (149, 149), (200, 290), (298, 0), (298, 298)];
         for (height, width, mode, wanted, mean) in KNOWN {
             let byte = |i: usize| {
@@ -176,7 +176,7 @@ mod tests {
             assert_eq!(resized[..SIDE * SIDE], resized[2 * SIDE * SIDE..]);
             for ((row, column), wanted) in places.into_iter().zip(wanted) {
                 let found = f64::from(resized[row * SIDE + column]);
-                // The peers' coordinates are f32, and ours f64.
+                // The references compute coordinates in f32, we in f64.
                 assert!((found - wanted).abs() < 5e-3, "{mode:?} of {height}x{width} at {row}, {column}: {found}");
             }
             let found = resized.iter().map(|value| f64::from(*value)).sum::<f64>() / resized.len() as f64;

@@ -1,4 +1,4 @@
-//! Where images come from: each source gives any of its images when asked, so that nothing holds all of them.
+//! Sources of images: each provides any of its images on demand, so that no set needs to fit into memory.
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek};
@@ -16,10 +16,10 @@ use super::frechet::root;
 use super::image::{Image, files};
 use super::{EvaluationError, Features, Moments};
 
-/// Values of an image beyond which no covariance of pixels is taken: it would have the square of it.
+/// Values of an image at most for a covariance of pixels, whose size is the square of that.
 pub const GAUSSIAN_VALUES: usize = 4096;
 
-/// A source of whatever kind.
+/// A source of any kind.
 pub type AnySource = Box<dyn ImageSource>;
 
 /// How far the sampling of a batch is.
@@ -33,13 +33,13 @@ pub struct SamplingStep {
 
 /// A sequence of images in a fixed order.
 pub trait ImageSource {
-    /// How many there are.
+    /// Number of images.
     fn count(&self) -> usize;
 
     /// A short name for people.
     fn name(&self) -> String;
 
-    /// All that the images depend on: two sources with one identity have the same ones.
+    /// Everything that the images depend on: sources with equal identities have the same images.
     fn identity(&self) -> String;
 
     /// The images in a range.
@@ -117,7 +117,7 @@ impl Rows {
             }
             _ => {
                 let reason = format!(
-                    "an array of {:?} {:?} is not taken for images; expected u8 [N, H, W, C], or f32 in [-1, 1] as \
+                    "an array of {:?} {:?} is no array of images; expected u8 [N, H, W, C], or f32 in [-1, 1] as \
                      [N, C, H, W], with C = 1 or 3",
                     header.number, header.shape
                 );
@@ -154,7 +154,8 @@ impl ImageSource for Rows {
                 continue;
             }
             if let Some(value) = values.iter().find(|value| value.is_nan() || value.abs() > 1.001) {
-                let reason = format!("image {row} holds {value}; expected values in [-1, 1], as `sample` writes them");
+                let reason =
+                    format!("image {row} has a value {value}; expected values in [-1, 1], as `sample` writes them");
                 return Err(EvaluationError::format(&self.path, reason));
             }
             let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
@@ -236,8 +237,7 @@ impl ImageSource for Dataset {
     }
 }
 
-/// Draws of a Gaussian with the mean and the full covariance of some images' values: what a model is worth that
-/// knows nothing but these.
+/// Samples of a Gaussian with the mean and the full covariance of some images' values: the baseline.
 pub struct PixelGaussian {
     shape: [usize; 3],
     mean: Vec<f64>,
@@ -248,7 +248,7 @@ pub struct PixelGaussian {
 }
 
 impl PixelGaussian {
-    /// Fits the first `most` images of a source; nothing if these are too large, too few or of several sizes.
+    /// Fits the first `most` images of a source; `None` if these are too large, too few or of several sizes.
     pub fn fit(
         source: &dyn ImageSource,
         most: usize,
@@ -295,7 +295,7 @@ impl ImageSource for PixelGaussian {
     }
 }
 
-/// Draw k of a Gaussian depends on the seed and on k alone.
+/// Samples of a Gaussian; sample k depends on the seed and on k alone.
 pub fn gaussian_draws(mean: &[f64], root: &Mat<f64>, seed: u64, range: Range<usize>) -> Features {
     let width = mean.len();
     let eps = range.clone().flat_map(|k| normals(&mut rng(seed, Stream::Points, k as u64), width)).collect();
@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arrays_of_both_layouts_are_pictures() {
+    fn arrays_of_both_layouts_are_images() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("samples.npy");
         std::fs::write(&path, crate::npy::encode(&[2, 1, 1, 2], &[-1.0, 1.0, 0.0, 0.5])).unwrap();
