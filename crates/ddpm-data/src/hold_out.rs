@@ -1,5 +1,6 @@
 //! Which items of a set without a split of its own are kept for the test.
 
+use crate::hash::fnv1a;
 use crate::random::{Stream, mix};
 
 /// Any number; changing it changes every split.
@@ -26,13 +27,7 @@ pub(crate) fn held_out(keys: &[u64]) -> Vec<bool> {
 
 /// A stable number for a name (FNV-1a).
 pub(crate) fn key_of_name<'a>(parts: impl Iterator<Item = &'a [u8]>) -> u64 {
-    let mut hash = 0xCBF2_9CE4_8422_2325_u64;
-    for part in parts {
-        for &byte in part.iter().chain(b"/") {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
-        }
-    }
-    hash
+    fnv1a(parts.flat_map(|part| part.iter().chain(b"/")).copied())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod digits;
 mod error;
 mod example;
 mod file_list;
+mod hash;
 mod hold_out;
 mod image_folder;
 mod known_good;
@@ -34,6 +35,7 @@ pub use config::{
 };
 pub use error::{BadFile, DataError, Ignored};
 pub use example::{DataInfo, Example, Flip, Units};
+pub use hash::fnv1a;
 pub use loader::{OrderedLoader, ReadingSpeed, StreamItem};
 pub use names::{printable, shown, with_home};
 pub use open::{CheckProgress, OpenData, Split, open, open_with_progress};

@@ -27,6 +27,14 @@ impl Split {
             Split::Test => "test",
         }
     }
+
+    /// The one that this is not.
+    pub fn other(self) -> Self {
+        match self {
+            Split::Train => Split::Test,
+            Split::Test => Split::Train,
+        }
+    }
 }
 
 /// A dataset that was found and checked.

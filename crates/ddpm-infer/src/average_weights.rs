@@ -1,5 +1,5 @@
-//! `ddpm-infer ema`: the average of any width of a run's weights, from the averages that its training stored (Karras
-//! et al. 2024, EDM2). The mathematics is in `ddpm_model::posthoc`.
+//! `ddpm-infer ema`: reconstructs a post-hoc EMA of any width, from the averages that the run stored (Karras et al. 2024,
+//! EDM2). The mathematics is in `ddpm_model::posthoc`.
 
 use std::path::PathBuf;
 
@@ -17,26 +17,26 @@ use crate::numbers::at_least;
 use crate::runs::{RUNS, RunFolder, steps_in, widths_in};
 use crate::snapshot::{Snapshot, SnapshotConfig};
 
-/// A combination whose profile is off by more than this share has little to do with what was asked for.
-const FARTHEST: f64 = 0.1;
+/// The largest error of the profile, relative to the requested one, at which a reconstruction is of use.
+const LARGEST_ERROR: f64 = 0.1;
 
-/// Makes the average of any width of a run's weights.
+/// Reconstruct a post-hoc EMA of any width, from the averages that the run stored.
 #[derive(Args, Debug)]
 pub struct EmaArgs {
-    /// A run that was trained with ema.post_hoc: its folder, or its name in the runs folder; without it, the newest
-    /// run that has a snapshot.
+    /// A run that was trained with ema.post_hoc: its folder, or its name in the runs folder; default: the newest run that
+    /// has a snapshot.
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
     /// The folder of all runs.
     #[arg(long, value_name = "DIR", default_value = RUNS)]
     runs: PathBuf,
-    /// Width of the average: its standard deviation as a share of the training up to the step, such as 0.07.
+    /// Width of the EMA, sigma_rel of EDM2: its standard deviation as a share of the training up to the step, e.g. 0.07.
     #[arg(long, value_name = "SIGMA_REL")]
     width: f64,
-    /// The step at which the average ends, one of those that were stored; without it, the last one.
+    /// Training step at which the EMA ends, one of those that were stored; default: the last one.
     #[arg(long, value_name = "N", value_parser = at_least::<0, u64>)]
     step: Option<u64>,
-    /// The snapshot folder to write; sample from it with `sample --from`.
+    /// Snapshot folder to write; sample from it with `sample --from`.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
@@ -48,20 +48,20 @@ struct Stored {
     path: PathBuf,
 }
 
-/// Does what the arguments say, and gives the folder of the snapshot.
+/// Reconstructs the EMA, and returns the folder of the snapshot.
 pub fn run(args: &EmaArgs) -> anyhow::Result<PathBuf> {
     if !is_width(args.width) {
         bail!("--width {}: expected a share of the training, more than 0 and at most 0.28", args.width);
     }
     if args.out.exists() {
-        bail!("--out {}: is there already, and would be replaced", args.out.display());
+        bail!("--out {}: it already exists; choose another folder, or remove it", args.out.display());
     }
     let run = match &args.run {
         Some(run) => RunFolder::find(&args.runs, run)?,
         None => RunFolder::newest_with_snapshot(&args.runs)?,
     };
     let (stored, step) = stored_until(&run, args.step)?;
-    // Only for the tensors to lie somewhere; the sums are made in f64 on the host.
+    // The default device only stores the tensors: the sums are computed in f64 on the host.
     let device = device::open(None)?.device;
 
     let configs = stored
@@ -79,20 +79,20 @@ pub fn run(args: &EmaArgs) -> anyhow::Result<PathBuf> {
     let wanted = profile(args.width, last);
     let weights = coefficients(&profiles, wanted)?;
     let off = distance(&profiles, &weights, wanted);
-    if off > FARTHEST {
+    if off > LARGEST_ERROR {
         bail!(
-            "too few averages are stored for one of width {} at step {step}: the nearest combination is off by {:.0} % of \
-             it, and at most {:.0} % would do; there are: {}",
+            "too few averages are stored for width {} at step {step}: the profile of the best combination has an error \
+             of {:.0} %, expected at most {:.0} %; stored are: {}",
             args.width,
             100.0 * off,
-            100.0 * FARTHEST,
+            100.0 * LARGEST_ERROR,
             list(&stored)
         );
     }
     let network = combine(&stored, &weights, &device)?;
     Snapshot::save(&network, last, &args.out)?;
     eprintln!(
-        "{}: width {} at step {step}, out of {} stored averages; the profile is off by {:.2} %",
+        "{}: width {} at step {step}, from {} stored averages; the error of the profile is {:.2} %",
         run.0.display(),
         args.width,
         stored.len(),
@@ -101,24 +101,24 @@ pub fn run(args: &EmaArgs) -> anyhow::Result<PathBuf> {
     Ok(args.out.clone())
 }
 
-/// The averages of a run up to a step at which some were stored, and that step.
-fn stored_until(run: &RunFolder, asked: Option<u64>) -> anyhow::Result<(Vec<Stored>, u64)> {
+/// The averages of a run up to a step, which is the newest by default, and that step.
+fn stored_until(run: &RunFolder, step: Option<u64>) -> anyhow::Result<(Vec<Stored>, u64)> {
     let mut stored: Vec<Stored> = widths_in(&run.averages())
         .into_iter()
         .flat_map(|(width, dir)| steps_in(&dir).into_iter().map(move |(step, path)| Stored { width, step, path }))
         .collect();
     let Some(newest) = stored.iter().map(|average| average.step).max() else {
         bail!(
-            "{} has stored no averages to make others of; train with --set 'ema.post_hoc={{ widths = [0.05, 0.1], every = \
+            "{} has stored no averages; train with --set 'ema.post_hoc={{ widths = [0.05, 0.1], every = \
              100 }}'",
             run.0.display()
         );
     };
-    let step = asked.unwrap_or(newest);
+    let step = step.unwrap_or(newest);
     if !stored.iter().any(|average| average.step == step) {
-        bail!("--step {step}: no averages were stored then; there are: {}", list(&stored));
+        bail!("--step {step}: no averages are stored at this step; stored are: {}", list(&stored));
     }
-    // What came later is no part of the average.
+    // Later ones are no part of the EMA.
     stored.retain(|average| average.step <= step);
     Ok((stored, step))
 }
@@ -139,13 +139,13 @@ fn check_alike(stored: &[Stored], configs: &[SnapshotConfig], last: &SnapshotCon
     for (average, config) in stored.iter().zip(configs) {
         let SnapshotConfig { step, images_seen, sampling, .. } = config.clone();
         if *config != (SnapshotConfig { step, images_seen, sampling, ..last.clone() }) || step != average.step {
-            bail!("{}: is not of the same training as those beside it", average.path.display());
+            bail!("{}: it belongs to another training than the averages next to it", average.path.display());
         }
     }
     Ok(())
 }
 
-/// The sum of the stored weights, each times its coefficient.
+/// The linear combination of the stored weights.
 fn combine(stored: &[Stored], coefficients: &[f64], device: &Device) -> anyhow::Result<Network> {
     let mut sums = Sums::default();
     let mut last = None;
@@ -159,11 +159,11 @@ fn combine(stored: &[Stored], coefficients: &[f64], device: &Device) -> anyhow::
     }
     match last {
         Some(network) => Ok(network.map(&mut Replace(sums.0.into_iter()))),
-        None => bail!("there is nothing to combine"),
+        None => bail!("there are no averages to combine"),
     }
 }
 
-/// The sums of all parameters, in the order in which they are visited.
+/// Sums of all parameters, in the order of visits.
 #[derive(Default)]
 struct Sums(Vec<Vec<f64>>);
 

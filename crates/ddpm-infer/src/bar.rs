@@ -1,4 +1,4 @@
-//! The progress bar of a command; where stderr is no terminal, a line now and then.
+//! The progress bar of a command, or lines of progress if stderr is not a terminal.
 
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::{Mutex, PoisonError};
@@ -8,12 +8,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 /// The bar itself, within a template.
 const BAR: &str = "{bar:28} ";
-/// Between two lines, at the beginning.
-const SOON: Duration = Duration::from_secs(5);
-/// How many times longer that gets, at most, and how many lines there are until then.
-const SLOWER: u32 = 12;
+/// The first pause between two lines.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest pause, in units of the first one; also the number of lines until pauses are longer.
+const LONGEST: u32 = 12;
 
-/// A bar on stderr if that is a terminal, otherwise the same numbers in a new line every few seconds.
+/// A bar on stderr if that is a terminal, otherwise a line every few seconds.
 pub(crate) fn progress_bar(template: &str, length: u64) -> ProgressBar {
     if std::io::stderr().is_terminal() {
         let bar = ProgressBar::new(length);
@@ -22,7 +22,7 @@ pub(crate) fn progress_bar(template: &str, length: u64) -> ProgressBar {
         }
         return bar;
     }
-    in_lines(template, length, Lines::to(std::io::stderr(), SOON))
+    in_lines(template, length, Lines::to(std::io::stderr(), FIRST_PAUSE))
 }
 
 fn in_lines<W: Write + Send + 'static>(template: &str, length: u64, lines: Lines<W>) -> ProgressBar {
@@ -34,7 +34,7 @@ fn in_lines<W: Write + Send + 'static>(template: &str, length: u64, lines: Lines
     bar
 }
 
-/// A terminal that shows a frame only if some time has passed, and never takes one back.
+/// A terminal that prints a frame only after a pause, and erases none.
 struct Lines<W = Stderr>(Mutex<State<W>>);
 
 struct State<W> {
@@ -84,12 +84,12 @@ impl<W: Write + Send> TermLike for Lines<W> {
         Ok(())
     }
 
-    fn write_line(&self, words: &str) -> io::Result<()> {
-        self.write_str(words)
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.write_str(text)
     }
 
-    fn write_str(&self, words: &str) -> io::Result<()> {
-        self.change(|state| state.frame.push_str(words))
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.change(|state| state.frame.push_str(text))
     }
 
     fn clear_line(&self) -> io::Result<()> {
@@ -99,11 +99,11 @@ impl<W: Write + Send> TermLike for Lines<W> {
     fn flush(&self) -> io::Result<()> {
         self.change(|state| {
             let line = std::mem::take(&mut state.frame);
-            // The longer it takes, the fewer lines are wanted.
-            let pause = (state.started.elapsed() / SLOWER).clamp(state.pause, state.pause * SLOWER);
+            // The longer the job runs, the longer the pauses.
+            let pause = (state.started.elapsed() / LONGEST).clamp(state.pause, state.pause * LONGEST);
             if !line.trim().is_empty() && state.shown.elapsed() >= pause {
                 state.shown = Instant::now();
-                // Nobody may be listening any more, which is no reason to stop working.
+                // A closed pipe is no reason to stop.
                 let _ = writeln!(state.sink, "{}", line.trim());
             }
         })

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use burn::tensor::Device;
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use ddpm_data::Split;
 use ddpm_kernels::Precision;
 use ddpm_model::diffusion::Diffusion;
 
@@ -70,4 +72,10 @@ impl SnapshotArgs {
             snapshot.config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
         Ok((snapshot, diffusion))
     }
+}
+
+/// The parser of `--split`.
+pub(crate) fn split_parser() -> impl TypedValueParser<Value = Split> {
+    PossibleValuesParser::new([Split::Train, Split::Test].map(Split::name))
+        .map(|name| if name == Split::Train.name() { Split::Train } else { Split::Test })
 }

@@ -6,70 +6,70 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use burn::tensor::{Device, Tensor};
 use ddpm_kernels::Precision;
 
-/// Why there is no device.
+/// Why a device cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The name is none that this program knows.
-    #[error("{asked}: no such device; compiled in here: {compiled}. {SYNTAX}")]
+    /// The name is unknown.
+    #[error("{requested}: no such device; compiled in here: {compiled}. {SYNTAX}")]
     Unknown {
-        /// What was asked for, and how.
-        asked: String,
-        /// What this build has.
+        /// The requested device, and where it was requested.
+        requested: String,
+        /// The backends of this build.
         compiled: String,
     },
     /// The backend exists, but this build does not have it.
     #[error(
-        "{asked}: the backend `{backend}` is not compiled in; compiled in here: {compiled}. \
+        "{requested}: the backend `{backend}` is not compiled in; compiled in here: {compiled}. \
          Build again with `--features {backend}`"
     )]
     NotCompiledIn {
-        /// What was asked for, and how.
-        asked: String,
+        /// The requested device, and where it was requested.
+        requested: String,
         /// The Cargo feature that brings it.
         backend: &'static str,
-        /// What this build has.
+        /// The backends of this build.
         compiled: String,
     },
-    /// The part behind the colon makes no sense.
-    #[error("{asked}: `{index}` is not a device of {backend}. {SYNTAX}")]
+    /// The index after the colon is invalid.
+    #[error("{requested}: `{index}` is not a device of {backend}. {SYNTAX}")]
     BadIndex {
-        /// What was asked for, and how.
-        asked: String,
-        /// The part behind the colon.
+        /// The requested device, and where it was requested.
+        requested: String,
+        /// The part after the colon.
         index: String,
         /// The backend it was meant for.
         backend: &'static str,
     },
-    /// The backend is compiled in, but the device does not answer.
+    /// The backend is compiled in, but the device does not work.
     #[error(
-        "{asked}: the device is not there or does not work: {reason}\n\
-         {needs}. `ddpm-infer devices` lists what there is; compiled in here: {compiled}"
+        "{requested}: the device is missing or does not work: {reason}\n\
+         {needs}. `ddpm-infer devices` lists the available ones; compiled in here: {compiled}"
     )]
     NotThere {
-        /// What was asked for, and how.
-        asked: String,
-        /// What the backend said.
+        /// The requested device, and where it was requested.
+        requested: String,
+        /// The message of the backend.
         reason: String,
-        /// What the backend needs.
+        /// Requirements of the backend.
         needs: &'static str,
-        /// What this build has.
+        /// The backends of this build.
         compiled: String,
     },
-    /// It does not compute in these numbers.
+    /// The device does not support this precision.
     #[error("--device {device} does not compute in {}; it does in {possible}", .precision.name())]
     Precision {
         /// The device.
         device: String,
-        /// What was asked for.
+        /// The requested precision.
         precision: Precision,
-        /// What it does compute in.
+        /// The precisions that it supports.
         possible: String,
     },
 }
 
 const SYNTAX: &str = "Write NAME or NAME:INDEX, for example flex, cuda:0, wgpu, wgpu:1, wgpu:cpu, tch, tch:cuda:0";
 
-/// Every backend there is, in the order in which it becomes the default, and whether this build has it.
+/// All backends, in the order in which they become the default, and whether this build has them.
 const BACKENDS: [(&str, bool); 9] = [
     ("cuda", cfg!(feature = "cuda")),
     ("metal", cfg!(feature = "metal")),
@@ -82,10 +82,10 @@ const BACKENDS: [(&str, bool); 9] = [
     ("flex", cfg!(feature = "flex")),
 ];
 
-/// The variable of the environment that stands for an absent `--device`. Burn's own: its default device obeys it too.
+/// The environment variable for the default device. Burn's own default device obeys it too.
 const VARIABLE: &str = "BURN_DEVICE";
 
-/// What a backend asks of the machine, for whoever lacks it.
+/// Requirements of a backend, for error messages.
 fn needs(backend: &str) -> &'static str {
     match backend {
         "wgpu" => {
@@ -106,7 +106,7 @@ pub fn compiled_in() -> Vec<&'static str> {
     BACKENDS.iter().filter(|(_, present)| *present).map(|(name, _)| *name).collect()
 }
 
-/// A device that answered, and its name in the form that `--device` takes.
+/// A working device, and its name in the form that `--device` takes.
 #[derive(Debug, Clone)]
 pub struct OpenDevice {
     /// The device, without autodiff.
@@ -116,13 +116,13 @@ pub struct OpenDevice {
 }
 
 impl OpenDevice {
-    /// What the hardware is called, by its driver or by the system.
+    /// The name of the hardware, from the driver or the system.
     pub fn hardware(&self) -> String {
         let processor = || if self.is_on_host() { processor() } else { None };
         driver_name(&self.device).or_else(processor).unwrap_or_else(|| self.name.clone())
     }
 
-    /// Whether it can compute in this precision.
+    /// An error unless the device supports this precision.
     pub fn check(&self, precision: Precision) -> Result<(), DeviceError> {
         if precision.is_supported(&self.device) {
             return Ok(());
@@ -136,13 +136,12 @@ impl OpenDevice {
         matches!(self.name.as_str(), "flex" | "ndarray" | "cpu" | "tch" | "tch:cpu")
     }
 
-    /// The memory that it computes in, in GiB, where it is the machine's own and the system tells it in `/proc`.
+    /// Its memory in GiB, if that is the memory of this machine and `/proc` states it.
     pub fn memory_gib(&self) -> Option<f64> {
         self.is_on_host().then(crate::memory::total)?.map(|bytes| bytes as f64 / f64::from(1 << 30))
     }
 
-    /// What there is to say to whoever waits for the first results, on backends that compile and choose their kernels
-    /// when they first need them.
+    /// A remark on the first steps, for backends that compile and tune their kernels at first use.
     pub fn first_use(&self) -> Option<&'static str> {
         let backend = self.name.split(':').next().unwrap_or_default();
         (!matches!(backend, "flex" | "ndarray" | "tch")).then_some(
@@ -152,7 +151,7 @@ impl OpenDevice {
     }
 }
 
-/// What the driver calls it, on the backends that can be asked.
+/// The name that the driver gives, on backends that have one.
 fn driver_name(device: &Device) -> Option<String> {
     #[cfg(feature = "cubecl")]
     return device.identity().map(|identity| identity.name);
@@ -163,7 +162,7 @@ fn driver_name(device: &Device) -> Option<String> {
     }
 }
 
-/// The name of the processor, where the system tells it in `/proc`.
+/// The name of the processor, if `/proc` states it.
 fn processor() -> Option<String> {
     let about = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let name = about.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'))?.1.trim();
@@ -171,14 +170,14 @@ fn processor() -> Option<String> {
     Some(format!("{name}, {threads} threads"))
 }
 
-/// What there is of a backend on this machine.
+/// The devices of a backend on this machine.
 #[derive(Debug)]
 pub enum Presence {
     /// This build does not have it.
     NotCompiledIn,
-    /// It is compiled in, but nothing answers; with the reason.
+    /// It is compiled in, but no device works; with the reason.
     NoDevice(String),
-    /// The devices that answered.
+    /// The devices that work.
     Devices(Vec<OpenDevice>),
 }
 
@@ -195,7 +194,7 @@ fn try_all(backend: &str) -> Presence {
     let mut found = Vec::new();
     let mut reason = None;
     for kind in kinds(backend) {
-        // Numbers have no gaps, so the first that does not answer is the end.
+        // Indices have no gaps, so the first that fails is the end.
         for number in 0.. {
             match open(Some(&kind.replace('#', &number.to_string()))) {
                 Ok(device) => found.push(device),
@@ -211,7 +210,7 @@ fn try_all(backend: &str) -> Presence {
         }
     }
     match found.is_empty() {
-        true => Presence::NoDevice(reason.unwrap_or_else(|| "none answered".into())),
+        true => Presence::NoDevice(reason.unwrap_or_else(|| "none works".into())),
         false => Presence::Devices(found),
     }
 }
@@ -232,39 +231,39 @@ pub fn reference() -> Result<Device, DeviceError> {
     open(Some("flex")).map(|open| open.device)
 }
 
-/// The device that stands for an absent `--device`: the one in `BURN_DEVICE`, or else the first backend of this build;
-/// with how it was chosen, for messages.
-fn usual() -> (String, String) {
+/// The default device, which is that of `BURN_DEVICE` or else the first backend of this build, and where it comes from,
+/// for messages.
+fn default_device() -> (String, String) {
     match std::env::var(VARIABLE) {
         Ok(name) if !name.is_empty() => (name.clone(), format!("{VARIABLE}={name}")),
         _ => {
             let name = compiled_in().first().copied().unwrap_or("flex");
-            (name.into(), format!("{name}, which is the device without --device"))
+            (name.into(), format!("{name}, the default device"))
         }
     }
 }
 
-/// The name of the device that stands for an absent `--device`.
-pub fn usual_name() -> String {
-    usual().0
+/// The name of the default device.
+pub fn default_name() -> String {
+    default_device().0
 }
 
-/// Opens the device called `asked`, or the usual one, and has it compute something.
-pub fn open(asked: Option<&str>) -> Result<OpenDevice, DeviceError> {
-    let (name, asked) = asked.map_or_else(usual, |name| (name.into(), format!("--device {name}")));
+/// Opens the device of this name, or the default one, and computes something on it.
+pub fn open(name: Option<&str>) -> Result<OpenDevice, DeviceError> {
+    let (name, requested) = name.map_or_else(default_device, |name| (name.into(), format!("--device {name}")));
     let name = name.to_lowercase();
     let (backend, index) = name.split_once(':').map_or((name.as_str(), None), |(b, i)| (b, Some(i)));
     let known = BACKENDS.iter().find(|(known, _)| *known == backend);
     let compiled = compiled_in().join(", ");
     match known {
-        None => return Err(DeviceError::Unknown { asked, compiled }),
-        Some((backend, false)) => return Err(DeviceError::NotCompiledIn { asked, backend, compiled }),
+        None => return Err(DeviceError::Unknown { requested, compiled }),
+        Some((backend, false)) => return Err(DeviceError::NotCompiledIn { requested, backend, compiled }),
         Some((_, true)) => {}
     }
     #[cfg(feature = "cubecl")]
     without_fusion();
-    // Backends report a missing driver or adapter by panicking; the probe turns that into an error.
-    let device = quietly(|| {
+    // Backends panic where a driver or an adapter is missing.
+    let device = catch_panic(|| {
         construct(backend, index).inspect(|device| {
             let _ = Tensor::<1>::ones([2], device).sum().into_scalar::<f32>();
         })
@@ -274,13 +273,13 @@ pub fn open(asked: Option<&str>) -> Result<OpenDevice, DeviceError> {
         Ok(None) => Err(DeviceError::BadIndex {
             index: index.unwrap_or_default().to_string(),
             backend: known.map_or("flex", |(name, _)| name),
-            asked,
+            requested,
         }),
-        Err(reason) => Err(DeviceError::NotThere { asked, reason, needs: needs(backend), compiled }),
+        Err(reason) => Err(DeviceError::NotThere { requested, reason, needs: needs(backend), compiled }),
     }
 }
 
-/// Operations one by one: what Burn fuses together with autotune has wrong gradients (tracel-ai/burn#5257, and on wgpu our
+/// Disables fusion: together with autotune it gives wrong gradients (tracel-ai/burn#5257, and on wgpu our
 /// own conformance suite).
 #[cfg(feature = "cubecl")]
 fn without_fusion() {
@@ -344,36 +343,36 @@ fn wgpu_kind(index: Option<&str>) -> Option<burn::tensor::DeviceKind> {
     }
 }
 
-/// The first panic that somebody heard.
-type Heard = Arc<Mutex<Option<String>>>;
+/// The first panic during a call of [`catch_panic`].
+type Captured = Arc<Mutex<Option<String>>>;
 
-/// Who listens to panics at present, in place of the terminal.
-static LISTENERS: Mutex<Vec<Heard>> = Mutex::new(Vec::new());
+/// The calls of [`catch_panic`] that are running.
+static ACTIVE: Mutex<Vec<Captured>> = Mutex::new(Vec::new());
 
-/// Runs `f` and gives a panic's message as an error instead of printing it. Where a backend's own thread broke first,
-/// which is why `f` did, the message is that thread's.
-pub fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+/// Runs `f`, and returns the message of a panic as an error instead of printing it: of the first panic, which may be that
+/// of a thread of the backend, the cause of the panic in `f`.
+pub fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
-    HOOK.call_once(listen_to_panics);
-    let heard = Heard::default();
-    locked(&LISTENERS).push(heard.clone());
+    HOOK.call_once(capture_panics);
+    let captured = Captured::default();
+    locked(&ACTIVE).push(captured.clone());
     let result = catch_unwind(AssertUnwindSafe(f));
-    locked(&LISTENERS).retain(|other| !Arc::ptr_eq(other, &heard));
-    let reason = locked(&heard).take();
+    locked(&ACTIVE).retain(|other| !Arc::ptr_eq(other, &captured));
+    let reason = locked(&captured).take();
     result.map_err(|_| reason.unwrap_or_else(|| "the backend gave no reason".into()))
 }
 
-/// From now on panics are told to those who listen, and printed as before where nobody does.
-fn listen_to_panics() {
+/// Installs a hook that stores panics for the active calls, and prints them as before if there are none.
+fn capture_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let listeners = locked(&LISTENERS).clone();
-        if listeners.is_empty() {
+        let active = locked(&ACTIVE).clone();
+        if active.is_empty() {
             return usual(panic);
         }
-        let said = panic.payload_as_str().unwrap_or("the backend gave no reason").lines().next().unwrap_or_default();
-        for heard in listeners {
-            locked(&heard).get_or_insert_with(|| said.to_string());
+        let message = panic.payload_as_str().unwrap_or("the backend gave no reason").lines().next().unwrap_or_default();
+        for captured in active {
+            locked(&captured).get_or_insert_with(|| message.to_string());
         }
     }));
 }
@@ -388,13 +387,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_device_answers_and_has_a_name() {
+    fn the_default_device_works_and_has_a_name() {
         let open = open(None).unwrap();
-        assert_eq!(open.name, usual_name());
+        assert_eq!(open.name, default_name());
     }
 
     #[test]
-    fn what_is_not_compiled_in_is_said_with_its_feature() {
+    fn a_backend_that_is_not_compiled_in_is_refused_with_its_feature() {
         let Some((missing, _)) = BACKENDS.iter().find(|(_, present)| !present) else { return };
         let message = open(Some(missing)).unwrap_err().to_string();
         assert!(message.contains(&format!("--features {missing}")), "{message}");
@@ -402,16 +401,16 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_what_broke_first() {
-        let broken = quietly(|| {
+    fn the_reason_is_the_first_panic() {
+        let broken = catch_panic(|| {
             let _ = std::thread::spawn(|| panic!("no adapter\nand more")).join();
             panic!("the other thread is gone");
         });
         assert_eq!(broken.unwrap_err(), "no adapter");
-        assert_eq!(quietly(|| 7), Ok(7));
+        assert_eq!(catch_panic(|| 7), Ok(7));
 
-        // Several at once, and inside each other. All panics of this test binary are in this test: listeners hear each other's.
-        let inside = || assert_eq!(quietly(|| quietly(|| panic!("broken"))), Ok(Err::<(), _>("broken".into())));
+        // Several at once, and inside each other. All panics of this test binary are in this test, because every call captures all of them.
+        let inside = || assert_eq!(catch_panic(|| catch_panic(|| panic!("broken"))), Ok(Err::<(), _>("broken".into())));
         std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| (0..50).for_each(|_| inside())))));
     }
 

@@ -1,7 +1,7 @@
 //! `ddpm-infer import`: a checkpoint of improved-diffusion, guided-diffusion or pesser becomes a snapshot.
 //!
-//! Most of the network shows in the weights. The rest is given by the keys that an experiment has for it, and what
-//! would change the samples without a word is asked for.
+//! Most of the network is deduced from the weights. The rest is set by the keys of an experiment; those without a safe
+//! default are required.
 
 use std::path::PathBuf;
 
@@ -22,31 +22,31 @@ use crate::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use crate::weights::names::{Deduced, deduce};
 use crate::weights::{QkvOrder, Scheme, Weights, load_into};
 
-/// Makes a snapshot of a checkpoint.
+/// Convert a checkpoint of improved-diffusion, guided-diffusion or pesser's DDPM to a snapshot.
 #[derive(Args, Debug)]
 pub struct ImportArgs {
-    /// The checkpoint, as torch.save or safetensors wrote it.
+    /// The checkpoint: a file of torch.save or safetensors.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The snapshot folder to write.
+    /// Snapshot folder to write.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Height and width of the images, which no such file holds.
+    /// Height and width of the images, which the file does not contain.
     #[arg(long, value_name = "PIXELS", value_parser = at_least::<1, usize>)]
     size: usize,
-    /// What else the file does not hold, by the keys of an experiment: model.heads=4, model.heads.width=64,
+    /// Other settings that the file does not contain, by the keys of an experiment: model.heads=4, model.heads.width=64,
     /// model.heads_up=8 (num_heads_upsample), diffusion.schedule.kind=cosine, diffusion.schedule.steps=4000, diffusion.rescaled_times=true; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// guided-diffusion was run with --use_new_attention_order True.
+    /// For checkpoints of guided-diffusion with --use_new_attention_order True.
     #[arg(long)]
     new_attention_order: bool,
-    /// Which weights of a file that holds several, such as ema.
+    /// Name of the weights, in a file with several, such as ema.
     #[arg(long, value_name = "NAME")]
     entry: Option<String>,
 }
 
-/// What the weights do not hold, in the sections of an experiment.
+/// The settings of an import, in the tables of an experiment.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Settings {
@@ -54,15 +54,16 @@ struct Settings {
     diffusion: DiffusionConfig,
 }
 
-/// Writes the snapshot and returns its folder.
+/// Writes the snapshot, and returns its folder.
 pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
     let weights = Weights::open_entry(&args.file, args.entry.as_deref())?;
     let scheme = match (Scheme::detect(&weights)?, args.new_attention_order) {
         (Scheme::OpenAi(_), true) => Scheme::OpenAi(QkvOrder::Parted),
-        (scheme, true) => bail!("--new-attention-order is of guided-diffusion, but the names are those of {scheme}"),
+        (scheme, true) => {
+            bail!("--new-attention-order applies to guided-diffusion, but the parameter names are those of {scheme}")
+        }
         (Scheme::Diffusers | Scheme::DiffusersOfOld, false) => bail!(
-            "{}: weights of diffusers need no import: `ddpm-infer sample --from` opens the folder they lie in, with its \
-             config.json",
+            "{}: weights of diffusers need no import: pass their folder, with its config.json, to `ddpm-infer sample --from`",
             args.file.display()
         ),
         (scheme, false) => scheme,
@@ -80,7 +81,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
     }
     if diffusion.variance.output_channels(model.in_channels) != model.out_channels {
         bail!(
-            "diffusion.variance = {:?} does not go with a network of {} channels in and {} out",
+            "diffusion.variance = {:?} does not fit a network with {} input and {} output channels",
             diffusion.variance,
             model.in_channels,
             model.out_channels
@@ -106,7 +107,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
     Ok(args.out.clone())
 }
 
-/// What was read off the weights, changed and completed by the command line.
+/// What was deduced from the weights, changed and completed by `--set`.
 fn settings(args: &ImportArgs, deduced: &Deduced, scheme: Scheme) -> anyhow::Result<Settings> {
     let mut tree = Table::new();
     tree.insert("model".into(), Value::try_from(deduced.at(args.size))?);
@@ -124,23 +125,27 @@ fn settings(args: &ImportArgs, deduced: &Deduced, scheme: Scheme) -> anyhow::Res
     }
     let settings: Settings =
         tree.try_into().map_err(|error: toml::de::Error| anyhow!("--set: {}", in_words(error.message())))?;
-    let asked: Vec<String> = unanswered(deduced, scheme, &settings)
+    let missing: Vec<String> = required(deduced, scheme, &settings)
         .into_iter()
         .filter(|(key, _)| !given.iter().any(|given| given == key || given.starts_with(&format!("{key}."))))
         .map(|(key, help)| format!("\n  {key}: {help}"))
         .collect();
-    if !asked.is_empty() {
-        bail!("{}: the file does not hold, so give by --set{}", args.file.display(), asked.concat());
+    if !missing.is_empty() {
+        bail!(
+            "{}: the file does not contain these settings; pass them with --set{}",
+            args.file.display(),
+            missing.concat()
+        );
     }
     Ok(settings)
 }
 
-/// Keys that no default can be right for.
-fn unanswered(deduced: &Deduced, scheme: Scheme, settings: &Settings) -> Vec<(&'static str, String)> {
+/// Keys without a safe default.
+fn required(deduced: &Deduced, scheme: Scheme, settings: &Settings) -> Vec<(&'static str, String)> {
     let mut keys = Vec::new();
     if !deduced.heads_known {
         let help = "--set model.heads=4 for 4 heads (improved-diffusion's default), --set model.heads.width=64 for \
-                    heads of 64 channels; where the way up has others (num_heads_upsample), also --set model.heads_up=N";
+                    heads of 64 channels; if the up path has others (num_heads_upsample), also --set model.heads_up=N";
         keys.push(("model.heads", help.to_string()));
     }
     if matches!(scheme, Scheme::OpenAi(_)) {

@@ -1,4 +1,4 @@
-//! `ddpm-infer inspect`: what a file or folder is, what it can be used for, and what is wrong with it.
+//! `ddpm-infer inspect`: identifies a file or folder of weights, checks it, and prints how to use it.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -22,35 +22,35 @@ use crate::snapshot::{DiffusionConfig, OWN, Snapshot, SnapshotError, WEIGHTS, no
 use crate::weights::names::deduce;
 use crate::weights::{Fault, Kind, Scheme, Weights, WeightsError, faults};
 
-/// Faults that are listed; there can be one for every key.
+/// Faults that are listed at most; there can be one for every key.
 const LISTED: usize = 20;
 
-/// Says what a file or folder is.
+/// Identify and check a file or folder of weights.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
     /// A snapshot, a folder of diffusers, a run, or a file of weights.
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// Which weights of a file that holds several, such as ema.
+    /// Name of the weights, in a file with several, such as ema.
     #[arg(long, value_name = "NAME")]
     entry: Option<String>,
-    /// Print one JSON object: about (pairs of what and said), wrong, experiment (its sections as TOML, or null).
+    /// Print one JSON object: about (pairs of name and value), wrong, experiment (its tables as TOML, or null).
     #[arg(long)]
     json: bool,
 }
 
-/// The sections of an experiment that a snapshot answers.
+/// The tables of an experiment with the network and diffusion of a snapshot.
 #[derive(Serialize)]
-struct Sections<'a> {
+struct Tables<'a> {
     model: &'a NetworkConfig,
     diffusion: &'a DiffusionConfig,
 }
 
-/// Prints what there is to say. What is wrong is printed and is an error.
+/// Prints the report. Faults are an error.
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let device = device::open(None)?.device;
     let mut report = Report { device, lines: Vec::new(), wrong: Vec::new(), experiment: None };
-    report.look(&args.path, args.entry.as_deref())?;
+    report.inspect(&args.path, args.entry.as_deref())?;
     match args.json {
         true => {
             println!("{}", json!({ "about": report.lines, "wrong": report.wrong, "experiment": report.experiment }))
@@ -67,19 +67,19 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
 }
 
 fn print(report: &Report) {
-    let width = report.lines.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
-    for (what, said) in &report.lines {
-        println!("{what:width$}  {said}");
+    let width = report.lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in &report.lines {
+        println!("{name:width$}  {value}");
     }
     for wrong in report.wrong.iter().take(LISTED) {
         println!("{:width$}  {wrong}", "wrong");
     }
     if let Some(experiment) = &report.experiment {
-        println!("\n# The sections of an experiment that has this network and this diffusion.\n{experiment}");
+        println!("\n# The tables of an experiment with this network and this diffusion.\n{experiment}");
     }
 }
 
-/// What was found.
+/// The findings.
 struct Report {
     device: Device,
     lines: Vec<(String, String)>,
@@ -89,11 +89,11 @@ struct Report {
 }
 
 impl Report {
-    fn say(&mut self, what: &str, said: impl Display) {
-        self.lines.push((what.into(), said.to_string()));
+    fn add(&mut self, name: &str, value: impl Display) {
+        self.lines.push((name.into(), value.to_string()));
     }
 
-    fn look(&mut self, path: &Path, entry: Option<&str>) -> anyhow::Result<()> {
+    fn inspect(&mut self, path: &Path, entry: Option<&str>) -> anyhow::Result<()> {
         let run = RunFolder(path.to_path_buf());
         if !path.exists() {
             bail!("{}: {}", path.display(), nothing_at(path));
@@ -110,15 +110,15 @@ impl Report {
 
     fn run(&mut self, run: &RunFolder) -> anyhow::Result<()> {
         let steps = steps_in(&run.snapshots());
-        self.say("kind", format!("a run of ddpm-train with {} snapshots", steps.len()));
-        self.say("checkpoints", steps_in(&run.checkpoints()).len());
+        self.add("kind", format!("a run of ddpm-train with {} snapshots", steps.len()));
+        self.add("checkpoints", steps_in(&run.checkpoints()).len());
         match steps.last() {
             None => {
                 self.wrong.push("it has no snapshot yet, so there is nothing to sample from".into());
                 Ok(())
             }
             Some((step, path)) => {
-                self.say("newest", format!("step {step}, {}", path.display()));
+                self.add("newest", format!("step {step}, {}", path.display()));
                 self.network(path)
             }
         }
@@ -127,9 +127,9 @@ impl Report {
     /// A folder with a network that can be opened: one of our snapshots, or a folder of diffusers.
     fn network(&mut self, path: &Path) -> anyhow::Result<()> {
         match Layout::find(path) {
-            None => self.say("kind", "a snapshot of ddpm-train, in its own layout"),
+            None => self.add("kind", "a snapshot of ddpm-train, in its own layout"),
             Some(layout) => {
-                self.say(
+                self.add(
                     "kind",
                     match (path.join(OWN).is_file(), &layout.index) {
                         (true, _) => "a snapshot of ddpm-train, which is a pipeline of diffusers",
@@ -162,11 +162,12 @@ impl Report {
         Ok(())
     }
 
-    /// The files of a snapshot that are not what was written: said of them where something is wrong with them already.
+    /// Files of a snapshot with another checksum than when they were written. Where a file has a fault already, the checksum
+    /// is added to it.
     fn changed(&mut self, path: &Path) {
-        // Files are opened more than once, and say the same each time.
-        let mut said = BTreeSet::new();
-        self.wrong.retain(|wrong| said.insert(wrong.clone()));
+        // A file that is opened twice reports its fault twice.
+        let mut known = BTreeSet::new();
+        self.wrong.retain(|wrong| known.insert(wrong.clone()));
         for changed in checksums::changed(path) {
             let file = changed.file.display().to_string();
             match (self.wrong.iter_mut().find(|wrong| wrong.contains(&file)), &changed.found) {
@@ -179,7 +180,7 @@ impl Report {
         }
     }
 
-    /// The names that the JSON files give themselves.
+    /// The class names in the JSON files.
     fn classes(&mut self, layout: &Layout) {
         let files = [
             ("pipeline", layout.index.clone()),
@@ -191,7 +192,7 @@ impl Report {
             match read_json(&file) {
                 Ok(json) => {
                     let word = |key: &str| json.get(key).and_then(Value::as_str).unwrap_or("?").to_string();
-                    self.say(what, format!("{}, of diffusers {}", word("_class_name"), word("_diffusers_version")));
+                    self.add(what, format!("{}, of diffusers {}", word("_class_name"), word("_diffusers_version")));
                 }
                 Err(error) => self.wrong.push(error.to_string()),
             }
@@ -201,21 +202,21 @@ impl Report {
     fn snapshot(&mut self, snapshot: &Snapshot, path: &Path) {
         let config = &snapshot.config;
         self.architecture(&config.network);
-        self.say("parameters", snapshot.network.num_params());
-        self.say("data", format!("{} of shape {:?}", config.data.name, config.data.shape));
+        self.add("parameters", snapshot.network.num_params());
+        self.add("data", format!("{} of shape {:?}", config.data.name, config.data.shape));
         if !config.data.classes.is_empty() {
-            self.say("classes", config.data.classes.join(", "));
+            self.add("classes", config.data.classes.join(", "));
         }
-        match toml::to_string(&Sections { model: &config.network, diffusion: &config.diffusion }) {
+        match toml::to_string(&Tables { model: &config.network, diffusion: &config.diffusion }) {
             Ok(sections) => self.experiment = Some(sections),
             Err(error) => self.wrong.push(format!("its network and diffusion cannot be written as TOML: {error}")),
         }
-        self.say("origin", config.origin());
-        self.say("use", format!("ddpm-infer sample --from {}", path.display()));
+        self.add("origin", config.origin());
+        self.add("use", format!("ddpm-infer sample --from {}", path.display()));
         if config.network.null_class().is_some() {
-            self.say("use", "with classes and classifier-free guidance");
+            self.add("use", "with classes and classifier-free guidance");
         } else if config.network.num_classes() > 0 {
-            self.say("use", "with classes, without classifier-free guidance: it has no null class");
+            self.add("use", "with classes, without classifier-free guidance: it has no null class");
         }
     }
 
@@ -223,8 +224,8 @@ impl Report {
         match config {
             NetworkConfig::UNet(config) => self.unet(config),
             other => match toml::Table::try_from(other) {
-                Ok(keys) => keys.into_iter().for_each(|(key, value)| self.say(&format!("network.{key}"), value)),
-                Err(error) => self.wrong.push(format!("its network cannot be said: {error}")),
+                Ok(keys) => keys.into_iter().for_each(|(key, value)| self.add(&format!("network.{key}"), value)),
+                Err(error) => self.wrong.push(format!("its network cannot be written as TOML: {error}")),
             },
         }
     }
@@ -238,15 +239,15 @@ impl Report {
                 format!("{channels}{}", if config.attends(level) { " with attention" } else { "" })
             })
             .collect();
-        self.say("network", format!("a U-Net, {} channels in, {} out", config.in_channels, config.out_channels));
-        self.say("levels", format!("{}, from the image down", levels.join(", ")));
-        self.say("blocks", format!("{} on each level", config.blocks_per_level));
+        self.add("network", format!("a U-Net, {} channels in, {} out", config.in_channels, config.out_channels));
+        self.add("levels", format!("{}, from the image down", levels.join(", ")));
+        self.add("blocks", format!("{} on each level", config.blocks_per_level));
         if let Some(up) = config.heads_up {
-            self.say("attention", format!("{} on the way down, {up} on the way up", config.heads));
+            self.add("attention", format!("{} on the way down, {up} on the way up", config.heads));
         }
         if config.classes > 0 {
             let null = if config.null_class { ", and the null class" } else { "" };
-            self.say("labels", format!("{}{null}", config.classes));
+            self.add("labels", format!("{}{null}", config.classes));
         }
     }
 
@@ -258,17 +259,17 @@ impl Report {
         if kind == Kind::Safetensors
             && let Ok(snapshot) = Snapshot::load(path, &self.device)
         {
-            self.say("kind", "the file of a snapshot of ddpm-train");
+            self.add("kind", "the file of a snapshot of ddpm-train");
             self.snapshot(&snapshot, path);
             self.changed(path);
             return Ok(());
         }
-        self.say("kind", kind);
+        self.add("kind", kind);
         let weights = Weights::open_entry(path, entry)?;
         self.weights(&weights);
         match Scheme::detect(&weights) {
             Ok(Scheme::Diffusers | Scheme::DiffusersOfOld) => {
-                self.say("use", "none alone: the config.json that belongs beside it says how its network is built");
+                self.add("use", "not alone: its config.json, which describes the network, belongs next to it");
             }
             Ok(scheme) => self.importable(&weights, scheme, path)?,
             Err(error) => self.wrong.push(error.to_string()),
@@ -276,14 +277,14 @@ impl Report {
         Ok(())
     }
 
-    /// A file whose network shows in its weights.
+    /// A file whose network can be deduced from its weights.
     fn importable(&mut self, weights: &Weights, scheme: Scheme, path: &Path) -> anyhow::Result<()> {
         let deduced = deduce(weights, scheme)?;
-        // Heights are not in the file; any at which each level has one will do for the names.
+        // The file has no image size: for the names, any size that fits the levels will do.
         let config = deduced.at(1 << deduced.config.multipliers.len());
         self.unet(&config);
         if config.out_channels == 2 * config.in_channels {
-            self.say("variance", "learned");
+            self.add("variance", "learned");
         }
         let found = faults(&scheme.entries(&config), weights);
         let usable = found.is_empty();
@@ -294,22 +295,22 @@ impl Report {
                 Scheme::OpenAi(_) => " --set diffusion.schedule.kind=KIND",
                 _ => "",
             };
-            self.say("use", format!("ddpm-infer import {} --out DIR --size PIXELS{heads}{schedule}", path.display()));
+            self.add("use", format!("ddpm-infer import {} --out DIR --size PIXELS{heads}{schedule}", path.display()));
         }
         Ok(())
     }
 
     fn weights(&mut self, weights: &Weights) {
-        self.say("weights", weights.path().display());
+        self.add("weights", weights.path().display());
         let dtypes: Vec<String> =
             weights.dtypes().into_iter().map(|(dtype, count)| format!("{count} of {dtype}")).collect();
-        self.say("tensors", format!("{}: {}", weights.tensors().len(), dtypes.join(", ")));
-        self.say("values", weights.num_values());
+        self.add("tensors", format!("{}: {}", weights.tensors().len(), dtypes.join(", ")));
+        self.add("values", weights.num_values());
         if let Ok(scheme) = Scheme::detect(weights) {
-            self.say("names", format!("those of {scheme}"));
+            self.add("names", format!("those of {scheme}"));
         }
         if !weights.others().is_empty() {
-            self.say("beside", weights.others().join(", "));
+            self.add("also contains", weights.others().join(", "));
         }
         for (name, tensor) in weights.tensors() {
             match tensor.read() {
@@ -327,14 +328,14 @@ impl Report {
     fn json(&mut self, path: &Path) -> anyhow::Result<()> {
         let json = read_json(path)?;
         let class = json.get("_class_name").and_then(Value::as_str);
-        self.say(
+        self.add(
             "kind",
-            class.map_or("a JSON file that names no class".into(), |class| format!("a {class} of diffusers")),
+            class.map_or("a JSON file without a class name".into(), |class| format!("a {class} of diffusers")),
         );
-        for (key, value) in json.as_object().context("the file holds no keys")? {
-            self.say(key, value);
+        for (key, value) in json.as_object().context("the file has no keys")? {
+            self.add(key, value);
         }
-        self.say("use", "none alone: give the folder it lies in");
+        self.add("use", "not alone: pass the folder that it is in");
         Ok(())
     }
 
@@ -343,18 +344,18 @@ impl Report {
             std::fs::read_dir(path)?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         if path.join("state.json").is_file() {
-            self.say("kind", "a checkpoint of ddpm-train");
-            self.say("use", "ddpm-train --resume, in the run that it belongs to");
+            self.add("kind", "a checkpoint of ddpm-train");
+            self.add("use", "ddpm-train --resume, in the run that it belongs to");
             return Ok(());
         }
         if let Ok(weights) = Weights::find_in(path, None) {
-            self.say("kind", "weights of diffusers without the config.json that says how their network is built");
+            self.add("kind", "weights of diffusers without the config.json that describes the network");
             self.weights(&weights);
             self.wrong.push("config.json is missing".into());
             return Ok(());
         }
         let some = names.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
-        bail!("{}: no snapshot, run or folder of diffusers; it holds {some}", path.display())
+        bail!("{}: no snapshot, run or folder of diffusers; it contains {some}", path.display())
     }
 }
 

@@ -1,4 +1,4 @@
-//! `ddpm-infer data`: what datasets there are, what one holds before a training is started on it, and packing of pictures.
+//! `ddpm-infer data`: lists the built-in datasets, inspects a dataset, and packs images.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -12,12 +12,11 @@ use ddpm_data::packed::{self, Packed};
 use ddpm_data::{DataConfig, ImagesConfig, OpenData, Split, printable, shown, with_home};
 
 use crate::bar::progress_bar;
-use crate::job::Samples;
-use crate::pictures;
+use crate::pictures::{self, Samples};
 
-/// Kinds that need nothing but their name, and what they are.
-pub(crate) const BUNDLED: [(&str, &str); 8] = [
-    ("digits", "1,797 handwritten digits, 8x8, ten classes (bundled)"),
+/// Built-in datasets, which need no path, and their descriptions.
+pub(crate) const BUILT_IN: [(&str, &str); 8] = [
+    ("digits", "1,797 handwritten digits, 8x8, ten classes (built in)"),
     ("swiss-roll", "2-D points on a spiral (generated)"),
     ("moons", "2-D points on two half circles (generated)"),
     ("circles", "2-D points on two circles (generated)"),
@@ -26,35 +25,35 @@ pub(crate) const BUNDLED: [(&str, &str); 8] = [
     ("gaussians-25", "2-D points of 25 Gaussians on a grid (generated)"),
     ("checkerboard", "2-D points on every other field of a board (generated)"),
 ];
-/// Kinds that are read from a path.
+/// Kinds of data that are read from a path.
 const FROM_PATH: [(&str, &str); 6] = [
     ("images", "a folder or zip archive of png, jpeg, webp, bmp or tiff files, classes by sub-folder if wanted"),
-    ("packed", "pictures that `data build` decoded into one file"),
+    ("packed", "images that `data build` decoded into one file"),
     ("cifar10", "the folder of CIFAR-10's binary version"),
     ("mnist", "the folder of MNIST's idx files, with or without .gz"),
     ("fashion-mnist", "the same for Fashion-MNIST"),
     ("csv", "a CSV file with two columns of numbers"),
 ];
-/// Items in the picture of `--out`, and where there are classes, of each.
+/// Items in the overview of `--out`; and items of each class, if there are classes.
 const SHOWN: usize = 100;
 const SHOWN_OF_CLASS: usize = 10;
-/// Classes that the picture shows at most.
+/// Classes in the overview at most.
 const CLASSES_SHOWN: usize = 50;
-/// Numbers in all the items of the picture, so that those of a large size fit into memory.
+/// Values of all items in the overview at most, so that large images fit into memory.
 const NUMBERS_SHOWN: usize = 1 << 25;
-/// Between two lines about the check of pictures. Most checks are over before the first.
+/// Pause between two lines of progress while images are checked. Most checks end before the first line.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
 
-/// Lists the datasets there are, or reads one and says what it holds.
+/// List the built-in datasets, or inspect one.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct DataArgs {
     #[command(subcommand)]
     command: Option<DataCommand>,
-    /// A bundled kind, or the folder or file of one's own data; without it, the kinds are listed.
+    /// A built-in dataset, or a folder or file of data; default: list the kinds of data.
     #[arg(value_name = "KIND|PATH")]
     what: Option<String>,
-    /// What the path holds; guessed from the files without it.
+    /// Kind of the data at the path; default: guessed from the files.
     #[arg(long)]
     kind: Option<String>,
     /// Height and width for a folder of images.
@@ -62,7 +61,7 @@ pub struct DataArgs {
     size: usize,
     #[command(flatten)]
     labels: LabelArgs,
-    /// Also writes a picture into this folder: items from all over the set, or, with classes, a row of each.
+    /// Also writes data.png into this folder: items evenly spread over the set or, with classes, a row for each.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -86,8 +85,8 @@ enum Labels {
 }
 
 impl LabelArgs {
-    /// As the config has it.
-    fn word(&self) -> &'static str {
+    /// The value in the config.
+    fn value(&self) -> &'static str {
         match self.labels {
             Labels::None if !self.classes => "none",
             _ => "folders",
@@ -97,9 +96,9 @@ impl LabelArgs {
 
 #[derive(Subcommand, Debug)]
 enum DataCommand {
-    /// Decodes a folder or zip archive of pictures into one file, which trains without decoding.
+    /// Decode a folder or zip archive of images into one file, from which training reads without decoding.
     Build(BuildArgs),
-    /// Compares such a file with its checksum, and with its source if that is there.
+    /// Compare such a file with its checksum, and with its source if that still exists.
     Verify {
         /// The file.
         file: PathBuf,
@@ -113,7 +112,7 @@ struct BuildArgs {
     /// The file to write.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Height and width that every picture is scaled and cropped to.
+    /// Height and width that every image is scaled and cropped to.
     #[arg(long, default_value_t = 32)]
     size: usize,
     /// One channel instead of three.
@@ -121,27 +120,27 @@ struct BuildArgs {
     grayscale: bool,
     #[command(flatten)]
     labels: LabelArgs,
-    /// Leaves files out that are not readable pictures, instead of stopping at them.
+    /// Skips files that are not readable images, instead of stopping.
     #[arg(long)]
     skip_bad: bool,
 }
 
 impl BuildArgs {
-    /// Builds the file and says how to train on it.
+    /// Builds the file, and prints how to train on it.
     fn run(&self) -> anyhow::Result<()> {
-        let choose = |yes: bool, words: [&str; 2]| words[usize::from(yes)].to_string();
+        let choose = |yes: bool, values: [&str; 2]| values[usize::from(yes)].to_string();
         let source: ImagesConfig = serde_json::from_value(serde_json::json!({
             "path": self.source,
             "size": self.size,
             "channels": choose(self.grayscale, ["rgb", "grayscale"]),
-            "labels": self.labels.word(),
+            "labels": self.labels.value(),
             "on_bad_file": choose(self.skip_bad, ["stop", "skip"]),
         }))?;
         if let Some(problem) = DataConfig::Images(source.clone()).problems().into_iter().next() {
             bail!("--{}: {}", problem.key, problem.reason);
         }
-        let bar = progress_bar("{bar:28} {pos}/{len} pictures  {elapsed} < {eta}", 0);
-        let built = packed::build(&source, &self.out, &checking_pictures(), |done, all| {
+        let bar = progress_bar("{bar:28} {pos}/{len} images  {elapsed} < {eta}", 0);
+        let built = packed::build(&source, &self.out, &checking_images(), |done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         });
@@ -151,7 +150,7 @@ impl BuildArgs {
             eprintln!("note: {ignored}");
         }
         if !skipped.is_empty() {
-            eprintln!("warning: {} files are not readable pictures and are left out:", skipped.len());
+            eprintln!("warning: {} files are not readable images and are left out:", skipped.len());
             skipped.iter().take(10).for_each(|file| eprintln!("  {file}"));
         }
         eprintln!("{}", describe(&packed));
@@ -167,21 +166,21 @@ fn describe(packed: &Packed) -> String {
         0 => String::new(),
         count => format!(", {count} classes"),
     };
-    format!("{train} pictures of shape {:?} to train on, {test} held out{classes}", info.shape)
+    format!("{train} images of shape {:?} to train on, {test} held out{classes}", info.shape)
 }
 
-/// Does what the arguments say.
+/// Runs the command.
 pub fn run(args: &DataArgs) -> anyhow::Result<()> {
     match &args.command {
         Some(DataCommand::Build(build)) => return build.run(),
         Some(DataCommand::Verify { file }) => {
-            println!("{}: whole; {}", file.display(), describe(&packed::verify(file)?));
+            println!("{}: intact; {}", file.display(), describe(&packed::verify(file)?));
             return Ok(());
         }
         None => {}
     }
     let Some(what) = &args.what else {
-        for (title, kinds) in [("Ready to use:", &BUNDLED[..]), ("Your own, with a path:", &FROM_PATH[..])] {
+        for (title, kinds) in [("Ready to use:", &BUILT_IN[..]), ("Your own, with a path:", &FROM_PATH[..])] {
             println!("{title}");
             for (kind, description) in kinds {
                 println!("  {kind:14} {description}");
@@ -190,36 +189,36 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
         return Ok(());
     };
     let config = config_of(what, args)?;
-    let open = |split| ddpm_data::open_with_progress(&config, split, 0, &checking_pictures());
+    let open = |split| ddpm_data::open_with_progress(&config, split, 0, &checking_images());
     let (train, test) = (open(Split::Train)?, open(Split::Test)?);
     report(&train, &test);
     if let Some(out) = &args.out {
         std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
         let path = out.join("data.png");
-        let (picture, rows) = overview(&train)?;
-        pictures::write_overview(&path, &picture, None)?;
+        let (samples, rows) = overview(&train)?;
+        pictures::write_overview(&path, &samples, None)?;
         if !rows.is_empty() {
-            println!("rows of the picture, from the top: {}", rows.join(", "));
+            println!("rows of data.png, from the top: {}", rows.join(", "));
         }
         println!("{}", path.display());
     }
     Ok(())
 }
 
-/// Tells on stderr how far the check of a folder of pictures is, if that takes long.
-pub fn checking_pictures() -> impl Fn(usize, usize) + Sync {
+/// Reports the progress of checking a folder of images on stderr, if that takes long.
+pub fn checking_images() -> impl Fn(usize, usize) + Sync {
     let last = Mutex::new(Instant::now());
     move |done, all| {
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.elapsed() >= BETWEEN_LINES {
             *last = Instant::now();
-            // Whoever does not listen is not told.
-            let _ = writeln!(std::io::stderr(), "checking new pictures: {done} of {all}");
+            // A closed stderr is no reason to stop.
+            let _ = writeln!(std::io::stderr(), "checking new images: {done} of {all}");
         }
     }
 }
 
-/// Prints what was found.
+/// Prints the contents of both splits.
 fn report(train: &OpenData, test: &OpenData) {
     println!("{}: items of shape {:?}", train.info.name, train.info.shape);
     println!("{} to train on, {} held out", train.items.len(), test.items.len());
@@ -239,7 +238,7 @@ fn report(train: &OpenData, test: &OpenData) {
     let skipped: BTreeSet<String> = train.skipped.iter().chain(&test.skipped).map(ToString::to_string).collect();
     if !skipped.is_empty() {
         let count = skipped.len();
-        println!("{count} files are not readable pictures and would have to be skipped (data.on_bad_file = \"skip\"):");
+        println!("{count} files are not readable images and would have to be skipped (data.on_bad_file = \"skip\"):");
         skipped.iter().for_each(|file| println!("  {file}"));
     }
 }
@@ -248,7 +247,7 @@ fn config_of(what: &str, args: &DataArgs) -> anyhow::Result<DataConfig> {
     let path = &with_home(Path::new(what));
     let kind = match &args.kind {
         Some(kind) => kind.as_str(),
-        None if BUNDLED.iter().any(|(kind, _)| *kind == what) => what,
+        None if BUILT_IN.iter().any(|(kind, _)| *kind == what) => what,
         None => guess(path)?,
     };
     let mut config = serde_json::json!({ "kind": kind });
@@ -256,15 +255,15 @@ fn config_of(what: &str, args: &DataArgs) -> anyhow::Result<DataConfig> {
         config["path"] = what.into();
     }
     if kind == "images" {
-        // A look must show every bad file, not stop at the first ones.
+        // So that every bad file is listed.
         config["size"] = args.size.into();
         config["on_bad_file"] = "skip".into();
-        config["labels"] = args.labels.word().into();
+        config["labels"] = args.labels.value().into();
     }
     serde_json::from_value(config).with_context(|| format!("--kind {kind}"))
 }
 
-/// The kind of data that lies at a path, by its files.
+/// The kind of the data at a path, guessed from its files.
 pub(crate) fn guess(path: &Path) -> anyhow::Result<&'static str> {
     let holds = |name: &str| path.join(name).exists();
     let ends_in = |ending: &str| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending));
@@ -275,7 +274,7 @@ pub(crate) fn guess(path: &Path) -> anyhow::Result<&'static str> {
     } else if path.is_file() && ends_in("csv") {
         Ok("csv")
     } else if !path.is_dir() {
-        bail!("{}: there is no such folder, CSV file, zip archive, packed file or bundled dataset", shown(path))
+        bail!("{}: there is no such folder, CSV file, zip archive, packed file or built-in dataset", shown(path))
     } else if holds("data_batch_1.bin") || holds("cifar-10-batches-bin") {
         Ok("cifar10")
     } else if holds("train-images-idx3-ubyte") || holds("train-images-idx3-ubyte.gz") {
@@ -285,8 +284,7 @@ pub(crate) fn guess(path: &Path) -> anyhow::Result<&'static str> {
     }
 }
 
-/// Items from all over a set, or as many of each class in a row of its own, in the form in which samples are drawn; and
-/// the names of such rows.
+/// Items evenly spread over a set, or, with classes, a row of items of each class; and the names of the rows.
 fn overview(data: &OpenData) -> anyhow::Result<(Samples, Vec<String>)> {
     let most = (NUMBERS_SHOWN / data.info.values_per_item().max(1)).max(1);
     let Some(labels) = data.labels()? else {
@@ -311,7 +309,7 @@ fn spread(len: usize, most: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |k| k * len / count)
 }
 
-/// Items as samples; where there is none, the place is white.
+/// Items as samples; places without an item are white.
 fn samples(data: &OpenData, items: Vec<Option<usize>>) -> anyhow::Result<Samples> {
     let mut values = Vec::with_capacity(items.len() * data.info.values_per_item());
     for item in &items {

@@ -1,12 +1,12 @@
-//! `ddpm-infer devices`: what this program was built with, and what of it there is on this machine.
+//! `ddpm-infer devices`: the backends of this build, and the devices of this machine.
 
 use crate::device::{self, Presence};
 
-/// The words of `ddpm-infer devices`.
+/// List the backends of this build and the devices of this machine.
 #[derive(clap::Args, Debug)]
 pub struct DevicesArgs {}
 
-/// Prints a table: a row for each device that answers, and for each backend without one.
+/// Prints a table: a row for each working device, and for each backend without one.
 pub fn run(_: &DevicesArgs) -> anyhow::Result<()> {
     let mut rows = vec![["backend", "--device", "name", "memory"].map(String::from)];
     for (backend, presence) in device::survey() {
@@ -19,7 +19,7 @@ pub fn run(_: &DevicesArgs) -> anyhow::Result<()> {
                 rows.push([backend.into(), "-".into(), format!("no device: {reason}"), "-".into()]);
             }
             Presence::Devices(devices) => rows.extend(devices.into_iter().map(|open| {
-                let memory = open.memory_gib().map_or("not told".into(), |gib| format!("{gib:.0} GiB"));
+                let memory = open.memory_gib().map_or("unknown".into(), |gib| format!("{gib:.0} GiB"));
                 [backend.into(), open.name.clone(), open.hardware(), memory]
             })),
         }

@@ -1,6 +1,7 @@
-//! `ddpm-infer likelihood`: how likely a snapshot finds data that it was trained on, or that were held out.
+//! `ddpm-infer likelihood`: the log-likelihood of training or test data under a snapshot.
 
 use std::ops::Range;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use burn::module::Module;
@@ -16,49 +17,50 @@ use ddpm_model::network::Network;
 use ddpm_model::noise_level::NoiseRange;
 
 use crate::bar::progress_bar;
-use crate::choose::SnapshotArgs;
+use crate::choose::{SnapshotArgs, split_parser};
 use crate::job::condition;
 use crate::likelihood::{ProbeKind, Trace, bits_per_dimension, dequantise, log_likelihood};
 use crate::numbers::{above_zero, at_least, from_zero};
 use crate::sample::clip_for;
 use crate::samplers::Tolerance;
+use crate::snapshot::SnapshotConfig;
 
-/// Says how likely a snapshot finds its data.
+/// Measure the log-likelihood of data under a snapshot: bits per dimension of images, nats of points.
 #[derive(Args, Debug)]
 pub struct LikelihoodArgs {
     #[command(flatten)]
     snapshot: SnapshotArgs,
-    /// How many items, the first ones of the split.
+    /// Number of items, the first ones of the split.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least::<1, usize>)]
     count: usize,
-    /// Which of the data.
-    #[arg(long, value_enum, default_value_t = Part::Test)]
-    split: Part,
-    /// How; without it, the bound for images and the ODE for everything else.
+    /// Split of the data.
+    #[arg(long, value_name = "SPLIT", value_parser = split_parser(), default_value = Split::Test.name())]
+    split: Split,
+    /// What is measured; default: the bound for images of a discrete-time model, otherwise the ODE.
     #[arg(long, value_enum)]
     method: Option<Method>,
-    /// Probes of the ODE's divergence, the mean of which is taken; without it, 1 for images, and none for points,
-    /// whose divergence is exact.
+    /// Random probes that estimate the divergence along the ODE (Hutchinson's estimator); default: 1 for images, and the
+    /// exact divergence for points.
     #[arg(long, value_name = "N", value_parser = at_least::<1, usize>)]
     probes: Option<usize>,
     /// Distribution of the probes.
-    #[arg(long, value_enum, default_value_t = Kind::Rademacher)]
-    probe: Kind,
-    /// What a step of the ODE's solver may be off by, relative to the values.
+    #[arg(long, value_enum, default_value_t = Probe::Rademacher)]
+    probe: Probe,
+    /// Relative tolerance of the ODE solver.
     #[arg(long, value_name = "R", default_value_t = Tolerance::USUAL.relative, value_parser = from_zero)]
     rtol: f64,
-    /// What a step of the ODE's solver may be off by beside that.
+    /// Absolute tolerance of the ODE solver.
     #[arg(long, value_name = "A", default_value_t = Tolerance::USUAL.absolute, value_parser = above_zero)]
     atol: f64,
     /// Noise, probes and dequantisation of item k depend on the seed and on k alone.
     #[arg(long, value_name = "S", default_value_t = 0, value_parser = at_least::<0, u64>)]
     seed: u64,
-    /// Items at once.
+    /// Items at once; changes the speed, and the result of the ODE within its tolerance.
     #[arg(long, value_name = "B", default_value_t = 64, value_parser = at_least::<1, usize>)]
     batch_size: usize,
 }
 
-/// What is measured.
+/// `--method`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Method {
     /// The variational bound over all trained steps, for 8-bit images.
@@ -68,19 +70,13 @@ enum Method {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Part {
-    Train,
-    Test,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Kind {
+enum Probe {
     Rademacher,
     Gaussian,
 }
 
 /// Network, process and data of a measurement.
-struct Measured<'a> {
+struct Likelihood<'a> {
     args: &'a LikelihoodArgs,
     network: &'a Network,
     diffusion: &'a Diffusion,
@@ -91,69 +87,87 @@ struct Measured<'a> {
     device: Device,
 }
 
-/// Does what the arguments say, and gives the line with the result; the number is its first word.
+/// Measures, and returns the line with the result; the value is its first word.
 pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
     let (path, _) = args.snapshot.choose()?;
     let open = args.snapshot.open()?;
-    let is_image = |data: &DataInfo| data.shape.len() == 3;
     let (mut snapshot, diffusion) = args.snapshot.load(&path, &open.device)?;
-    let has_bound = is_image(&snapshot.config.data) && matches!(diffusion, Diffusion::Discrete(_));
-    let method = args.method.unwrap_or(if has_bound { Method::Bound } else { Method::Ode });
-    if method == Method::Bound && !is_image(&snapshot.config.data) {
-        bail!(
-            "--method bound: its last term is about 8-bit values, which {} has not; use ode",
-            snapshot.config.data.name
-        );
-    }
+    let method = args.method_for(&snapshot.config.data, &diffusion)?;
     let device = match method {
         Method::Bound => open.device,
         Method::Ode => open.device.autodiff(),
     };
     if method == Method::Ode {
-        // The gradients wanted are those of x alone.
+        // Only gradients with respect to x are needed.
         snapshot.network = snapshot.network.fork(&device).no_grad();
     }
     let config = &snapshot.config;
-    let split = match args.split {
-        Part::Train => Split::Train,
-        Part::Test => Split::Test,
-    };
-    let source = config
-        .source
-        .as_ref()
-        .with_context(|| format!("{}: the snapshot does not record its training data", path.display()))?;
-    let data = ddpm_data::open(source, split, 0)?;
-    let items = (0..data.items.len().min(args.count)).map(|k| data.items.get(k)).collect::<Result<Vec<_>, _>>()?;
+    let items = args.items(config, &path)?;
     eprintln!(
         "{}: {} after step {}, {} {} items, by {} on {}",
         path.display(),
         config.experiment,
         config.step,
         items.len(),
-        split.name(),
+        args.split.name(),
         match method {
             Method::Bound => "the variational bound",
             Method::Ode => "the probability-flow ODE",
         },
         open.name
     );
-    let classes = config.network.num_classes();
-    let data = &config.data;
-    let self_conditioned = config.diffusion.self_conditioning;
-    let network = &snapshot.network;
-    let measured = Measured { args, network, diffusion: &diffusion, self_conditioned, data, classes, items, device };
-    match (method, data.shape.len()) {
-        (Method::Bound, _) => match &diffusion {
-            Diffusion::Discrete(diffusion) => measured.bound(diffusion),
-            Diffusion::Continuous(_) => bail!("--method bound: sums over trained steps, which a path has not; use ode"),
-        },
-        (Method::Ode, 1) => measured.ode::<2>(),
-        (Method::Ode, 3) => measured.ode::<4>(),
-        _ => bail!("data of shape {:?} are not supported: expected [N] or [C, H, W]", data.shape),
+    let likelihood = Likelihood {
+        args,
+        network: &snapshot.network,
+        diffusion: &diffusion,
+        self_conditioned: config.diffusion.self_conditioning,
+        data: &config.data,
+        classes: config.network.num_classes(),
+        items,
+        device,
+    };
+    likelihood.measure(method)
+}
+
+fn is_image(data: &DataInfo) -> bool {
+    data.shape.len() == 3
+}
+
+impl LikelihoodArgs {
+    /// The method that was named, or else the one that suits the model.
+    fn method_for(&self, data: &DataInfo, diffusion: &Diffusion) -> anyhow::Result<Method> {
+        let has_bound = is_image(data) && matches!(diffusion, Diffusion::Discrete(_));
+        let method = self.method.unwrap_or(if has_bound { Method::Bound } else { Method::Ode });
+        if method == Method::Bound && !is_image(data) {
+            bail!("--method bound: its decoder term is for 8-bit images, and {} has none; use ode", data.name);
+        }
+        Ok(method)
+    }
+
+    /// The first items of the split.
+    fn items(&self, config: &SnapshotConfig, path: &Path) -> anyhow::Result<Vec<Example>> {
+        let source = config
+            .source
+            .as_ref()
+            .with_context(|| format!("{}: the snapshot does not record its training data", path.display()))?;
+        let data = ddpm_data::open(source, self.split, 0)?;
+        Ok((0..data.items.len().min(self.count)).map(|k| data.items.get(k)).collect::<Result<Vec<_>, _>>()?)
     }
 }
 
-impl Measured<'_> {
+impl Likelihood<'_> {
+    fn measure(&self, method: Method) -> anyhow::Result<String> {
+        match (method, self.data.shape.len(), self.diffusion) {
+            (Method::Bound, _, Diffusion::Discrete(diffusion)) => self.bound(diffusion),
+            (Method::Bound, _, Diffusion::Continuous(_)) => {
+                bail!("--method bound: it is a sum over discrete steps, and this model has continuous time; use ode")
+            }
+            (Method::Ode, 1, _) => self.ode::<2>(),
+            (Method::Ode, 3, _) => self.ode::<4>(),
+            _ => bail!("data of shape {:?} are not supported: expected [N] or [C, H, W]", self.data.shape),
+        }
+    }
+
     /// Means over the items of the bound and its terms.
     fn bound(&self, diffusion: &GaussianDiffusion) -> anyhow::Result<String> {
         let steps = diffusion.schedule.len();
@@ -193,17 +207,17 @@ impl Measured<'_> {
 
     /// Mean over the items of minus the log-likelihood of the ODE.
     fn ode<const D: usize>(&self) -> anyhow::Result<String> {
-        let is_image = self.data.shape.len() == 3;
+        let is_image = is_image(self.data);
         let args = self.args;
         let levels = [self.diffusion.level_at(0.0), self.diffusion.level_at(1.0)];
         let tolerance = Tolerance { absolute: args.atol, relative: args.rtol };
         let kind = match args.probe {
-            Kind::Rademacher => ProbeKind::Rademacher,
-            Kind::Gaussian => ProbeKind::Gaussian,
+            Probe::Rademacher => ProbeKind::Rademacher,
+            Probe::Gaussian => ProbeKind::Gaussian,
         };
         let bar = progress_bar("{bar:28} {pos}/{len} items  {msg}  {elapsed}", self.items.len() as u64);
         let mut found = Vec::new();
-        let mut asked = 0;
+        let mut evaluations = 0;
         for rows in self.batches() {
             let x_0 = self.batch::<D>(rows.clone(), |item, values| {
                 if is_image {
@@ -212,7 +226,7 @@ impl Measured<'_> {
             })?;
             let condition = self.condition(&rows);
             let network = |x_t: Tensor<D>, t: Tensor<1>| self.network.forward(x_t, t, &condition);
-            // An estimate from before would make the answer depend on more than x.
+            // With an earlier estimate the velocity would depend on more than x.
             let estimate = if self.self_conditioned { Estimate::Blank } else { Estimate::Unused };
             let denoiser = NetworkDenoiser::new(network, self.diffusion, estimate);
             let probe = |probe| {
@@ -224,14 +238,14 @@ impl Measured<'_> {
             };
             let mut show = |calls: usize| bar.set_message(format!("{calls} evaluations"));
             let (log_p, effort) = log_likelihood(&denoiser, x_0.inner(), &trace, levels, tolerance, &mut show);
-            asked += effort.calls;
+            evaluations += effort.calls;
             bar.inc(rows.len() as u64);
             found.extend(log_p.into_iter().map(|log_p| self.per_dimension(log_p)));
         }
         bar.finish_and_clear();
         let (mean, error) = mean_and_error(&found);
         finite(mean)?;
-        eprintln!("standard error {error:.4}; {asked} network evaluations");
+        eprintln!("standard error {error:.4}; {evaluations} network evaluations (NFE)");
         Ok(match is_image {
             true => format!("{mean:.4} bits/dim"),
             false => format!("{mean:.4} nats/dim"),
@@ -240,7 +254,7 @@ impl Measured<'_> {
 
     /// Minus the log-density, in bits of bytes for images, otherwise in nats in the units of the data.
     fn per_dimension(&self, log_p: f64) -> f64 {
-        if self.data.shape.len() == 3 {
+        if is_image(self.data) {
             return bits_per_dimension(log_p, self.size());
         }
         let scales = &self.data.units.scale;
@@ -282,7 +296,7 @@ impl Measured<'_> {
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 
-    /// The classes of the items, for a network that knows classes.
+    /// The classes of the items, for a class-conditional network.
     fn condition(&self, rows: &Range<usize>) -> Condition {
         let label = |item: usize| self.items[item].label.filter(|label| *label < self.classes);
         condition(&rows.clone().map(label).collect::<Vec<_>>(), &self.device)

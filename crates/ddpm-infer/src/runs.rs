@@ -1,11 +1,11 @@
-//! Run folders: where training leaves what sampling picks up.
+//! Run folders: the names in them, and finding runs and steps.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::snapshot::Sampling;
+use serde::de::DeserializeOwned;
 
-/// Where runs lie unless `--runs` says otherwise.
+/// The folder of runs unless `--runs` names another.
 pub const RUNS: &str = "runs";
 
 /// Why no run or snapshot was found.
@@ -17,10 +17,10 @@ pub enum RunError {
         /// The folder that was searched.
         runs: PathBuf,
     },
-    /// The run that was named is not there.
+    /// No run has this name.
     #[error("there is no run {run}{}", names(.known))]
     Unknown {
-        /// What was asked for.
+        /// The name.
         run: String,
         /// The runs there are.
         known: Vec<String>,
@@ -67,7 +67,7 @@ impl RunFolder {
     pub fn averages(&self) -> PathBuf {
         self.0.join("averages")
     }
-    /// Pictures made while training.
+    /// Images made while training.
     pub fn previews(&self) -> PathBuf {
         self.0.join("previews")
     }
@@ -90,10 +90,10 @@ impl RunFolder {
         })
     }
 
-    /// The sampler and the steps of its previews, if its experiment says both.
-    pub fn preview(&self) -> Option<Sampling> {
+    /// A table of its experiment, such as `preview`; `None` if it is absent or is no `T`.
+    pub fn table<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         let experiment: toml::Table = std::fs::read_to_string(self.config()).ok()?.parse().ok()?;
-        experiment.get("preview")?.clone().try_into().ok()
+        experiment.get(name)?.clone().try_into().ok()
     }
 
     /// The folder `--run RUN` names: a path, or a name within `runs`.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ddpm_data::{DataConfig, DataInfo, Split};
+use ddpm_data::{DataConfig, DataInfo, Split, fnv1a};
 use ddpm_kernels::Precision;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::Clip;
@@ -17,15 +17,13 @@ use crate::choose::SnapshotArgs;
 use crate::choose_task::TaskArgs;
 use crate::diffusers::scheduler_config::Method;
 use crate::diffusers::{Plan, Tables};
-use crate::evaluation::blocks::Shard;
-use crate::evaluation::sources::hash;
 use crate::job::{ClassChoice, Progress, Samples, SamplingJob, TrainedModel};
 use crate::noise::{Generator, NoiseChoice};
 use crate::numbers::{at_least, from_zero};
 use crate::runs::RunFolder;
 use crate::samplers::{Sampler, SamplerError};
 use crate::sampling_args::{GuidanceArgs, LevelArgs, SamplerArgs};
-use crate::shards::Parts;
+use crate::shards::{Parts, Shard};
 use crate::snapshot::{Sampling, Snapshot, SnapshotConfig};
 use crate::tasks::Task;
 use crate::usual_sampling::usual_sampling;
@@ -303,7 +301,7 @@ impl SampleArgs {
             snapshot.config.origin(),
             path.display(),
             job.seed,
-            hash(choices.as_bytes())
+            fnv1a(choices.bytes())
         );
         Ok(Some(Parts::open(out, &snapshot.config.data.shape, &about)?))
     }

@@ -6,8 +6,8 @@
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use crate::evaluation::blocks::Shard;
 use crate::npy;
 
 /// The folder of the parts, beside what is made of them.
@@ -48,7 +48,36 @@ pub enum ShardError {
     },
 }
 
+/// One of several processes that share a job (`--shard I/N`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1 to `of`.
+    pub number: usize,
+    /// How many processes there are.
+    pub of: usize,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
+        match parts {
+            Some((number, of)) if 1 <= number && number <= of => Ok(Self { number, of }),
+            _ => Err("expected I/N, from 1/N to N/N".into()),
+        }
+    }
+}
+
 impl Shard {
+    /// The only process.
+    pub const ALL: Self = Self { number: 1, of: 1 };
+
+    /// Whether it makes this block; blocks take turns.
+    pub fn has_block(self, block: usize) -> bool {
+        block % self.of == self.number - 1
+    }
+
     /// Which of `count` samples it makes: as many in a row as the other shards, or one more or less.
     pub fn range(self, count: usize) -> Range<usize> {
         // Wide enough for any two numbers; what comes out is at most `count`.
@@ -188,6 +217,24 @@ mod tests {
             }
             assert_eq!(next, count);
         }
+    }
+
+    #[test]
+    fn shards_are_counted_from_one() {
+        for wrong in ["0/2", "3/2", "2", "a/b", ""] {
+            assert!(wrong.parse::<Shard>().unwrap_err().contains("I/N"));
+        }
+    }
+
+    #[test]
+    fn every_block_belongs_to_one_shard() {
+        for of in [1, 2, 5] {
+            for block in 0..12 {
+                let owners = (1..=of).filter(|number| Shard { number: *number, of }.has_block(block));
+                assert_eq!(owners.count(), 1);
+            }
+        }
+        assert!((0..4).all(|block| Shard::ALL.has_block(block)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::snapshot::{Sampling, SnapshotConfig};
 /// The sampler and the steps of the experiment's previews, which the snapshot at `path` or the run around it knows;
 /// else what docs/choosing.md advises for the objective.
 pub fn usual_sampling(config: &SnapshotConfig, path: &Path, diffusion: &Diffusion) -> Sampling {
-    let of_run = || RunFolder::around(path).and_then(|run| run.preview());
+    let of_run = || RunFolder::around(path).and_then(|run| run.table("preview"));
     let Sampling { sampler, steps } = config.sampling.clone().or_else(of_run).unwrap_or_else(|| advised(diffusion));
     let most = diffusion.schedule().map_or(usize::MAX, |schedule| schedule.len());
     Sampling { sampler, steps: steps.clamp(1, most) }

@@ -414,7 +414,7 @@ fn pictures_are_packed_verified_and_looked_at() {
     let built = infer(dir.path(), &["data", "build", "cats", "--size", "8", "--out", "cats.ddpm"]);
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     assert_eq!(text(built), "cats.ddpm\n");
-    assert!(text(infer(dir.path(), &["data", "verify", "cats.ddpm"])).contains("whole; 9 pictures of shape [3, 8, 8]"));
+    assert!(text(infer(dir.path(), &["data", "verify", "cats.ddpm"])).contains("intact; 9 images of shape [3, 8, 8]"));
     assert!(text(infer(dir.path(), &["data", "cats.ddpm"])).contains("9 to train on, 1 held out"));
 
     let mut bytes = std::fs::read(dir.path().join("cats.ddpm")).unwrap();
@@ -435,7 +435,7 @@ fn data_are_listed_and_looked_at() {
     let output = infer(dir.path(), &["data", "digits", "--out", "look"]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("1437") && said.contains("360"), "{said}");
-    assert!(said.contains("rows of the picture, from the top: 0, 1, 2,"), "{said}");
+    assert!(said.contains("rows of data.png, from the top: 0, 1, 2,"), "{said}");
     assert!(dir.path().join("look/data.png").is_file());
     assert!(refusal(dir.path(), &["data", "nowhere"]).contains("nowhere"));
     assert!(refusal(dir.path(), &["data", "no\nwhere"]).contains("no\\nwhere"));
@@ -474,7 +474,7 @@ fn a_look_at_pictures_shows_them_all_over_and_class_by_class() {
         let said = look(words);
         assert!(said.contains("3 classes: a, b, c\n"), "{said}");
         assert!(
-            said.contains("rows of the picture, from the top: a, b, c\n") && said.ends_with("rows/data.png\n"),
+            said.contains("rows of data.png, from the top: a, b, c\n") && said.ends_with("rows/data.png\n"),
             "{said}"
         );
         for row in 0..3 {
@@ -551,7 +551,7 @@ fn pictures_are_judged_with_floor_and_baseline() {
 
     for (words, parts) in [
         (&["--files", &a] as &[&str], &["--against"] as &[&str]),
-        (&["--files", "a.npz", "--statistics", "b.npz"], &["a.npz", "pictures"]),
+        (&["--files", "a.npz", "--statistics", "b.npz"], &["a.npz", "images"]),
         (&["--files", "nowhere", "--against", &b], &["nowhere"]),
         (&["--files", &a, "--against", &b], &["pixels", "inception", "--weights"]),
         (&["--files", &a, "--against", &b, "--extractor", "classifier"], &["labelled", "digits"]),

@@ -145,16 +145,16 @@ fn a_folder_of_samples_is_read_without_its_overviews() {
     let output = infer(dir.path(), &[&words[..], &["--out", "s"]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(dir.path().join("s/grid.png").is_file() && dir.path().join("s/denoising.gif").is_file());
-    let judge = || eval(dir.path(), &["--files", "s", "--against", "digits"]).1;
-    let of_array = judge();
+    let run_eval = || eval(dir.path(), &["--files", "s", "--against", "digits"]).1;
+    let of_array = run_eval();
     assert_eq!(
         (&of_array["verdicts"][0]["of"], &of_array["verdicts"][0]["count"]),
         (&"s/samples.npy".into(), &70.into())
     );
     std::fs::remove_file(dir.path().join("s/samples.npy")).unwrap();
-    let of_pictures = judge();
-    assert_eq!((&of_pictures["verdicts"][0]["of"], &of_pictures["verdicts"][0]["count"]), (&"s".into(), &70.into()));
-    assert_eq!(of_array["verdicts"][0]["measured"], of_pictures["verdicts"][0]["measured"]);
+    let of_images = run_eval();
+    assert_eq!((&of_images["verdicts"][0]["of"], &of_images["verdicts"][0]["count"]), (&"s".into(), &70.into()));
+    assert_eq!(of_array["verdicts"][0]["measured"], of_images["verdicts"][0]["measured"]);
 }
 
 #[test]

@@ -8,8 +8,8 @@ mod support;
 
 use burn::tensor::Device;
 use ddpm_infer::evaluation::extractor::FeatureExtractor;
+use ddpm_infer::evaluation::image::Image;
 use ddpm_infer::evaluation::inception::{Inception, Weight, Weights};
-use ddpm_infer::evaluation::picture::Picture;
 use ddpm_infer::evaluation::resize::Resize;
 use formula::Formula;
 use serde_json::Value;
@@ -27,7 +27,7 @@ fn weights(meta: &Value) -> Weights {
     weights
 }
 
-fn pictures(meta: &Value) -> Vec<Picture> {
+fn images(meta: &Value) -> Vec<Image> {
     let one = |image: &Value| {
         let (height, width) = (whole(image, "h"), whole(image, "w"));
         let bytes = match text(image, "kind") {
@@ -45,7 +45,7 @@ fn pictures(meta: &Value) -> Vec<Picture> {
             }
             other => panic!("unknown image {other}"),
         };
-        Picture { channels: 3, height, width, bytes }
+        Image { channels: 3, height, width, bytes }
     };
     cases(meta, "images").iter().map(one).collect()
 }
@@ -57,12 +57,12 @@ fn the_resize_of_pytorch_fid() {
     let expected = Safetensors::open(folder.join("expected.safetensors"));
     let shape = expected.shape("images");
     let size: usize = shape[1..].iter().product();
-    for (k, picture) in pictures(&meta).iter().enumerate() {
-        let found: Vec<f64> = picture.bytes.iter().map(|byte| f64::from(*byte) / 255.0).collect();
+    for (k, image) in images(&meta).iter().enumerate() {
+        let found: Vec<f64> = image.bytes.iter().map(|byte| f64::from(*byte) / 255.0).collect();
         assert_close(&found, &expected.f64("images")[k * size..][..size], 1e-7, "image");
 
         let resized: Vec<f64> =
-            Resize::PytorchFid.resized(picture).iter().map(|value| f64::from(*value) / 255.0).collect();
+            Resize::PytorchFid.resized(image).iter().map(|value| f64::from(*value) / 255.0).collect();
         let rows = expected.f64("resized_rows");
         for colour in 0..3 {
             let plane = &resized[colour * 299 * 299..][..299 * 299];
@@ -84,8 +84,8 @@ fn features_and_logits_of_the_network() {
     let weights = weights(&meta);
     let device = Device::flex();
     let mut network = Inception::new(&weights, Resize::PytorchFid, &device).unwrap();
-    let pictures = pictures(&meta);
-    let stages = network.stages(network.input(&pictures));
+    let images = images(&meta);
+    let stages = network.stages(network.input(&images));
     let tolerance = |name: &str| number(&meta["tol_abs_f32"], name);
     for features in stages.features {
         let name = format!("features_{}", features.dims()[1]);
@@ -106,7 +106,7 @@ fn features_and_logits_of_the_network() {
         .check_known_answer(&folder.join("expected.safetensors"))
         .unwrap_err()
         .to_string();
-    assert!(said.contains("missed"), "{said}");
+    assert!(said.contains("differ from the known answer"), "{said}");
 
     others.insert("Mixed_9a.conv.weight".into(), Weight { shape: vec![1], values: vec![0.0] });
     let removed = others.remove(gain).unwrap();

@@ -1,4 +1,4 @@
-//! Distances must grow with what is done to pictures: the digits, blurred and with noise, as pixels and as the classifier
+//! Distances must grow with what is done to images: the digits, blurred and with noise, as pixels and as the classifier
 //! sees them.
 #![allow(clippy::unwrap_used)]
 
@@ -7,19 +7,19 @@ use ddpm_data::random::{Stream, normals, rng};
 use ddpm_data::{DataConfig, Split};
 use ddpm_infer::evaluation::classifier::Classifier;
 use ddpm_infer::evaluation::extractor::{FeatureExtractor, Pixels};
-use ddpm_infer::evaluation::picture::Picture;
-use ddpm_infer::evaluation::sources::{Dataset, PictureSource};
+use ddpm_infer::evaluation::image::Image;
+use ddpm_infer::evaluation::sources::{Dataset, ImageSource};
 use ddpm_infer::evaluation::{Moments, Statistics, frechet, kid};
 
 /// Some of the training digits, as values in [-1, 1].
-fn digits(config: &DataConfig, count: usize) -> Vec<Picture> {
-    Dataset::open(config, Split::Train).unwrap().pictures(0..count).unwrap()
+fn digits(config: &DataConfig, count: usize) -> Vec<Image> {
+    Dataset::open(config, Split::Train).unwrap().images(0..count).unwrap()
 }
 
 /// Averages over neighbours with the weights of a Gaussian of this deviation in pixels; the border goes on.
-fn blurred(picture: &Picture, deviation: f64) -> Picture {
-    let [channels, height, width] = picture.shape();
-    let values = picture.values();
+fn blurred(image: &Image, deviation: f64) -> Image {
+    let [channels, height, width] = image.shape();
+    let values = image.values();
     let weight = |distance: usize| (-0.5 * (distance as f64 / deviation).powi(2)).exp();
     let mut all = Vec::with_capacity(values.len());
     for channel in 0..channels {
@@ -37,18 +37,18 @@ fn blurred(picture: &Picture, deviation: f64) -> Picture {
             }
         }
     }
-    Picture::from_values(picture.shape(), &all)
+    Image::from_values(image.shape(), &all)
 }
 
 /// With noise of this deviation, which is the same for every deviation but for its size.
-fn noisy(picture: &Picture, index: usize, deviation: f32) -> Picture {
-    let noise = normals(&mut rng(5, Stream::Probe, index as u64), picture.bytes.len());
-    let values: Vec<f32> = picture.values().iter().zip(noise).map(|(value, eps)| value + deviation * eps).collect();
-    Picture::from_values(picture.shape(), &values)
+fn noisy(image: &Image, index: usize, deviation: f32) -> Image {
+    let noise = normals(&mut rng(5, Stream::Probe, index as u64), image.bytes.len());
+    let values: Vec<f32> = image.values().iter().zip(noise).map(|(value, eps)| value + deviation * eps).collect();
+    Image::from_values(image.shape(), &values)
 }
 
-fn statistics(extractor: &dyn FeatureExtractor, pictures: &[Picture]) -> Statistics {
-    Moments::of(&extractor.extract(pictures).unwrap().features).statistics().unwrap()
+fn statistics(extractor: &dyn FeatureExtractor, images: &[Image]) -> Statistics {
+    Moments::of(&extractor.extract(images).unwrap().features).statistics().unwrap()
 }
 
 #[test]
@@ -61,12 +61,12 @@ fn distances_grow_with_blur_and_with_noise() {
     for extractor in extractors {
         let of_clean = statistics(extractor, &clean);
         let own = frechet(&of_clean, &of_clean).unwrap();
-        let change = |change: &dyn Fn(usize, &Picture) -> Picture| {
-            let changed: Vec<Picture> = clean.iter().enumerate().map(|(k, picture)| change(k, picture)).collect();
+        let change = |change: &dyn Fn(usize, &Image) -> Image| {
+            let changed: Vec<Image> = clean.iter().enumerate().map(|(k, image)| change(k, image)).collect();
             frechet(&of_clean, &statistics(extractor, &changed)).unwrap()
         };
-        let blur = [0.3, 0.5, 0.8, 1.2, 2.0].map(|deviation| change(&|_, picture| blurred(picture, deviation)));
-        let noise = [0.05, 0.1, 0.2, 0.4, 0.8].map(|deviation| change(&|k, picture| noisy(picture, k, deviation)));
+        let blur = [0.3, 0.5, 0.8, 1.2, 2.0].map(|deviation| change(&|_, image| blurred(image, deviation)));
+        let noise = [0.05, 0.1, 0.2, 0.4, 0.8].map(|deviation| change(&|k, image| noisy(image, k, deviation)));
         for (what, distances) in [("blur", blur), ("noise", noise)] {
             let all: Vec<f64> = std::iter::once(own).chain(distances).collect();
             // Every step is far above the rounding of the distance to itself.
@@ -97,7 +97,7 @@ fn halves_of_the_digits_have_no_kernel_distance_on_average() {
     assert!(mean.abs() < 4.0 * error, "{mean} with an error of {error}");
     assert!(draws.iter().any(|draw| *draw < 0.0) && draws.iter().any(|draw| *draw > 0.0), "{draws:?}");
     // And the same test sees a difference where there is one.
-    let blurred: Vec<Picture> = digits(&config, 600).iter().map(|picture| blurred(picture, 0.5)).collect();
+    let blurred: Vec<Image> = digits(&config, 600).iter().map(|image| blurred(image, 0.5)).collect();
     let blurred = pixels.extract(&blurred).unwrap().features;
     let apart = kid(&all.select(600..1200), &blurred, 2, 200, 0).unwrap().mean;
     assert!(apart > 20.0 * error, "{apart} with an error of {error}");

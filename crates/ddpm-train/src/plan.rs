@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use ddpm_data::{OpenData, Split};
 use ddpm_infer::device::{self, OpenDevice};
-use ddpm_infer::inspect_data::checking_pictures;
+use ddpm_infer::inspect_data::checking_images;
 use ddpm_infer::runs::RunFolder;
 
 use crate::config::load::{ConfigError, Problem, Source};
@@ -197,7 +197,7 @@ fn refuse(file: &Path, problems: Vec<Problem>) -> Result<(), ConfigError> {
 
 fn open_data(experiment: &Experiment) -> anyhow::Result<OpenData> {
     let seed = experiment.train.seed;
-    Ok(ddpm_data::open_with_progress(&experiment.data, Split::Train, seed, &checking_pictures())?)
+    Ok(ddpm_data::open_with_progress(&experiment.data, Split::Train, seed, &checking_images())?)
 }
 
 fn subject<'a>(experiment: &'a Experiment, name: &'a str, data: &'a OpenData) -> Subject<'a> {

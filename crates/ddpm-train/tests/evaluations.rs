@@ -42,7 +42,7 @@ fn every_width_and_snapshot_is_judged_kept_and_reported() {
     let (word, out) = (run.to_str().unwrap(), bench.path("o"));
     let found =
         eval(&bench, &["--run", word, "--every-width", "--every-snapshot", "--out", out.to_str().unwrap()]).unwrap();
-    let about = |record: &Record| (record.how.step, record.how.width);
+    let about = |record: &Record| (record.sampling.step, record.sampling.width);
     let records = kept(&run);
     // The averages were stored at 2, 4 and 6: the last ones before the snapshot of step 3 are those of step 2.
     let expected = [(3, None), (2, Some(0.05)), (2, Some(0.1)), (6, None), (6, Some(0.05)), (6, Some(0.1))];
@@ -63,8 +63,8 @@ fn every_width_and_snapshot_is_judged_kept_and_reported() {
     let records = kept(&run);
     assert_eq!(records.len(), 7);
     assert_eq!(about(&records[6]), (6, Some(0.05)));
-    assert_eq!(records[6].verdict.measured, records[4].verdict.measured);
-    assert_ne!(records[6].verdict.measured, records[3].verdict.measured);
+    assert_eq!(records[6].evaluation.measured, records[4].evaluation.measured);
+    assert_ne!(records[6].evaluation.measured, records[3].evaluation.measured);
     assert_eq!(records[3].floors.len(), 2);
 
     // Only widths: over the width, with the usual one as a mark.

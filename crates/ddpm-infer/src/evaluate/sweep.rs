@@ -1,4 +1,4 @@
-//! The sets that are drawn: all weights, with every sampler, number of steps and scale of guidance.
+//! The sets of samples: all weights, with every sampler, number of steps and guidance scale.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use clap::Args;
 use ddpm_model::diffusion::Diffusion;
 
 use super::EvalArgs;
+use super::samples::{Guide, Samples, weights_hash};
 use crate::device::OpenDevice;
-use crate::evaluation::record::How;
-use crate::evaluation::sources::{Guide, Samples, weights_hash};
+use crate::evaluation::record::SamplingSettings;
 use crate::job::{ClassChoice, SamplingJob, TrainedModel};
 use crate::levels::Ladder;
 use crate::noise::NoiseChoice;
@@ -21,13 +21,13 @@ use crate::snapshot::Snapshot;
 use crate::tasks::Task;
 use crate::usual_sampling::usual_sampling;
 
-/// How samples are drawn. What has a list is an axis of the table.
+/// How samples are generated. Options with a list are axes of the table.
 #[derive(Args, Debug)]
 pub(super) struct SweepArgs {
     /// Sample k depends on the seed and on k alone.
     #[arg(long, value_name = "S", default_value_t = 0, value_parser = at_least::<0, u64>, help_heading = "Samples")]
     pub(super) seed: u64,
-    /// Only this class, by name or number, against the reference items of this class; default: classes take turns.
+    /// Only this class, by name or number, against the reference items of this class; default: all classes in turn.
     #[arg(long, value_name = "C", conflicts_with = "files", help_heading = "Samples")]
     class: Option<String>,
     /// Samplers, separated by commas; default: that of `ddpm-infer sample`.
@@ -40,7 +40,7 @@ pub(super) struct SweepArgs {
         help_heading = "Sampler"
     )]
     samplers: Vec<String>,
-    /// Numbers of steps, separated by commas; default: what is usual for the sampler.
+    /// Numbers of steps, separated by commas; default: that of the sampler.
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = at_least::<1, usize>,
         conflicts_with = "files", help_heading = "Sampler")]
     steps: Vec<usize>,
@@ -55,32 +55,32 @@ pub(super) struct SweepArgs {
     guiding: GuidanceArgs,
 }
 
-/// Weights that are judged.
+/// Weights to evaluate.
 pub(super) struct Weights {
     pub(super) path: PathBuf,
-    /// Width of the average that they are; nothing for that of the snapshots.
+    /// Width of their EMA; `None` for the EMA of the snapshots.
     pub(super) width: Option<f64>,
 }
 
-/// A snapshot with one way to sample from it.
-pub(super) struct Drawn {
+/// Samples to evaluate: a snapshot, and how to sample from it.
+pub(super) struct SampleSet {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) job: SamplingJob,
     pub(super) path: PathBuf,
     pub(super) name: String,
-    pub(super) how: How,
+    pub(super) settings: SamplingSettings,
     diffusion: Arc<Diffusion>,
     guide: Option<Arc<Guide>>,
     weights_hash: u64,
 }
 
-/// One sampler in one number of steps, with one scale of guidance.
-struct Way {
+/// One sampler in one number of steps, with one guidance scale.
+struct Variant {
     sampler: Sampler,
     options: Named,
     steps: usize,
     levels: Ladder,
-    /// Nothing if there is no word of guidance.
+    /// `None` if no guidance scale was given.
     scale: Option<f64>,
 }
 
@@ -92,9 +92,9 @@ struct Model {
     hash: u64,
 }
 
-impl Drawn {
-    /// As a source of pictures or points.
-    pub(super) fn samples(&self, open: &OpenDevice) -> Samples {
+impl SampleSet {
+    /// The samples, which are generated on demand.
+    pub(super) fn source(&self, open: &OpenDevice) -> Samples {
         Samples {
             snapshot: self.snapshot.clone(),
             diffusion: self.diffusion.clone(),
@@ -106,23 +106,23 @@ impl Drawn {
         }
     }
 
-    /// The class that all samples have, by its name in the data.
+    /// The class of all samples, by its name in the data.
     pub(super) fn class(&self) -> Option<&str> {
-        self.how.options.get(CLASS).map(String::as_str)
+        self.settings.options.get(CLASS).map(String::as_str)
     }
 }
 
-/// The option's name in [`How::options`].
+/// The option's name in [`SamplingSettings::options`].
 const CLASS: &str = "class";
 
 impl SweepArgs {
     /// All sets, in the order of the weights.
-    pub(super) fn drawn(
+    pub(super) fn sample_sets(
         &self,
         args: &EvalArgs,
         weights: Vec<Weights>,
         open: &OpenDevice,
-    ) -> anyhow::Result<Vec<Drawn>> {
+    ) -> anyhow::Result<Vec<SampleSet>> {
         let guide = match &self.guiding.guide {
             Some(path) if !weights.is_empty() => {
                 let (snapshot, diffusion) = args.snapshot.load(path, &open.device)?;
@@ -136,14 +136,14 @@ impl SweepArgs {
             let (snapshot, diffusion) = args.snapshot.load(&weights.path, &open.device)?;
             let hash = weights_hash(&snapshot);
             let model = Model { weights, snapshot: Arc::new(snapshot), diffusion: Arc::new(diffusion), hash };
-            for way in self.ways(&model)? {
-                all.push(self.one(args, &model, guide.as_ref(), way)?);
+            for variant in self.variants(&model)? {
+                all.push(self.sample_set(args, &model, guide.as_ref(), variant)?);
             }
         }
         Ok(all)
     }
 
-    fn ways(&self, model: &Model) -> anyhow::Result<Vec<Way>> {
+    fn variants(&self, model: &Model) -> anyhow::Result<Vec<Variant>> {
         let diffusion = &model.diffusion;
         let (names, usual_steps) = if self.samplers.is_empty() {
             let usual = usual_sampling(&model.snapshot.config, &model.weights.path, diffusion);
@@ -151,30 +151,36 @@ impl SweepArgs {
         } else {
             (self.samplers.clone(), None)
         };
-        let mut ways = Vec::new();
+        let mut variants = Vec::new();
         for (sampler, options) in self.sampler.samplers(&names, diffusion)? {
             let levels = self.levels.of(sampler, diffusion)?;
-            // A list of levels knows its steps.
+            // A list of levels determines the number of steps.
             let usual = || levels.own_steps().or(usual_steps).unwrap_or_else(|| sampler.usual_steps(diffusion));
             let several = if self.steps.is_empty() { vec![usual()] } else { self.steps.clone() };
             for steps in several {
                 let scales: Vec<Option<f64>> = self.guidance.iter().copied().map(Some).collect();
                 for scale in if scales.is_empty() { vec![None] } else { scales } {
                     let (options, levels) = (options.clone(), levels.clone());
-                    ways.push(Way { sampler, options, steps, levels, scale });
+                    variants.push(Variant { sampler, options, steps, levels, scale });
                 }
             }
         }
-        Ok(ways)
+        Ok(variants)
     }
 
-    fn one(&self, args: &EvalArgs, model: &Model, guide: Option<&Arc<Guide>>, way: Way) -> anyhow::Result<Drawn> {
-        let Way { sampler, mut options, steps, levels, scale } = way;
+    fn sample_set(
+        &self,
+        args: &EvalArgs,
+        model: &Model,
+        guide: Option<&Arc<Guide>>,
+        variant: Variant,
+    ) -> anyhow::Result<SampleSet> {
+        let Variant { sampler, mut options, steps, levels, scale } = variant;
         let Model { weights, snapshot, diffusion, hash } = model;
         let config = &snapshot.config;
         let is_image = config.data.shape.len() == 3;
         let guidance = self.guiding.at(scale.unwrap_or(1.0));
-        // At scale 1 there is nothing to be guided away from.
+        // At scale 1 guidance is disabled.
         let guide = guide.filter(|_| guidance.is_active()).cloned();
         options.extend(self.guiding.named(guidance.scale));
         let job = SamplingJob {
@@ -193,18 +199,18 @@ impl SweepArgs {
             frames: 0,
         };
         let weaker = guide.as_ref().map(|guide| trained(&guide.snapshot, &guide.diffusion));
-        // Before anything is drawn.
+        // Before anything is sampled.
         job.check(&TrainedModel { guide: weaker.as_ref(), ..trained(snapshot, diffusion) })?;
         if let ClassChoice::One(class) = job.class {
             let name = config.data.classes.get(class).cloned().unwrap_or_else(|| class.to_string());
             options.insert(CLASS.into(), name);
         }
-        let how = How {
+        let settings = SamplingSettings {
             step: config.step,
             width: weights.width,
             sampler: sampler.name().into(),
             sampler_steps: steps,
-            levels: job.levels.clone(),
+            levels: serde_json::to_value(&job.levels)?,
             guidance: guidance.scale,
             seed: self.seed,
             options,
@@ -212,13 +218,13 @@ impl SweepArgs {
         let of_width = weights.width.map(|width| format!(" width {width}")).unwrap_or_default();
         let of_guidance = scale.map(|scale| format!(", guidance {scale}")).unwrap_or_default();
         let (experiment, step, half) = (&config.experiment, config.step, in_half(&snapshot.network));
-        let sampler = format!("{} {steps}{of_guidance}{}", sampler.name(), how.options_in_words());
+        let sampler = format!("{} {steps}{of_guidance}{}", sampler.name(), settings.options_summary());
         let name = format!("{experiment} step {step}{of_width}, {sampler}{half}");
         let (snapshot, diffusion, path) = (snapshot.clone(), diffusion.clone(), weights.path.clone());
-        Ok(Drawn { snapshot, job, path, name, how, diffusion, guide, weights_hash: *hash })
+        Ok(SampleSet { snapshot, job, path, name, settings, diffusion, guide, weights_hash: *hash })
     }
 
-    /// Whether more than one scale of guidance is asked for.
+    /// Whether there is more than one guidance scale.
     pub(super) fn has_scales(&self) -> bool {
         self.guidance.len() > 1
     }

@@ -1,18 +1,17 @@
-//! Features on disk, block by block.
+//! A cache of features on disk, in blocks.
 //!
-//! A block is finished or not there. What was made before is found again, several processes can make different ones,
-//! and whoever puts them together goes through them in order: so the result is the same bit for bit, however the
-//! work was divided or interrupted.
+//! A block is complete or absent. Existing blocks are reused, several processes can extract different ones, and gathering
+//! reads them in order: so the result is the same bit for bit, however the work was divided or interrupted.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
+
+use ddpm_data::fnv1a;
 
 use super::arrays::RowReader;
 use super::extractor::{Extracted, FeatureExtractor};
-use super::sources::{PictureSource, hash};
+use super::sources::{ImageSource, SamplingStep};
 use super::{EvaluationError, Features, InceptionScore, Moments, Score, Statistics};
-use crate::job::Progress;
 use crate::npy;
 
 /// Items of a block.
@@ -20,56 +19,29 @@ pub const BLOCK: usize = 256;
 /// Splits of the inception score.
 const SPLITS: usize = 10;
 
-/// What is heard of features while they are made.
+/// Progress of the extraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filled {
-    /// So many items more are finished.
-    Items(usize),
-    /// Samples are drawn first: how far the present ones are.
-    Drawing(Progress),
-}
-
-/// Which blocks a process makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shard {
-    /// From 1 to `of`.
-    pub number: usize,
-    /// How many processes there are.
-    pub of: usize,
-}
-
-impl Shard {
-    fn has(self, block: usize) -> bool {
-        block % self.of == self.number - 1
-    }
-}
-
-impl FromStr for Shard {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
-        match parts {
-            Some((number, of)) if 1 <= number && number <= of => Ok(Self { number, of }),
-            _ => Err("expected I/N, from 1/N to N/N".into()),
-        }
-    }
+pub enum Progress {
+    /// The features of this many more items are extracted.
+    Extracted(usize),
+    /// The source generates its images, and is at this step of the present batch.
+    Sampling(SamplingStep),
 }
 
 /// The features of one source by one extractor.
 pub struct Blocks<'a> {
     folder: PathBuf,
-    source: &'a dyn PictureSource,
+    source: &'a dyn ImageSource,
     extractor: &'a dyn FeatureExtractor,
     count: usize,
     batch_size: usize,
 }
 
 impl<'a> Blocks<'a> {
-    /// In a folder within `root` that belongs to the two; of the first `count` items.
+    /// Opens their folder within `root`, for the first `count` items.
     pub fn open(
         root: &Path,
-        source: &'a dyn PictureSource,
+        source: &'a dyn ImageSource,
         (extractor, extractor_identity): (&'a dyn FeatureExtractor, &str),
         count: usize,
         batch_size: usize,
@@ -77,14 +49,14 @@ impl<'a> Blocks<'a> {
         let identity = format!("{}\n{extractor_identity}\n", source.identity());
         let slug: String =
             source.name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
-        let folder = root.join(format!("{slug}-{:016x}", hash(identity.as_bytes())));
+        let folder = root.join(format!("{slug}-{:016x}", fnv1a(identity.bytes())));
         std::fs::create_dir_all(&folder).map_err(EvaluationError::io(&folder))?;
         let about = folder.join("about.txt");
         std::fs::write(&about, identity).map_err(EvaluationError::io(&about))?;
         Ok(Self { folder, source, extractor, count: count.min(source.count()), batch_size })
     }
 
-    /// How many items.
+    /// Number of items.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -97,12 +69,12 @@ impl<'a> Blocks<'a> {
         self.folder.join(format!("block-{block:06}.npy"))
     }
 
-    fn is_there(&self, block: usize) -> bool {
+    fn exists(&self, block: usize) -> bool {
         let wanted = self.range(block).len();
         RowReader::open(&self.path(block)).is_ok_and(|reader| reader.header().shape.first() >= Some(&wanted))
     }
 
-    /// Blocks in all.
+    /// Number of blocks.
     pub fn len(&self) -> usize {
         self.count.div_ceil(BLOCK)
     }
@@ -112,25 +84,30 @@ impl<'a> Blocks<'a> {
         self.count == 0
     }
 
-    /// The blocks that are not there yet.
+    /// The blocks that are absent.
     pub fn missing(&self) -> Vec<usize> {
-        (0..self.len()).filter(|block| !self.is_there(*block)).collect()
+        (0..self.len()).filter(|block| !self.exists(*block)).collect()
     }
 
-    /// Items of the blocks that are there.
+    /// Number of items in existing blocks.
     pub fn done(&self) -> usize {
         self.count - self.missing().into_iter().map(|block| self.range(block).len()).sum::<usize>()
     }
 
-    /// Makes what is missing of a shard.
-    pub fn fill(&self, shard: Shard, on_progress: &mut dyn FnMut(Filled)) -> Result<(), EvaluationError> {
-        for block in self.missing().into_iter().filter(|block| shard.has(*block)) {
+    /// Extracts the missing blocks that `wanted` chooses by their number.
+    pub fn fill(
+        &self,
+        wanted: impl Fn(usize) -> bool,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), EvaluationError> {
+        for block in self.missing().into_iter().filter(|block| wanted(*block)) {
             let range = self.range(block);
             let mut values = Vec::new();
             for start in range.clone().step_by(self.batch_size) {
                 let batch = start..(start + self.batch_size).min(range.end);
-                let pictures = self.source.drawn(batch, &mut |progress| on_progress(Filled::Drawing(progress)))?;
-                let Extracted { features, logits } = self.extractor.extract(&pictures)?;
+                let images =
+                    self.source.images_with_progress(batch, &mut |step| on_progress(Progress::Sampling(step)))?;
+                let Extracted { features, logits } = self.extractor.extract(&images)?;
                 if !features.is_finite() || !logits.is_finite() {
                     return Err(EvaluationError::NotFinite { what: self.source.name() });
                 }
@@ -140,7 +117,7 @@ impl<'a> Blocks<'a> {
                         values.extend(logits.row(row));
                     }
                 }
-                on_progress(Filled::Items(pictures.len()));
+                on_progress(Progress::Extracted(images.len()));
             }
             let path = self.path(block);
             let partial = path.with_extension(format!("{}.partial", std::process::id()));
@@ -152,7 +129,7 @@ impl<'a> Blocks<'a> {
         Ok(())
     }
 
-    /// What all blocks come to, of the items that `wanted` chooses; features of the first `most` are kept as they are.
+    /// Gathers all blocks, of the items that `wanted` chooses; the features of the first `most` of them are kept.
     pub fn gather(&self, most: usize, wanted: impl Fn(usize) -> bool) -> Result<Gathered, EvaluationError> {
         let [width, classes] = self.extractor.widths();
         let mut moments = Moments::empty(width);
@@ -191,20 +168,20 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// What is known of a set after all of its items were seen once.
+/// Statistics of a set, from one pass over its items.
 #[derive(Clone, Debug)]
 pub struct Gathered {
-    /// The source.
+    /// The name of the source.
     pub name: String,
-    /// How many items.
+    /// Number of items.
     pub count: usize,
     /// Their moments.
     pub statistics: Statistics,
-    /// Features of the first ones.
+    /// Features of the first items.
     pub kept: Features,
     /// Their inception score by the extractor's own classes.
     pub score: Option<Score>,
-    /// The share of every class, as the extractor sees it.
+    /// The share of every class, by the extractor's own classes.
     pub class_shares: Vec<f64>,
 }
 
@@ -213,12 +190,12 @@ pub struct Gathered {
 mod tests {
     use super::*;
     use crate::evaluation::extractor::Pixels;
-    use crate::evaluation::picture::Picture;
+    use crate::evaluation::image::Image;
 
-    /// Pictures that follow from their numbers.
+    /// Images that follow from their numbers.
     struct Ramps(usize);
 
-    impl PictureSource for Ramps {
+    impl ImageSource for Ramps {
         fn count(&self) -> usize {
             self.0
         }
@@ -228,8 +205,8 @@ mod tests {
         fn identity(&self) -> String {
             "ramps".into()
         }
-        fn pictures(&self, range: Range<usize>) -> Result<Vec<Picture>, EvaluationError> {
-            let one = |k: usize| Picture { channels: 1, height: 1, width: 2, bytes: vec![k as u8, (k * k) as u8] };
+        fn images(&self, range: Range<usize>) -> Result<Vec<Image>, EvaluationError> {
+            let one = |k: usize| Image { channels: 1, height: 1, width: 2, bytes: vec![k as u8, (k * k) as u8] };
             Ok(range.map(one).collect())
         }
     }
@@ -239,38 +216,33 @@ mod tests {
         let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (source, pixels) = (Ramps(3 * BLOCK + 5), Pixels { shape: [1, 1, 2] });
         let open = |root: &Path, count, batch| Blocks::open(root, &source, (&pixels, "pixels"), count, batch).unwrap();
-        let shard = |text: &str| text.parse::<Shard>().unwrap();
+        let every = |_: usize| true;
+        let odd = |block: usize| block % 2 == 1;
+        let even = |block: usize| block % 2 == 0;
 
         let one = open(whole.path(), usize::MAX, 64);
-        one.fill(shard("1/1"), &mut |_| {}).unwrap();
+        one.fill(every, &mut |_| {}).unwrap();
         // A shorter run first, then two shards of the long one.
-        open(parts.path(), 10, 7).fill(shard("1/1"), &mut |_| {}).unwrap();
+        open(parts.path(), 10, 7).fill(every, &mut |_| {}).unwrap();
         let all = open(parts.path(), usize::MAX, 50);
         assert_eq!(all.missing(), [0, 1, 2, 3]);
         let mut seen = 0;
-        let mut count = |filled| match filled {
-            Filled::Items(items) => seen += items,
-            Filled::Drawing(_) => panic!("nothing is drawn"),
+        let mut count = |progress| match progress {
+            Progress::Extracted(items) => seen += items,
+            Progress::Sampling(_) => panic!("nothing is sampled"),
         };
-        all.fill(shard("2/2"), &mut count).unwrap();
+        all.fill(odd, &mut count).unwrap();
         assert_eq!((all.missing(), seen), (vec![0, 2], BLOCK + 5));
         assert!(all.gather(9, |_| true).is_err());
-        all.fill(shard("1/2"), &mut |_| {}).unwrap();
-        all.fill(shard("1/2"), &mut |_| panic!("made twice")).unwrap();
+        all.fill(even, &mut |_| {}).unwrap();
+        all.fill(even, &mut |_| panic!("extracted twice")).unwrap();
 
         let [a, b] = [&one, &all].map(|blocks| blocks.gather(300, |_| true).unwrap());
         assert_eq!((a.count, a.kept.len()), (3 * BLOCK + 5, 300));
         assert_eq!(a.statistics.mean, b.statistics.mean);
         assert_eq!(a.statistics.covariance, b.statistics.covariance);
         assert_eq!(a.kept, b.kept);
-        let even = one.gather(usize::MAX, |item| item % 2 == 0).unwrap();
-        assert_eq!((even.count, even.kept.len()), (387, 387));
-    }
-
-    #[test]
-    fn shards_are_counted_from_one() {
-        for wrong in ["0/2", "3/2", "2", "a/b", ""] {
-            assert!(wrong.parse::<Shard>().unwrap_err().contains("I/N"));
-        }
+        let half = one.gather(usize::MAX, |item| item % 2 == 0).unwrap();
+        assert_eq!((half.count, half.kept.len()), (387, 387));
     }
 }

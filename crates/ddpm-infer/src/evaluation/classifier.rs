@@ -1,4 +1,4 @@
-//! A small classifier of the data at hand, trained here: an extractor for data that Inception knows nothing of.
+//! A small classifier that is trained on the data at hand: an extractor for data that Inception was not trained for.
 
 use std::path::Path;
 
@@ -16,20 +16,20 @@ use ddpm_data::{DataConfig, DataInfo, Example, OpenData, Split};
 
 use super::EvaluationError;
 use super::extractor::{Extracted, FeatureExtractor, fitted};
-use super::picture::Picture;
+use super::image::Image;
 
 /// Width of the features.
 const FEATURES: usize = 64;
-/// Images behind a step of training.
+/// Images in a training batch.
 const BATCH: usize = 64;
-/// How often each image is seen, on average; fewer times where there are many.
+/// Epochs, on average; fewer for large datasets.
 const EPOCHS: usize = 30;
-/// A classifier that is right less often has not learnt what tells the data apart.
+/// The least accuracy at which features are trusted.
 const TRUSTED: f64 = 0.8;
 /// Steps of training at most.
 const MOST_STEPS: usize = 3000;
 
-/// Two convolutions and two linear layers; the features are what the last one sees.
+/// Two convolutions and two linear layers; the features are the input of the last one.
 #[derive(Module, Debug)]
 struct Network {
     conv1: Conv2d,
@@ -80,8 +80,8 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// The one kept in `file`, or if there is none a new one, which is kept there. What it says depends on the file
-    /// alone, so the numbers of one file can be compared.
+    /// Reads the one in `file`, or trains one and writes it to `file`. Features depend on the file alone, so metrics by
+    /// one file are comparable.
     pub fn open(file: &Path, source: &DataConfig, device: &Device) -> Result<Self, EvaluationError> {
         let train = ddpm_data::open(source, Split::Train, 0)?;
         let [channels, height, width] = train.info.shape[..] else {
@@ -97,7 +97,7 @@ impl Classifier {
             false => {
                 let network = fit(&train, shape, 0, &device.clone().autodiff())?;
                 save(&network, file)?;
-                // What is used now is what will be read the next time.
+                // The same as later runs will read.
                 load(network, file)?
             }
         };
@@ -106,7 +106,7 @@ impl Classifier {
         Ok(classifier)
     }
 
-    /// Share of the test split that it gets right.
+    /// Accuracy on the test split.
     pub fn accuracy(&self) -> f64 {
         self.accuracy
     }
@@ -115,9 +115,8 @@ impl Classifier {
         let mut right = 0;
         for start in (0..test.items.len()).step_by(256) {
             let items = items(test, start..(start + 256).min(test.items.len()))?;
-            let pictures: Vec<Picture> =
-                items.iter().map(|item| Picture::from_values(self.shape, &item.values)).collect();
-            let logits = self.extract(&pictures)?.logits;
+            let images: Vec<Image> = items.iter().map(|item| Image::from_values(self.shape, &item.values)).collect();
+            let logits = self.extract(&images)?.logits;
             right += logits.rows().zip(&items).filter(|(row, item)| Some(best(row)) == item.label).count();
         }
         Ok(right as f64 / test.items.len() as f64)
@@ -148,17 +147,17 @@ impl FeatureExtractor for Classifier {
         })
     }
 
-    fn extract(&self, pictures: &[Picture]) -> Result<Extracted, EvaluationError> {
+    fn extract(&self, images: &[Image]) -> Result<Extracted, EvaluationError> {
         let mut values = Vec::new();
-        for picture in pictures {
-            values.extend(fitted(picture, self.shape, "the classifier")?.values());
+        for image in images {
+            values.extend(fitted(image, self.shape, "the classifier")?.values());
         }
-        let features = self.network.features(images(values, self.shape, &self.device));
+        let features = self.network.features(image_batch(values, self.shape, &self.device));
         Extracted::from_tensors(features.clone(), self.network.classes.forward(features))
     }
 }
 
-/// Adam over the images, shifted by up to a pixel (mirrored as the data say: never for digits).
+/// Adam over the images, shifted by up to a pixel.
 fn fit(train: &OpenData, shape: [usize; 3], seed: u64, device: &Device) -> Result<Network, EvaluationError> {
     device.seed(seed);
     let mut network = Network::new(shape, train.info.classes.len(), device);
@@ -175,7 +174,7 @@ fn fit(train: &OpenData, shape: [usize; 3], seed: u64, device: &Device) -> Resul
             labels.push(item.label.unwrap_or_default() as i64);
         }
         let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [BATCH]), device);
-        let logits = network.classes.forward(network.features(images(values, shape, device)));
+        let logits = network.classes.forward(network.features(image_batch(values, shape, device)));
         let loss = CrossEntropyLossConfig::new().init(device).forward(logits, labels);
         let gradients = GradientsParams::from_grads(loss.backward(), &network);
         let rate = if step * 3 < steps * 2 { 2e-3 } else { 2e-4 };
@@ -189,7 +188,7 @@ fn save(network: &Network, file: &Path) -> Result<(), EvaluationError> {
         std::fs::create_dir_all(folder).map_err(EvaluationError::io(folder))?;
     }
     let partial = file.with_extension("partial.safetensors");
-    // What Burn replaces keeps its permissions; what it makes is its owner's alone.
+    // A file that Burn creates is readable by its owner only; one that it overwrites keeps its permissions.
     std::fs::File::create(&partial).map_err(EvaluationError::io(&partial))?;
     let mut store = SafetensorsStore::from_file(&partial).with_to_adapter(BurnToPyTorchAdapter).overwrite(true);
     network
@@ -201,7 +200,10 @@ fn save(network: &Network, file: &Path) -> Result<(), EvaluationError> {
 fn load(mut network: Network, file: &Path) -> Result<Network, EvaluationError> {
     let mut store = SafetensorsStore::from_file(file).with_from_adapter(PyTorchToBurnAdapter);
     let not = |reason: String| {
-        EvaluationError::format(file, format!("not the classifier of these data ({reason}); remove it for a new one"))
+        EvaluationError::format(
+            file,
+            format!("not the classifier of this data ({reason}); remove it to train a new one"),
+        )
     };
     network.load_from(&mut store).map_err(|error| not(error.to_string()))?;
     Ok(network)
@@ -222,7 +224,7 @@ fn shifted(image: &[f32], [channels, height, width]: [usize; 3], [dy, dx]: [i32;
     all
 }
 
-fn images(values: Vec<f32>, [channels, height, width]: [usize; 3], device: &Device) -> Tensor<4> {
+fn image_batch(values: Vec<f32>, [channels, height, width]: [usize; 3], device: &Device) -> Tensor<4> {
     let count = values.len() / (channels * height * width);
     Tensor::from_data(TensorData::new(values, [count, channels, height, width]), device)
 }

@@ -1,8 +1,8 @@
-//! What can go wrong when samples are judged.
+//! Errors of evaluations.
 
 use std::path::{Path, PathBuf};
 
-/// Why something cannot be measured.
+/// Why a metric cannot be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluationError {
     /// A metric needs more items.
@@ -10,12 +10,12 @@ pub enum EvaluationError {
     TooFew {
         /// The metric.
         what: &'static str,
-        /// How many it needs.
+        /// The number that it needs.
         least: usize,
-        /// How many there are.
+        /// The number that there is.
         found: usize,
     },
-    /// Features that were not made alike.
+    /// Features of different widths.
     #[error("features of width {left} cannot be compared with features of width {right}: use one extractor for both")]
     Width {
         /// Width on one side.
@@ -26,7 +26,7 @@ pub enum EvaluationError {
     /// Features that are NaN or infinite.
     #[error("the features of {what} are not finite: its images, or the weights of the extractor, may be broken")]
     NotFinite {
-        /// What was judged.
+        /// The source.
         what: String,
     },
     /// The eigenvalues of a covariance were not found.
@@ -40,10 +40,10 @@ pub enum EvaluationError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// A file is not what it should be.
+    /// A file with other content than expected.
     #[error("{}: {reason}", path.display())]
     Format {
         /// The file.
@@ -54,26 +54,26 @@ pub enum EvaluationError {
     /// The dataset cannot be read.
     #[error(transparent)]
     Data(#[from] ddpm_data::DataError),
-    /// Samples cannot be drawn.
+    /// A source cannot generate its images.
     #[error(transparent)]
-    Job(#[from] crate::job::JobError),
-    /// The device did not give the features back.
+    Source(Box<dyn std::error::Error + Send + Sync>),
+    /// Features cannot be read from the device.
     #[error("cannot read the features back from the device: {reason}")]
     Device {
-        /// What Burn said.
+        /// The message of Burn.
         reason: String,
     },
-    /// Images that an extractor cannot look at.
-    #[error("{extractor} looks at images of shape {expected:?}, but this one has {found:?}")]
+    /// Images of a shape that an extractor does not accept.
+    #[error("{extractor} expects images of shape {expected:?}, but this one has {found:?}")]
     Shape {
         /// The extractor.
         extractor: String,
-        /// Channels, height and width that it wants.
+        /// Channels, height and width that it expects.
         expected: [usize; 3],
         /// Those of the image.
         found: [usize; 3],
     },
-    /// A classifier asked of data without classes.
+    /// A classifier for data without classes.
     #[error("the classifier is trained on labelled data, and {data} has no classes; use another extractor")]
     NoClasses {
         /// The data.

@@ -1,21 +1,21 @@
-//! What turns pictures into features.
+//! Feature extractors.
 
 use burn::tensor::Tensor;
 
-use super::picture::Picture;
+use super::image::Image;
 use super::{EvaluationError, Features};
 
-/// Features and logits of some pictures.
+/// Features and logits of some images.
 #[derive(Clone, Debug)]
 pub struct Extracted {
-    /// What distances are about.
+    /// The features.
     pub features: Features,
-    /// What classes are seen; of width 0 where there is no classifier.
+    /// The logits of the classes; of width 0 if the extractor has none.
     pub logits: Features,
 }
 
 impl Extracted {
-    /// Reads both back from their device.
+    /// Reads both from their device.
     pub(super) fn from_tensors(features: Tensor<2>, logits: Tensor<2>) -> Result<Self, EvaluationError> {
         Ok(Self { features: rows(features)?, logits: rows(logits)? })
     }
@@ -27,29 +27,29 @@ fn rows(tensor: Tensor<2>) -> Result<Features, EvaluationError> {
     Ok(Features::new(width, values))
 }
 
-/// Looks at pictures and says what matters about them.
+/// Computes features of images.
 pub trait FeatureExtractor {
-    /// Its name and how pictures are prepared for it: every number carries this.
+    /// Its name with the preprocessing of images, which is part of the name of every metric.
     fn name(&self) -> String;
 
     /// Width of the features, and of the logits.
     fn widths(&self) -> [usize; 2];
 
-    /// Whether a Frechet distance of these features is what papers call FID.
+    /// Whether the Frechet distance of these features may be called FID.
     fn is_published_inception(&self) -> bool {
         false
     }
 
-    /// Why its features may say little, if they do.
+    /// Why its features may be unreliable, if they may.
     fn doubt(&self) -> Option<String> {
         None
     }
 
-    /// Features and logits of pictures, one row for each.
-    fn extract(&self, pictures: &[Picture]) -> Result<Extracted, EvaluationError>;
+    /// Features and logits of images, one row for each.
+    fn extract(&self, images: &[Image]) -> Result<Extracted, EvaluationError>;
 }
 
-/// The pictures themselves: their values in [-1, 1].
+/// The images themselves: their values in [-1, 1].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pixels {
     /// Channels, height and width of all of them.
@@ -66,24 +66,24 @@ impl FeatureExtractor for Pixels {
         [self.shape.iter().product(), 0]
     }
 
-    fn extract(&self, pictures: &[Picture]) -> Result<Extracted, EvaluationError> {
+    fn extract(&self, images: &[Image]) -> Result<Extracted, EvaluationError> {
         let mut values = Vec::new();
-        for picture in pictures {
-            values.extend(fitted(picture, self.shape, &self.name())?.values());
+        for image in images {
+            values.extend(fitted(image, self.shape, &self.name())?.values());
         }
         Ok(Extracted { features: Features::new(self.widths()[0], values), logits: Features::empty(0) })
     }
 }
 
-/// The picture in the shape of the data: files of grey data are read as colour, and are grey all the same.
-pub(super) fn fitted(picture: &Picture, shape: [usize; 3], extractor: &str) -> Result<Picture, EvaluationError> {
-    let fitted = match (picture.channels, shape[0]) {
-        (3, 1) => picture.grey(),
-        _ => Some(picture.clone()),
+/// The image in the shape of the data: files of grayscale data are read as RGB.
+pub(super) fn fitted(image: &Image, shape: [usize; 3], extractor: &str) -> Result<Image, EvaluationError> {
+    let fitted = match (image.channels, shape[0]) {
+        (3, 1) => image.gray(),
+        _ => Some(image.clone()),
     };
     fitted.filter(|fitted| fitted.shape() == shape).ok_or_else(|| EvaluationError::Shape {
         extractor: extractor.into(),
         expected: shape,
-        found: picture.shape(),
+        found: image.shape(),
     })
 }

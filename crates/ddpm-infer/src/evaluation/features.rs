@@ -1,10 +1,10 @@
-//! Rows of numbers, one for each item: what every metric of sets is a function of.
+//! Feature vectors of a set, of which every metric is a function.
 
 use faer::Mat;
 
 use super::EvaluationError;
 
-/// Features of items, row after row.
+/// Features of items, one row for each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Features {
     width: usize,
@@ -18,17 +18,17 @@ impl Features {
         Self { width, values }
     }
 
-    /// No rows yet.
+    /// No rows.
     pub fn empty(width: usize) -> Self {
         Self { width, values: Vec::new() }
     }
 
-    /// Values of a row.
+    /// Number of values in a row.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// How many rows.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.values.len() / self.width.max(1)
     }
@@ -53,7 +53,7 @@ impl Features {
         &self.values
     }
 
-    /// The rows at these places.
+    /// The rows of these indices.
     pub fn select(&self, rows: impl IntoIterator<Item = usize>) -> Self {
         Self { width: self.width, values: rows.into_iter().flat_map(|row| self.row(row)).copied().collect() }
     }
@@ -64,7 +64,7 @@ impl Features {
         self.values.extend(&more.values[..room * self.width]);
     }
 
-    /// Whether every value is a number.
+    /// Whether every value is finite.
     pub fn is_finite(&self) -> bool {
         self.values.iter().all(|value| value.is_finite())
     }
@@ -83,7 +83,7 @@ impl Features {
     }
 }
 
-/// The squared Euclidean distance, in f64 by differences: exactly 0 for equal rows, and the same both ways.
+/// The squared Euclidean distance, in f64 by differences: exactly 0 for equal rows, and symmetric.
 pub(super) fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
     const LANES: usize = 8;
     let mut sums = [0.0; LANES];

@@ -7,8 +7,8 @@ use super::{EvaluationError, Statistics};
 
 /// |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1^1/2 C_2 C_1^1/2)^1/2) (Dowson & Landau 1982 (4)).
 ///
-/// By two symmetric eigendecompositions, so that no complex number can come up and no covariance needs to have full
-/// rank: with fewer items than dimensions the distance is finite, if far from that of many items.
+/// By two symmetric eigendecompositions, so that there are no complex numbers and no covariance needs to have full rank:
+/// with fewer items than dimensions the distance is finite, if far from that of many items.
 pub fn frechet(a: &Statistics, b: &Statistics) -> Result<f64, EvaluationError> {
     let width = a.mean.len();
     if width != b.mean.len() {
@@ -27,7 +27,7 @@ pub fn frechet(a: &Statistics, b: &Statistics) -> Result<f64, EvaluationError> {
     Ok(mean + trace(&a.covariance) + trace(&b.covariance) - 2.0 * cross)
 }
 
-/// The root of a symmetric matrix without negative eigenvalues, but for rounding.
+/// The square root of a symmetric matrix without negative eigenvalues, except for rounding.
 pub fn root(matrix: &Mat<f64>) -> Result<Mat<f64>, EvaluationError> {
     let width = matrix.nrows();
     let eigen = symmetric(matrix).self_adjoint_eigen(Side::Lower).map_err(|_| EvaluationError::Eigen { width })?;

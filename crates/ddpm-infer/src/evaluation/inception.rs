@@ -15,21 +15,21 @@ use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
 use super::extractor::{Extracted, FeatureExtractor};
-use super::picture::Picture;
+use super::image::Image;
 use super::resize::{Resize, SIDE};
 use super::{EvaluationError, Features};
 
-/// Added to the variance in batch normalisation.
+/// Added to the variance in batch normalization.
 const EPSILON: f64 = 1e-3;
-/// Width of the features that an FID is about.
+/// Width of the features of FID.
 pub const WIDTH: usize = 2048;
-/// Classes, of which the first is nothing.
+/// Classes, of which the first stands for none.
 pub const CLASSES: usize = 1008;
-/// How the SHA-256 of `pt_inception-2015-12-05-6726825d.pth` begins.
+/// Beginning of the SHA-256 of `pt_inception-2015-12-05-6726825d.pth`.
 const PUBLISHED: &str = "6726825d";
-/// Pictures that go through the network together: enough to fill the last blocks, few enough for the caches.
+/// Images in a forward pass: enough to fill the last blocks, few enough for the caches.
 const AT_ONCE: usize = 16;
-/// How far the features of the known answer may be off, relative to the largest.
+/// Tolerance of the known answer, relative to its largest feature.
 const ANSWER_TOLERANCE: f64 = 1e-3;
 
 /// A tensor of a weights file.
@@ -41,25 +41,25 @@ pub struct Weight {
     pub values: Vec<f32>,
 }
 
-/// The tensors of a weights file by their names in PyTorch, wherever they come from.
+/// Tensors by their names in PyTorch.
 pub type Weights = BTreeMap<String, Weight>;
 
-/// What is wrong with weights.
+/// Why weights do not fit.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// The names are not those of the network.
+    /// The names are those of another network.
     #[error(
         "these are not the {wanted} tensors of the Inception-v3 of pt_inception-2015-12-05: {missing} are missing \
          ({missing_names}), {unknown} are unknown ({unknown_names})"
     )]
     Names {
-        /// How many there should be.
+        /// The number of tensors of the network.
         wanted: usize,
-        /// How many of these are not there.
+        /// The number of missing ones.
         missing: usize,
         /// The first ones.
         missing_names: String,
-        /// How many there are besides.
+        /// The number of unknown ones.
         unknown: usize,
         /// The first ones.
         unknown_names: String,
@@ -71,39 +71,39 @@ pub enum WeightsError {
         name: String,
         /// Its shape.
         found: Vec<usize>,
-        /// The network's.
+        /// The shape in the network.
         expected: Vec<usize>,
     },
 }
 
-/// Reads a safetensors file of f32, with what its header says besides. Counters of batches are left out.
+/// Reads a safetensors file of f32, with the metadata of its header. PyTorch's batch counters are left out.
 pub fn read_safetensors(path: &Path) -> Result<(Weights, BTreeMap<String, String>), EvaluationError> {
     let bytes = std::fs::read(path).map_err(EvaluationError::io(path))?;
     let not = |reason: String| EvaluationError::format(path, reason);
     let (_, header) = SafeTensors::read_metadata(&bytes)
         .map_err(|error| not(format!("not a safetensors file of f32 tensors: {error}")))?;
-    let said = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     let file = SafeTensors::deserialize(&bytes).map_err(|error| not(format!("not a safetensors file: {error}")))?;
     let mut weights = Weights::new();
     for (name, view) in file.iter().filter(|(name, _)| !name.ends_with(".num_batches_tracked")) {
         if view.dtype() != Dtype::F32 {
-            // Other tensors may lie beside those that are asked for.
+            // The file may contain other tensors, too.
             continue;
         }
         let values = view.data().as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect();
         weights.insert(name.to_string(), Weight { shape: view.shape().to_vec(), values });
     }
-    Ok((weights, said))
+    Ok((weights, metadata))
 }
 
-/// A convolution, the batch normalisation after it folded in, and a rectifier.
+/// A convolution, the batch normalization after it folded in, and a rectifier.
 type Unit = Conv2d;
 
-/// What follows what in a branch of a block.
+/// A layer in a branch of a block.
 #[derive(Clone, Debug)]
 enum Layer {
     Unit(Box<Unit>),
-    /// Two of them on the same input, their channels put together.
+    /// Two of them on the same input, their channels concatenated.
     Fork(Box<[Unit; 2]>),
     /// 3x3, stride 1, padding 1, of which the padding is not counted.
     AveragePool,
@@ -136,7 +136,7 @@ fn around([rows, columns]: [usize; 2]) -> PaddingConfig2d {
     PaddingConfig2d::Explicit(rows, columns, rows, columns)
 }
 
-/// Branches on the same input, their channels put together.
+/// Branches on the same input, their channels concatenated.
 #[derive(Clone, Debug)]
 struct Block(Vec<Vec<Layer>>);
 
@@ -147,16 +147,16 @@ impl Block {
     }
 }
 
-/// Takes tensors by name and remembers what was asked for.
+/// Takes tensors by name, and records the names.
 struct Builder<'a> {
     weights: &'a Weights,
     device: &'a Device,
-    asked: Vec<String>,
+    taken: Vec<String>,
     wrong: Option<WeightsError>,
 }
 
 impl Builder<'_> {
-    /// The values of a tensor of this shape; zeros where it is not there, which is reported at the end.
+    /// The values of a tensor of this shape; zeros for a missing one, which is reported at the end.
     fn take(&mut self, name: String, shape: &[usize]) -> Vec<f32> {
         let found = self.weights.get(&name);
         if let Some(weight) = found.filter(|weight| weight.shape != shape) {
@@ -166,7 +166,7 @@ impl Builder<'_> {
         let size: usize = shape.iter().product();
         let fits = found.filter(|weight| weight.shape == shape && weight.values.len() == size);
         let values = fits.map_or_else(|| vec![0.0; size], |weight| weight.values.clone());
-        self.asked.push(name);
+        self.taken.push(name);
         values
     }
 
@@ -322,20 +322,45 @@ impl Builder<'_> {
     }
 }
 
-/// What the network says of a batch.
+impl Builder<'_> {
+    /// An error unless the weights were exactly what was taken.
+    fn check(mut self) -> Result<(), WeightsError> {
+        self.taken.sort();
+        let missing: Vec<&String> = self.taken.iter().filter(|name| !self.weights.contains_key(*name)).collect();
+        let unknown: Vec<&String> =
+            self.weights.keys().filter(|name| self.taken.binary_search(name).is_err()).collect();
+        if !missing.is_empty() || !unknown.is_empty() {
+            let first = |names: &[&String]| match names {
+                [] => "none".to_string(),
+                [one] => (*one).clone(),
+                [one, ..] => format!("{one}, ..."),
+            };
+            return Err(WeightsError::Names {
+                wanted: self.taken.len(),
+                missing: missing.len(),
+                missing_names: first(&missing),
+                unknown: unknown.len(),
+                unknown_names: first(&unknown),
+            });
+        }
+        self.wrong.map_or(Ok(()), Err)
+    }
+}
+
+/// Outputs of the network for a batch.
 #[derive(Clone, Debug)]
 pub struct Stages {
     /// After the first pool, the second one, Mixed_6e and Mixed_7c, each the mean over the image:
     /// [B, 64], [B, 192], [B, 768], [B, 2048].
     pub features: [Tensor<2>; 4],
-    /// The classes' logits without the bias, which the inception score is made of: [B, 1008].
+    /// The logits without the bias, for the inception score: [B, 1008].
     pub logits: Tensor<2>,
 }
 
 /// The network with its weights.
 #[derive(Clone, Debug)]
 pub struct Inception {
-    /// What each ends in is a place where features are taken, and so are the ends of the blocks.
+    /// Features are taken after each of these, and after each group of blocks.
     stages: [Vec<Layer>; 2],
     blocks: [Vec<Block>; 2],
     /// [2048, 1008].
@@ -346,9 +371,9 @@ pub struct Inception {
 }
 
 impl Inception {
-    /// From tensors by name: all of them must be there, with their shapes, and no others.
+    /// From exactly the tensors of the network, by name.
     pub fn new(weights: &Weights, resize: Resize, device: &Device) -> Result<Self, WeightsError> {
-        let mut builder = Builder { weights, device, asked: Vec::new(), wrong: None };
+        let mut builder = Builder { weights, device, taken: Vec::new(), wrong: None };
         let b = &mut builder;
         let stages = [
             vec![
@@ -382,30 +407,10 @@ impl Inception {
         ];
         let classes = b.take("fc.weight".into(), &[CLASSES, WIDTH]);
         let classes = Tensor::<2>::from_data(TensorData::new(classes, [CLASSES, WIDTH]), device).transpose();
-        // No number here depends on it, but a file without it is another network's.
+        // It is not used, but a file without it belongs to another network.
         b.take("fc.bias".into(), &[CLASSES]);
-        let Builder { mut asked, wrong, .. } = builder;
-        asked.sort();
-        let missing: Vec<&String> = asked.iter().filter(|name| !weights.contains_key(*name)).collect();
-        let unknown: Vec<&String> = weights.keys().filter(|name| asked.binary_search(name).is_err()).collect();
-        if !missing.is_empty() || !unknown.is_empty() {
-            let first = |names: &[&String]| match names {
-                [] => "none".to_string(),
-                [one] => (*one).clone(),
-                [one, ..] => format!("{one}, ..."),
-            };
-            return Err(WeightsError::Names {
-                wanted: asked.len(),
-                missing: missing.len(),
-                missing_names: first(&missing),
-                unknown: unknown.len(),
-                unknown_names: first(&unknown),
-            });
-        }
-        match wrong {
-            Some(wrong) => Err(wrong),
-            None => Ok(Self { stages, blocks, classes, device: device.clone(), resize, published: false }),
-        }
+        builder.check()?;
+        Ok(Self { stages, blocks, classes, device: device.clone(), resize, published: false })
     }
 
     /// All stages for inputs [B, 3, 299, 299] in [-1, 1].
@@ -420,18 +425,18 @@ impl Inception {
         Stages { features, logits }
     }
 
-    /// The input of the network for some pictures.
-    pub fn input(&self, pictures: &[Picture]) -> Tensor<4> {
-        let inputs: Vec<Vec<f32>> = pictures.par_iter().map(|picture| self.resize.input(picture)).collect();
-        let data = TensorData::new(inputs.concat(), [pictures.len(), 3, SIDE, SIDE]);
+    /// The input of the network for some images.
+    pub fn input(&self, images: &[Image]) -> Tensor<4> {
+        let inputs: Vec<Vec<f32>> = images.par_iter().map(|image| self.resize.input(image)).collect();
+        let data = TensorData::new(inputs.concat(), [images.len(), 3, SIDE, SIDE]);
         Tensor::from_data(data, &self.device)
     }
 
-    /// Compares with what the peer said of the same weights: a safetensors file with `images` [N, 3, H, W] in [0, 1],
-    /// and `features_2048` [N, 2048] after the resize of pytorch-fid. If its header says that the weights' file was the
-    /// published one (`weights_sha256`), distances by this network may be called FID.
+    /// Compares with the features of pytorch-fid for the same weights: a safetensors file with `images` [N, 3, H, W] in
+    /// [0, 1], and `features_2048` [N, 2048] after the resize of pytorch-fid. If `weights_sha256` in its header is that of
+    /// the published file, distances by this network may be called FID.
     pub fn check_known_answer(&mut self, path: &Path) -> Result<(), EvaluationError> {
-        let (tensors, said) = read_safetensors(path)?;
+        let (tensors, metadata) = read_safetensors(path)?;
         let find = |name: &str, rank: usize| {
             let tensor = tensors.get(name).filter(|tensor| tensor.shape.len() == rank);
             tensor.ok_or_else(|| {
@@ -441,29 +446,32 @@ impl Inception {
         let (images, answer) = (find("images", 4)?, find("features_2048", 2)?);
         let [count, channels, height, width] = [0, 1, 2, 3].map(|axis| images.shape[axis]);
         if answer.shape != [count, WIDTH] || channels != 3 || count == 0 {
-            let reason = format!("images {:?} and features {:?} do not belong together", images.shape, answer.shape);
+            let reason = format!(
+                "images {:?} do not fit features {:?}; expected [N, 3, H, W] and [N, 2048]",
+                images.shape, answer.shape
+            );
             return Err(EvaluationError::format(path, reason));
         }
-        let pictures: Vec<Picture> = images
+        let images: Vec<Image> = images
             .values
             .chunks_exact(3 * height * width)
             .map(|image| {
                 let bytes = image.iter().map(|value| (value * 255.0).round() as u8).collect();
-                Picture { channels: 3, height, width, bytes }
+                Image { channels: 3, height, width, bytes }
             })
             .collect();
-        let asked = Self { resize: Resize::PytorchFid, ..self.clone() };
-        let found = asked.extract(&pictures)?.features;
+        let network = Self { resize: Resize::PytorchFid, ..self.clone() };
+        let found = network.extract(&images)?.features;
         let largest = answer.values.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
         let off = found.values().iter().zip(&answer.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         let off = f64::from(off) / f64::from(largest);
         if off.is_nan() || off > ANSWER_TOLERANCE {
             let reason = format!(
-                "the known answer is missed: features are off by {off:.1e} of the largest, allowed {ANSWER_TOLERANCE:.0e}"
+                "the features differ from the known answer by {off:.1e} of the largest one; expected at most {ANSWER_TOLERANCE:.0e}"
             );
             return Err(EvaluationError::format(path, reason));
         }
-        self.published = said.get("weights_sha256").is_some_and(|sha| sha.starts_with(PUBLISHED));
+        self.published = metadata.get("weights_sha256").is_some_and(|sha| sha.starts_with(PUBLISHED));
         Ok(())
     }
 }
@@ -482,9 +490,9 @@ impl FeatureExtractor for Inception {
         self.published
     }
 
-    fn extract(&self, pictures: &[Picture]) -> Result<Extracted, EvaluationError> {
+    fn extract(&self, images: &[Image]) -> Result<Extracted, EvaluationError> {
         let mut all = Extracted { features: Features::empty(WIDTH), logits: Features::empty(CLASSES) };
-        for few in pictures.chunks(AT_ONCE) {
+        for few in images.chunks(AT_ONCE) {
             let stages = self.stages(self.input(few));
             let [_, _, _, features] = stages.features;
             let found = Extracted::from_tensors(features, stages.logits)?;

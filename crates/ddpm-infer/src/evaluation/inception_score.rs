@@ -1,4 +1,4 @@
-//! The inception score, gathered row by row.
+//! The inception score, accumulated row by row.
 
 use super::EvaluationError;
 
@@ -15,7 +15,7 @@ pub struct Score {
 
 /// exp(mean KL(p(y|x) || p(y))) over the rows of logits so far (Salimans et al. 2016), split in order.
 ///
-/// KL is the difference of two entropies, so that sums are all that is kept.
+/// KL is the difference of two entropies, so that sums suffice.
 #[derive(Clone, Debug)]
 pub struct InceptionScore {
     rows: usize,

@@ -1,4 +1,4 @@
-//! The kernel distance: unbiased, so that equal distributions give 0 on average, and sometimes less.
+//! The kernel inception distance (KID): unbiased, so that equal distributions give 0 on average, and sometimes less.
 
 use ddpm_data::permutation;
 use faer::linalg::matmul::matmul;
@@ -13,9 +13,9 @@ pub struct Kid {
     pub mean: f64,
     /// Standard deviation over the subsets, divided by their number.
     pub deviation: f64,
-    /// How many subsets.
+    /// Number of subsets.
     pub subsets: usize,
-    /// How many items of either set are in one.
+    /// Items of either set in a subset.
     pub size: usize,
 }
 

@@ -1,7 +1,7 @@
-//! Judging samples: distances between sets of features, and what gives the features.
+//! Evaluation of samples: feature extractors, and distances between sets of features.
 //!
-//! A metric is a function of [`Features`]; where these come from is the business of a
-//! [`FeatureExtractor`](extractor::FeatureExtractor). One file for each.
+//! A metric is a function of [`Features`], and a [`FeatureExtractor`](extractor::FeatureExtractor) makes these of images.
+//! One file each.
 
 pub mod arrays;
 pub mod blocks;
@@ -10,13 +10,13 @@ mod error;
 pub mod extractor;
 mod features;
 mod frechet;
+pub mod image;
 pub mod inception;
 mod inception_score;
-pub mod judge;
 mod kid;
-mod memorisation;
+mod memorization;
+pub mod metrics;
 mod moments;
-pub mod picture;
 pub mod points;
 mod precision_recall;
 pub mod record;
@@ -30,6 +30,6 @@ pub use features::Features;
 pub use frechet::{frechet, root as symmetric_root};
 pub use inception_score::{InceptionScore, Score};
 pub use kid::{Kid, kid, mmd2_unbiased};
-pub use memorisation::{median_nearest, novelty};
+pub use memorization::{median_nearest, novelty};
 pub use moments::{Moments, Statistics};
 pub use precision_recall::{PrecisionRecall, precision_recall};

@@ -1,4 +1,4 @@
-//! Mean and covariance of features, gathered block by block in f64.
+//! Mean and covariance of features, accumulated in f64.
 
 use std::path::Path;
 
@@ -38,12 +38,12 @@ impl Moments {
         moments
     }
 
-    /// How many items.
+    /// Number of items.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// As if the items of `other` had been among these: nothing is lost but rounding (Chan, Golub & LeVeque 1979).
+    /// Adds the items of `other`, exact but for rounding (Chan, Golub & LeVeque 1979).
     pub fn merge(&mut self, other: &Self) -> Result<(), EvaluationError> {
         if self.mean.len() != other.mean.len() {
             return Err(EvaluationError::Width { left: self.mean.len(), right: other.mean.len() });
@@ -77,10 +77,10 @@ impl Moments {
     }
 }
 
-/// Mean and covariance of a set: all that a Frechet distance asks for.
+/// Mean and covariance of a set, for the Frechet distance.
 #[derive(Clone, Debug)]
 pub struct Statistics {
-    /// How many items they are of, if that is known: the files of other tools do not say.
+    /// Number of items, if known: files of other tools do not contain it.
     pub count: Option<u64>,
     /// The mean.
     pub mean: Vec<f64>,
@@ -113,7 +113,7 @@ impl Statistics {
         })
     }
 
-    /// Writes such a file, with the `count` beside, which other tools do not look at.
+    /// Writes such a file, with the `count`, which other tools ignore.
     pub fn write(&self, path: &Path) -> Result<(), EvaluationError> {
         let width = self.mean.len();
         let sigma = (0..width * width).map(|i| self.covariance[(i / width, i % width)]).collect();

@@ -1,4 +1,4 @@
-//! Distances between two clouds of points, and how the modes of a cloud are met.
+//! Distances between two clouds of points, and the weights of their modes.
 
 use std::f64::consts::PI;
 
@@ -8,7 +8,7 @@ use super::{EvaluationError, Features};
 /// Directions of [`sliced_wasserstein_2`].
 pub const DIRECTIONS: usize = 256;
 
-/// What chamfer distances are made of, for two clouds x and y.
+/// Chamfer distances of two clouds x and y.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chamfer {
     /// Squared distances to the nearest point of the other cloud, both ways, added up. It grows with the number of
@@ -16,13 +16,13 @@ pub struct Chamfer {
     pub sum_squared: f64,
     /// Mean squared distance from x to y and from y to x, added.
     pub mean_squared: f64,
-    /// The same of distances that are not squared.
+    /// The same, of distances that are not squared.
     pub mean_distance: f64,
     /// The largest of all those distances.
     pub hausdorff: f64,
 }
 
-/// The chamfer distance. It does not see whether the modes have their right weights.
+/// The chamfer distance. It is insensitive to the weights of modes.
 pub fn chamfer(x: &Features, y: &Features) -> Result<Chamfer, EvaluationError> {
     check("the chamfer distance", x, y)?;
     let nearest = |from: &Features, to: &Features| -> Vec<f64> {
@@ -41,7 +41,7 @@ pub fn chamfer(x: &Features, y: &Features) -> Result<Chamfer, EvaluationError> {
 }
 
 /// The root of the mean over [`DIRECTIONS`] directions, evenly around the half circle, of the squared Wasserstein-2
-/// distance between the two clouds of the plane as seen along the direction.
+/// distance between the projections of the two clouds onto the direction.
 pub fn sliced_wasserstein_2(x: &Features, y: &Features) -> Result<f64, EvaluationError> {
     check("the sliced Wasserstein distance", x, y)?;
     let along = |points: &Features, [cos, sin]: [f64; 2]| {
@@ -56,7 +56,7 @@ pub fn sliced_wasserstein_2(x: &Features, y: &Features) -> Result<f64, Evaluatio
     Ok(((0..DIRECTIONS).map(of_direction).sum::<f64>() / DIRECTIONS as f64).sqrt())
 }
 
-/// The least mean squared way that moves one sorted sample onto the other: quantile onto quantile.
+/// The squared Wasserstein-2 distance of two sorted samples: quantile onto quantile.
 fn transport(x: &[f64], y: &[f64]) -> f64 {
     let (n, m) = (x.len(), y.len());
     let (mut i, mut j, mut at, mut cost) = (0, 0, 0, 0.0);
@@ -71,8 +71,8 @@ fn transport(x: &[f64], y: &[f64]) -> f64 {
     cost / (n * m) as f64
 }
 
-/// 2 E|X - Y| - E|X - X'| - E|Y - Y'| over all pairs (Szekely & Rizzo 2013): 0 only for equal clouds, and it sees the
-/// weights of modes.
+/// 2 E|X - Y| - E|X - X'| - E|Y - Y'| over all pairs (Szekely & Rizzo 2013): 0 only for equal clouds, and
+/// sensitive to the weights of modes.
 pub fn energy_distance(x: &Features, y: &Features) -> Result<f64, EvaluationError> {
     check("the energy distance", x, y)?;
     let mean = |a: &Features, b: &Features| {
@@ -82,12 +82,12 @@ pub fn energy_distance(x: &Features, y: &Features) -> Result<f64, EvaluationErro
     Ok(2.0 * mean(x, y) - mean(x, x) - mean(y, y))
 }
 
-/// The share of the points whose nearest centre each centre is.
-pub fn mode_weights(points: &Features, centres: &[[f32; 2]]) -> Vec<f64> {
-    let mut weights = vec![0.0; centres.len()];
+/// The share of the points that are nearest to each center.
+pub fn mode_weights(points: &Features, centers: &[[f32; 2]]) -> Vec<f64> {
+    let mut weights = vec![0.0; centers.len()];
     for point in points.rows() {
-        let distance = |centre: usize| squared_distance(point, &centres[centre]);
-        let nearest = (0..centres.len()).min_by(|a, b| distance(*a).total_cmp(&distance(*b)));
+        let distance = |center: usize| squared_distance(point, &centers[center]);
+        let nearest = (0..centers.len()).min_by(|a, b| distance(*a).total_cmp(&distance(*b)));
         if let Some(nearest) = nearest {
             weights[nearest] += 1.0 / points.len() as f64;
         }

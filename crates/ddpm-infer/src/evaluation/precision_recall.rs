@@ -5,12 +5,12 @@ use rayon::prelude::*;
 use super::features::squared_distance;
 use super::{EvaluationError, Features};
 
-/// What balls around the items of two sets say about each other.
+/// Fidelity and diversity, from the k-NN balls around the items of two sets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrecisionRecall {
     /// Share of the samples inside the ball of a real item: how real they look.
     pub precision: f64,
-    /// Share of the real items inside the ball of a sample: how much of the data is met.
+    /// Share of the real items inside the ball of a sample: how much of the data is covered.
     pub recall: f64,
     /// In how many real balls a sample lies, divided by k: 1 on average for equal distributions, not bounded.
     pub density: f64,
@@ -18,10 +18,10 @@ pub struct PrecisionRecall {
     pub coverage: f64,
 }
 
-/// The ball of an item reaches to the `k`-th nearest other item of its own set. A point on the rim is inside for
-/// precision and recall, and outside for density and coverage, as in the papers' own programs.
+/// The ball of an item reaches to the `k`-th nearest other item of its own set. A point on the boundary is inside for
+/// precision and recall, and outside for density and coverage, as in the code of the papers.
 ///
-/// Takes time in proportion to the square of the number of items, and no memory.
+/// Time is quadratic in the number of items; memory is constant.
 pub fn precision_recall(real: &Features, samples: &Features, k: usize) -> Result<PrecisionRecall, EvaluationError> {
     real.same_width(samples)?;
     let (real_radii, sample_radii) = (squared_radii(real, k)?, squared_radii(samples, k)?);

@@ -1,9 +1,9 @@
-//! Verdicts as people and programs read them: a table, CSV and a plot.
+//! Evaluations as a table, as CSV and as a plot.
 
 use std::fmt::Write;
 
-use super::judge::{Measured, Verdict};
-use super::record::How;
+use super::metrics::{Evaluation, Measurement};
+use super::record::SamplingSettings;
 
 /// Beyond this many sets, a set is a row of the table and not a column.
 const COLUMNS: usize = 3;
@@ -29,29 +29,30 @@ const SHORT: [(&str, &str); 10] = [
 ];
 
 /// Whether the table has only some of the numbers.
-pub fn is_short(verdicts: &[Verdict]) -> bool {
-    verdicts.len() > COLUMNS
+pub fn is_short(evaluations: &[Evaluation]) -> bool {
+    evaluations.len() > COLUMNS
 }
 
 /// A table of at most `WIDTH` columns: of few sets all numbers, of many the most important ones. The first `drawn`
 /// sets were drawn from snapshots.
-pub fn table(verdicts: &[Verdict], drawn: usize) -> String {
+pub fn table(evaluations: &[Evaluation], drawn: usize) -> String {
     let mut head = Vec::new();
-    let one_reference = verdicts.windows(2).all(|pair| pair[0].against == pair[1].against);
-    if let (true, Some(first)) = (one_reference, verdicts.first()) {
+    let one_reference = evaluations.windows(2).all(|pair| pair[0].against == pair[1].against);
+    if let (true, Some(first)) = (one_reference, evaluations.first()) {
         head.push(format!("reference: {}", first.against));
     }
-    let mut names: Vec<String> = verdicts.iter().map(|verdict| verdict.of.clone()).collect();
-    if is_short(verdicts) {
+    let mut names: Vec<String> = evaluations.iter().map(|evaluation| evaluation.of.clone()).collect();
+    if is_short(evaluations) {
         head.splice(0..0, take_common(&mut names[..drawn]));
     }
-    for (name, verdict) in names.iter_mut().zip(verdicts) {
-        *name += &format!(" ({})", verdict.count);
+    for (name, evaluation) in names.iter_mut().zip(evaluations) {
+        *name += &format!(" ({})", evaluation.count);
         if !one_reference {
-            *name += &format!(" vs {}", verdict.against);
+            *name += &format!(" vs {}", evaluation.against);
         }
     }
-    let rows = if is_short(verdicts) { rows_of_sets(verdicts, names) } else { columns_of_sets(verdicts, &names) };
+    let rows =
+        if is_short(evaluations) { rows_of_sets(evaluations, names) } else { columns_of_sets(evaluations, &names) };
     let head: String = head.iter().map(|line| shortened(line, WIDTH) + "\n").collect();
     head + &aligned(&rows)
 }
@@ -74,14 +75,15 @@ fn take_common(names: &mut [String]) -> Option<String> {
 }
 
 /// A row for each set, with the numbers of [`SHORT`].
-fn rows_of_sets(verdicts: &[Verdict], names: Vec<String>) -> Vec<Vec<String>> {
+fn rows_of_sets(evaluations: &[Evaluation], names: Vec<String>) -> Vec<Vec<String>> {
     let columns: Vec<(&str, &str)> = SHORT
         .into_iter()
-        .filter(|(metric, _)| verdicts.iter().any(|verdict| verdict.value(metric).is_some()))
+        .filter(|(metric, _)| evaluations.iter().any(|evaluation| evaluation.value(metric).is_some()))
         .collect();
-    let numbers = |verdict: &Verdict| columns.iter().map(|(metric, _)| cell(verdict.value(metric))).collect::<Vec<_>>();
+    let numbers =
+        |evaluation: &Evaluation| columns.iter().map(|(metric, _)| cell(evaluation.value(metric))).collect::<Vec<_>>();
     let mut rows = vec![columns.iter().map(|(_, title)| title.to_string()).collect::<Vec<_>>()];
-    rows.extend(verdicts.iter().map(numbers));
+    rows.extend(evaluations.iter().map(numbers));
     let taken: usize = widths(&rows).iter().map(|width| width + GAP).sum();
     let names = std::iter::once("set (count)".to_string()).chain(names);
     let names = names.map(|name| shortened(&name, WIDTH.saturating_sub(taken)));
@@ -89,17 +91,20 @@ fn rows_of_sets(verdicts: &[Verdict], names: Vec<String>) -> Vec<Vec<String>> {
 }
 
 /// A row for each metric, with a column for each set.
-fn columns_of_sets(verdicts: &[Verdict], names: &[String]) -> Vec<Vec<String>> {
+fn columns_of_sets(evaluations: &[Evaluation], names: &[String]) -> Vec<Vec<String>> {
     let mut metrics: Vec<&str> = Vec::new();
-    for metric in verdicts.iter().flat_map(|verdict| &verdict.measured).map(|measured| measured.metric.as_str()) {
+    for metric in
+        evaluations.iter().flat_map(|evaluation| &evaluation.measured).map(|measured| measured.metric.as_str())
+    {
         if !metrics.contains(&metric) {
             metrics.push(metric);
         }
     }
-    let number =
-        |verdict: &Verdict, metric: &str| cell(verdict.measured.iter().find(|measured| measured.metric == metric));
+    let number = |evaluation: &Evaluation, metric: &str| {
+        cell(evaluation.measured.iter().find(|measured| measured.metric == metric))
+    };
     let longest = metrics.iter().map(|metric| metric.chars().count()).max().unwrap_or_default();
-    let room = (WIDTH.saturating_sub(longest) / verdicts.len().max(1)).saturating_sub(GAP);
+    let room = (WIDTH.saturating_sub(longest) / evaluations.len().max(1)).saturating_sub(GAP);
     let word = names.iter().flat_map(|name| name.split(' ')).map(|word| word.chars().count()).max();
     let width = word.unwrap_or_default().clamp(TITLE.0, TITLE.1).min(room);
     let titles: Vec<Vec<String>> = names.iter().map(|name| broken(name, width)).collect();
@@ -112,18 +117,20 @@ fn columns_of_sets(verdicts: &[Verdict], names: &[String]) -> Vec<Vec<String>> {
     };
     let mut rows: Vec<Vec<String>> = (0..height).map(title).collect();
     rows.extend(metrics.iter().map(|metric| {
-        std::iter::once(metric.to_string()).chain(verdicts.iter().map(|verdict| number(verdict, metric))).collect()
+        std::iter::once(metric.to_string())
+            .chain(evaluations.iter().map(|evaluation| number(evaluation, metric)))
+            .collect()
     }));
     rows
 }
 
-fn cell(measured: Option<&Measured>) -> String {
+fn cell(measured: Option<&Measurement>) -> String {
     match measured {
         None => "-".into(),
-        Some(Measured { value, deviation: Some(deviation), .. }) => {
+        Some(Measurement { value, deviation: Some(deviation), .. }) => {
             format!("{} +- {}", rounded(*value), with_digits(*deviation, 2))
         }
-        Some(Measured { value, .. }) => rounded(*value),
+        Some(Measurement { value, .. }) => rounded(*value),
     }
 }
 
@@ -183,8 +190,8 @@ fn with_digits(value: f64, digits: i64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// One line for each number of the sets, the first of which were drawn as `hows` say.
-pub fn csv(verdicts: &[Verdict], hows: &[&How]) -> Result<Vec<u8>, csv::Error> {
+/// One line for each metric of each set. The first sets were sampled with these settings, in the same order.
+pub fn csv(evaluations: &[Evaluation], sampled: &[&SamplingSettings]) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
     table.write_record([
         "set",
@@ -200,19 +207,20 @@ pub fn csv(verdicts: &[Verdict], hows: &[&How]) -> Result<Vec<u8>, csv::Error> {
         "guidance",
         "options",
     ])?;
-    for (place, verdict) in verdicts.iter().enumerate() {
-        let how: [String; 7] = hows.get(place).map_or_else(Default::default, |how| {
-            let width = how.width.map_or("usual".into(), |width| width.to_string());
-            let [step, steps, seed] = [how.step, how.sampler_steps as u64, how.seed].map(|number| number.to_string());
-            let options = how.options.iter().map(|(name, value)| format!("{name}={value}"));
+    for (place, evaluation) in evaluations.iter().enumerate() {
+        let settings: [String; 7] = sampled.get(place).map_or_else(Default::default, |settings| {
+            let width = settings.width.map_or("usual".into(), |width| width.to_string());
+            let [step, steps, seed] =
+                [settings.step, settings.sampler_steps as u64, settings.seed].map(|number| number.to_string());
+            let options = settings.options.iter().map(|(name, value)| format!("{name}={value}"));
             let options = options.collect::<Vec<_>>().join(" ");
-            [step, width, how.sampler.clone(), steps, seed, how.guidance.to_string(), options]
+            [step, width, settings.sampler.clone(), steps, seed, settings.guidance.to_string(), options]
         });
-        for measured in &verdict.measured {
+        for measured in &evaluation.measured {
             let deviation = measured.deviation.map(|deviation| deviation.to_string()).unwrap_or_default();
             let value = measured.value.to_string();
-            let first = [&verdict.of, &verdict.against, &measured.name, &value, &deviation];
-            table.write_record(first.into_iter().chain(&how))?;
+            let first = [&evaluation.of, &evaluation.against, &measured.name, &value, &deviation];
+            table.write_record(first.into_iter().chain(&settings))?;
         }
     }
     table.into_inner().map_err(|error| error.into_error().into())
@@ -221,8 +229,8 @@ pub fn csv(verdicts: &[Verdict], hows: &[&How]) -> Result<Vec<u8>, csv::Error> {
 /// A line of a plot: its name and its points.
 pub type Line = (String, Vec<[f64; 2]>);
 
-/// Colours that differ for the colour-blind too.
-const COLOURS: [&str; 6] = ["#c05a3e", "#4e698c", "#5a8f5a", "#a07a2e", "#7d5a8c", "#4a4e54"];
+/// Colors that differ for the color-blind too.
+const COLORS: [&str; 6] = ["#c05a3e", "#4e698c", "#5a8f5a", "#a07a2e", "#7d5a8c", "#4a4e54"];
 
 /// How an axis of a plot counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,7 +265,7 @@ impl Scale {
     }
 }
 
-/// Lines over an axis with a name, and horizontal marks, as an SVG; values on a logarithmic axis.
+/// An SVG of lines over an axis with a name, and of horizontal marks; the values are on a logarithmic axis.
 pub fn plot(title: &str, (x_name, x_scale): (&str, Scale), lines: &[Line], marks: &[(String, f64)]) -> String {
     let sorted = |(name, points): &Line| {
         let mut points = points.clone();
@@ -265,75 +273,129 @@ pub fn plot(title: &str, (x_name, x_scale): (&str, Scale), lines: &[Line], marks
         (name.clone(), points)
     };
     let lines: Vec<Line> = lines.iter().map(sorted).collect();
-    let (width, height) = (760.0, 460.0);
-    let (left, right, top, bottom) = (84.0, 190.0, 54.0, 56.0);
-    let points = || lines.iter().flat_map(|(_, points)| points);
-    let y_scale = Scale::Logarithmic;
-    let xs = x_scale.range(points().map(|point| point[0]));
-    let ys = y_scale.range(points().map(|point| point[1]).chain(marks.iter().map(|mark| mark.1)));
-    let x_of = |x: f64| left + x_scale.share(x, xs) * (width - left - right);
-    let y_of = |y: f64| height - bottom - y_scale.share(y, ys) * (height - top - bottom);
+    let mut plot = Plot::new(x_scale, &lines, marks);
+    plot.text(LEFT, TOP - 24.0, "start", INK, title);
+    plot.text((LEFT + PLOT_WIDTH - RIGHT) / 2.0, PLOT_HEIGHT - 12.0, "middle", INK, x_name);
+    plot.x_labels(&lines);
+    let ticks = ticks(plot.ys.0, plot.ys.1);
+    plot.y_labels(&ticks);
+    plot.names(&lines, marks);
+    plot.grid(&ticks, marks);
+    plot.curves(&lines);
+    plot.svg + "</svg>\n"
+}
 
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
-         font-size=\"13\" fill=\"#464a50\">\n<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
-    );
-    let mut text = |x: f64, y: f64, anchor: &str, colour: &str, words: &str| {
-        let words = words.replace('&', "&amp;").replace('<', "&lt;");
-        let _ =
-            writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{words}</text>");
-    };
-    let ink = "#464a50";
-    text(left, top - 24.0, "start", ink, title);
-    text((left + width - right) / 2.0, height - 12.0, "middle", ink, x_name);
-    let mut places: Vec<f64> = points().map(|point| point[0]).collect();
-    places.sort_by(f64::total_cmp);
-    places.dedup();
-    let every = places.len().div_ceil(8).max(1);
-    for x in places.iter().step_by(every) {
-        text(x_of(*x), height - bottom + 20.0, "middle", ink, &x.to_string());
+const PLOT_WIDTH: f64 = 760.0;
+const PLOT_HEIGHT: f64 = 460.0;
+const LEFT: f64 = 84.0;
+const RIGHT: f64 = 190.0;
+const TOP: f64 = 54.0;
+const BOTTOM: f64 = 56.0;
+const INK: &str = "#464a50";
+const FAINT_INK: &str = "#787c82";
+
+/// An SVG in the making, with its axes.
+struct Plot {
+    svg: String,
+    x_scale: Scale,
+    xs: (f64, f64),
+    ys: (f64, f64),
+}
+
+impl Plot {
+    /// The scale of the values.
+    const Y_SCALE: Scale = Scale::Logarithmic;
+
+    fn new(x_scale: Scale, lines: &[Line], marks: &[(String, f64)]) -> Self {
+        let points = || lines.iter().flat_map(|(_, points)| points);
+        let xs = x_scale.range(points().map(|point| point[0]));
+        let ys = Self::Y_SCALE.range(points().map(|point| point[1]).chain(marks.iter().map(|mark| mark.1)));
+        let svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {PLOT_WIDTH} {PLOT_HEIGHT}\" \
+             font-family=\"sans-serif\" font-size=\"13\" fill=\"{INK}\">\n\
+             <rect width=\"{PLOT_WIDTH}\" height=\"{PLOT_HEIGHT}\" fill=\"#ffffff\"/>\n"
+        );
+        Self { svg, x_scale, xs, ys }
     }
-    let ticks = ticks(ys.0, ys.1);
-    for tick in &ticks {
-        text(left - 8.0, y_of(*tick) + 4.0, "end", ink, &tick.to_string());
+
+    fn x(&self, value: f64) -> f64 {
+        LEFT + self.x_scale.share(value, self.xs) * (PLOT_WIDTH - LEFT - RIGHT)
     }
-    // Names at the right end, moved apart where they would lie on each other.
-    let mut names: Vec<(f64, String, &str)> = Vec::new();
-    for (k, (name, points)) in lines.iter().enumerate() {
-        let end = points.iter().max_by(|a, b| a[0].total_cmp(&b[0]));
-        names.extend(end.map(|end| (y_of(end[1]), name.clone(), COLOURS[k % COLOURS.len()])));
+
+    fn y(&self, value: f64) -> f64 {
+        PLOT_HEIGHT - BOTTOM - Self::Y_SCALE.share(value, self.ys) * (PLOT_HEIGHT - TOP - BOTTOM)
     }
-    names.extend(marks.iter().map(|(name, y)| (y_of(*y), name.clone(), "#787c82")));
-    names.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut free = top - 10.0;
-    for (y, name, colour) in names {
-        let at = y.max(free);
-        text(width - right + 10.0, at + 4.0, "start", colour, &name);
-        free = at + 16.0;
-    }
-    for tick in ticks {
-        let y = y_of(tick);
-        let _ = writeln!(svg, "<path d=\"M{left} {y:.1}H{:.1}\" stroke=\"#e6e6e2\"/>", width - right);
-    }
-    for (_, y) in marks {
-        let y = y_of(*y);
+
+    fn text(&mut self, x: f64, y: f64, anchor: &str, color: &str, text: &str) {
+        let text = text.replace('&', "&amp;").replace('<', "&lt;");
         let _ = writeln!(
-            svg,
-            "<path d=\"M{left} {y:.1}H{:.1}\" stroke=\"#787c82\" stroke-dasharray=\"5 4\"/>",
-            width - right
+            self.svg,
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{color}\">{text}</text>"
         );
     }
-    for (k, (_, points)) in lines.iter().enumerate() {
-        let colour = COLOURS[k % COLOURS.len()];
-        let path: Vec<String> = points.iter().map(|[x, y]| format!("{:.1},{:.1}", x_of(*x), y_of(*y))).collect();
-        let path = path.join(" ");
-        let _ = writeln!(svg, "<polyline points=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>");
-        for [x, y] in points {
-            let _ =
-                writeln!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{colour}\"/>", x_of(*x), y_of(*y));
+
+    /// Places of the points on the horizontal axis, about eight of them.
+    fn x_labels(&mut self, lines: &[Line]) {
+        let mut places: Vec<f64> = lines.iter().flat_map(|(_, points)| points).map(|point| point[0]).collect();
+        places.sort_by(f64::total_cmp);
+        places.dedup();
+        let every = places.len().div_ceil(8).max(1);
+        for x in places.iter().step_by(every) {
+            self.text(self.x(*x), PLOT_HEIGHT - BOTTOM + 20.0, "middle", INK, &x.to_string());
         }
     }
-    svg + "</svg>\n"
+
+    fn y_labels(&mut self, ticks: &[f64]) {
+        for tick in ticks {
+            self.text(LEFT - 8.0, self.y(*tick) + 4.0, "end", INK, &tick.to_string());
+        }
+    }
+
+    /// Names at the right end, moved apart where they would overlap.
+    fn names(&mut self, lines: &[Line], marks: &[(String, f64)]) {
+        let mut names: Vec<(f64, String, &str)> = Vec::new();
+        for (k, (name, points)) in lines.iter().enumerate() {
+            let end = points.iter().max_by(|a, b| a[0].total_cmp(&b[0]));
+            names.extend(end.map(|end| (self.y(end[1]), name.clone(), COLORS[k % COLORS.len()])));
+        }
+        names.extend(marks.iter().map(|(name, y)| (self.y(*y), name.clone(), FAINT_INK)));
+        names.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut free = TOP - 10.0;
+        for (y, name, color) in names {
+            let at = y.max(free);
+            self.text(PLOT_WIDTH - RIGHT + 10.0, at + 4.0, "start", color, &name);
+            free = at + 16.0;
+        }
+    }
+
+    fn grid(&mut self, ticks: &[f64], marks: &[(String, f64)]) {
+        let end = PLOT_WIDTH - RIGHT;
+        for tick in ticks {
+            let y = self.y(*tick);
+            let _ = writeln!(self.svg, "<path d=\"M{LEFT} {y:.1}H{end:.1}\" stroke=\"#e6e6e2\"/>");
+        }
+        for (_, y) in marks {
+            let y = self.y(*y);
+            let _ = writeln!(
+                self.svg,
+                "<path d=\"M{LEFT} {y:.1}H{end:.1}\" stroke=\"{FAINT_INK}\" stroke-dasharray=\"5 4\"/>"
+            );
+        }
+    }
+
+    fn curves(&mut self, lines: &[Line]) {
+        for (k, (_, points)) in lines.iter().enumerate() {
+            let color = COLORS[k % COLORS.len()];
+            let places: Vec<[f64; 2]> = points.iter().map(|[x, y]| [self.x(*x), self.y(*y)]).collect();
+            let path: Vec<String> = places.iter().map(|[x, y]| format!("{x:.1},{y:.1}")).collect();
+            let path = path.join(" ");
+            let _ =
+                writeln!(self.svg, "<polyline points=\"{path}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"2\"/>");
+            for [x, y] in places {
+                let _ = writeln!(self.svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{color}\"/>");
+            }
+        }
+    }
 }
 
 /// 1, 2 and 5 times powers of ten; of many decades only the powers.
@@ -350,11 +412,10 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::evaluation::judge::Measured;
-    use crate::levels::Ladder;
+    use crate::evaluation::metrics::Measurement;
 
-    fn verdict(of: &str, value: f64) -> Verdict {
-        let one = |metric: &str, deviation| Measured {
+    fn evaluation(of: &str, value: f64) -> Evaluation {
+        let one = |metric: &str, deviation| Measurement {
             metric: metric.into(),
             name: format!("{metric} (pixels; {of})"),
             value,
@@ -362,10 +423,11 @@ mod tests {
         };
         let metrics = ["FD", "precision, k = 3", "recall, k = 3", "density, k = 3", "coverage, k = 3", "novelty"];
         let shares = ["least share of 10 classes as seen", "largest share of 10 classes as seen"];
-        let mut measured: Vec<Measured> = metrics.into_iter().chain(shares).map(|metric| one(metric, None)).collect();
+        let mut measured: Vec<Measurement> =
+            metrics.into_iter().chain(shares).map(|metric| one(metric, None)).collect();
         measured.push(one("KID, 100 subsets of 1000", Some(0.123_44)));
         let against = "digits test".into();
-        Verdict { of: of.into(), count: 1000, against, measured, class_shares: Vec::new(), warnings: Vec::new() }
+        Evaluation { of: of.into(), count: 1000, against, measured, class_shares: Vec::new(), warnings: Vec::new() }
     }
 
     fn widest(table: &str) -> usize {
@@ -374,9 +436,9 @@ mod tests {
 
     #[test]
     fn a_set_with_its_floors_has_all_numbers_in_a_narrow_table() {
-        let real = Verdict { against: "digits test".into(), ..verdict("real: digits train", 0.0) };
-        let gaussian = verdict("Gaussian of the pixels", 4321.0);
-        let sets = [verdict("digits step 2000, ddim 50", -12.3456), real.clone(), gaussian.clone()];
+        let real = Evaluation { against: "digits test".into(), ..evaluation("real: digits train", 0.0) };
+        let gaussian = evaluation("Gaussian of the pixels", 4321.0);
+        let sets = [evaluation("digits step 2000, ddim 50", -12.3456), real.clone(), gaussian.clone()];
         let few = table(&sets, 1);
         assert!(few.starts_with("reference: digits test\n"), "{few}");
         for part in ["Gaussian of", "(1000)", "\nFD", " -12.35 ", "-12.35 +- 0.12", "\ndensity, k = 3"] {
@@ -385,9 +447,9 @@ mod tests {
         assert!(widest(&few) <= 82, "{few}");
 
         // Long names, each with another reference.
-        let long = "/a/long/path/to/a/folder/with/many/pictures/that/somebody/has/on/a/large/disk";
+        let long = "/a/long/path/to/a/folder/with/many/images/that/somebody/has/on/a/large/disk";
         let points = "chamfer distance, squared and summed both ways";
-        let mut sets = [long, "real: one half", "Gaussian of the pixels"].map(|of| verdict(of, -1234.5));
+        let mut sets = [long, "real: one half", "Gaussian of the pixels"].map(|of| evaluation(of, -1234.5));
         sets[1].against = format!("the other half of {long}");
         sets[0].measured[0].metric = points.into();
         let few = table(&sets, 0);
@@ -398,8 +460,8 @@ mod tests {
     #[test]
     fn many_sets_are_rows_that_say_how_they_differ() {
         let name = |k: usize| format!("digits step 2000, unipc {}, guidance {}, eta 0.5", 5 * (k / 3 + 1), k % 3);
-        let mut sets: Vec<Verdict> = (0..9).map(|k| verdict(&name(k), 1234.5 * k as f64)).collect();
-        sets.push(verdict("real: digits train", 5.0));
+        let mut sets: Vec<Evaluation> = (0..9).map(|k| evaluation(&name(k), 1234.5 * k as f64)).collect();
+        sets.push(evaluation("real: digits train", 5.0));
         let many = table(&sets, 9);
         assert!(many.starts_with("samples: digits step 2000, eta 0.5\nreference: digits test\nset (count)"), "{many}");
         assert!(many.contains("\nunipc 10, guidance 2 (1000) "), "{many}");
@@ -416,17 +478,17 @@ mod tests {
 
     #[test]
     fn every_number_is_a_line_of_csv_with_how_it_was_drawn() {
-        let how = How {
+        let settings = SamplingSettings {
             step: 7,
             width: Some(0.05),
             sampler: "ddim".into(),
             sampler_steps: 50,
-            levels: Ladder::SgmUniform,
+            levels: "sgm-uniform".into(),
             guidance: 1.5,
             seed: 3,
             options: [("eta".to_string(), "0.5".to_string()), ("class".into(), "3".into())].into(),
         };
-        let bytes = csv(&[verdict("samples", 1.5), verdict("real", 1.0)], &[&how]).unwrap();
+        let bytes = csv(&[evaluation("samples", 1.5), evaluation("real", 1.0)], &[&settings]).unwrap();
         let lines = String::from_utf8(bytes).unwrap();
         let samples = "samples,digits test,FD (pixels; samples),1.5,,7,0.05,ddim,50,3,1.5,class=3 eta=0.5\n";
         assert!(lines.contains(samples), "{lines}");

@@ -1,10 +1,10 @@
-//! From a picture to what Inception looks at: 299x299, by the three recipes that published numbers are made with.
+//! Resizing images to the 299x299 pixels of Inception, by the three recipes of published results.
 //!
-//! They differ by several units of FID, so the recipe belongs to the name of the number.
+//! They differ by several units of FID, so the recipe is part of the name of a metric.
 
 use std::str::FromStr;
 
-use super::picture::Picture;
+use super::image::Image;
 
 /// Height and width of the network's input.
 pub const SIDE: usize = 299;
@@ -26,7 +26,7 @@ impl Resize {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::PytorchFid, Self::LegacyTf, Self::CleanFid];
 
-    /// Its name, which numbers carry.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::PytorchFid => "pytorch-fid",
@@ -35,13 +35,13 @@ impl Resize {
         }
     }
 
-    /// The three colours of the picture at 299x299, on the scale of bytes.
-    pub fn resized(self, picture: &Picture) -> Vec<f32> {
-        let (rows, columns) = (self.taps(picture.height), self.taps(picture.width));
+    /// The three colors of the image at 299x299, on the scale of bytes.
+    pub fn resized(self, image: &Image) -> Vec<f32> {
+        let (rows, columns) = (self.taps(image.height), self.taps(image.width));
         (0..3)
-            .flat_map(|colour| {
-                let plane: Vec<f32> = picture.plane(colour).iter().map(|byte| f32::from(*byte)).collect();
-                let wide = along_rows(&plane, picture.width, &columns);
+            .flat_map(|color| {
+                let plane: Vec<f32> = image.plane(color).iter().map(|byte| f32::from(*byte)).collect();
+                let wide = along_rows(&plane, image.width, &columns);
                 let mut all = along_columns(&wide, &rows);
                 if self == Self::CleanFid {
                     all.iter_mut().for_each(|value| *value = value.clamp(0.0, 255.0));
@@ -51,16 +51,16 @@ impl Resize {
             .collect()
     }
 
-    /// What the network is given, [3, 299, 299].
-    pub fn input(self, picture: &Picture) -> Vec<f32> {
+    /// The input of the network, [3, 299, 299].
+    pub fn input(self, image: &Image) -> Vec<f32> {
         let scaled = |value: f32| match self {
             Self::PytorchFid => 2.0 * (value / 255.0) - 1.0,
             Self::LegacyTf | Self::CleanFid => (value - 128.0) / 128.0,
         };
-        self.resized(picture).into_iter().map(scaled).collect()
+        self.resized(image).into_iter().map(scaled).collect()
     }
 
-    /// Of which pixels, with which weights, each of the 299 is made.
+    /// The pixels and weights of each of the 299 outputs.
     fn taps(self, size: usize) -> Vec<Tap> {
         let scale = size as f64 / SIDE as f64;
         (0..SIDE)
@@ -78,7 +78,7 @@ impl FromStr for Resize {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let names = Self::ALL.map(Self::name).join(", ");
-        Self::ALL.into_iter().find(|mode| mode.name() == name).ok_or(format!("there are: {names}"))
+        Self::ALL.into_iter().find(|mode| mode.name() == name).ok_or(format!("expected one of: {names}"))
     }
 }
 
@@ -97,12 +97,12 @@ fn linear(source: f64, size: usize) -> Tap {
     }
 }
 
-/// Pillow's: the kernel stretched by the factor of a reduction, cut at the border and normalised.
-fn cubic(centre: f64, stretch: f64, size: usize) -> Tap {
+/// Pillow's: the kernel stretched by the factor of a reduction, cut at the border and normalized.
+fn cubic(center: f64, stretch: f64, size: usize) -> Tap {
     let support = 2.0 * stretch;
-    let first = (centre - support + 0.5).max(0.0) as usize;
-    let end = ((centre + support + 0.5) as usize).min(size);
-    let weights: Vec<f64> = (first..end).map(|pixel| keys((pixel as f64 + 0.5 - centre) / stretch)).collect();
+    let first = (center - support + 0.5).max(0.0) as usize;
+    let end = ((center + support + 0.5) as usize).min(size);
+    let weights: Vec<f64> = (first..end).map(|pixel| keys((pixel as f64 + 0.5 - center) / stretch)).collect();
     let sum: f64 = weights.iter().sum();
     Tap { first, weights: weights.into_iter().map(|weight| (weight / sum) as f32).collect() }
 }
@@ -138,7 +138,7 @@ fn along_columns(plane: &[f32], taps: &[Tap]) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    /// A picture from a formula, its values at some places (row, column) after a resize, and their mean.
+    /// An image from a formula, its values at some places (row, column) after a resize, and their mean.
     type Known = (usize, usize, Resize, [f64; 8], f64);
 
     // From torch 2.15 (interpolate), torch-fidelity 0.4 (its TensorFlow-like one) and Pillow 13 (mode F, bicubic).
@@ -164,19 +164,19 @@ mod tests {
     ];
 
     #[test]
-    fn all_recipes_are_those_of_their_peers() {
+    fn all_recipes_are_those_of_their_reference_implementations() {
         let places = [(0, 0), (0, 298), (1, 150), (77, 13), (149, 149), (200, 290), (298, 0), (298, 298)];
         for (height, width, mode, wanted, mean) in KNOWN {
             let byte = |i: usize| {
                 let (y, x) = (i / width, i % width);
                 ((3 * x * x + 6 * y + 17 * x * y) % 256) as u8
             };
-            let picture = Picture { channels: 1, height, width, bytes: (0..height * width).map(byte).collect() };
-            let resized = mode.resized(&picture);
+            let image = Image { channels: 1, height, width, bytes: (0..height * width).map(byte).collect() };
+            let resized = mode.resized(&image);
             assert_eq!(resized[..SIDE * SIDE], resized[2 * SIDE * SIDE..]);
             for ((row, column), wanted) in places.into_iter().zip(wanted) {
                 let found = f64::from(resized[row * SIDE + column]);
-                // The peers' coordinates are f32, and ours f64.
+                // The references compute coordinates in f32, we in f64.
                 assert!((found - wanted).abs() < 5e-3, "{mode:?} of {height}x{width} at {row}, {column}: {found}");
             }
             let found = resized.iter().map(|value| f64::from(*value)).sum::<f64>() / resized.len() as f64;

@@ -1,14 +1,14 @@
-//! Judging probabilistic forecasts. "CRPS" is said of three different numbers; here each has its name.
+//! Metrics of probabilistic forecasts. Three different numbers are called "CRPS"; here each has its own name.
 //!
-//! - [`Forecast::quantile_crps`] with [`Quantile::Nearest`]: as GluonTS has it;
-//! - the same with [`Quantile::Linear`]: as CSDI has it;
+//! - [`Forecast::quantile_crps`] with [`Quantile::Nearest`]: that of GluonTS;
+//! - the same with [`Quantile::Linear`]: that of CSDI;
 //! - [`Forecast::energy_crps`]: E|X - y| - E|X - X'| / 2, per entry and in the units of the data.
 //!
 //! CRPS-sum is any of them after [`Forecast::sum_over_variables`].
 
 use super::EvaluationError;
 
-/// Samples of some forecasts, and what came to be.
+/// Samples of some forecasts, and the targets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forecast {
     /// Forecasts, samples of each, times, variables: [B, S, L, K].
@@ -17,16 +17,16 @@ pub struct Forecast {
     sorted: Vec<f64>,
     /// [B, L, K].
     target: Vec<f64>,
-    /// The weight of every entry: 0 where nothing is to be judged.
+    /// The weight of every entry: 0 for those that are left out.
     mask: Vec<f64>,
 }
 
-/// How a quantile is read off S sorted samples.
+/// How a quantile is computed from S sorted samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantile {
     /// The sample of number (S - 1) q, rounded, halves to even.
     Nearest,
-    /// The straight line between its two neighbours.
+    /// Linear interpolation between the two neighbors.
     Linear,
 }
 
@@ -131,12 +131,12 @@ impl Forecast {
     }
 
     /// The sum of |y - median| over the sum of |y| (ND).
-    pub fn normalised_deviation(&self) -> f64 {
+    pub fn normalized_deviation(&self) -> f64 {
         self.mean(|own, y| (quantile(own, 0.5, Quantile::Nearest) - y).abs()) / self.mean(|_, y| y.abs())
     }
 
     /// RMSE of the mean forecast over the mean of |y| (NRMSE).
-    pub fn normalised_rmse(&self) -> f64 {
+    pub fn normalized_rmse(&self) -> f64 {
         self.rmse(Point::Mean) / self.mean(|_, y| y.abs())
     }
 
@@ -151,7 +151,7 @@ impl Forecast {
         self.mean(|own, y| f64::from(u8::from(y <= quantile(own, level, rule))))
     }
 
-    /// How far these shares are off, on average over the levels.
+    /// The mean absolute error of these shares over the levels.
     pub fn calibration_error(&self, levels: &[f64], rule: Quantile) -> f64 {
         levels.iter().map(|level| (self.share_below(*level, rule) - level).abs()).sum::<f64>() / levels.len() as f64
     }
@@ -187,7 +187,7 @@ impl Pairs {
     }
 }
 
-/// What a forecast is when it has to be one number.
+/// A point forecast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
     /// The mean of the samples.
@@ -206,7 +206,7 @@ impl Point {
 }
 
 /// The mean over forecasts and times of E|X - y| - E|X - X'| / 2 with the Euclidean norm over the variables, all pairs:
-/// unlike CRPS it sees how variables hang together.
+/// unlike CRPS it is sensitive to the dependence between variables.
 pub fn energy_score([b, s, l, k]: [usize; 4], samples: &[f64], target: &[f64]) -> f64 {
     let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
     let of_entry = |(forecast, time): (usize, usize)| {

@@ -1,11 +1,11 @@
-//! Pictures of many images.
+//! Grids of images.
 
 use image::{Rgb, RgbImage, imageops};
 
 /// Pixels between two images and around all of them.
 const SEPARATOR: u32 = 2;
-const SEPARATOR_COLOUR: Rgb<u8> = Rgb([255, 255, 255]);
-/// Small images are enlarged to about this, so that a person sees what is on them.
+const SEPARATOR_COLOR: Rgb<u8> = Rgb([255, 255, 255]);
+/// Small images are enlarged to about this size.
 const TILE: u32 = 64;
 
 /// Images of one size, row by row.
@@ -18,13 +18,13 @@ pub(super) fn grid(tiles: &[RgbImage], columns: usize) -> RgbImage {
     let (width, height) = (width * factor, height * factor);
     let extent = |count: usize, size: u32| count as u32 * (size + SEPARATOR) + SEPARATOR;
     let rows = tiles.len().div_ceil(columns);
-    let mut picture = RgbImage::from_pixel(extent(columns, width), extent(rows, height), SEPARATOR_COLOUR);
+    let mut grid = RgbImage::from_pixel(extent(columns, width), extent(rows, height), SEPARATOR_COLOR);
     for (i, tile) in tiles.iter().enumerate() {
         let enlarged = imageops::resize(tile, width, height, imageops::FilterType::Nearest);
         let (x, y) = (extent(i % columns, width), extent(i / columns, height));
-        imageops::replace(&mut picture, &enlarged, x.into(), y.into());
+        imageops::replace(&mut grid, &enlarged, x.into(), y.into());
     }
-    picture
+    grid
 }
 
 /// Columns of a grid that is as square as can be, never higher than wide.

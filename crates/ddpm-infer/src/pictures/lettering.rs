@@ -1,12 +1,12 @@
-//! The few letters that pictures need, as strokes of a round pen.
+//! The few letters of plots, as strokes of a round pen.
 
-use super::canvas::{Canvas, Colour};
+use super::canvas::{Canvas, Color};
 
 /// A piece of a glyph. The em is one capital high, y points up from the baseline.
 enum Stroke {
     /// From a point to a point.
     Line([f32; 4]),
-    /// Part of an ellipse: centre, radii, from and to in degrees, anticlockwise.
+    /// Part of an ellipse: center, radii, from and to in degrees, anticlockwise.
     Arc([f32; 4], [f32; 2]),
 }
 
@@ -91,15 +91,15 @@ fn glyph(character: char) -> (f32, Vec<Stroke>) {
 #[derive(Clone, Copy)]
 pub(super) enum Align {
     Left,
-    Centre,
+    Center,
     Right,
 }
 
 /// Writes on the baseline `y`; `size` is the height of a digit in pixels.
-pub(super) fn write(canvas: &mut Canvas, text: &str, [x, y]: [f32; 2], size: f32, align: Align, colour: Colour) {
+pub(super) fn write(canvas: &mut Canvas, text: &str, [x, y]: [f32; 2], size: f32, align: Align, color: Color) {
     let mut pen = match align {
         Align::Left => x,
-        Align::Centre => x - width(text) * size / 2.0,
+        Align::Center => x - width(text) * size / 2.0,
         Align::Right => x - width(text) * size,
     };
     let weight = (size * 0.12).max(1.1);
@@ -108,7 +108,7 @@ pub(super) fn write(canvas: &mut Canvas, text: &str, [x, y]: [f32; 2], size: f32
         let place = |[px, py]: [f32; 2]| [pen + px * size, y - py * size];
         for stroke in strokes {
             match stroke {
-                Line([x0, y0, x1, y1]) => canvas.line(place([x0, y0]), place([x1, y1]), weight, colour),
+                Line([x0, y0, x1, y1]) => canvas.line(place([x0, y0]), place([x1, y1]), weight, color),
                 Arc([cx, cy, rx, ry], [from, to]) => {
                     let pieces = 24;
                     let point = |i: u16| {
@@ -116,7 +116,7 @@ pub(super) fn write(canvas: &mut Canvas, text: &str, [x, y]: [f32; 2], size: f32
                         place([cx + rx * angle.cos(), cy + ry * angle.sin()])
                     };
                     for i in 0..pieces {
-                        canvas.line(point(i), point(i + 1), weight, colour);
+                        canvas.line(point(i), point(i + 1), weight, color);
                     }
                 }
             }

@@ -1,9 +1,10 @@
-//! What is written of samples: arrays, tables, pictures and animations.
+//! Samples as files: arrays, tables, images and animations.
 
 mod animation;
 mod canvas;
 mod grid;
 mod lettering;
+mod samples;
 mod scatter;
 
 use std::io;
@@ -11,14 +12,14 @@ use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
-use crate::job::Samples;
 use crate::npy;
 use animation::gif;
 use grid::{grid, square_columns};
+pub use samples::{Frame, Samples};
 
-/// Images that a grid shows at most; more would be too small to look at and too large to open.
+/// Images in a grid at most: more would be too small to see, and the file too large to open.
 const GRID_LIMIT: usize = 1024;
-/// Pixels of all images that a grid shows, for the same reason.
+/// Pixels of all images in a grid at most, for the same reason.
 const GRID_PIXELS: usize = 1 << 26;
 /// Columns of the strip that shows the denoising.
 const STRIP_COLUMNS: usize = 12;
@@ -27,34 +28,34 @@ const STRIP_ROWS: usize = 4;
 
 /// Why something cannot be written.
 #[derive(Debug, thiserror::Error)]
-pub enum PictureError {
+pub enum RenderError {
     /// The file system refused.
     #[error("cannot write {}: {error}", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
     /// The encoder refused.
     #[error("cannot make {}: {error}", path.display())]
     Encode {
-        /// The picture.
+        /// The file.
         path: PathBuf,
-        /// What the encoder said.
+        /// The message of the encoder.
         error: image::ImageError,
     },
     /// The table writer refused.
     #[error("cannot make {}: {error}", path.display())]
     Table {
-        /// The table.
+        /// The file.
         path: PathBuf,
-        /// What the writer said.
+        /// The message of the writer.
         error: csv::Error,
     },
-    /// Not something that can be drawn.
+    /// Samples of a shape that cannot be drawn.
     #[error(
-        "there is no picture for samples of shape {shape:?}: expected [1, H, W] (grayscale), [3, H, W] (RGB) or [2] \
+        "samples of shape {shape:?} cannot be drawn: expected [1, H, W] (grayscale), [3, H, W] (RGB) or [2] \
          (points)"
     )]
     Shape {
@@ -67,30 +68,30 @@ pub enum PictureError {
 /// `denoising.gif` and `denoising.png` for images; `samples.csv`, `scatter.png` and `denoising.gif` for
 /// points. There is no `denoising` without frames.
 ///
-/// `data` are points of the data in their own units, row-major, to draw beside the samples.
-pub fn write(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), PictureError> {
-    std::fs::create_dir_all(folder).map_err(|error| PictureError::Write { path: folder.to_path_buf(), error })?;
+/// `data` are points of the data in their own units, row-major, which are drawn next to the samples.
+pub fn write(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), RenderError> {
+    std::fs::create_dir_all(folder).map_err(|error| RenderError::Write { path: folder.to_path_buf(), error })?;
     let shape: Vec<usize> = [samples.count()].into_iter().chain(samples.shape.iter().copied()).collect();
-    // First of all, because it loses nothing and fits every shape.
+    // First, because it is exact and fits every shape.
     write_file(&folder.join("samples.npy"), &npy::encode(&shape, &samples.values))?;
     match samples.shape[..] {
         [1 | 3, _, _] => write_images(folder, samples),
         [2] => write_points(folder, samples, data),
-        _ => Err(PictureError::Shape { shape: samples.shape.clone() }),
+        _ => Err(RenderError::Shape { shape: samples.shape.clone() }),
     }
 }
 
-/// Writes the one picture that shows what samples are like, without frames and single files: a grid of
-/// images, or points beside those of the `data`.
-pub fn write_overview(path: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), PictureError> {
+/// Writes one overview of the samples, without frames and single files: a grid of images, or a scatter plot of points
+/// next to those of the `data`.
+pub fn write_overview(path: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), RenderError> {
     match samples.shape[..] {
         [2] => {
             let points = pairs(&samples.values);
-            let picture = match data {
-                Some(data) => scatter::beside(&pairs(data), &points),
+            let plot = match data {
+                Some(data) => scatter::side_by_side(&pairs(data), &points),
                 None => scatter::alone(&points),
             };
-            write_png(path, &picture, 3)
+            write_png(path, &plot, 3)
         }
         _ => {
             let images = tiles(&samples.values, &samples.shape)?;
@@ -100,17 +101,17 @@ pub fn write_overview(path: &Path, samples: &Samples, data: Option<&[f32]>) -> R
     }
 }
 
-/// Writes a picture with sets of as many images each, such that the first images of all sets lie side by side, then
-/// the second ones, and so on.
-pub fn write_comparison(path: &Path, sets: &[&[f32]], shape: &[usize]) -> Result<(), PictureError> {
+/// Writes a grid of sets with equally many images: the first images of all sets side by side, then the second ones, and
+/// so on.
+pub fn write_comparison(path: &Path, sets: &[&[f32]], shape: &[usize]) -> Result<(), RenderError> {
     let sets = sets.iter().map(|set| tiles(set, shape)).collect::<Result<Vec<_>, _>>()?;
     let images = sets.first().map_or(0, Vec::len).min((grid_limit(shape) / sets.len()).max(1));
-    let beside: Vec<RgbImage> = (0..images).flat_map(|k| sets.iter().map(move |set| set[k].clone())).collect();
-    let groups = (square_columns(beside.len()) / sets.len()).max(1);
-    write_png(path, &grid(&beside, groups * sets.len()), shape[0])
+    let interleaved: Vec<RgbImage> = (0..images).flat_map(|k| sets.iter().map(move |set| set[k].clone())).collect();
+    let groups = (square_columns(interleaved.len()) / sets.len()).max(1);
+    write_png(path, &grid(&interleaved, groups * sets.len()), shape[0])
 }
 
-fn write_images(folder: &Path, samples: &Samples) -> Result<(), PictureError> {
+fn write_images(folder: &Path, samples: &Samples) -> Result<(), RenderError> {
     let channels = samples.shape[0];
     for (k, image) in tiles(&samples.values, &samples.shape)?.iter().enumerate() {
         write_png(&folder.join(format!("{k:04}.png")), image, channels)?;
@@ -124,8 +125,8 @@ fn write_images(folder: &Path, samples: &Samples) -> Result<(), PictureError> {
         samples.frames.iter().map(|frame| tiles(&frame.values, &samples.shape)).collect::<Result<Vec<_>, _>>()?;
     let animated = frames[0].len();
     let animated_columns = columns(samples, animated);
-    let pictures = frames.iter().map(|frame| grid(frame, animated_columns)).collect();
-    write_gif(&folder.join("denoising.gif"), pictures)?;
+    let grids = frames.iter().map(|frame| grid(frame, animated_columns)).collect();
+    write_gif(&folder.join("denoising.gif"), grids)?;
 
     let columns = frames.len().min(STRIP_COLUMNS);
     let at = |column: usize| &frames[column * (frames.len() - 1) / (columns - 1).max(1)];
@@ -134,7 +135,7 @@ fn write_images(folder: &Path, samples: &Samples) -> Result<(), PictureError> {
     write_png(&folder.join("denoising.png"), &grid(&strip, columns), channels)
 }
 
-fn write_points(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), PictureError> {
+fn write_points(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), RenderError> {
     let points = pairs(&samples.values);
     write_csv(&folder.join("samples.csv"), &points, &samples.labels)?;
     write_overview(&folder.join("scatter.png"), samples, data)?;
@@ -142,17 +143,15 @@ fn write_points(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Resul
     if samples.frames.is_empty() {
         return Ok(());
     }
-    // The axes must not move while the points do. They follow the end and most of the noise; its tails would
-    // make everything else small.
+    // The same axes in all frames, for the samples and most of the noise: its tails would make everything else small.
     let shadow = data.map(pairs).unwrap_or_default();
     let bulk = scatter::without_tails(&pairs(&samples.frames[0].values));
     let window = scatter::Window::around(&[&shadow[..], &points[..], &bulk[..]].concat());
-    let pictures = samples.frames.iter().map(|frame| scatter::frame(&pairs(&frame.values), &shadow, window)).collect();
-    write_gif(&folder.join("denoising.gif"), pictures)
+    let plots = samples.frames.iter().map(|frame| scatter::frame(&pairs(&frame.values), &shadow, window)).collect();
+    write_gif(&folder.join("denoising.gif"), plots)
 }
 
-/// What the rows or the columns of the grid of images show, where each has a class of its own; `names` are those of the
-/// classes.
+/// The classes of the rows or the columns of the grid, if each is of one class; `names` are those of the classes.
 pub fn legend(samples: &Samples, names: &[String]) -> Option<String> {
     let labels = samples.labels[..shown(samples)].iter().copied().collect::<Option<Vec<usize>>>()?;
     if samples.shape.len() != 3 || labels.iter().all(|class| *class == labels[0]) {
@@ -171,23 +170,23 @@ pub fn legend(samples: &Samples, names: &[String]) -> Option<String> {
     rows.iter().all(same).then(|| format!("columns: {}", list(rows[0].to_vec())))
 }
 
-/// How many of the images a grid shows.
+/// Number of images in the grid.
 fn shown(samples: &Samples) -> usize {
     samples.labels.len().min(grid_limit(&samples.shape))
 }
 
-/// How many images of a shape a grid shows at most.
+/// Number of images of a shape in a grid at most.
 fn grid_limit(shape: &[usize]) -> usize {
     let pixels: usize = shape.iter().skip(1).product();
     (GRID_PIXELS / pixels.max(1)).clamp(1, GRID_LIMIT)
 }
 
-/// Columns of a grid of the first `shown` samples: as many as belong in a row, or else as make it nearly square.
+/// Columns of a grid of the first `shown` samples: those of [`Samples::row`], or else a nearly square grid.
 fn columns(samples: &Samples, shown: usize) -> usize {
     samples.row.unwrap_or_else(|| columns_of(&samples.labels[..shown]))
 }
 
-/// Columns of a nearly square grid, in which every column is of one class where the classes take turns.
+/// Columns of a nearly square grid. Where the classes take turns, every column is of one class.
 fn columns_of(labels: &[Option<usize>]) -> usize {
     let square = square_columns(labels.len());
     let Some(period) = labels.iter().skip(1).position(|label| *label == labels[0]).map(|k| k + 1) else {
@@ -197,17 +196,17 @@ fn columns_of(labels: &[Option<usize>]) -> usize {
     if take_turns { period * (square / period).max(1) } else { square }
 }
 
-/// Values in [-1, 1] as pictures.
-fn tiles(values: &[f32], shape: &[usize]) -> Result<Vec<RgbImage>, PictureError> {
+/// Values in [-1, 1] as images.
+fn tiles(values: &[f32], shape: &[usize]) -> Result<Vec<RgbImage>, RenderError> {
     let [channels @ (1 | 3), height, width] = shape[..] else {
-        return Err(PictureError::Shape { shape: shape.to_vec() });
+        return Err(RenderError::Shape { shape: shape.to_vec() });
     };
     let plane = height * width;
     let byte = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
     let tile = |image: &[f32]| {
         RgbImage::from_fn(width as u32, height as u32, |x, y| {
             let pixel = y as usize * width + x as usize;
-            // The one plane of a grayscale image serves for all three.
+            // A grayscale image has one plane for all three channels.
             Rgb([0, 1, 2].map(|channel| byte(image[channel % channels * plane + pixel])))
         })
     };
@@ -218,8 +217,8 @@ fn pairs(values: &[f32]) -> Vec<[f32; 2]> {
     values.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect()
 }
 
-fn write_csv(path: &Path, points: &[[f32; 2]], labels: &[Option<usize>]) -> Result<(), PictureError> {
-    let failed = |error| PictureError::Table { path: path.to_path_buf(), error };
+fn write_csv(path: &Path, points: &[[f32; 2]], labels: &[Option<usize>]) -> Result<(), RenderError> {
+    let failed = |error| RenderError::Table { path: path.to_path_buf(), error };
     let labelled = labels.iter().any(Option::is_some);
     let mut table = csv::Writer::from_writer(Vec::new());
     let header: &[&str] = if labelled { &["x", "y", "class"] } else { &["x", "y"] };
@@ -235,37 +234,36 @@ fn write_csv(path: &Path, points: &[[f32; 2]], labels: &[Option<usize>]) -> Resu
     write_file(path, &bytes)
 }
 
-/// Writes a picture, as grayscale where the samples are.
-fn write_png(path: &Path, picture: &RgbImage, channels: usize) -> Result<(), PictureError> {
-    let picture = DynamicImage::from(picture.clone());
-    let picture = if channels == 1 { DynamicImage::from(picture.into_luma8()) } else { picture };
+/// Writes an image, in grayscale for samples of one channel.
+fn write_png(path: &Path, image: &RgbImage, channels: usize) -> Result<(), RenderError> {
+    let image = DynamicImage::from(image.clone());
+    let image = if channels == 1 { DynamicImage::from(image.into_luma8()) } else { image };
     let mut bytes = io::Cursor::new(Vec::new());
-    picture
+    image
         .write_to(&mut bytes, ImageFormat::Png)
-        .map_err(|error| PictureError::Encode { path: path.to_path_buf(), error })?;
+        .map_err(|error| RenderError::Encode { path: path.to_path_buf(), error })?;
     write_file(path, bytes.get_ref())
 }
 
-fn write_gif(path: &Path, frames: Vec<RgbImage>) -> Result<(), PictureError> {
-    let bytes = gif(frames).map_err(|error| PictureError::Encode { path: path.to_path_buf(), error })?;
+fn write_gif(path: &Path, frames: Vec<RgbImage>) -> Result<(), RenderError> {
+    let bytes = gif(frames).map_err(|error| RenderError::Encode { path: path.to_path_buf(), error })?;
     write_file(path, &bytes)
 }
 
-/// Writes beside the file and renames, so that under its name there is never half a file.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PictureError> {
+/// Writes to a temporary name and renames, so that no incomplete file has the final name.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), RenderError> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".partial");
     let partial = path.with_file_name(name);
     std::fs::write(&partial, bytes)
         .and_then(|()| std::fs::rename(&partial, path))
-        .map_err(|error| PictureError::Write { path: path.to_path_buf(), error })
+        .map_err(|error| RenderError::Write { path: path.to_path_buf(), error })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::job::Frame;
 
     fn images(labels: &[Option<usize>], shape: [usize; 3]) -> Samples {
         let per_image: usize = shape.iter().product();

@@ -1,18 +1,18 @@
-//! Points in the plane.
+//! Scatter plots.
 
 use image::RgbImage;
 
-use super::canvas::{Canvas, Colour};
+use super::canvas::{Canvas, Color};
 use super::lettering::{Align, write};
 
-const PAPER: Colour = [255, 255, 255];
-const PANEL: Colour = [248, 248, 246];
-const GRID: Colour = [230, 230, 226];
-const INK: Colour = [70, 74, 80];
-const FAINT_INK: Colour = [120, 124, 130];
-const DATA: Colour = [78, 105, 140];
-const SAMPLES: Colour = [192, 90, 62];
-const SHADOW: Colour = [186, 194, 204];
+const PAPER: Color = [255, 255, 255];
+const PANEL: Color = [248, 248, 246];
+const GRID: Color = [230, 230, 226];
+const INK: Color = [70, 74, 80];
+const FAINT_INK: Color = [120, 124, 130];
+const DATA: Color = [78, 105, 140];
+const SAMPLES: Color = [192, 90, 62];
+const SHADOW: Color = [186, 194, 204];
 
 const MARGIN: u32 = 72;
 const GAP: u32 = 84;
@@ -42,8 +42,8 @@ impl Window {
         }
         let extent = (high[0] - low[0]).max(high[1] - low[1]);
         let side = if extent > 0.0 && extent.is_finite() { extent * 1.16 } else { 1.0 };
-        let centre = [0, 1].map(|axis| if extent.is_finite() { (low[axis] + high[axis]) / 2.0 } else { 0.0 });
-        Self { low: centre.map(|c| c - side / 2.0), side }
+        let center = [0, 1].map(|axis| if extent.is_finite() { (low[axis] + high[axis]) / 2.0 } else { 0.0 });
+        Self { low: center.map(|c| c - side / 2.0), side }
     }
 
     fn contains(&self, point: &[f32; 2]) -> bool {
@@ -68,11 +68,11 @@ pub(super) fn without_tails(points: &[[f32; 2]]) -> Vec<[f32; 2]> {
     points.iter().filter(inside).copied().collect()
 }
 
-/// The data and the samples beside each other in the same axes.
+/// The data and the samples side by side in the same axes.
 ///
-/// The axes are those of the data, so that a stray sample does not shrink everything else; how many
-/// samples lie outside is written under their panel.
-pub(super) fn beside(data: &[[f32; 2]], samples: &[[f32; 2]]) -> RgbImage {
+/// The axes are those of the data, so that a stray sample does not shrink everything else; the number of samples
+/// outside is written above their panel.
+pub(super) fn side_by_side(data: &[[f32; 2]], samples: &[[f32; 2]]) -> RgbImage {
     let side = 560;
     let window = Window::around(data);
     let mut canvas = Canvas::new(2 * (MARGIN + side) + GAP - MARGIN / 2, MARGIN + side + FOOT, PAPER);
@@ -86,12 +86,12 @@ pub(super) fn alone(samples: &[[f32; 2]]) -> RgbImage {
     single(Window::around(samples), "samples", &[(samples, SAMPLES)])
 }
 
-/// Samples on their way, over a shadow of the data.
+/// Samples while they are generated, over a shadow of the data.
 pub(super) fn frame(samples: &[[f32; 2]], data: &[[f32; 2]], window: Window) -> RgbImage {
     single(window, "", &[(data, SHADOW), (samples, SAMPLES)])
 }
 
-fn single(window: Window, title: &str, layers: &[(&[[f32; 2]], Colour)]) -> RgbImage {
+fn single(window: Window, title: &str, layers: &[(&[[f32; 2]], Color)]) -> RgbImage {
     let side = 420;
     // Room for a title only where there is one.
     let top = if title.is_empty() { MARGIN / 2 } else { MARGIN };
@@ -107,7 +107,7 @@ fn panel(
     side: u32,
     window: Window,
     title: &str,
-    layers: &[(&[[f32; 2]], Colour)],
+    layers: &[(&[[f32; 2]], Color)],
 ) {
     let bottom = top + side;
     canvas.rectangle([left, top], [side, side], PANEL);
@@ -118,7 +118,7 @@ fn panel(
     for tick in ticks(window.low[0], window.side) {
         let x = x_of(tick.position);
         canvas.rectangle([x.round() as u32, top], [1, side], GRID);
-        write(canvas, &tick.label, [x, bottom as f32 + 2.0 * LABEL], LABEL, Align::Centre, FAINT_INK);
+        write(canvas, &tick.label, [x, bottom as f32 + 2.0 * LABEL], LABEL, Align::Center, FAINT_INK);
     }
     for tick in ticks(window.low[1], window.side) {
         let y = y_of(tick.position);
@@ -128,7 +128,7 @@ fn panel(
     write(canvas, title, [left as f32, top as f32 - TITLE], TITLE, Align::Left, INK);
 
     let mut outside = 0;
-    for (points, colour) in layers {
+    for (points, color) in layers {
         // Many dots are small, so that the shape of a dense cloud stays visible.
         let radius = (100.0 / (points.len().max(1) as f32).sqrt()).clamp(1.5, 4.0) * side as f32 / 560.0;
         for point in *points {
@@ -136,7 +136,7 @@ fn panel(
                 outside += 1;
                 continue;
             }
-            canvas.disc([x_of(point[0]), y_of(point[1])], radius, *colour, 0.7);
+            canvas.disc([x_of(point[0]), y_of(point[1])], radius, *color, 0.7);
         }
     }
     if outside > 0 && !title.is_empty() {
@@ -158,7 +158,7 @@ fn ticks(low: f32, length: f32) -> Vec<Tick> {
     let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * decade).into_iter().find(|step| length / step <= 7.0);
     let step = step.unwrap_or(decade);
     let decimals = (-step.log10().floor()).max(0.0) as usize;
-    // Ticks at the very rim would stick out of the panel.
+    // Ticks at the edge would stick out of the panel.
     let (first, last) = (low + 0.01 * length, low + 0.99 * length);
     ((first / step).ceil() as i64..=(last / step).floor() as i64)
         .map(|i| {
@@ -190,13 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn both_panels_are_drawn_in_their_colours() {
-        let picture = beside(&[[0.0, 0.0], [1.0, 1.0]], &[[0.5, 0.5], [9.0, 9.0]]);
-        let has = |colour: Colour, half: u32| {
+    fn both_panels_are_drawn_in_their_colors() {
+        let plot = side_by_side(&[[0.0, 0.0], [1.0, 1.0]], &[[0.5, 0.5], [9.0, 9.0]]);
+        let has = |color: Color, half: u32| {
             // A dot is drawn at 0.7 opacity on the panel.
-            let seen = [0, 1, 2].map(|c| (f32::from(PANEL[c]) * 0.3 + f32::from(colour[c]) * 0.7).round() as u8);
-            let middle = picture.width() / 2;
-            picture.enumerate_pixels().any(|(x, _, pixel)| (x / middle).min(1) == half && pixel.0 == seen)
+            let seen = [0, 1, 2].map(|c| (f32::from(PANEL[c]) * 0.3 + f32::from(color[c]) * 0.7).round() as u8);
+            let middle = plot.width() / 2;
+            plot.enumerate_pixels().any(|(x, _, pixel)| (x / middle).min(1) == half && pixel.0 == seen)
         };
         assert!(has(DATA, 0) && has(SAMPLES, 1));
         assert!(!has(DATA, 1) && !has(SAMPLES, 0));

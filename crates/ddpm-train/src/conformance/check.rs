@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ddpm_infer::device::quietly;
+use ddpm_infer::device::catch_panic;
 
 /// What may be off, in f32, always relative to the largest value that is compared: 25 times or more what flex is off by,
 /// and a thousandth, or less, of what a wrong kernel is.
@@ -52,7 +52,7 @@ impl Group {
     /// Does something that makes checks. What breaks in it counts as one that failed.
     pub fn attempt(&mut self, what: &str, work: impl FnOnce() -> anyhow::Result<Vec<(String, f64)>>) {
         let start = Instant::now();
-        let done = quietly(work).and_then(|made| made.map_err(|error| format!("{error:#}")));
+        let done = catch_panic(work).and_then(|made| made.map_err(|error| format!("{error:#}")));
         self.time += start.elapsed();
         let named = |(name, error)| Check { name: format!("{what}: {name}"), error: Ok(error) };
         match done {

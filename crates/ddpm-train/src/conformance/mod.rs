@@ -86,7 +86,7 @@ pub enum Verdict {
 
 /// Judges the devices one after another and prints a table.
 pub fn run(args: &ConformanceArgs) -> anyhow::Result<Verdict> {
-    let names = if args.device.is_empty() { vec![device::usual_name()] } else { args.device.clone() };
+    let names = if args.device.is_empty() { vec![device::default_name()] } else { args.device.clone() };
     let flex = device::reference()?;
     let fixtures = args.fixtures.clone().map_or_else(find_fixtures, Ok)?;
     let suite = Suite::prepare(args, fixtures, flex)?;

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use ddpm_infer::evaluation::judge::Verdict;
-use ddpm_infer::evaluation::record::{How, Record, read};
+use ddpm_infer::evaluation::metrics::Evaluation;
+use ddpm_infer::evaluation::record::{Record, SamplingSettings, read};
 use ddpm_infer::evaluation::report::rounded;
 
 use super::chart::{Chart, LOGARITHMIC_FROM, Series, escape};
@@ -36,7 +36,7 @@ pub(super) fn section(runs: &[Facts]) -> String {
     for group in groups(runs) {
         let charts: String = group.charts(runs).iter().filter_map(Chart::svg).collect();
         let _ = write!(html, "<h3>{}</h3>", escape(&group.title()));
-        for warning in group.newest().iter().flat_map(|record| &record.verdict.warnings) {
+        for warning in group.newest().iter().flat_map(|record| &record.evaluation.warnings) {
             let _ = write!(html, "<p class=\"warning\">Warning: {}</p>", escape(warning));
         }
         if !charts.is_empty() {
@@ -54,8 +54,8 @@ fn groups(runs: &[Facts]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (run, facts) in runs.iter().enumerate() {
         for record in read(&facts.run.evaluations()) {
-            let Some(first) = record.verdict.measured.first() else { continue };
-            let (name, against) = (first.name.clone(), record.verdict.against.clone());
+            let Some(first) = record.evaluation.measured.first() else { continue };
+            let (name, against) = (first.name.clone(), record.evaluation.against.clone());
             let place = groups.iter().position(|group| group.name == name && group.against == against);
             let place = place.unwrap_or_else(|| {
                 groups.push(Group { name, against, entries: Vec::new() });
@@ -63,12 +63,12 @@ fn groups(runs: &[Facts]) -> Vec<Group> {
             });
             let entries = &mut groups[place].entries;
             // What was measured again counts once.
-            entries.retain(|known| known.run != run || known.record.how != record.how);
+            entries.retain(|known| known.run != run || known.record.sampling != record.sampling);
             entries.push(Entry { run, record });
         }
     }
     for group in &mut groups {
-        group.entries.sort_by(|a, b| a.line().cmp(&b.line()).then(a.record.how.step.cmp(&b.record.how.step)));
+        group.entries.sort_by(|a, b| a.line().cmp(&b.line()).then(a.record.sampling.step.cmp(&b.record.sampling.step)));
     }
     groups
 }
@@ -76,13 +76,14 @@ fn groups(runs: &[Facts]) -> Vec<Group> {
 impl Entry {
     /// What the entries of one curve have in common.
     fn line(&self) -> (usize, String) {
-        let How { width, sampler, sampler_steps, levels, guidance, seed, options, .. } = &self.record.how;
+        let SamplingSettings { width, sampler, sampler_steps, levels, guidance, seed, options, .. } =
+            &self.record.sampling;
         let width = width.unwrap_or_default();
         (self.run, format!("{sampler} {sampler_steps:06} {levels:?} {guidance} {options:?} {seed} {width}"))
     }
 
     fn average(&self) -> String {
-        self.record.how.width.map_or("usual".into(), |width| format!("width {width}"))
+        self.record.sampling.width.map_or("usual".into(), |width| format!("width {width}"))
     }
 }
 
@@ -98,7 +99,7 @@ impl Group {
     /// The metrics, as the newest evaluation has them.
     fn metrics(&self) -> impl Iterator<Item = &str> {
         let newest = self.newest();
-        newest.into_iter().flat_map(|record| &record.verdict.measured).map(|measured| measured.metric.as_str())
+        newest.into_iter().flat_map(|record| &record.evaluation.measured).map(|measured| measured.metric.as_str())
     }
 
     fn newest(&self) -> Option<&Record> {
@@ -106,7 +107,7 @@ impl Group {
     }
 
     /// Real items and a Gaussian, as they were judged beside the newest.
-    fn floors(&self) -> &[Verdict] {
+    fn floors(&self) -> &[Evaluation] {
         self.newest().map_or(&[], |record| &record.floors)
     }
 
@@ -115,8 +116,8 @@ impl Group {
         let names = several.then_some("run").into_iter();
         let names = names.chain(["step", "average", "sampler", "seed"]).chain(self.metrics()).chain(["measured"]);
         let names: Vec<&str> = names.collect();
-        let numbers = |verdict: &Verdict| {
-            let cell = |metric: &str| match verdict.measured.iter().find(|measured| measured.metric == metric) {
+        let numbers = |evaluation: &Evaluation| {
+            let cell = |metric: &str| match evaluation.measured.iter().find(|measured| measured.metric == metric) {
                 None => "–".to_string(),
                 Some(measured) => match measured.deviation {
                     Some(deviation) => format!("{} ± {}", rounded(measured.value), rounded(deviation)),
@@ -126,11 +127,11 @@ impl Group {
             self.metrics().map(cell).collect::<Vec<_>>()
         };
         let drawn = self.entries.iter().map(|entry| {
-            let How { step, seed, .. } = &entry.record.how;
+            let SamplingSettings { step, seed, .. } = &entry.record.sampling;
             let day = entry.record.at.split('T').next().unwrap_or_default().to_string();
-            let about = [step.to_string(), entry.average(), entry.record.how.sampling(), seed.to_string()];
+            let about = [step.to_string(), entry.average(), entry.record.sampling.summary(), seed.to_string()];
             let name = several.then(|| runs[entry.run].name()).into_iter();
-            name.chain(about).chain(numbers(&entry.record.verdict)).chain([day]).collect::<Vec<_>>()
+            name.chain(about).chain(numbers(&entry.record.evaluation)).chain([day]).collect::<Vec<_>>()
         });
         let floors = self.floors().iter().map(|floor| {
             let empty = vec![String::new(); names.len() - self.metrics().count() - 2];
@@ -149,23 +150,24 @@ impl Group {
     }
 
     fn chart(&self, metric: &str, runs: &[Facts]) -> Chart {
-        let value = |verdict: &Verdict| {
-            let found = verdict.measured.iter().find(|measured| measured.metric == metric)?;
+        let value = |evaluation: &Evaluation| {
+            let found = evaluation.measured.iter().find(|measured| measured.metric == metric)?;
             found.value.is_finite().then_some(found.value)
         };
         let mut series: Vec<Series> = Vec::new();
         for (color, entries) in self.entries.chunk_by(|a, b| a.line() == b.line()).enumerate() {
-            let points =
-                entries.iter().filter_map(|entry| Some((entry.record.how.step as f64, value(&entry.record.verdict)?)));
-            let How { width, seed, .. } = &entries[0].record.how;
-            let mut label = entries[0].record.how.sampling();
+            let points = entries
+                .iter()
+                .filter_map(|entry| Some((entry.record.sampling.step as f64, value(&entry.record.evaluation)?)));
+            let SamplingSettings { width, seed, .. } = &entries[0].record.sampling;
+            let mut label = entries[0].record.sampling.summary();
             if runs.len() > 1 {
                 label = format!("{}, {label}", runs[entries[0].run].name());
             }
             if width.is_some() {
                 let _ = write!(label, ", {}", entries[0].average());
             }
-            if self.entries.iter().any(|entry| entry.record.how.seed != *seed) {
+            if self.entries.iter().any(|entry| entry.record.sampling.seed != *seed) {
                 let _ = write!(label, ", seed {seed}");
             }
             series.push(Series { label, color, points: points.collect(), faint: false });

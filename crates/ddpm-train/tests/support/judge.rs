@@ -4,8 +4,8 @@ use burn::tensor::Device;
 use ddpm_data::{DataConfig, Split};
 use ddpm_infer::evaluation::classifier::{Classifier, best};
 use ddpm_infer::evaluation::extractor::FeatureExtractor;
-use ddpm_infer::evaluation::picture::Picture;
-use ddpm_infer::evaluation::sources::{Dataset, PictureSource, PixelGaussian};
+use ddpm_infer::evaluation::image::Image;
+use ddpm_infer::evaluation::sources::{Dataset, ImageSource, PixelGaussian};
 use ddpm_infer::evaluation::{Features, Moments, Statistics, frechet, novelty};
 
 const SHAPE: [usize; 3] = [1, 8, 8];
@@ -22,7 +22,7 @@ pub struct Digits {
 impl Digits {
     pub fn open(split: Split) -> Self {
         let data = Dataset::open(&config(), split).unwrap();
-        Self { pixels: data.pictures(0..data.count()).unwrap().iter().flat_map(Picture::values).collect() }
+        Self { pixels: data.images(0..data.count()).unwrap().iter().flat_map(Image::values).collect() }
     }
 
     fn rows(&self) -> Features {
@@ -80,7 +80,7 @@ impl Judge {
     pub fn pixel_gaussian(&self, count: usize, seed: u64) -> Vec<f32> {
         let train = Dataset::open(&config(), Split::Train).unwrap();
         let gaussian = PixelGaussian::fit(&train, usize::MAX, count, seed).unwrap().unwrap();
-        gaussian.pictures(0..count).unwrap().iter().flat_map(Picture::values).collect()
+        gaussian.images(0..count).unwrap().iter().flat_map(Image::values).collect()
     }
 }
 
@@ -88,8 +88,8 @@ fn rows(pixels: &[f32]) -> Features {
     Features::new(SHAPE.iter().product(), pixels.to_vec())
 }
 
-fn pictures(pixels: &[f32]) -> Vec<Picture> {
-    rows(pixels).rows().map(|values| Picture::from_values(SHAPE, values)).collect()
+fn pictures(pixels: &[f32]) -> Vec<Image> {
+    rows(pixels).rows().map(|values| Image::from_values(SHAPE, values)).collect()
 }
 
 fn moments(features: &Features) -> Statistics {

@@ -1,4 +1,4 @@
-//! What `--against` and `--files` say.
+//! The sets of `--against` and `--files`.
 
 use std::path::{Path, PathBuf};
 
@@ -6,36 +6,36 @@ use anyhow::{Context, bail};
 use ddpm_data::{DataConfig, Split};
 
 use crate::evaluation::arrays::{RowReader, read_npz};
-use crate::evaluation::sources::{Folder, PictureSource, Rows};
-use crate::inspect_data::{BUNDLED, guess};
+use crate::evaluation::sources::{Folder, ImageSource, Rows};
+use crate::inspect_data::{BUILT_IN, guess};
 
-/// Items to compare with, or to judge.
-pub(super) enum Real {
+/// A set of items that is given by a name or a path.
+pub(super) enum InputSet {
     /// A dataset with its two splits.
     Data(DataConfig),
-    /// Pictures of a folder.
+    /// Images of a folder.
     Folder(PathBuf),
-    /// An array of pictures or of points.
+    /// An array of images or of points.
     Array(PathBuf),
     /// Mean and covariance.
     Statistics(PathBuf),
 }
 
-impl Real {
-    /// A bundled kind, or a path by what is there.
+impl InputSet {
+    /// A built-in dataset by its name, or a path by what it contains.
     pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
         let path = Path::new(text);
-        if BUNDLED.iter().any(|(kind, _)| *kind == text) {
+        if BUILT_IN.iter().any(|(kind, _)| *kind == text) {
             return Ok(Self::Data(data(text, None)?));
         }
-        // What `sample` left: the array has all samples as they are, and beside it are pictures that are no samples.
+        // A folder of `sample`: the array has all samples in f32, and some of the images next to it are no samples.
         let array = path.join("samples.npy");
         if array.is_file() {
             return Ok(Self::Array(array));
         }
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
         match extension.as_str() {
-            _ if !path.exists() => bail!("{text}: there is no such folder, file or bundled dataset"),
+            _ if !path.exists() => bail!("{text}: there is no such folder, file or built-in dataset"),
             "npy" => Ok(Self::Array(path.to_path_buf())),
             "npz" => {
                 let arrays = read_npz(path)?;
@@ -45,14 +45,16 @@ impl Real {
             _ => match guess(path)? {
                 "images" if path.is_dir() => Ok(Self::Folder(path.to_path_buf())),
                 "images" => {
-                    bail!("{text}: pictures are read from a folder; unpack it, or give what `data build` made of it")
+                    bail!(
+                        "{text}: images are read from a folder: unpack it, or pass the file that `data build` makes of it"
+                    )
                 }
                 kind => Ok(Self::Data(data(kind, Some(path))?)),
             },
         }
     }
 
-    /// Whether these are points, not pictures.
+    /// Whether the items are points, not images.
     pub(super) fn is_points(&self) -> anyhow::Result<bool> {
         Ok(match self {
             Self::Data(config) => ddpm_data::open(config, Split::Test, 0)?.info.shape.len() == 1,
@@ -63,8 +65,8 @@ impl Real {
         })
     }
 
-    /// As pictures, where it is a set of these.
-    pub(super) fn pictures(&self) -> anyhow::Result<Option<Box<dyn PictureSource>>> {
+    /// As a source of images; `None` for a dataset, whose split must be chosen, and for statistics.
+    pub(super) fn images(&self) -> anyhow::Result<Option<Box<dyn ImageSource>>> {
         Ok(match self {
             Self::Folder(path) => Some(Box::new(Folder::open(path)?)),
             Self::Array(path) => Some(Box::new(Rows::open(path)?)),

@@ -1,21 +1,21 @@
-//! Pictures as evaluation sees them: bytes, as they would lie in a file.
+//! Images of 8 bits, as in a file.
 
 use std::path::{Path, PathBuf};
 
 use super::EvaluationError;
 
-/// File names that are taken for pictures.
+/// Extensions of image files.
 const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif"];
 
-/// Pictures of many samples, or of none, that `sample` puts beside the samples.
+/// Files of `sample` that are no samples.
 const OVERVIEWS: [&str; 4] = ["grid.png", "comparison.png", "denoising.png", "denoising.gif"];
-/// The first of the samples there.
+/// The first sample in such a folder.
 const FIRST_SAMPLE: &str = "0000.png";
 
-/// One picture, channel by channel, row by row.
+/// One image, channel by channel, row by row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Picture {
-    /// 1 for grey, 3 for colour.
+pub struct Image {
+    /// 1 for gray, 3 for color.
     pub channels: usize,
     /// Rows.
     pub height: usize,
@@ -25,18 +25,18 @@ pub struct Picture {
     pub bytes: Vec<u8>,
 }
 
-impl Picture {
-    /// From values in [-1, 1], rounded as they are when pictures are written.
+impl Image {
+    /// From values in [-1, 1], rounded as for image files.
     pub fn from_values(shape: [usize; 3], values: &[f32]) -> Self {
         let [channels, height, width] = shape;
         let byte = |value: &f32| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
         Self { channels, height, width, bytes: values.iter().map(byte).collect() }
     }
 
-    /// Reads a file as colour. Transparency is dropped, and no note about orientation is followed, as Pillow's
-    /// `convert("RGB")` has it, which other tools for evaluation use.
+    /// Reads a file as RGB, without transparency, and ignores the EXIF orientation, like Pillow's `convert("RGB")` in
+    /// other evaluation tools.
     pub fn read(path: &Path) -> Result<Self, EvaluationError> {
-        let not = |error: image::ImageError| EvaluationError::format(path, format!("not a readable picture: {error}"));
+        let not = |error: image::ImageError| EvaluationError::format(path, format!("not a readable image: {error}"));
         let rgb = image::open(path).map_err(not)?.to_rgb8();
         let (width, height) = (rgb.width() as usize, rgb.height() as usize);
         let bytes = (0..3).flat_map(|channel| rgb.iter().skip(channel).step_by(3).copied()).collect();
@@ -53,21 +53,21 @@ impl Picture {
         self.bytes.iter().map(|byte| f32::from(*byte) / 127.5 - 1.0).collect()
     }
 
-    /// One of the three colours; all are the same where there is only grey.
-    pub fn plane(&self, colour: usize) -> &[u8] {
+    /// One of the three color channels, which are equal for grayscale images.
+    pub fn plane(&self, color: usize) -> &[u8] {
         let size = self.height * self.width;
-        let start = colour.min(self.channels - 1) * size;
+        let start = color.min(self.channels - 1) * size;
         &self.bytes[start..start + size]
     }
 
-    /// As grey as the data are, where all three colours of every pixel are the same.
-    pub fn grey(&self) -> Option<Self> {
-        let same = (1..self.channels).all(|colour| self.plane(colour) == self.plane(0));
+    /// As grayscale, if the channels of every pixel are equal.
+    pub fn gray(&self) -> Option<Self> {
+        let same = (1..self.channels).all(|color| self.plane(color) == self.plane(0));
         same.then(|| Self { channels: 1, bytes: self.plane(0).to_vec(), ..*self })
     }
 }
 
-/// The pictures below a folder, sorted by path; of a folder of samples only these.
+/// The images below a folder, sorted by path; in a folder of `sample` only the samples.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>, EvaluationError> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_path_buf()];
@@ -87,7 +87,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>, EvaluationError> {
         }
     }
     if found.is_empty() {
-        return Err(EvaluationError::format(folder, format!("no pictures in it; expected {}", EXTENSIONS.join(", "))));
+        return Err(EvaluationError::format(folder, format!("no images in it; expected {}", EXTENSIONS.join(", "))));
     }
     found.sort();
     Ok(found)
@@ -101,35 +101,35 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
-        let picture = image::RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, 10 * y as u8, 200]));
+        let image = image::RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, 10 * y as u8, 200]));
         std::fs::create_dir(folder.path().join("sub")).unwrap();
         for name in ["b.png", "sub/a.png"] {
-            picture.save(folder.path().join(name)).unwrap();
+            image.save(folder.path().join(name)).unwrap();
         }
         std::fs::write(folder.path().join("note.txt"), "").unwrap();
         let files = files(folder.path()).unwrap();
         assert_eq!(files.len(), 2);
-        let read = Picture::read(&files[0]).unwrap();
+        let read = Image::read(&files[0]).unwrap();
         assert_eq!(
             (read.shape(), read.plane(1), read.plane(2)),
             ([3, 2, 3], &[0, 0, 0, 10, 10, 10][..], &[200; 6][..])
         );
-        assert!(read.grey().is_none());
-        // Somebody's own picture of that name, until there are samples.
+        assert!(read.gray().is_none());
+        // An image of that name counts until there are samples.
         let names = |expected: usize| assert_eq!(super::files(folder.path()).unwrap().len(), expected);
-        picture.save(folder.path().join("grid.png")).unwrap();
+        image.save(folder.path().join("grid.png")).unwrap();
         names(3);
-        picture.save(folder.path().join("0000.png")).unwrap();
+        image.save(folder.path().join("0000.png")).unwrap();
         names(3);
-        let grey = Picture { channels: 3, height: 1, width: 2, bytes: vec![7, 9, 7, 9, 7, 9] };
-        assert_eq!(grey.grey().unwrap().bytes, [7, 9]);
+        let gray = Image { channels: 3, height: 1, width: 2, bytes: vec![7, 9, 7, 9, 7, 9] };
+        assert_eq!(gray.gray().unwrap().bytes, [7, 9]);
     }
 
     #[test]
     fn bytes_and_values_lead_to_each_other() {
         let bytes: Vec<u8> = (0..=255).collect();
-        let picture = Picture { channels: 1, height: 16, width: 16, bytes };
-        assert_eq!(Picture::from_values(picture.shape(), &picture.values()), picture);
+        let image = Image { channels: 1, height: 16, width: 16, bytes };
+        assert_eq!(Image::from_values(image.shape(), &image.values()), image);
         let said = files(Path::new("no/where")).unwrap_err().to_string();
         assert!(said.contains("no/where"), "{said}");
     }

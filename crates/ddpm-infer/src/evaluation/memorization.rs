@@ -1,4 +1,4 @@
-//! Are the samples copies of the training data?
+//! Novelty: whether samples are copies of the training data.
 
 use rayon::prelude::*;
 
@@ -10,7 +10,7 @@ pub fn median_nearest(items: &Features, others: &Features) -> Result<f64, Evalua
     items.same_width(others)?;
     let found = items.len().min(others.len());
     if found == 0 {
-        return Err(EvaluationError::TooFew { what: "the nearest neighbour", least: 1, found });
+        return Err(EvaluationError::TooFew { what: "the nearest neighbor", least: 1, found });
     }
     let nearest = |item: usize| {
         others.rows().map(|other| squared_distance(items.row(item), other)).fold(f64::INFINITY, f64::min).sqrt()
