@@ -41,3 +41,4 @@ pub use names::{printable, shown, with_home};
 pub use open::{CheckProgress, OpenData, Split, open, open_with_progress};
 pub use order::{BalancedOrder, Order, items_by_class, permutation};
 pub use pictures::{Fit, read_pictures};
+pub use points::reference_points;

@@ -11,7 +11,7 @@ use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::config::PointsConfig;
+use crate::config::{DataConfig, PointsConfig};
 use crate::example::{DataInfo, Example, Flip, Units};
 use crate::open::{OpenData, Split};
 use crate::random::{Stream, rng};
@@ -166,6 +166,20 @@ fn blurred(point: [f64; 2], rng: &mut ChaCha8Rng) -> [f64; 2] {
         let eps: f64 = StandardNormal.sample(rng);
         x + NOISE * eps
     })
+}
+
+/// As many points as a plot has use for.
+const REFERENCE_POINTS: usize = 2048;
+
+/// Points of the data in their own units, where the data can still be found.
+pub fn reference_points(source: &DataConfig) -> Option<Vec<f32>> {
+    let data = crate::open(source, Split::Test, 0).ok()?;
+    if data.info.shape != [2] {
+        return None;
+    }
+    let items = (0..data.items.len().min(REFERENCE_POINTS)).filter_map(|index| data.items.get(index).ok());
+    let unit = |(coordinate, value): (usize, f32)| data.info.units.data_unit(coordinate, f64::from(value)) as f32;
+    Some(items.flat_map(|item| item.values.into_iter().enumerate().map(unit).collect::<Vec<_>>()).collect())
 }
 
 #[cfg(test)]

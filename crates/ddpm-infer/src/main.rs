@@ -9,8 +9,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use ddpm_infer::errors::in_one_line;
-use ddpm_infer::{average_weights, evaluate, import, inspect, inspect_data, list_devices, measure_likelihood, sample};
+use ddpm_console::errors::in_one_line;
+use ddpm_infer::commands::{
+    average_weights, evaluate, import, inspect, inspect_data, list_devices, measure_likelihood, sample,
+};
 
 /// Sample from diffusion models.
 #[derive(Parser, Debug)]

@@ -6,10 +6,10 @@ use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, Split};
-use ddpm_infer::levels::Ladder;
-use ddpm_infer::samplers::Sampler;
-use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
+use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use ddpm_model::network::NetworkConfig;
+use ddpm_sampling::levels::Ladder;
+use ddpm_sampling::samplers::Sampler;
 
 fn infer(dir: &Path, words: &[&str]) -> Output {
     let cache = dir.join(".cache");
@@ -144,7 +144,7 @@ fn shards_are_the_samples_of_one_piece_byte_for_byte() {
 fn devices_are_listed_with_what_is_missing() {
     let dir = tempfile::tempdir().unwrap();
     let listed = String::from_utf8(infer(dir.path(), &["devices"]).stdout).unwrap();
-    for name in ddpm_infer::device::compiled_in() {
+    for name in ddpm_device::device::compiled_in() {
         assert!(listed.lines().any(|line| line.starts_with(name) && !line.contains("--features")), "{listed}");
     }
     assert!(listed.lines().filter(|line| line.contains("not compiled in")).all(|line| line.contains("--features")));

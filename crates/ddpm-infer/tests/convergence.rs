@@ -5,11 +5,11 @@
 mod known;
 
 use burn::tensor::{DType, Device, Tensor};
-use ddpm_infer::levels::{exponential, karras};
-use ddpm_infer::noise::SampleNoise;
-use ddpm_infer::samplers::{Sampler, level_at};
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
+use ddpm_sampling::levels::{exponential, karras};
+use ddpm_sampling::noise::SampleNoise;
+use ddpm_sampling::samplers::{Sampler, level_at};
 use known::{GAUSSIAN, Mixture, values};
 
 /// Numbers of steps, twice as many every time.

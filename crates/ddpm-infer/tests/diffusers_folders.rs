@@ -9,10 +9,10 @@ use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, Split};
-use ddpm_infer::npy;
-use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig, Written};
-use ddpm_infer::torch_noise::TorchGenerator;
+use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig, Written};
+use ddpm_files::npy;
 use ddpm_model::network::{Network, NetworkConfig};
+use ddpm_sampling::torch_noise::TorchGenerator;
 use serde_json::{Value, json};
 use support::{Safetensors, assert_close, cases, fixtures_dir, number, read_json, text, whole};
 

@@ -9,8 +9,8 @@ use std::process::Command;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Tensor};
 use ddpm_data::{DataConfig, Split};
-use ddpm_infer::npy;
-use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig, Written};
+use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig, Written};
+use ddpm_files::npy;
 use ddpm_model::network::NetworkConfig;
 use serde_json::{Value, json};
 

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_data::{DataConfig, Split};
-use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
+use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use ddpm_model::network::NetworkConfig;
 use serde_json::Value;
 

@@ -8,16 +8,6 @@ use std::cell::RefCell;
 
 use burn::tensor::{DType, Device, Tensor};
 use ddpm_data::{DataInfo, Units};
-use ddpm_infer::guidance::{
-    Answers, AutoGuidance, ClassifierFree, ClassifierGuidance, Guidable, Guidance, GuidanceError, Guide, Interval,
-    Rescaled, Threshold, Within,
-};
-use ddpm_infer::job::{ClassChoice, Predictor, Samples, SamplingJob, TrainedModel};
-use ddpm_infer::levels::Ladder;
-use ddpm_infer::noise::NoiseChoice;
-use ddpm_infer::noise::SampleNoise;
-use ddpm_infer::samplers::{NoiseSource, Sampler, level_at};
-use ddpm_infer::tasks::Task;
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::diffusion::Diffusion;
@@ -26,6 +16,16 @@ use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::ScheduleConfig;
 use ddpm_model::variance::Variance;
+use ddpm_sampling::guidance::{
+    Answers, AutoGuidance, ClassifierFree, ClassifierGuidance, Guidable, Guidance, GuidanceError, Guide, Interval,
+    Rescaled, Threshold, Within,
+};
+use ddpm_sampling::job::{ClassChoice, Predictor, Samples, SamplingJob, TrainedModel};
+use ddpm_sampling::levels::Ladder;
+use ddpm_sampling::noise::NoiseChoice;
+use ddpm_sampling::noise::SampleNoise;
+use ddpm_sampling::samplers::{NoiseSource, Sampler, level_at};
+use ddpm_sampling::tasks::Task;
 use known::{GAUSSIAN, MIXTURE, Mixture, tensor, values};
 
 /// Data from a round Gaussian.

@@ -6,8 +6,6 @@ mod known;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use ddpm_infer::likelihood::{ProbeKind, Trace, log_likelihood};
-use ddpm_infer::samplers::{Tolerance, level_at};
 use ddpm_model::condition::Condition;
 use ddpm_model::continuous::{ContinuousDiffusion, Target};
 use ddpm_model::denoiser::{Denoiser, Estimate, NetworkDenoiser};
@@ -20,6 +18,8 @@ use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::ScheduleConfig;
 use ddpm_model::time_density::TimeDensity;
 use ddpm_model::variance::Variance;
+use ddpm_sampling::likelihood::{ProbeKind, Trace, log_likelihood};
+use ddpm_sampling::samplers::{Tolerance, level_at};
 use known::{GAUSSIAN, MIXTURE, tensor};
 
 /// Where data of both kinds are dense, and where they are not.

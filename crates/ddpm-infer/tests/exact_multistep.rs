@@ -7,11 +7,11 @@ mod known;
 use std::cell::Cell;
 
 use burn::tensor::{DType, Device, Tensor};
-use ddpm_infer::noise::SampleNoise;
-use ddpm_infer::samplers::{Bh, Expansion, Multistep, NoiseSource, PndmStart, Sampler, level_at};
 use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::variance::Variance;
+use ddpm_sampling::noise::SampleNoise;
+use ddpm_sampling::samplers::{Bh, Expansion, Multistep, NoiseSource, PndmStart, Sampler, level_at};
 use known::{GAUSSIAN, MIXTURE, values};
 
 const CLEAN: NoiseLevel = NoiseLevel { alpha: 1.0, sigma: 0.0 };

@@ -8,14 +8,6 @@ use std::cell::Cell;
 
 use burn::tensor::{DType, Device, Tensor};
 use ddpm_data::{DataInfo, Units};
-use ddpm_infer::guidance::Guidance;
-use ddpm_infer::job::{ClassChoice, JobError, Predictor, Samples, SamplingJob, TrainedModel};
-use ddpm_infer::levels::Ladder;
-use ddpm_infer::noise::NoiseChoice;
-use ddpm_infer::noise::SampleNoise;
-use ddpm_infer::samplers::{Churn, Langevin, NoiseSource, Sampler, Step};
-use ddpm_infer::steps::{Spacing, levels};
-use ddpm_infer::tasks::{Inpainting, Task, TaskError, inpaint, invert, noised, remaining_levels, slerp};
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::diffusion::Diffusion;
@@ -24,6 +16,14 @@ use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{Schedule, ScheduleConfig};
 use ddpm_model::variance::Variance;
+use ddpm_sampling::guidance::Guidance;
+use ddpm_sampling::job::{ClassChoice, JobError, Predictor, Samples, SamplingJob, TrainedModel};
+use ddpm_sampling::levels::Ladder;
+use ddpm_sampling::noise::NoiseChoice;
+use ddpm_sampling::noise::SampleNoise;
+use ddpm_sampling::samplers::{Churn, Langevin, NoiseSource, Sampler, Step};
+use ddpm_sampling::steps::{Spacing, levels};
+use ddpm_sampling::tasks::{Inpainting, Task, TaskError, inpaint, invert, noised, remaining_levels, slerp};
 use known::{GAUSSIAN, tensor, values};
 
 /// All levels of a process of so many steps.

@@ -7,10 +7,10 @@ mod formula;
 mod support;
 
 use burn::tensor::Device;
-use ddpm_infer::evaluation::extractor::FeatureExtractor;
-use ddpm_infer::evaluation::image::Image;
-use ddpm_infer::evaluation::inception::{Inception, Weight, Weights};
-use ddpm_infer::evaluation::resize::Resize;
+use ddpm_eval::extractor::FeatureExtractor;
+use ddpm_eval::image::Image;
+use ddpm_eval::inception::{Inception, Weight, Weights};
+use ddpm_eval::resize::Resize;
 use formula::Formula;
 use serde_json::Value;
 use support::{

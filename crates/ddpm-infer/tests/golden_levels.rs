@@ -4,9 +4,9 @@
 #[path = "../../ddpm-model/tests/support/mod.rs"]
 mod support;
 
-use ddpm_infer::levels::{Ends, Ladder, exponential, karras};
-use ddpm_infer::samplers::ratio;
 use ddpm_model::schedule::ScheduleConfig;
+use ddpm_sampling::levels::{Ends, Ladder, exponential, karras};
+use ddpm_sampling::samplers::ratio;
 use serde_json::Value;
 use support::{assert_close_relative, cases, fixtures_dir, number, numbers, read_json, whole};
 

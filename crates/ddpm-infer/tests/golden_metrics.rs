@@ -5,9 +5,9 @@
 mod support;
 
 use burn::tensor::{DType, Device};
-use ddpm_infer::evaluation::points::chamfer;
-use ddpm_infer::evaluation::series::{Forecast, Pairs, Point, Quantile, energy_score};
-use ddpm_infer::evaluation::{Features, InceptionScore, Moments, frechet, mmd2_unbiased, precision_recall};
+use ddpm_eval::points::chamfer;
+use ddpm_eval::series::{Forecast, Pairs, Point, Quantile, energy_score};
+use ddpm_eval::{Features, InceptionScore, Moments, frechet, mmd2_unbiased, precision_recall};
 use ddpm_model::bound::discretised_gaussian_log_likelihood;
 use serde_json::Value;
 use support::{

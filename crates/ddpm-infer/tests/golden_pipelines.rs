@@ -12,10 +12,10 @@ use std::path::PathBuf;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor};
-use ddpm_infer::diffusers::pipeline::Layout;
-use ddpm_infer::diffusers::scheduler_config::SchedulerConfig;
-use ddpm_infer::diffusers::{Coordinates, Plan, Tables};
-use ddpm_infer::snapshot::Snapshot;
+use ddpm_families::diffusers::pipeline::Layout;
+use ddpm_families::diffusers::scheduler_config::SchedulerConfig;
+use ddpm_families::diffusers::{Coordinates, Plan, Tables};
+use ddpm_families::snapshot::Snapshot;
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::network::Network;
@@ -142,7 +142,7 @@ impl Pipeline {
     }
 
     fn scheduler_json(&self, case: &Value) -> Value {
-        ddpm_infer::diffusers::json::parse(&std::fs::read_to_string(self.scheduler_file(case)).unwrap()).unwrap()
+        ddpm_families::diffusers::json::parse(&std::fs::read_to_string(self.scheduler_file(case)).unwrap()).unwrap()
     }
 
     /// The scheduler as a pipeline with that file has it.

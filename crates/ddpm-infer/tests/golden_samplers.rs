@@ -5,14 +5,14 @@
 mod support;
 
 use burn::tensor::{DType, Device, Tensor};
-use ddpm_infer::samplers::{Clipped, NoiseSource, Sampler, Step};
-use ddpm_infer::steps::{Spacing, levels};
 use ddpm_model::denoiser::DiscreteDenoiser;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{Schedule, ScheduleConfig, spaced_steps};
 use ddpm_model::variance::Variance;
+use ddpm_sampling::samplers::{Clipped, NoiseSource, Sampler, Step};
+use ddpm_sampling::steps::{Spacing, levels};
 use serde_json::Value;
 use support::{
     DummyModel, Safetensors, assert_close, cases, fixtures_dir, number, numbers, read_json, text, values, whole,

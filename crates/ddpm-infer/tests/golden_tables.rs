@@ -4,9 +4,9 @@
 #[path = "../../ddpm-model/tests/support/mod.rs"]
 mod support;
 
-use ddpm_infer::diffusers::scheduler_config::SchedulerConfig;
-use ddpm_infer::diffusers::tables::rounded;
-use ddpm_infer::torch_noise::TorchGenerator;
+use ddpm_families::diffusers::scheduler_config::SchedulerConfig;
+use ddpm_families::diffusers::tables::rounded;
+use ddpm_sampling::torch_noise::TorchGenerator;
 use support::*;
 
 #[test]

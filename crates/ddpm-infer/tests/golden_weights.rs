@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, bf16, f16};
-use ddpm_infer::diffusers::unet_config;
-use ddpm_infer::weights::names::deduce;
-use ddpm_infer::weights::{Dtype, Fault, QkvOrder, Scheme, Weights, WeightsError, load_into};
+use ddpm_families::diffusers::unet_config;
 use ddpm_model::network::{Network, NetworkConfig};
 use ddpm_model::unet::{Heads, UNetConfig};
+use ddpm_weights::names::deduce;
+use ddpm_weights::{Dtype, Fault, QkvOrder, Scheme, Weights, WeightsError, load_into};
 use networks::{Checkpoint, compare, network, parameters};
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};

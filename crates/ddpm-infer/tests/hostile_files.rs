@@ -8,13 +8,13 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
-use ddpm_infer::evaluation::arrays::{Array, RowReader, npz_member, read_npz, write_npz};
-use ddpm_infer::init_noise;
-use ddpm_infer::npy;
-use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
+use ddpm_eval::arrays::{Array, RowReader, npz_member, read_npz, write_npz};
+use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
+use ddpm_files::npy;
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::point_mlp::PointMlpConfig;
 use ddpm_model::unet::UNetConfig;
+use ddpm_sampling::init_noise;
 use hostile::{damage, within_bounds};
 
 const AT_LEAST: usize = 1 << 20;

@@ -6,7 +6,7 @@ mod hostile;
 
 use std::path::{Path, PathBuf};
 
-use ddpm_infer::weights::{Weights, WeightsError};
+use ddpm_weights::{Weights, WeightsError};
 use hostile::{Random, within_bounds};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use burn::tensor::Device;
-use ddpm_infer::snapshot::Snapshot;
+use ddpm_families::snapshot::Snapshot;
 use ddpm_model::variance::Variance;
 use networks::{Checkpoint, compare};
 use support::*;

@@ -5,11 +5,11 @@
 use burn::tensor::Device;
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_data::{DataConfig, Split};
-use ddpm_infer::evaluation::classifier::Classifier;
-use ddpm_infer::evaluation::extractor::{FeatureExtractor, Pixels};
-use ddpm_infer::evaluation::image::Image;
-use ddpm_infer::evaluation::sources::{Dataset, ImageSource};
-use ddpm_infer::evaluation::{Moments, Statistics, frechet, kid};
+use ddpm_eval::classifier::Classifier;
+use ddpm_eval::extractor::{FeatureExtractor, Pixels};
+use ddpm_eval::image::Image;
+use ddpm_eval::sources::{Dataset, ImageSource};
+use ddpm_eval::{Moments, Statistics, frechet, kid};
 
 /// Some of the training digits, as values in [-1, 1].
 fn digits(config: &DataConfig, count: usize) -> Vec<Image> {

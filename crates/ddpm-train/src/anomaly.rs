@@ -137,7 +137,7 @@ mod tests {
     use burn::tensor::{Device, Distribution, Tensor};
     use burn_train::TrainStep;
     use ddpm_data::{DataConfig, DataInfo, Units};
-    use ddpm_infer::snapshot::DiffusionConfig;
+    use ddpm_families::snapshot::DiffusionConfig;
     use ddpm_model::condition::Condition;
     use ddpm_model::network::{Network, NetworkConfig};
     use ddpm_model::point_mlp::PointMlpConfig;

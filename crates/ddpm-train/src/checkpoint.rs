@@ -17,7 +17,7 @@ use burn_train::checkpoint::{
 };
 use burn_train::metric::store::EventStoreClient;
 use burn_train::{Learner, LearnerModel, LearningCheckpointer};
-use ddpm_infer::runs::{step_name, steps_in, width_name};
+use ddpm_files::runs::{step_name, steps_in, width_name};
 use serde::{Deserialize, Serialize};
 
 use crate::checksums::{ChecksumError, Checksums};

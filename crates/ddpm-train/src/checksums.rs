@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use ddpm_infer::checksums::sum;
+use ddpm_families::checksums::sum;
 use serde::{Deserialize, Serialize};
 
 /// The file's name within a folder.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use ddpm_infer::runs::{RunFolder, steps_in};
+use ddpm_files::runs::{RunFolder, steps_in};
 use toml::Table;
 
 use crate::manifest::Manifest;

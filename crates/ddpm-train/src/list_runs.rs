@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ddpm_infer::runs::{list, steps_in};
+use ddpm_files::runs::{list, steps_in};
 use serde_json::{Value, json};
 
 use crate::facts::{Facts, bytes_in, mib};
@@ -14,7 +14,7 @@ use crate::started_as;
 #[derive(clap::Args, Debug)]
 pub struct ListArgs {
     /// The folder of all runs.
-    #[arg(long, value_name = "DIR", default_value = ddpm_infer::runs::RUNS)]
+    #[arg(long, value_name = "DIR", default_value = ddpm_files::runs::RUNS)]
     runs: PathBuf,
     /// Prints JSON: an array with an object for each run.
     #[arg(long)]

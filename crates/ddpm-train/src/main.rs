@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use ddpm_infer::errors::in_one_line;
+use ddpm_console::errors::in_one_line;
 use ddpm_train::bench::{self, BenchArgs};
 use ddpm_train::config::load::ConfigError;
 use ddpm_train::config::recipes::RECIPES;
@@ -53,7 +53,7 @@ struct Args {
     #[arg(long, value_name = "DEVICE,..", value_delimiter = ',', conflicts_with = "device")]
     devices: Vec<String>,
     /// The folder of all runs.
-    #[arg(long, value_name = "DIR", default_value = ddpm_infer::runs::RUNS)]
+    #[arg(long, value_name = "DIR", default_value = ddpm_files::runs::RUNS)]
     runs: PathBuf,
     /// Shows Burn's dashboard instead of a progress bar.
     #[arg(long)]

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use ddpm_infer::device::OpenDevice;
-use ddpm_infer::memory::of_this_machine;
+use ddpm_device::device::OpenDevice;
+use ddpm_device::memory::of_this_machine;
 use ddpm_model::network::MemoryEstimate;
 
 use crate::config::Experiment;

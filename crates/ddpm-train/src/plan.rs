@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::module::Module;
+use ddpm_console::bar::checking_images;
 use ddpm_data::{OpenData, Split};
-use ddpm_infer::device::{self, OpenDevice};
-use ddpm_infer::inspect_data::checking_images;
-use ddpm_infer::runs::RunFolder;
+use ddpm_device::device::{self, OpenDevice};
+use ddpm_files::runs::RunFolder;
 
 use crate::config::load::{ConfigError, Problem, Source};
 use crate::config::{Balance, Experiment};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use ddpm_infer::runs::{RunFolder, steps_in};
+use ddpm_files::runs::{RunFolder, steps_in};
 
 use crate::checksums::Checksums;
 use crate::facts::{bytes_in, mib};
@@ -28,7 +28,7 @@ pub struct PruneArgs {
     #[arg(long)]
     yes: bool,
     /// The folder of all runs.
-    #[arg(long, value_name = "DIR", default_value = ddpm_infer::runs::RUNS)]
+    #[arg(long, value_name = "DIR", default_value = ddpm_files::runs::RUNS)]
     runs: PathBuf,
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use ddpm_infer::runs::{RunFolder, list, steps_in, widths_in};
+use ddpm_files::runs::{RunFolder, list, steps_in, widths_in};
 use time::OffsetDateTime;
 use time::macros::format_description;
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ddpm_infer::runs::{RunFolder, steps_in};
+use ddpm_files::runs::{RunFolder, steps_in};
 use serde_json::{Value, json};
 
 use crate::checksums::Checksums;
@@ -17,7 +17,7 @@ pub struct ShowArgs {
     #[arg(value_name = "RUN")]
     run: String,
     /// The folder of all runs.
-    #[arg(long, value_name = "DIR", default_value = ddpm_infer::runs::RUNS)]
+    #[arg(long, value_name = "DIR", default_value = ddpm_files::runs::RUNS)]
     runs: PathBuf,
     /// Prints JSON.
     #[arg(long)]

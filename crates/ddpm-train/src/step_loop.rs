@@ -8,8 +8,8 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn_train::{EventProcessorTraining, Learner, LearnerEvent, TrainLoader, TrainingComponents, TrainingItem};
 use ddpm_data::random::{Stream, mix};
-use ddpm_infer::runs::{step_name, steps_in, width_name};
-use ddpm_infer::snapshot::Written;
+use ddpm_families::snapshot::Written;
+use ddpm_files::runs::{step_name, steps_in, width_name};
 use ddpm_model::ema::{gamma_of, power_decay};
 
 use crate::anomaly;

@@ -9,7 +9,7 @@ use burn_train::{
     TrainLoader, TrainingComponents, ValidLoader,
 };
 use ddpm_data::ReadingSpeed;
-use ddpm_infer::runs::{RunFolder, step_name, width_name};
+use ddpm_files::runs::{RunFolder, step_name, width_name};
 
 use crate::checkpoint::TrainState;
 use crate::config::Experiment;

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use ddpm_infer::runs::RunFolder;
+use ddpm_files::runs::RunFolder;
 
 use crate::metrics::read_lines;
 

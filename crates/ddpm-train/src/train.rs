@@ -13,7 +13,7 @@ use burn_train::renderer::MetricsRenderer;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use ddpm_data::random::{Stream, mix};
 use ddpm_data::{OrderedLoader, Split};
-use ddpm_infer::runs::{RUNS, RunFolder};
+use ddpm_files::runs::{RUNS, RunFolder};
 use ddpm_kernels::Precision;
 
 use crate::batches::Batches;

@@ -65,7 +65,7 @@ pub enum TrainError {
         /// The step.
         step: u64,
         /// Why.
-        source: ddpm_infer::snapshot::SnapshotError,
+        source: ddpm_families::snapshot::SnapshotError,
     },
 }
 

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use clap::Parser;
 use ddpm_data::Split;
-use ddpm_infer::measure_likelihood::{self, LikelihoodArgs};
-use ddpm_infer::sample::points_beside;
+use ddpm_data::reference_points;
+use ddpm_infer::commands::measure_likelihood::{self, LikelihoodArgs};
 use support::judge::{Digits, Judge};
 use support::{Bench, sample};
 
@@ -132,7 +132,7 @@ fn swiss_roll() {
     let bench = Bench::new();
     let run = bench.train(&["--experiment", "points-swiss-roll", "--device", "flex"]);
     let source = serde_json::from_str(r#"{"kind": "swiss-roll"}"#).unwrap();
-    let data = points_beside(&source).unwrap();
+    let data = reference_points(&source).unwrap();
     for name in ["ddpm", "ddim"] {
         let distance = chamfer(&sample(&run, 2048, name, None), &data);
         println!("chamfer distance by {name}: {distance:.2}");

@@ -43,7 +43,7 @@ fn wrong_numbers_fail() {
 
 #[test]
 fn a_backend_that_is_not_compiled_in_is_no_skipped_one() {
-    let compiled = ddpm_infer::device::compiled_in();
+    let compiled = ddpm_device::device::compiled_in();
     let Some(missing) = ["rocm", "cuda", "metal"].into_iter().find(|name| !compiled.contains(name)) else { return };
     let output = conformance(&["--device", missing]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));

@@ -5,8 +5,8 @@ mod support;
 
 use std::path::Path;
 
-use ddpm_infer::runs::step_name;
-use ddpm_infer::snapshot::Snapshot;
+use ddpm_families::snapshot::Snapshot;
+use ddpm_files::runs::step_name;
 use support::{Bench, TINY_DIGITS, checkpoint_file, metrics};
 
 /// A run of the tiny digits, without dropout unless it is asked for last.

@@ -6,9 +6,9 @@ mod support;
 use std::path::Path;
 
 use clap::Parser;
-use ddpm_infer::evaluate::{self, EvalArgs};
-use ddpm_infer::evaluation::record::{Record, read};
-use ddpm_infer::runs::RunFolder;
+use ddpm_eval::record::{Record, read};
+use ddpm_files::runs::RunFolder;
+use ddpm_infer::commands::evaluate::{self, EvalArgs};
 use support::{Bench, TINY_DIGITS};
 
 #[derive(Parser)]

@@ -8,8 +8,8 @@ use std::path::Path;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use clap::Parser;
-use ddpm_infer::average_weights::{self, EmaArgs};
-use ddpm_infer::snapshot::Snapshot;
+use ddpm_families::snapshot::Snapshot;
+use ddpm_infer::commands::average_weights::{self, EmaArgs};
 use support::{Bench, TINY_DIGITS};
 
 #[derive(Parser)]

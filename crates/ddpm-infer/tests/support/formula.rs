@@ -1,7 +1,7 @@
 //! Weights of Inception from a formula, as the README of `fixtures/inception` has it.
 #![allow(clippy::unwrap_used)]
 
-use ddpm_infer::evaluation::inception::{Weight, Weights};
+use ddpm_eval::inception::{Weight, Weights};
 use serde_json::Value;
 
 /// The stream of numbers of a tensor or picture.

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use ddpm_infer::weights::{Scheme, Weights, load_into};
 use ddpm_model::condition::Condition;
 use ddpm_model::network::{Network, NetworkConfig};
 use ddpm_model::unet::{Heads, UNetConfig};
+use ddpm_weights::{Scheme, Weights, load_into};
 use serde_json::Value;
 
 use super::support::{Safetensors, assert_close, cases, fixture, output_tolerance, read_json, text, values, whole};

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use ddpm_infer::device;
+use ddpm_device::device;
 use ddpm_kernels::Precision;
 use ddpm_model::unet::{DownsamplePadding, UNetConfig};
 use serde::Serialize;

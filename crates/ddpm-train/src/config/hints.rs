@@ -1,6 +1,6 @@
 //! What to do about a key or a value that is not understood where it stands.
 
-use ddpm_infer::settings::{insert, unknown_key};
+use ddpm_console::settings::{insert, unknown_key};
 use toml::{Table, Value};
 
 use super::load::{good, read};

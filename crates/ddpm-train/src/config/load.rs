@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use ddpm_infer::settings::{expand_kinds, in_words, insert, missing_key, parse_set, remove, unknown_key, value_mut};
+use ddpm_console::settings::{expand_kinds, in_words, insert, missing_key, parse_set, remove, unknown_key, value_mut};
 use serde::Deserialize;
 use toml::{Table, Value};
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ddpm_infer::device::catch_panic;
+use ddpm_device::device::catch_panic;
 
 /// What may be off, in f32, always relative to the largest value that is compared: 25 times or more what flex is off by,
 /// and a thousandth, or less, of what a wrong kernel is.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use ddpm_infer::snapshot::{Snapshot, SnapshotConfig};
+use ddpm_families::snapshot::{Snapshot, SnapshotConfig};
 use ddpm_model::network::Network;
 
 use super::check::{Group, difference, tolerance};

@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use burn::tensor::{DType, Device};
 use ddpm_data::{DataConfig, ImageChannels};
-use ddpm_infer::device::{self, DeviceError, OpenDevice};
+use ddpm_device::device::{self, DeviceError, OpenDevice};
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::unet::{Heads, TimeShift, UNetConfig};
 

@@ -7,11 +7,11 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_infer::diffusers::unet_config;
-use ddpm_infer::snapshot::load_weights;
-use ddpm_infer::weights::Weights;
+use ddpm_families::diffusers::unet_config;
+use ddpm_families::snapshot::load_weights;
 use ddpm_model::condition::Condition;
 use ddpm_model::network::{Network, NetworkConfig};
+use ddpm_weights::Weights;
 use serde_json::Value;
 
 use super::check::{Group, difference, off_by, tolerance};

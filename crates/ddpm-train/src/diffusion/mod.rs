@@ -14,7 +14,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use ddpm_data::augment::AugmentConfig;
 use ddpm_data::{DataConfig, DataInfo, StreamItem};
-use ddpm_infer::snapshot::{Snapshot, SnapshotConfig, SnapshotError, Written};
+use ddpm_families::snapshot::{Snapshot, SnapshotConfig, SnapshotError, Written};
 use ddpm_kernels::Precision;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{MemoryEstimate, Network, NetworkConfig};

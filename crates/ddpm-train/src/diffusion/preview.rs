@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use ddpm_infer::guidance::Guidance;
-use ddpm_infer::job::{ClassChoice, SamplingJob, TrainedModel};
-use ddpm_infer::noise::NoiseChoice;
-use ddpm_infer::pictures;
-use ddpm_infer::sample::{clip_for, points_beside};
-use ddpm_infer::samplers::{Sampler, SamplerOptions};
-use ddpm_infer::tasks::Task;
+use ddpm_data::reference_points;
 use ddpm_model::network::Network;
+use ddpm_sampling::guidance::Guidance;
+use ddpm_sampling::job::clip_for;
+use ddpm_sampling::job::{ClassChoice, SamplingJob, TrainedModel};
+use ddpm_sampling::noise::NoiseChoice;
+use ddpm_sampling::samplers::{Sampler, SamplerOptions};
+use ddpm_sampling::tasks::Task;
 
 use super::DiffusionFamily;
 use crate::family::{AnyError, Preview, PreviewSetup};
@@ -45,7 +45,7 @@ impl SamplesPreview {
             guidance: Guidance::default(),
             frames: 0,
         };
-        let points = if family.data.shape.len() == 1 { points_beside(setup.config) } else { None };
+        let points = if family.data.shape.len() == 1 { reference_points(setup.config) } else { None };
         Ok(Self { job, family: family.clone(), points, device: setup.device.clone() })
     }
 }
@@ -64,7 +64,7 @@ impl Preview<Network> for SamplesPreview {
         };
         let samples = self.job.run(&model, &self.device, &mut |_| {})?;
         let path = folder.join(name).with_extension("png");
-        pictures::write_overview(&path, &samples, self.points.as_deref())?;
+        ddpm_render::write_overview(&path, &samples, self.points.as_deref())?;
         Ok(path)
     }
 }

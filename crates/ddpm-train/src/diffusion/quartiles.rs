@@ -35,7 +35,7 @@ impl Quartiles {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use ddpm_data::random::{Stream, normals, rng};
-    use ddpm_infer::snapshot::DiffusionConfig;
+    use ddpm_families::snapshot::DiffusionConfig;
 
     use super::*;
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::Device;
-use ddpm_infer::diffusers::unet_config;
-use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotError};
+use ddpm_families::diffusers::unet_config;
+use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotError};
 use ddpm_model::network::NetworkConfig;
 
 use super::DiffusionFamily;

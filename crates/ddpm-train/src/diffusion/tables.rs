@@ -2,11 +2,11 @@
 
 use ddpm_data::augment::{AUGMENT_LABELS, AugmentConfig};
 use ddpm_data::{DataConfig, ImageLabels, OpenData};
-use ddpm_infer::samplers::Sampler;
-use ddpm_infer::snapshot::DiffusionConfig;
+use ddpm_families::snapshot::DiffusionConfig;
 use ddpm_model::bound::Loss;
 use ddpm_model::network::{NetworkConfig, NetworkError};
 use ddpm_model::variance::Variance;
+use ddpm_sampling::samplers::Sampler;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 

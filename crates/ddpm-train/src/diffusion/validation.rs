@@ -7,10 +7,10 @@ use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Tensor};
 use ddpm_data::random::{RngExt, Stream, mix, rng};
 use ddpm_data::{OrderedLoader, StreamItem};
-use ddpm_infer::sample::clip_for;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::network::Network;
+use ddpm_sampling::job::clip_for;
 
 use super::DiffusionFamily;
 use super::noising::{Labels, NoisedBatch, Noising};
@@ -165,7 +165,7 @@ fn total(rows: Tensor<1>) -> f64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use ddpm_data::{DataConfig, OpenData, Split};
-    use ddpm_infer::snapshot::DiffusionConfig;
+    use ddpm_families::snapshot::DiffusionConfig;
     use ddpm_model::denoiser::time_tensor;
     use ddpm_model::network::NetworkConfig;
     use ddpm_model::unet::UNetConfig;

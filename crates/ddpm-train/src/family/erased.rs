@@ -9,7 +9,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use ddpm_data::StreamItem;
 use ddpm_data::augment::AugmentConfig;
-use ddpm_infer::snapshot::{SnapshotError, Written};
+use ddpm_families::snapshot::{SnapshotError, Written};
 use ddpm_kernels::Precision;
 use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;

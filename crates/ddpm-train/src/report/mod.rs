@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use ddpm_infer::runs::{RunFolder, steps_in};
+use ddpm_files::runs::{RunFolder, steps_in};
 use toml::{Table, Value};
 
 use crate::facts::Facts;
@@ -27,7 +27,7 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
     /// The folder of all runs.
-    #[arg(long, value_name = "DIR", default_value = ddpm_infer::runs::RUNS)]
+    #[arg(long, value_name = "DIR", default_value = ddpm_files::runs::RUNS)]
     runs: PathBuf,
 }
 

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use ddpm_infer::evaluation::metrics::Evaluation;
-use ddpm_infer::evaluation::record::{Record, SamplingSettings, read};
-use ddpm_infer::evaluation::report::rounded;
+use ddpm_eval::metrics::Evaluation;
+use ddpm_eval::record::{Record, SamplingSettings, read};
+use ddpm_eval::report::rounded;
 
 use super::chart::{Chart, LOGARITHMIC_FROM, Series, escape};
 use super::table;

@@ -2,11 +2,11 @@
 
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, Split};
-use ddpm_infer::evaluation::classifier::{Classifier, best};
-use ddpm_infer::evaluation::extractor::FeatureExtractor;
-use ddpm_infer::evaluation::image::Image;
-use ddpm_infer::evaluation::sources::{Dataset, ImageSource, PixelGaussian};
-use ddpm_infer::evaluation::{Features, Moments, Statistics, frechet, novelty};
+use ddpm_eval::classifier::{Classifier, best};
+use ddpm_eval::extractor::FeatureExtractor;
+use ddpm_eval::image::Image;
+use ddpm_eval::sources::{Dataset, ImageSource, PixelGaussian};
+use ddpm_eval::{Features, Moments, Statistics, frechet, novelty};
 
 const SHAPE: [usize; 3] = [1, 8, 8];
 

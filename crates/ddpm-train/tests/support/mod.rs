@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use burn::tensor::Device;
-use ddpm_infer::guidance::Guidance;
-use ddpm_infer::job::{ClassChoice, SamplingJob};
-use ddpm_infer::noise::NoiseChoice;
-use ddpm_infer::runs::RunFolder;
-use ddpm_infer::sample::{clip_for, trained};
-use ddpm_infer::samplers::{Sampler, SamplerOptions};
-use ddpm_infer::snapshot::Snapshot;
-use ddpm_infer::tasks::Task;
+use ddpm_families::snapshot::Snapshot;
+use ddpm_families::snapshot::trained;
+use ddpm_files::runs::RunFolder;
+use ddpm_sampling::guidance::Guidance;
+use ddpm_sampling::job::clip_for;
+use ddpm_sampling::job::{ClassChoice, SamplingJob};
+use ddpm_sampling::noise::NoiseChoice;
+use ddpm_sampling::samplers::{Sampler, SamplerOptions};
+use ddpm_sampling::tasks::Task;
 
 /// A folder for runs, and the program in it.
 pub struct Bench {

@@ -1,0 +1,583 @@
+//! Snapshots: a folder with weights to sample from and all that sampling needs to know, usable with nothing else.
+//!
+//! A snapshot of a U-Net of images is a pipeline of diffusers, with a [`SnapshotConfig`] in [`OWN`] beside it that
+//! says what diffusers has no word for. Where it has none for the network or its diffusion, `model.safetensors`
+//! carries the weights under PyTorch's names and, in its header, the same description. Pipelines that others wrote
+//! are read as they are.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, SafetensorsStore};
+use burn::tensor::Device;
+use ddpm_data::{DataConfig, DataInfo};
+use ddpm_model::bound::Loss;
+use ddpm_model::continuous::{ContinuousDiffusion, Target};
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::gaussian::GaussianDiffusion;
+use ddpm_model::network::{Network, NetworkConfig};
+use ddpm_model::prediction::Prediction;
+use ddpm_model::schedule::{ScheduleConfig, ScheduleError};
+use ddpm_model::variance::Variance;
+use ddpm_model::weighting::Weighting;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::checksums;
+use crate::diffusers::DiffusersError;
+use crate::diffusers::pipeline::{Files, Layout, read_json};
+use crate::diffusers::scheduler_config::SchedulerConfig;
+use ddpm_sampling::job::TrainedModel;
+use ddpm_weights::{Scheme, Weights, WeightsError, load_into};
+
+/// The description in a snapshot that is a pipeline.
+pub const OWN: &str = "ddpm.json";
+/// The one file of a snapshot that is none.
+pub const WEIGHTS: &str = "model.safetensors";
+/// The header key under which the config lies.
+const CONFIG_KEY: &str = "ddpm";
+/// Raised when an old reader would misunderstand a new snapshot.
+const FORMAT: u32 = 1;
+/// No header of a real file comes near this; a larger claim is refused before memory is taken.
+const LARGEST_HEADER: u64 = 64 << 20;
+
+/// `[diffusion]`: the forward process, what the network predicts of it, and how that is learned.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiffusionConfig {
+    /// The noise schedule.
+    pub schedule: ScheduleConfig,
+    /// What the network predicts.
+    pub prediction: Prediction,
+    /// The variance of the reverse process.
+    pub variance: Variance,
+    /// What training minimises.
+    pub loss: Loss,
+    /// How much the squared error counts at each noise level.
+    pub weighting: Weighting,
+    /// Stretches the schedule until nothing of the data is left at its last step.
+    pub zero_terminal_snr: bool,
+    /// Standard deviation of noise that is the same all over a channel, added to that of training.
+    pub offset_noise: f64,
+    /// Whether the network is told its step as if there were a thousand of them.
+    pub rescaled_times: bool,
+    /// Whether the network is told its own last estimate of the data, in half of training and all of sampling.
+    pub self_conditioning: bool,
+    /// A path in continuous time in place of the schedule of steps and what belongs to it.
+    pub continuous: Option<ContinuousDiffusion>,
+}
+
+impl Serialize for DiffusionConfig {
+    /// Beside a path in continuous time, what is about counted steps is left out.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut keys = serializer.serialize_map(None)?;
+        let of_steps = self.continuous.is_none();
+        if of_steps {
+            keys.serialize_entry("schedule", &self.schedule)?;
+            keys.serialize_entry("prediction", &self.prediction)?;
+            keys.serialize_entry("variance", &self.variance)?;
+            keys.serialize_entry("loss", &self.loss)?;
+        }
+        keys.serialize_entry("weighting", &self.weighting)?;
+        if of_steps {
+            keys.serialize_entry("zero_terminal_snr", &self.zero_terminal_snr)?;
+        }
+        keys.serialize_entry("offset_noise", &self.offset_noise)?;
+        if of_steps && self.rescaled_times {
+            keys.serialize_entry("rescaled_times", &true)?;
+        }
+        if self.self_conditioning {
+            keys.serialize_entry("self_conditioning", &true)?;
+        }
+        if let Some(continuous) = &self.continuous {
+            keys.serialize_entry("continuous", continuous)?;
+        }
+        keys.end()
+    }
+}
+
+impl DiffusionConfig {
+    /// The keys about counted steps, which mean nothing beside `continuous`.
+    pub const OF_STEPS: [&str; 6] =
+        ["schedule", "prediction", "variance", "loss", "zero_terminal_snr", "rescaled_times"];
+
+    /// The process with its tables.
+    pub fn init(&self) -> Result<Diffusion, ScheduleError> {
+        match self.continuous {
+            Some(continuous) => Ok(Diffusion::Continuous(continuous)),
+            None => self.chain().map(Diffusion::Discrete),
+        }
+    }
+
+    /// The process of counted steps.
+    fn chain(&self) -> Result<GaussianDiffusion, ScheduleError> {
+        let schedule = match (self.schedule.init()?, self.zero_terminal_snr) {
+            (schedule, false) => schedule,
+            (schedule, true) => schedule.with_zero_terminal_snr()?,
+        };
+        let rescaled_times = self.rescaled_times;
+        Ok(GaussianDiffusion { rescaled_times, ..GaussianDiffusion::new(schedule, self.prediction, self.variance) })
+    }
+
+    /// What is wrong with values that are of the right type, key by key.
+    pub fn problems(&self) -> Vec<(String, String)> {
+        let mut problems: Vec<(String, String)> =
+            self.weighting.problems().into_iter().map(|(key, message)| (format!("weighting.{key}"), message)).collect();
+        let mut report = |key: &str, message: &str| problems.push((key.into(), message.into()));
+        if let Some(continuous) = &self.continuous {
+            for (key, message) in continuous.problems() {
+                report(&format!("continuous.{key}"), &message);
+            }
+            self.step_problems(&mut report);
+        } else if self.weighting == (Weighting::Likelihood {}) {
+            report("weighting", "\"likelihood\" needs a path in continuous time; over steps, use loss = \"kl\"");
+        }
+        if self.self_conditioning && !self.has_bounded_estimate() {
+            report(
+                "self_conditioning",
+                "needs a prediction whose x_0 stays bounded where noise is all there is: \"x0\" or \"v\", or \"flow\" or \
+                 \"edm\" in continuous time",
+            );
+        }
+        if let Err(error) = self.chain() {
+            report("schedule", &error.to_string());
+        }
+        if self.zero_terminal_snr && self.prediction == Prediction::Eps {
+            report(
+                "zero_terminal_snr",
+                "needs prediction = \"v\" or \"x0\": where there is no signal, the noise says nothing about the data",
+            );
+        }
+        if self.weighting != Weighting::default() && matches!(self.loss, Loss::Kl | Loss::RescaledKl) {
+            report("weighting", "weighs the squared error, which the loss \"kl\" does not have");
+        }
+        if self.offset_noise > 0.0 && (self.loss != Loss::Mse || self.variance == Variance::Learned) {
+            report(
+                "offset_noise",
+                "is not the noise that the bound is about: it needs loss = \"mse\" and a fixed variance",
+            );
+        }
+        if !(self.offset_noise >= 0.0 && self.offset_noise.is_finite()) {
+            report("offset_noise", &format!("must not be negative, but is {}", self.offset_noise));
+        }
+        problems
+    }
+
+    /// What is said about steps where there are none.
+    fn step_problems(&self, report: &mut impl FnMut(&str, &str)) {
+        let usual = Self::default();
+        for (key, differs) in Self::OF_STEPS.into_iter().zip([
+            self.schedule != usual.schedule,
+            self.prediction != usual.prediction,
+            self.variance != usual.variance,
+            self.loss != usual.loss,
+            self.zero_terminal_snr,
+            self.rescaled_times,
+        ]) {
+            if differs {
+                report(key, "is about counted steps and has no meaning beside [diffusion.continuous]");
+            }
+        }
+    }
+
+    fn has_bounded_estimate(&self) -> bool {
+        match &self.continuous {
+            Some(continuous) => !matches!(continuous.prediction, Target::Eps | Target::Score),
+            None => matches!(self.prediction, Prediction::X0 | Prediction::V),
+        }
+    }
+}
+
+/// What a snapshot says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotConfig {
+    /// Version of this description.
+    pub format: u32,
+    /// The network, with every size resolved.
+    pub network: NetworkConfig,
+    /// The process it was trained for.
+    pub diffusion: DiffusionConfig,
+    /// What it was trained on: shape, classes, units.
+    pub data: DataInfo,
+    /// Where that came from; sampling does not need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<DataConfig>,
+    /// The experiment it comes from, or the name of a pipeline that others trained.
+    pub experiment: String,
+    /// Optimiser steps behind it.
+    pub step: u64,
+    /// Items seen.
+    pub images_seen: u64,
+    /// How the previews of its experiment were sampled, which is how it is sampled unless a sampler is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
+}
+
+/// A sampler and how many steps it takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// The name of the sampler.
+    pub sampler: String,
+    /// Its steps.
+    pub steps: usize,
+}
+
+impl SnapshotConfig {
+    /// A description in the current format.
+    pub fn new(
+        network: NetworkConfig,
+        diffusion: DiffusionConfig,
+        data: DataInfo,
+        source: DataConfig,
+        experiment: &str,
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            network,
+            diffusion,
+            data,
+            source: Some(source),
+            experiment: experiment.into(),
+            step: 0,
+            images_seen: 0,
+            sampling: None,
+        }
+    }
+
+    /// With a sampler for those who name none.
+    pub fn sampled_by(self, sampler: &str, steps: usize) -> Self {
+        Self { sampling: Some(Sampling { sampler: sampler.into(), steps }), ..self }
+    }
+
+    /// A description of what others trained.
+    pub fn foreign(network: NetworkConfig, diffusion: DiffusionConfig, data: DataInfo, name: &str) -> Self {
+        let (experiment, source) = (name.into(), None);
+        Self { format: FORMAT, network, diffusion, data, source, experiment, step: 0, images_seen: 0, sampling: None }
+    }
+
+    /// What it is a snapshot of, in words.
+    pub fn origin(&self) -> String {
+        match self.source {
+            Some(_) => format!("{} after step {}", self.experiment, self.step),
+            None => self.experiment.clone(),
+        }
+    }
+}
+
+/// What can be wrong with a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The file system refused.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// There is no snapshot at this path.
+    #[error("{path} is not a snapshot: {reason}")]
+    NotASnapshot {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found, and what was expected.
+        reason: String,
+    },
+    /// A file of diffusers that cannot be followed.
+    #[error("{path}: {error}")]
+    Diffusers {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: DiffusersError,
+    },
+    /// The weights cannot be read, or are not those of the network that the snapshot describes.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
+
+/// A snapshot in memory.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Its description.
+    pub config: SnapshotConfig,
+    /// The network with its weights.
+    pub network: Network,
+    /// How diffusers would sample from it, where it is a pipeline.
+    pub scheduler: Option<SchedulerConfig>,
+    /// Whether the description is our own, and not made of the files of a pipeline of others.
+    pub is_ours: bool,
+}
+
+/// What a snapshot was written as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// A pipeline that samples as it is.
+    Pipeline,
+    /// A pipeline whose network asks for classes, which the peer's ready-made pipelines do not give.
+    PipelineOfClasses,
+    /// Our own layout, because diffusers has no word for something.
+    Own {
+        /// For what.
+        reason: String,
+    },
+}
+
+impl Written {
+    /// What there is to say about it, in one line.
+    pub fn remark(&self) -> Option<String> {
+        match self {
+            Self::Pipeline => None,
+            Self::PipelineOfClasses => Some(
+                "diffusers opens the snapshot, but its pipeline gives no classes: call unet(x, t, class_labels)".into(),
+            ),
+            Self::Own { reason } => {
+                Some(format!("the snapshot is complete for ddpm, but no pipeline of diffusers: {reason}"))
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    /// Writes a trained network as the folder `dir`, which appears complete or not at all.
+    pub fn save(network: &Network, config: &SnapshotConfig, dir: &Path) -> Result<Written, SnapshotError> {
+        write(network, config, None, dir)
+    }
+
+    /// Writes what was loaded, with the scheduler that came with it.
+    pub fn save_again(&self, dir: &Path) -> Result<Written, SnapshotError> {
+        write(&self.network, &self.config, self.scheduler.as_ref(), dir)
+    }
+
+    /// Reads a snapshot folder, the file in it, or a folder of diffusers, onto `device`.
+    pub fn load(path: &Path, device: &Device) -> Result<Self, SnapshotError> {
+        let (config, weights, scheduler, is_ours) = match Layout::find(path) {
+            Some(layout) => {
+                let own = path.join(OWN);
+                let is_ours = own.is_file();
+                let (config, scheduler) = match is_ours {
+                    true => (own_config(&own)?, layout.read_scheduler()?),
+                    false => layout.read()?,
+                };
+                (config, Weights::find_in(&layout.network, None)?, Some(scheduler), is_ours)
+            }
+            None => {
+                let file = weights_file(path)?;
+                (read_config(&file)?, Weights::open(&file)?, None, true)
+            }
+        };
+        let network = with_weights(config.network.init(device), &weights)?;
+        Ok(Self { config, network, scheduler, is_ours })
+    }
+
+    /// The scheduler that others chose for it. The one that every snapshot of ours is written with is none: it only says
+    /// to diffusers what the process is.
+    pub fn chosen_scheduler(&self) -> Option<&SchedulerConfig> {
+        self.scheduler.as_ref().filter(|scheduler| !(self.is_ours && scheduler.is_as_exported()))
+    }
+}
+
+fn write(
+    network: &Network,
+    config: &SnapshotConfig,
+    scheduler: Option<&SchedulerConfig>,
+    dir: &Path,
+) -> Result<Written, SnapshotError> {
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |error| SnapshotError::Io { path, error }
+    };
+    let aside = aside(dir);
+    if aside.exists() {
+        std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
+    }
+    std::fs::create_dir_all(&aside).map_err(io(&aside))?;
+    let json = |checksums| {
+        serde_json::to_string_pretty(&Described { config, checksums })
+            .map_err(|error| SnapshotError::Io { path: aside.join(OWN), error: error.into() })
+    };
+    let written = match Files::of(config, scheduler) {
+        Ok(files) => {
+            let layout = Layout::in_folders(&aside);
+            let mut written = files.write(&layout)?;
+            save_weights(network, &layout.weights(), None)?;
+            written.push(layout.weights());
+            let own = aside.join(OWN);
+            let json = json(checksums::of_files(&aside, &written).map_err(io(&aside))?)?;
+            std::fs::write(&own, json).and_then(|()| File::open(&own)?.sync_all()).map_err(io(&own))?;
+            if config.network.num_classes() > 0 { Written::PipelineOfClasses } else { Written::Pipeline }
+        }
+        Err(reason) => {
+            save_weights(network, &aside.join(WEIGHTS), Some(json(BTreeMap::new())?))?;
+            Written::Own { reason }
+        }
+    };
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).map_err(io(dir))?;
+    }
+    std::fs::rename(&aside, dir).map_err(io(dir))?;
+    Ok(written)
+}
+
+/// A description as it is written, with the sums of the files that it describes.
+#[derive(Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    config: &'a SnapshotConfig,
+    // As `checksums::KEY` reads it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    checksums: BTreeMap<String, String>,
+}
+
+/// Writes weights under PyTorch's names, with a description and a sum in the header where there is a description.
+fn save_weights(network: &Network, file: &Path, description: Option<String>) -> Result<(), SnapshotError> {
+    let io = |error| SnapshotError::Io { path: file.to_path_buf(), error };
+    // Burn makes files that only their owner may read, unless they replace one: then they get its permissions.
+    File::create(file).map_err(io)?;
+    let mut store = SafetensorsStore::from_file(file)
+        .overwrite(true)
+        .with_to_adapter(BurnToPyTorchAdapter)
+        .skip_enum_variants(true)
+        .clear_metadata()
+        .metadata("format", "pt");
+    let is_whole = description.is_some();
+    if let Some(description) = description {
+        store = store.metadata(CONFIG_KEY, description).metadata(checksums::HEADER_KEY, checksums::OPEN);
+    }
+    network.save_into(&mut store).map_err(|error| io(std::io::Error::other(error.to_string())))?;
+    if is_whole {
+        checksums::seal(file).map_err(io)?;
+    }
+    File::open(file).and_then(|file| file.sync_all()).map_err(io)
+}
+
+/// A network with the weights of a file, under the names of today or of the first versions of diffusers. None may be
+/// missing or left over.
+pub fn load_weights(network: Network, file: &Path) -> Result<Network, SnapshotError> {
+    with_weights(network, &Weights::open(file)?)
+}
+
+fn with_weights(mut network: Network, weights: &Weights) -> Result<Network, SnapshotError> {
+    let scheme = match Scheme::detect(weights) {
+        Ok(Scheme::DiffusersOfOld) => Scheme::DiffusersOfOld,
+        // Whatever else there is must have our own names, or every key is at fault.
+        _ => Scheme::Diffusers,
+    };
+    load_into(&mut network, weights, scheme)?;
+    Ok(network)
+}
+
+/// The folder beside `dir` in which it is prepared.
+fn aside(dir: &Path) -> PathBuf {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    dir.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+}
+
+/// What there is to say of a path at which there is nothing: it may be the name of a model on the Hub.
+pub fn nothing_at(path: &Path) -> String {
+    let nothing = "there is nothing at this path";
+    match hub_name(path) {
+        Some((owner, name)) => format!(
+            "{nothing}. It looks like a name on the Hugging Face Hub: download it first, `hf download {owner}/{name} \
+             --local-dir {name}`, and give that folder"
+        ),
+        None => nothing.into(),
+    }
+}
+
+/// `OWNER/NAME`, where there is no folder OWNER that a NAME could be missing in.
+fn hub_name(path: &Path) -> Option<(&str, &str)> {
+    let (owner, name) = path.to_str()?.split_once('/')?;
+    let is_word = |word: &str| {
+        word.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && word.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char))
+    };
+    let is_file = [".safetensors", ".json", ".bin"].iter().any(|end| name.ends_with(end));
+    (is_word(owner) && is_word(name) && !is_file && !Path::new(owner).exists()).then_some((owner, name))
+}
+
+fn weights_file(path: &Path) -> Result<PathBuf, SnapshotError> {
+    let not = |reason: String| SnapshotError::NotASnapshot { path: path.to_path_buf(), reason };
+    if path.is_file() {
+        return Ok(path.to_path_buf());
+    }
+    if !path.exists() {
+        return Err(not(nothing_at(path)));
+    }
+    let file = path.join(WEIGHTS);
+    let missing = || not(format!("the folder holds no {WEIGHTS}, and no unet/config.json or config.json of diffusers"));
+    if file.is_file() { Ok(file) } else { Err(missing()) }
+}
+
+/// The description in the header of a file of weights.
+fn read_config(path: &Path) -> Result<SnapshotConfig, SnapshotError> {
+    let header = read_header(path)?;
+    let config =
+        header.get("__metadata__").and_then(|metadata| metadata.get(CONFIG_KEY)).and_then(|text| text.as_str());
+    let missing = || SnapshotError::NotASnapshot {
+        path: path.to_path_buf(),
+        reason: format!(
+            "its header has no `{CONFIG_KEY}` entry, which snapshots in one file have; of a snapshot that is a pipeline, \
+             and of a folder of diffusers, name the folder"
+        ),
+    };
+    description(path, serde_json::from_str(config.ok_or_else(missing)?))
+}
+
+/// The description in a file of its own.
+fn own_config(path: &Path) -> Result<SnapshotConfig, SnapshotError> {
+    description(path, serde_json::from_value(read_json(path)?))
+}
+
+fn description(path: &Path, read: serde_json::Result<SnapshotConfig>) -> Result<SnapshotConfig, SnapshotError> {
+    let not = |reason: String| SnapshotError::NotASnapshot { path: path.to_path_buf(), reason };
+    let config = read.map_err(|error| not(format!("its description is not understood: {error}")))?;
+    if config.format != FORMAT {
+        return Err(not(format!("its description has format {}; this program reads format {FORMAT}", config.format)));
+    }
+    check_items(&config).map_err(not)?;
+    Ok(config)
+}
+
+/// Refuses a description of items that its network cannot make: what is trusted here would end in a panic later.
+fn check_items(config: &SnapshotConfig) -> Result<(), String> {
+    let (shape, units) = (&config.data.shape, &config.data.units);
+    let channels = shape.first().copied().unwrap_or(0);
+    if units.scale.len() != channels || units.shift.len() != channels {
+        return Err(format!("its items have shape {shape:?}, but {} units", units.scale.len()));
+    }
+    config.network.validate(shape).map_err(|error| format!("its network cannot make items of shape {shape:?}: {error}"))
+}
+
+/// Reads the header of a safetensors file: eight bytes of length, then JSON.
+fn read_header(path: &Path) -> Result<serde_json::Value, SnapshotError> {
+    let io = |error| SnapshotError::Io { path: path.to_path_buf(), error };
+    let not = |reason: String| SnapshotError::NotASnapshot { path: path.to_path_buf(), reason };
+    let mut file = File::open(path).map_err(io)?;
+    let size = file.metadata().map_err(io)?.len();
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|_| not("the file is shorter than a safetensors header".into()))?;
+    let length = u64::from_le_bytes(length);
+    if length > LARGEST_HEADER || length + 8 > size {
+        return Err(not(format!("it is not a safetensors file: its header would take {length} of {size} bytes")));
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header).map_err(io)?;
+    serde_json::from_slice(&header).map_err(|error| not(format!("its safetensors header is not JSON: {error}")))
+}
+
+/// A snapshot as a sampling job takes it.
+pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a, Network> {
+    let classes = snapshot.config.network.num_classes();
+    TrainedModel {
+        network: &snapshot.network,
+        diffusion,
+        data: &snapshot.config.data,
+        classes: (classes > 0).then_some(classes),
+        null_class: snapshot.config.network.null_class(),
+        self_conditioned: snapshot.config.diffusion.self_conditioning,
+        guide: None,
+    }
+}

@@ -1,0 +1,81 @@
+//! Which snapshot, on which device, in which precision: the words that all commands about a snapshot share.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use burn::tensor::Device;
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use ddpm_data::Split;
+use ddpm_kernels::Precision;
+use ddpm_model::diffusion::Diffusion;
+
+use ddpm_device::device::{self, DeviceError, OpenDevice};
+use ddpm_families::checksums;
+use ddpm_families::snapshot::Snapshot;
+use ddpm_files::runs::{RUNS, RunError, RunFolder};
+
+/// The snapshot and the device of a command.
+#[derive(Args, Debug)]
+pub struct SnapshotArgs {
+    /// A run: its folder, or its name in the runs folder; without it, the newest run that has a snapshot.
+    #[arg(long, value_name = "RUN", conflicts_with = "from")]
+    run: Option<String>,
+    /// A snapshot, a folder of diffusers, or the file of a snapshot that is one.
+    #[arg(long, value_name = "PATH")]
+    from: Option<PathBuf>,
+    /// The folder of all runs.
+    #[arg(long, value_name = "DIR", default_value = RUNS)]
+    runs: PathBuf,
+    /// Where to compute, e.g. flex, wgpu, cuda:1; without it, the device of the compiled-in feature.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// What the network computes in: f32, bf16 or f16, where the device can.
+    #[arg(long, value_name = "NUMBERS", default_value = "f32")]
+    precision: Precision,
+}
+
+impl SnapshotArgs {
+    /// The snapshot, and the run it belongs to if it was found by its run.
+    pub fn choose(&self) -> Result<(PathBuf, Option<RunFolder>), RunError> {
+        if let Some(from) = &self.from {
+            return Ok((from.clone(), None));
+        }
+        let run = match &self.run {
+            Some(run) => RunFolder::find(&self.runs, run)?,
+            None => RunFolder::newest_with_snapshot(&self.runs)?,
+        };
+        Ok((run.newest_snapshot()?, Some(run)))
+    }
+
+    /// Device and precision again, as words for another command.
+    pub(crate) fn words_of_device(&self) -> Vec<String> {
+        let device = self.device.iter().flat_map(|device| ["--device".into(), device.clone()]);
+        device.chain(["--precision".into(), self.precision.name().into()]).collect()
+    }
+
+    /// The device.
+    pub(crate) fn open(&self) -> Result<OpenDevice, DeviceError> {
+        let open = device::open(self.device.as_deref())?;
+        open.check(self.precision)?;
+        Ok(open)
+    }
+
+    /// A snapshot and the process that it was trained for.
+    pub(crate) fn load(&self, path: &Path, device: &Device) -> anyhow::Result<(Snapshot, Diffusion)> {
+        for changed in checksums::changed(path) {
+            eprintln!("warning: {changed}");
+        }
+        let mut snapshot = Snapshot::load(path, device)?;
+        snapshot.network = snapshot.network.in_precision(self.precision);
+        let diffusion =
+            snapshot.config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
+        Ok((snapshot, diffusion))
+    }
+}
+
+/// The parser of `--split`.
+pub(crate) fn split_parser() -> impl TypedValueParser<Value = Split> {
+    PossibleValuesParser::new([Split::Train, Split::Test].map(Split::name))
+        .map(|name| if name == Split::Train.name() { Split::Train } else { Split::Test })
+}

@@ -1,0 +1,178 @@
+//! A scheduler of diffusers as data: levels, times, a sampler of ours, and how x_0 is held.
+
+use burn::tensor::Tensor;
+use ddpm_model::denoiser::{Denoised, Denoiser, time_tensor};
+use ddpm_model::gaussian::GaussianDiffusion;
+use ddpm_model::noise_level::NoiseLevel;
+use ddpm_model::schedule::Schedule;
+
+use crate::guidance::Threshold;
+use crate::samplers::{NoiseSource, Posterior, Sampler, Step, pndm};
+
+/// All that a trajectory follows from, besides the network and the noise.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The process, in the arithmetic that was asked for.
+    pub diffusion: GaussianDiffusion,
+    /// The sampler.
+    pub sampler: Sampler,
+    /// What becomes of a predicted x_0.
+    pub hold: Hold,
+    /// Whether eps stays what the network said where x_0 is held: the peer's DDIM does so, our samplers let eps
+    /// follow from x_0.
+    pub keeps_eps: bool,
+    /// In which coordinates the peer writes a trajectory down.
+    pub coordinates: Coordinates,
+    /// Deviation of the first x, in our coordinates.
+    pub start: f64,
+    /// Levels to walk along. Mostly there is one walk; where a peer's step does not end where its next one
+    /// starts, every step is a walk of its own, and takes x as it is.
+    pub walks: Vec<Vec<NoiseLevel>>,
+    /// The time that the peer tells the network at a level, where it is not that of the schedule.
+    pub times: Vec<(NoiseLevel, f64)>,
+}
+
+/// How a predicted x_0 is held where data can be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Hold {
+    /// Not at all.
+    Nothing,
+    /// Clamped.
+    Clip {
+        /// The largest value that stays.
+        range: f64,
+    },
+    /// Dynamic thresholding.
+    Threshold(Threshold),
+}
+
+/// In which coordinates a trajectory is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coordinates {
+    /// x itself.
+    Preserving,
+    /// x / alpha.
+    Exploding,
+}
+
+impl Plan {
+    /// How many steps it takes.
+    pub fn steps(&self) -> usize {
+        self.walks.iter().map(|levels| levels.len() - 1).sum()
+    }
+
+    /// The time that the network is told.
+    pub fn time(&self, level: NoiseLevel) -> f64 {
+        let told = self.times.iter().find(|(at, _)| *at == level).map(|(_, time)| *time);
+        told.unwrap_or_else(|| self.diffusion.schedule.time_of(level))
+    }
+
+    /// A network as this plan asks it: `network(x_t, t)` gets the time of every row, shape `[B]`.
+    pub fn denoiser<F>(&self, network: F) -> Told<'_, F> {
+        Told { network, plan: self }
+    }
+
+    /// Walks from pure noise times [`Plan::start`] to the end. Step i takes its noise from `noise.step(i)`.
+    ///
+    /// The x_0 of `denoiser` is held as the plan says.
+    pub fn run<const D: usize>(
+        &self,
+        denoiser: &dyn Denoiser<D>,
+        x: Tensor<D>,
+        noise: &mut dyn NoiseSource<D>,
+        on_step: &mut dyn FnMut(Step<'_, D>),
+    ) -> Tensor<D> {
+        let held = Held { inner: denoiser, plan: self };
+        self.walk(&held, x, noise, on_step)
+    }
+
+    /// [`Plan::run`] for a denoiser whose x_0 is held already.
+    pub fn walk<const D: usize>(
+        &self,
+        denoiser: &dyn Denoiser<D>,
+        mut x: Tensor<D>,
+        noise: &mut dyn NoiseSource<D>,
+        on_step: &mut dyn FnMut(Step<'_, D>),
+    ) -> Tensor<D> {
+        let mut steps_done = 0;
+        for levels in &self.walks {
+            let mut noise = |step: usize| noise.step(steps_done + step);
+            let mut on_step = |step: Step<'_, D>| on_step(Step { index: steps_done + step.index, ..step });
+            x = match self.sampler {
+                // Our own half-way level is none of the peer's steps.
+                Sampler::Pndm { start } => {
+                    let middle = |s, t| halved(&self.diffusion.schedule, s, t);
+                    pndm(denoiser, levels, x, start, &middle, &mut on_step)
+                }
+                sampler => sampler.run(denoiser, levels, x, &mut noise, &mut on_step),
+            };
+            steps_done += levels.len() - 1;
+        }
+        x
+    }
+
+    /// The level that x is at after a step from `level`.
+    fn next(&self, level: NoiseLevel) -> Option<NoiseLevel> {
+        let mut pairs = self.walks.iter().flat_map(|walk| walk.windows(2));
+        pairs.find(|pair| pair[0] == level).map(|pair| pair[1])
+    }
+
+    fn hold<const D: usize>(&self, x_0: Tensor<D>) -> Tensor<D> {
+        match self.hold {
+            Hold::Nothing => x_0,
+            Hold::Clip { range } => x_0.clamp(-range, range),
+            Hold::Threshold(threshold) => threshold.apply(x_0),
+        }
+    }
+}
+
+/// Half of the steps between two levels, rounded down: from the first of them down, and from the second up.
+pub fn halved(schedule: &Schedule, s: NoiseLevel, t: NoiseLevel) -> [NoiseLevel; 2] {
+    let step = |level| schedule.time_of(level).round() as usize;
+    let half = step(s).saturating_sub(step(t)) / 2;
+    [schedule.level(step(s) - half), schedule.level(step(t) + half)]
+}
+
+/// A network that is told the times of a [`Plan`].
+pub struct Told<'a, F> {
+    network: F,
+    plan: &'a Plan,
+}
+
+impl<const D: usize, F> Denoiser<D> for Told<'_, F>
+where
+    F: Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
+{
+    fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D> {
+        let times = time_tensor(&vec![self.plan.time(level); x_t.dims()[0]], x_t);
+        let output = (self.network)(x_t.clone(), times);
+        self.plan.diffusion.denoised(output, x_t, level)
+    }
+}
+
+/// A denoiser whose x_0 is held as a [`Plan`] says.
+struct Held<'a, const D: usize> {
+    inner: &'a dyn Denoiser<D>,
+    plan: &'a Plan,
+}
+
+impl<const D: usize> Denoiser<D> for Held<'_, D> {
+    fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D> {
+        let denoised = self.inner.denoise(x_t, level);
+        if self.plan.hold == Hold::Nothing {
+            return denoised;
+        }
+        let held = self.plan.hold(denoised.x_0.clone());
+        let x_0 = match (self.plan.sampler, self.plan.next(level)) {
+            (Sampler::Ddim { eta }, Some(next)) if self.plan.keeps_eps => {
+                // The x_0 with which DDIM's step, whose eps follows from x_0, ends where the peer's does.
+                let variance = if eta == 0.0 { 0.0 } else { eta.powi(2) * Posterior::between(level, next).variance };
+                let direction = (next.sigma.powi(2) - variance).max(0.0).sqrt();
+                let k = direction * level.alpha / level.sigma;
+                (held * next.alpha - denoised.x_0 * k) / (next.alpha - k)
+            }
+            _ => held,
+        };
+        Denoised { x_0, ..denoised }
+    }
+}

@@ -1,0 +1,109 @@
+//! Weights into a network: every tensor of either must have its place in the other.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use burn::store::burn_pack::{Error as PackError, Tensor as PackTensor};
+use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, bridge};
+use burn::tensor::{DType, Shape, TensorData};
+use ddpm_model::network::Network;
+
+use super::names::{Entry, Scheme};
+use super::{Fault, StoredTensor, Weights, WeightsError};
+
+/// Replaces all parameters of the network by the weights, which are named by `scheme`, in `f32`.
+///
+/// What is missing, left over or of another shape is told together, and then nothing is replaced.
+pub fn load_into(network: &mut Network, weights: &Weights, scheme: Scheme) -> Result<(), WeightsError> {
+    let misfit = |faults| WeightsError::Misfit { path: weights.path().to_path_buf(), faults };
+    let entries = entries(network, scheme).ok_or_else(|| WeightsError::Names {
+        path: weights.path().to_path_buf(),
+        reason: format!("these are names of a U-Net ({scheme}), but the network is another one"),
+    })?;
+    let faults = faults(&entries, weights);
+    if !faults.is_empty() {
+        return Err(misfit(faults));
+    }
+
+    let tensors =
+        entries.iter().filter_map(|entry| Some(deferred(entry, weights.tensors().get(&entry.theirs)?))).collect();
+    let result = network.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
+    let mut faults: Vec<Fault> = result.missing.into_iter().map(|(key, _)| Fault::Missing(key)).collect();
+    faults.extend(result.unused.into_iter().map(Fault::Unexpected));
+    faults.extend(result.errors.iter().map(|error| Fault::Other { key: error.to_string(), reason: String::new() }));
+    if faults.is_empty() { Ok(()) } else { Err(misfit(faults)) }
+}
+
+/// What the network is made of, in the scheme's names; nothing where the scheme knows no such network.
+fn entries(network: &Network, scheme: Scheme) -> Option<Vec<Entry>> {
+    match (network, scheme) {
+        (Network::UNet(network), scheme) => Some(scheme.entries(network.config())),
+        // Its own names are the network's field names.
+        (network, Scheme::Diffusers) => {
+            let own = |tensor: PackTensor| Entry {
+                ours: tensor.name.clone(),
+                shape: tensor.shape.to_vec(),
+                theirs: tensor.name,
+                their_shape: tensor.shape.to_vec(),
+                rows: None,
+                pointwise: false,
+            };
+            Some(network.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true).into_iter().map(own).collect())
+        }
+        _ => None,
+    }
+}
+
+/// All that keeps the weights from being those of the network.
+pub fn faults(entries: &[Entry], weights: &Weights) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut wanted = BTreeSet::new();
+    for entry in entries.iter().filter(|entry| wanted.insert(entry.theirs.as_str())) {
+        let key = entry.theirs.clone();
+        match weights.tensors().get(&key) {
+            None => faults.push(Fault::Missing(key)),
+            Some(tensor) if !entry.accepts(tensor.shape()) => faults.push(Fault::Misshapen {
+                key,
+                found: tensor.shape().to_vec(),
+                expected: entry.their_shape.clone(),
+            }),
+            Some(tensor) if !tensor.dtype().is_float() => {
+                let reason = format!("holds values of type {}, which are no weights", tensor.dtype());
+                faults.push(Fault::Other { key, reason });
+            }
+            Some(_) => {}
+        }
+    }
+    let left_over = weights.tensors().keys().filter(|key| !wanted.contains(key.as_str()));
+    faults.extend(left_over.chain(weights.others()).cloned().map(Fault::Unexpected));
+    faults
+}
+
+impl Entry {
+    fn accepts(&self, shape: &[usize]) -> bool {
+        match (self.pointwise, shape.split_at_checked(self.their_shape.len())) {
+            (true, Some((shape, ones))) => shape == self.their_shape && ones.iter().all(|&size| size == 1),
+            _ => shape == self.their_shape,
+        }
+    }
+}
+
+/// Our tensor, read when the network takes it.
+fn deferred(entry: &Entry, tensor: &StoredTensor) -> PackTensor {
+    let (shape, rows, tensor) = (entry.shape.clone(), entry.rows.clone(), tensor.clone());
+    let values = move || {
+        let values = tensor.read().map_err(|error| PackError::ValidationError(error.to_string()))?;
+        let values = match &rows {
+            None => values,
+            Some(rows) => rows_of(&values, rows, tensor.shape()[0]),
+        };
+        Ok(TensorData::new(values, shape.clone()))
+    };
+    bridge::deferred(entry.ours.clone(), DType::F32, Shape::from(entry.shape.clone()), None, values)
+}
+
+/// These rows of a matrix of `count` rows, one after another.
+fn rows_of(values: &[f32], rows: &[Range<usize>], count: usize) -> Vec<f32> {
+    let width = values.len() / count;
+    rows.iter().flat_map(|rows| &values[rows.start * width..rows.end * width]).copied().collect()
+}
