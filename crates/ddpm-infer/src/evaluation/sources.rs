@@ -325,14 +325,14 @@ mod tests {
         assert_eq!(rows.count(), 2);
         assert_eq!(rows.images(1..2).unwrap()[0].bytes, [128, 191]);
         std::fs::write(&path, crate::npy::encode(&[1, 1, 1, 2], &[-1.0, 3.0])).unwrap();
-        let said = Rows::open(&path).unwrap().images(0..1).unwrap_err().to_string();
-        assert!(said.contains("samples.npy") && said.contains("[-1, 1]"), "{said}");
+        let message = Rows::open(&path).unwrap().images(0..1).unwrap_err().to_string();
+        assert!(message.contains("samples.npy") && message.contains("[-1, 1]"), "{message}");
         std::fs::write(&path, crate::npy::encode(&[2, 2], &[0.0; 4])).unwrap();
         assert!(Rows::open(&path).err().unwrap().to_string().contains("[N, H, W, C]"));
     }
 
     #[test]
-    fn the_gaussian_has_the_moments_of_the_pictures() {
+    fn the_gaussian_has_the_moments_of_the_images() {
         let digits: DataConfig = serde_json::from_str(r#"{"kind": "digits"}"#).unwrap();
         let digits = Dataset::open(&digits, Split::Train).unwrap();
         let gaussian = PixelGaussian::fit(&digits, 1000, 4000, 3).unwrap().unwrap();
