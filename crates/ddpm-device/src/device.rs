@@ -86,7 +86,7 @@ const BACKENDS: [(&str, bool); 9] = [
 const VARIABLE: &str = "BURN_DEVICE";
 
 /// Requirements of a backend, for error messages.
-fn needs(backend: &str) -> &'static str {
+fn requirements(backend: &str) -> &'static str {
     match backend {
         "wgpu" => {
             "wgpu needs a graphics card with a driver for Vulkan, Metal or DirectX 12. Without a card Mesa's software \
@@ -275,7 +275,7 @@ pub fn open(name: Option<&str>) -> Result<OpenDevice, DeviceError> {
             backend: known.map_or("flex", |(name, _)| name),
             requested,
         }),
-        Err(reason) => Err(DeviceError::NotThere { requested, reason, needs: needs(backend), compiled }),
+        Err(reason) => Err(DeviceError::NotThere { requested, reason, needs: requirements(backend), compiled }),
     }
 }
 

@@ -29,7 +29,7 @@ pub enum Progress {
 }
 
 /// The features of one source by one extractor.
-pub struct Blocks<'a> {
+pub struct FeatureBlocks<'a> {
     folder: PathBuf,
     source: &'a dyn ImageSource,
     extractor: &'a dyn FeatureExtractor,
@@ -37,7 +37,7 @@ pub struct Blocks<'a> {
     batch_size: usize,
 }
 
-impl<'a> Blocks<'a> {
+impl<'a> FeatureBlocks<'a> {
     /// Opens their folder within `root`, for the first `count` items.
     pub fn open(
         root: &Path,
@@ -95,7 +95,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// Extracts the missing blocks that `wanted` chooses by their number.
-    pub fn fill(
+    pub fn extract_missing(
         &self,
         wanted: impl Fn(usize) -> bool,
         on_progress: &mut dyn FnMut(Progress),
@@ -130,7 +130,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// Gathers all blocks, of the items that `wanted` chooses; the features of the first `most` of them are kept.
-    pub fn gather(&self, most: usize, wanted: impl Fn(usize) -> bool) -> Result<Gathered, EvaluationError> {
+    pub fn gather(&self, most: usize, wanted: impl Fn(usize) -> bool) -> Result<FeatureSummary, EvaluationError> {
         let [width, classes] = self.extractor.widths();
         let mut moments = Moments::empty(width);
         let mut kept = Features::empty(width);
@@ -157,7 +157,7 @@ impl<'a> Blocks<'a> {
             moments.merge(&Moments::of(&features))?;
             kept.extend(&features, most);
         }
-        Ok(Gathered {
+        Ok(FeatureSummary {
             name: self.source.name(),
             count: chosen,
             statistics: moments.statistics()?,
@@ -170,7 +170,7 @@ impl<'a> Blocks<'a> {
 
 /// Statistics of a set, from one pass over its items.
 #[derive(Clone, Debug)]
-pub struct Gathered {
+pub struct FeatureSummary {
     /// The name of the source.
     pub name: String,
     /// Number of items.
@@ -215,15 +215,16 @@ mod tests {
     fn shards_and_interruptions_leave_no_trace() {
         let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (source, pixels) = (Ramps(3 * BLOCK + 5), Pixels { shape: [1, 1, 2] });
-        let open = |root: &Path, count, batch| Blocks::open(root, &source, (&pixels, "pixels"), count, batch).unwrap();
+        let open =
+            |root: &Path, count, batch| FeatureBlocks::open(root, &source, (&pixels, "pixels"), count, batch).unwrap();
         let every = |_: usize| true;
         let odd = |block: usize| block % 2 == 1;
-        let even = |block: usize| block % 2 == 0;
+        let even = |block: usize| block.is_multiple_of(2);
 
         let one = open(whole.path(), usize::MAX, 64);
-        one.fill(every, &mut |_| {}).unwrap();
+        one.extract_missing(every, &mut |_| {}).unwrap();
         // A shorter run first, then two shards of the long one.
-        open(parts.path(), 10, 7).fill(every, &mut |_| {}).unwrap();
+        open(parts.path(), 10, 7).extract_missing(every, &mut |_| {}).unwrap();
         let all = open(parts.path(), usize::MAX, 50);
         assert_eq!(all.missing(), [0, 1, 2, 3]);
         let mut seen = 0;
@@ -231,11 +232,11 @@ mod tests {
             Progress::Extracted(items) => seen += items,
             Progress::Sampling(_) => panic!("nothing is sampled"),
         };
-        all.fill(odd, &mut count).unwrap();
+        all.extract_missing(odd, &mut count).unwrap();
         assert_eq!((all.missing(), seen), (vec![0, 2], BLOCK + 5));
         assert!(all.gather(9, |_| true).is_err());
-        all.fill(even, &mut |_| {}).unwrap();
-        all.fill(even, &mut |_| panic!("extracted twice")).unwrap();
+        all.extract_missing(even, &mut |_| {}).unwrap();
+        all.extract_missing(even, &mut |_| panic!("extracted twice")).unwrap();
 
         let [a, b] = [&one, &all].map(|blocks| blocks.gather(300, |_| true).unwrap());
         assert_eq!((a.count, a.kept.len()), (3 * BLOCK + 5, 300));

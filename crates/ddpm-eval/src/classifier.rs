@@ -15,7 +15,7 @@ use ddpm_data::random::{RngExt, Stream, rng};
 use ddpm_data::{DataConfig, DataInfo, Example, OpenData, Split};
 
 use super::EvaluationError;
-use super::extractor::{Extracted, FeatureExtractor, fitted};
+use super::extractor::{Extracted, FeatureExtractor, in_shape};
 use super::image::Image;
 
 /// Width of the features.
@@ -137,7 +137,7 @@ impl FeatureExtractor for Classifier {
         [FEATURES, self.data.classes.len()]
     }
 
-    fn doubt(&self) -> Option<String> {
+    fn warning(&self) -> Option<String> {
         (self.accuracy < TRUSTED).then(|| {
             format!(
                 "the classifier is right in only {:.1} % of the test items: its features are no measure of quality; use \
@@ -150,7 +150,7 @@ impl FeatureExtractor for Classifier {
     fn extract(&self, images: &[Image]) -> Result<Extracted, EvaluationError> {
         let mut values = Vec::new();
         for image in images {
-            values.extend(fitted(image, self.shape, "the classifier")?.values());
+            values.extend(in_shape(image, self.shape, "the classifier")?.values());
         }
         let features = self.network.features(image_batch(values, self.shape, &self.device));
         Extracted::from_tensors(features.clone(), self.network.classes.forward(features))
@@ -260,7 +260,7 @@ mod tests {
     fn points_have_no_classifier() {
         let folder = tempfile::tempdir().unwrap();
         let points: DataConfig = serde_json::from_str(r#"{"kind": "moons"}"#).unwrap();
-        let said = Classifier::open(&folder.path().join("c.safetensors"), &points, &Device::default()).unwrap_err();
-        assert!(said.to_string().contains("moons"), "{said}");
+        let message = Classifier::open(&folder.path().join("c.safetensors"), &points, &Device::default()).unwrap_err();
+        assert!(message.to_string().contains("moons"), "{message}");
     }
 }

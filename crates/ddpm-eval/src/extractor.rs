@@ -41,7 +41,7 @@ pub trait FeatureExtractor {
     }
 
     /// Why its features may be unreliable, if they may.
-    fn doubt(&self) -> Option<String> {
+    fn warning(&self) -> Option<String> {
         None
     }
 
@@ -69,14 +69,14 @@ impl FeatureExtractor for Pixels {
     fn extract(&self, images: &[Image]) -> Result<Extracted, EvaluationError> {
         let mut values = Vec::new();
         for image in images {
-            values.extend(fitted(image, self.shape, &self.name())?.values());
+            values.extend(in_shape(image, self.shape, &self.name())?.values());
         }
         Ok(Extracted { features: Features::new(self.widths()[0], values), logits: Features::empty(0) })
     }
 }
 
 /// The image in the shape of the data: files of grayscale data are read as RGB.
-pub(super) fn fitted(image: &Image, shape: [usize; 3], extractor: &str) -> Result<Image, EvaluationError> {
+pub(super) fn in_shape(image: &Image, shape: [usize; 3], extractor: &str) -> Result<Image, EvaluationError> {
     let fitted = match (image.channels, shape[0]) {
         (3, 1) => image.gray(),
         _ => Some(image.clone()),

@@ -77,8 +77,8 @@ mod tests {
             let own = frechet(statistics, statistics).unwrap();
             assert!(own.abs() < tolerance, "{own}");
         }
-        let said = frechet(&sets[0], &sets[1]).unwrap_err().to_string();
-        assert!(said.contains("20") && said.contains("64"), "{said}");
+        let message = frechet(&sets[0], &sets[1]).unwrap_err().to_string();
+        assert!(message.contains("20") && message.contains("64"), "{message}");
     }
 
     #[test]

@@ -130,7 +130,7 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         let image = Image { channels: 1, height: 16, width: 16, bytes };
         assert_eq!(Image::from_values(image.shape(), &image.values()), image);
-        let said = files(Path::new("no/where")).unwrap_err().to_string();
-        assert!(said.contains("no/where"), "{said}");
+        let message = files(Path::new("no/where")).unwrap_err().to_string();
+        assert!(message.contains("no/where"), "{message}");
     }
 }

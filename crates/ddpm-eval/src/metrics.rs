@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::blocks::Gathered;
+use super::blocks::FeatureSummary;
 use super::{EvaluationError, Features, Statistics, frechet, kid, novelty, precision_recall};
 
 /// With more classes than this, shares depend mostly on the number of samples.
@@ -71,13 +71,13 @@ pub struct Reference {
     /// Features of its first items; `None` if it was read from a file of statistics.
     pub kept: Option<Features>,
     /// Features of training items and of held-out items, for the novelty.
-    pub copies: Option<[Features; 2]>,
+    pub for_novelty: Option<[Features; 2]>,
 }
 
 /// Computes every metric that the set and its reference allow. `extractor` is the extractor's name, `published` whether
 /// it is the Inception network that the word FID is reserved for.
 pub fn evaluate(
-    set: &Gathered,
+    set: &FeatureSummary,
     reference: &Reference,
     extractor: &str,
     published: bool,
@@ -93,7 +93,7 @@ pub fn evaluate(
         measured.add(metric, &set.count.to_string(), score.mean, Some(score.deviation));
     }
     measured.class_shares(set);
-    if let Some([train, held_out]) = &reference.copies {
+    if let Some([train, held_out]) = &reference.for_novelty {
         let counts = format!("{} against {}, relative to {}", set.kept.len(), train.len(), held_out.len());
         measured.add("novelty".into(), &counts, novelty(&set.kept, train, held_out)?, None);
     }
@@ -121,7 +121,7 @@ impl Measurements<'_> {
 
     fn frechet_distance(
         &mut self,
-        set: &Gathered,
+        set: &FeatureSummary,
         reference: &Statistics,
         published: bool,
     ) -> Result<(), EvaluationError> {
@@ -161,7 +161,7 @@ impl Measurements<'_> {
     }
 
     /// The smallest and the largest class.
-    fn class_shares(&mut self, set: &Gathered) {
+    fn class_shares(&mut self, set: &FeatureSummary) {
         let shares = &set.class_shares;
         if !(2..=MOST_CLASSES).contains(&shares.len()) {
             return;

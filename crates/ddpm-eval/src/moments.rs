@@ -176,7 +176,7 @@ mod tests {
         assert_eq!((read.count, &read.mean), (Some(9), &statistics.mean));
         assert_eq!(read.covariance, statistics.covariance);
         write_npz(&path, &[("mu".into(), Array { shape: vec![2], values: vec![0.0; 2] })]).unwrap();
-        let said = Statistics::read(&path).unwrap_err().to_string();
-        assert!(said.contains("s.npz") && said.contains("`sigma`") && said.contains("mu"), "{said}");
+        let message = Statistics::read(&path).unwrap_err().to_string();
+        assert!(message.contains("s.npz") && message.contains("`sigma`") && message.contains("mu"), "{message}");
     }
 }

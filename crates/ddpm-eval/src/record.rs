@@ -23,7 +23,7 @@ pub struct SamplingSettings {
     pub sampler: String,
     /// Steps of the sampler.
     pub sampler_steps: usize,
-    /// The noise levels that these visit, in the words of a job: a name, or a name with its parameters.
+    /// The noise levels that these visit, as a name, or as a name with its parameters.
     pub levels: serde_json::Value,
     /// Guidance scale; 1 disables it.
     pub guidance: f64,

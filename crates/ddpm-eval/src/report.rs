@@ -447,7 +447,7 @@ mod tests {
         assert!(widest(&few) <= 82, "{few}");
 
         // Long names, each with another reference.
-        let long = "/a/long/path/to/a/folder/with/many/images/that/somebody/has/on/a/large/disk";
+        let long = "/a/long/path/to/a/folder/with/many/images/which/are/all/on/a/large/disk";
         let points = "chamfer distance, squared and summed both ways";
         let mut sets = [long, "real: one half", "Gaussian of the pixels"].map(|of| evaluation(of, -1234.5));
         sets[1].against = format!("the other half of {long}");

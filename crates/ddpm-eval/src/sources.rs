@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gaussian_has_the_moments_of_the_pictures() {
+    fn the_gaussian_has_the_moments_of_the_images() {
         let digits: DataConfig = serde_json::from_str(r#"{"kind": "digits"}"#).unwrap();
         let digits = Dataset::open(&digits, Split::Train).unwrap();
         let gaussian = PixelGaussian::fit(&digits, 1000, 4000, 3).unwrap().unwrap();

@@ -131,6 +131,7 @@ fn a_class_is_compared_with_the_items_of_that_class() {
         (&["--from", from, "--guidance-rescale", "0.5"], &["--guidance"]),
         (&["--files", from], &["--files requires --against (the reference set)"]),
         (&["--files", from, "--against", "digits", "--guidance", "2"], &["--files", "--guidance"]),
+        (&["--from", from, "--split", "validation"], &["--split", "train, test"]),
     ] {
         let said = refusal(dir.path(), words);
         assert!(parts.iter().all(|part| said.contains(part)), "{words:?}: {said}");
@@ -198,6 +199,7 @@ fn the_help_has_the_terms_of_the_field_and_old_names_go_on() {
     assert!(!help.contains("--neighbour") && !help.contains("--most"), "{help}");
     let from = digits(dir.path(), "digits");
     let old = ["--from", from.to_str().unwrap(), "--count", "20", "--steps", "2", "--neighbour", "2", "--most", "15"];
-    let (said, _) = eval(dir.path(), &old);
+    let (said, json) = eval(dir.path(), &[&old[..], &["--split", "train"]].concat());
     assert!(said.contains("precision, k = 2"), "{said}");
+    assert_eq!(json["verdicts"][0]["against"], "digits train");
 }

@@ -96,7 +96,7 @@ fn becomes_a_snapshot(checkpoint: &Checkpoint) {
 }
 
 #[test]
-fn other_heads_on_the_way_up_are_no_pipeline_of_diffusers() {
+fn other_heads_on_the_up_path_are_no_pipeline_of_diffusers() {
     let others = |checkpoint: &Checkpoint| checkpoint.heads_up().is_some_and(|up| up != checkpoint.heads());
     for checkpoint in Checkpoint::all().into_iter().filter(others) {
         let dir = tempfile::tempdir().unwrap();
@@ -108,7 +108,7 @@ fn other_heads_on_the_way_up_are_no_pipeline_of_diffusers() {
         assert!(output.status.success() && out.join("model.safetensors").is_file(), "{said}");
         assert!(said.contains("no pipeline of diffusers") && said.contains("model.heads_up"), "{said}");
         let said = succeed(&["inspect", out.to_str().unwrap()]);
-        assert!(said.contains("on the way up"), "{said}");
+        assert!(said.contains("on the up path"), "{said}");
     }
 }
 

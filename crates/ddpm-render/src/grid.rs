@@ -39,15 +39,15 @@ mod tests {
     #[test]
     fn small_images_are_enlarged_without_blur_and_kept_apart() {
         let tile = |value| RgbImage::from_fn(8, 8, |x, _| Rgb([if x < 4 { value } else { 0 }; 3]));
-        let picture = grid(&[tile(10), tile(20), tile(30)], 2);
-        assert_eq!(picture.dimensions(), (2 * 66 + 2, 2 * 66 + 2));
-        assert_eq!(picture.get_pixel(0, 0).0, [255; 3]);
-        assert_eq!(picture.get_pixel(2, 2).0, [10; 3]);
-        assert_eq!(picture.get_pixel(2 + 31, 2 + 63).0, [10; 3]);
-        assert_eq!(picture.get_pixel(2 + 32, 2).0, [0; 3]);
-        assert_eq!(picture.get_pixel(2 + 64, 2).0, [255; 3]);
-        assert_eq!(picture.get_pixel(68, 2).0, [20; 3]);
-        assert_eq!(picture.get_pixel(2, 68).0, [30; 3]);
+        let drawn = grid(&[tile(10), tile(20), tile(30)], 2);
+        assert_eq!(drawn.dimensions(), (2 * 66 + 2, 2 * 66 + 2));
+        assert_eq!(drawn.get_pixel(0, 0).0, [255; 3]);
+        assert_eq!(drawn.get_pixel(2, 2).0, [10; 3]);
+        assert_eq!(drawn.get_pixel(2 + 31, 2 + 63).0, [10; 3]);
+        assert_eq!(drawn.get_pixel(2 + 32, 2).0, [0; 3]);
+        assert_eq!(drawn.get_pixel(2 + 64, 2).0, [255; 3]);
+        assert_eq!(drawn.get_pixel(68, 2).0, [20; 3]);
+        assert_eq!(drawn.get_pixel(2, 68).0, [30; 3]);
     }
 
     #[test]

@@ -288,14 +288,14 @@ mod tests {
             names(folder.path()),
             ["0000.png", "0001.png", "0002.png", "denoising.gif", "denoising.png", "grid.png", "samples.npy"]
         );
-        let picture = image::open(folder.path().join("0001.png")).unwrap();
-        assert_eq!((picture.width(), picture.height(), picture.color()), (6, 4, image::ColorType::L8));
+        let image = image::open(folder.path().join("0001.png")).unwrap();
+        assert_eq!((image.width(), image.height(), image.color()), (6, 4, image::ColorType::L8));
         let value = (24.0_f32 * 0.1).sin();
-        assert_eq!(picture.into_luma8().get_pixel(0, 0).0, [((value + 1.0) * 127.5).round() as u8]);
+        assert_eq!(image.into_luma8().get_pixel(0, 0).0, [((value + 1.0) * 127.5).round() as u8]);
 
         write(folder.path(), &images(&[None; 2], [3, 4, 4]), None).unwrap();
-        let picture = image::open(folder.path().join("0000.png")).unwrap();
-        assert_eq!(picture.color(), image::ColorType::Rgb8);
+        let image = image::open(folder.path().join("0000.png")).unwrap();
+        assert_eq!(image.color(), image::ColorType::Rgb8);
     }
 
     #[test]
@@ -325,15 +325,15 @@ mod tests {
     #[test]
     fn rows_or_columns_of_one_class_have_its_name() {
         let names = ["cat".to_string(), "dog".into()];
-        let said = |labels: &[Option<usize>], row| {
+        let legend = |labels: &[Option<usize>], row| {
             legend(&Samples { row, ..images(labels, [1, 2, 2]) }, &names).unwrap_or_default()
         };
         let turns = [Some(0), Some(1), Some(0), Some(1)];
-        assert_eq!(said(&turns, None), "columns: cat, dog");
-        assert_eq!(said(&turns[..3], None), "columns: cat, dog");
-        assert_eq!(said(&[Some(0), Some(0), Some(1), Some(1), Some(2)], Some(2)), "rows: cat, dog, 2");
-        assert_eq!(said(&[Some(0), Some(1), Some(1), Some(0)], Some(2)), "");
-        assert_eq!([said(&[None; 4], None), said(&[Some(1); 4], None), said(&[], None)], [""; 3]);
+        assert_eq!(legend(&turns, None), "columns: cat, dog");
+        assert_eq!(legend(&turns[..3], None), "columns: cat, dog");
+        assert_eq!(legend(&[Some(0), Some(0), Some(1), Some(1), Some(2)], Some(2)), "rows: cat, dog, 2");
+        assert_eq!(legend(&[Some(0), Some(1), Some(1), Some(0)], Some(2)), "");
+        assert_eq!([legend(&[None; 4], None), legend(&[Some(1); 4], None), legend(&[], None)], [""; 3]);
     }
 
     #[test]
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_picture_still_has_its_array() {
+    fn samples_that_cannot_be_drawn_still_have_their_array() {
         let folder = tempfile::tempdir().unwrap();
         let message = write(folder.path(), &images(&[None], [4, 2, 2]), None).unwrap_err().to_string();
         assert!(message.contains("[4, 2, 2]"), "{message}");

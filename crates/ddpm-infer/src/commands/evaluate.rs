@@ -25,7 +25,7 @@ use ddpm_eval::resize::Resize;
 use ddpm_files::runs::{RunFolder, steps_in, width_of, widths_in};
 use extraction::Extractor;
 use input_set::InputSet;
-use sweep::{SampleSet, SweepArgs, Weights};
+use sweep::{Candidate, SampleSet, SweepArgs};
 
 /// Evaluates samples of a snapshot, or files, against a reference set.
 ///
@@ -162,12 +162,12 @@ impl EvalArgs {
     }
 
     /// The weights to evaluate, the newest ones last.
-    fn weights(&self) -> anyhow::Result<Vec<Weights>> {
+    fn weights(&self) -> anyhow::Result<Vec<Candidate>> {
         if self.files.is_some() {
             return Ok(Vec::new());
         }
         let (newest, run) = self.snapshot.choose()?;
-        let usual = |path: PathBuf| Weights { width: width_of(&path), path };
+        let usual = |path: PathBuf| Candidate { width: width_of(&path), path };
         let Some(run) = run else { return Ok(vec![usual(newest)]) };
         let mut snapshots = steps_in(&run.snapshots());
         if !self.every_snapshot {
@@ -185,14 +185,14 @@ impl EvalArgs {
                 run.0.display()
             );
         }
-        let mut all: Vec<Weights> = Vec::new();
+        let mut all: Vec<Candidate> = Vec::new();
         for (step, path) in snapshots {
             all.push(usual(path));
             for (width, averages) in &stored {
                 let Some((_, average)) = averages.iter().rev().find(|(stored, _)| *stored <= step) else { continue };
                 // Where fewer averages than snapshots were stored, one is the last before several.
                 if !all.iter().any(|known| known.path == *average) {
-                    all.push(Weights { path: average.clone(), width: Some(*width) });
+                    all.push(Candidate { path: average.clone(), width: Some(*width) });
                 }
             }
         }

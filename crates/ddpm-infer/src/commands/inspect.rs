@@ -57,12 +57,11 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
         }
         false => print(&report),
     }
-    let count = report.wrong.len();
-    match count {
+    match report.wrong.len() {
         0 => Ok(()),
-        _ if count > LISTED => bail!("{}: {count} things are wrong, of which {LISTED} are listed", args.path.display()),
-        1 => bail!("{}: one thing is wrong", args.path.display()),
-        _ => bail!("{}: {count} things are wrong", args.path.display()),
+        1 => bail!("{}: 1 fault", args.path.display()),
+        count if count > LISTED => bail!("{}: {count} faults, of which {LISTED} are listed", args.path.display()),
+        count => bail!("{}: {count} faults", args.path.display()),
     }
 }
 
@@ -243,7 +242,7 @@ impl Report {
         self.add("levels", format!("{}, from the image down", levels.join(", ")));
         self.add("blocks", format!("{} on each level", config.blocks_per_level));
         if let Some(up) = config.heads_up {
-            self.add("attention", format!("{} on the way down, {up} on the way up", config.heads));
+            self.add("attention", format!("{} heads on the down path, {up} on the up path", config.heads));
         }
         if config.classes > 0 {
             let null = if config.null_class { ", and the null class" } else { "" };

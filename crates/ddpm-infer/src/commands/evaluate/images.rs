@@ -11,12 +11,12 @@ use super::{EvalArgs, SampleSet};
 use crate::commands::shards::Shard;
 use ddpm_console::bar::progress_bar;
 use ddpm_device::device::OpenDevice;
-use ddpm_eval::blocks::{Blocks, Gathered, Progress};
+use ddpm_eval::blocks::{FeatureBlocks, FeatureSummary, Progress};
 use ddpm_eval::metrics::{self, Evaluation, Measurement, Reference, Settings};
 use ddpm_eval::sources::{AnySource, Dataset, ImageSource, PixelGaussian};
 use ddpm_eval::{EvaluationError, Statistics, frechet};
 
-/// Samples of the Gaussian baseline at most: it is so far off that more would not change the picture.
+/// Samples of the Gaussian baseline at most: it is so far off that more would not matter.
 const GAUSSIAN_SAMPLES: usize = 5000;
 
 /// All sources of an evaluation.
@@ -33,7 +33,7 @@ struct Sets {
 /// A reference set, and real items with the reference that they are compared with: their metrics are the floor.
 struct References {
     samples: Reference,
-    floor: Option<(Gathered, Reference)>,
+    floor: Option<(FeatureSummary, Reference)>,
 }
 
 /// Evaluates all sets of samples, then the floor and the baseline; `None` for a shard, which only extracts features.
@@ -145,8 +145,8 @@ impl Features<'_> {
     fn announce(&self, open: &OpenDevice) {
         let extractor = &self.extraction.extractor;
         eprintln!("features by {} on {}, cached in {}", extractor.name(), open.name, self.args.work.display());
-        if let Some(doubt) = extractor.doubt() {
-            eprintln!("warning: {doubt}");
+        if let Some(warning) = extractor.warning() {
+            eprintln!("warning: {warning}");
         }
     }
 
@@ -154,9 +154,9 @@ impl Features<'_> {
         self.args.count.unwrap_or(usize::MAX)
     }
 
-    fn blocks<'s>(&'s self, source: &'s dyn ImageSource, count: usize) -> Result<Blocks<'s>, EvaluationError> {
+    fn blocks<'s>(&'s self, source: &'s dyn ImageSource, count: usize) -> Result<FeatureBlocks<'s>, EvaluationError> {
         let extractor = (&*self.extraction.extractor, self.extraction.identity.as_str());
-        Blocks::open(&self.args.work, source, extractor, count, self.args.batch_size)
+        FeatureBlocks::open(&self.args.work, source, extractor, count, self.args.batch_size)
     }
 
     fn extract_all(&self, sets: &Sets) -> anyhow::Result<()> {
@@ -183,7 +183,7 @@ impl Features<'_> {
         let bar = progress_bar("{bar:28} {pos}/{len} images  {msg}  {elapsed} < {eta}", blocks.count() as u64);
         bar.set_position(blocks.done() as u64);
         let shard = self.args.shard.unwrap_or(Shard::ALL);
-        blocks.fill(|block| shard.has_block(block), &mut |progress| match progress {
+        blocks.extract_missing(|block| shard.has_block(block), &mut |progress| match progress {
             Progress::Extracted(items) => bar.inc(items as u64),
             Progress::Sampling(step) => bar.set_message(format!("step {}/{}", step.done, step.of)),
         })?;
@@ -197,7 +197,7 @@ impl Features<'_> {
         source: &dyn ImageSource,
         count: usize,
         wanted: impl Fn(usize) -> bool,
-    ) -> Result<Gathered, EvaluationError> {
+    ) -> Result<FeatureSummary, EvaluationError> {
         self.blocks(source, count)?.gather(self.args.max_items, wanted)
     }
 
@@ -214,7 +214,8 @@ impl Features<'_> {
             evaluations.push(self.metrics(set, &references.samples)?);
         }
         if let Some((real, reference)) = references.floor {
-            evaluations.push(self.metrics(&Gathered { name: format!("real: {}", real.name), ..real }, &reference)?);
+            evaluations
+                .push(self.metrics(&FeatureSummary { name: format!("real: {}", real.name), ..real }, &reference)?);
         }
         if let Some(gaussian) = &sets.gaussian {
             let gaussian = self.gather(&**gaussian, usize::MAX, |_| true)?;
@@ -228,7 +229,7 @@ impl Features<'_> {
         match (reference, &sets.reference, &sets.other_split) {
             (InputSet::Statistics(path), _, _) => {
                 let (name, statistics) = (path.display().to_string(), Statistics::read(path)?);
-                Ok(References { samples: Reference { name, statistics, kept: None, copies: None }, floor: None })
+                Ok(References { samples: Reference { name, statistics, kept: None, for_novelty: None }, floor: None })
             }
             (_, Some(reference), Some(other)) => self.with_other_split(&**reference, &**other, count),
             (_, Some(reference), None) => self.with_halves(&**reference),
@@ -248,12 +249,12 @@ impl Features<'_> {
         // Evenly spread, because neighbors in a dataset are often alike.
         let (of, wanted) = (others.count, count.min(others.count));
         let real = self.gather(other, self.args.max_items, |item| item * wanted % of < wanted)?;
-        let copies = match self.args.split {
+        let for_novelty = match self.args.split {
             Split::Test => [others.kept, all.kept.clone()],
             Split::Train => [all.kept.clone(), others.kept],
         };
         let reference = plain(all);
-        let samples = Reference { copies: Some(copies), ..reference.clone() };
+        let samples = Reference { for_novelty: Some(for_novelty), ..reference.clone() };
         Ok(References { samples, floor: Some((real, reference)) })
     }
 
@@ -262,16 +263,16 @@ impl Features<'_> {
         let all = self.gather(reference, usize::MAX, |_| true)?;
         let even = self.gather(reference, usize::MAX, |item| item % 2 == 0)?;
         let odd = self.gather(reference, usize::MAX, |item| item % 2 == 1)?;
-        let copies = Some([odd.kept.clone(), even.kept.clone()]);
+        let for_novelty = Some([odd.kept.clone(), even.kept.clone()]);
         let floor = (halved(even, "one"), plain(halved(odd, "the other")));
-        Ok(References { samples: Reference { copies, ..plain(all) }, floor: Some(floor) })
+        Ok(References { samples: Reference { for_novelty, ..plain(all) }, floor: Some(floor) })
     }
 
     /// All metrics of a set, with warnings where they are unreliable.
-    fn metrics(&self, set: &Gathered, reference: &Reference) -> anyhow::Result<Evaluation> {
+    fn metrics(&self, set: &FeatureSummary, reference: &Reference) -> anyhow::Result<Evaluation> {
         let args = self.args;
         let extractor = &self.extraction.extractor;
-        let mut warnings: Vec<String> = extractor.doubt().into_iter().collect();
+        let mut warnings: Vec<String> = extractor.warning().into_iter().collect();
         let width = reference.statistics.mean.len();
         let fewest = reference.statistics.count.unwrap_or(u64::MAX).min(set.count as u64);
         if fewest <= width as u64 {
@@ -288,12 +289,12 @@ impl Features<'_> {
 }
 
 /// A reference without the parts that the novelty needs.
-fn plain(all: Gathered) -> Reference {
-    Reference { name: all.name, statistics: all.statistics, kept: Some(all.kept), copies: None }
+fn plain(all: FeatureSummary) -> Reference {
+    Reference { name: all.name, statistics: all.statistics, kept: Some(all.kept), for_novelty: None }
 }
 
-fn halved(half: Gathered, which: &str) -> Gathered {
-    Gathered { name: format!("{which} half of {}", half.name), ..half }
+fn halved(half: FeatureSummary, which: &str) -> FeatureSummary {
+    FeatureSummary { name: format!("{which} half of {}", half.name), ..half }
 }
 
 /// The Frechet distance, which is all that statistics allow.

@@ -26,7 +26,7 @@ pub(super) struct Guide {
 }
 
 /// Samples of a snapshot: sample k is the same in any range.
-pub(super) struct Samples {
+pub(super) struct SampleSource {
     /// Shared by all sets that are sampled from it.
     pub(super) snapshot: Arc<Snapshot>,
     /// The process it was trained for.
@@ -54,7 +54,7 @@ pub(super) fn weights_hash(snapshot: &Snapshot) -> u64 {
     fnv1a(bytes.0)
 }
 
-impl Samples {
+impl SampleSource {
     /// Generates the samples in a range, and reports every step.
     pub(super) fn generate(
         &self,
@@ -67,7 +67,7 @@ impl Samples {
     }
 }
 
-impl ImageSource for Samples {
+impl ImageSource for SampleSource {
     fn count(&self) -> usize {
         self.job.count
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use ddpm_model::diffusion::Diffusion;
 
 use super::EvalArgs;
-use super::samples::{Guide, Samples, weights_hash};
+use super::samples::{Guide, SampleSource, weights_hash};
 use crate::commands::sample::{class_choice, in_half};
 use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, Named, SamplerArgs};
 use ddpm_console::numbers::{at_least, from_zero};
@@ -58,7 +58,7 @@ pub(super) struct SweepArgs {
 }
 
 /// Weights to evaluate.
-pub(super) struct Weights {
+pub(super) struct Candidate {
     pub(super) path: PathBuf,
     /// Width of their EMA; `None` for the EMA of the snapshots.
     pub(super) width: Option<f64>,
@@ -88,7 +88,7 @@ struct Variant {
 
 /// Loaded weights.
 struct Model {
-    weights: Weights,
+    weights: Candidate,
     snapshot: Arc<Snapshot>,
     diffusion: Arc<Diffusion>,
     hash: u64,
@@ -96,8 +96,8 @@ struct Model {
 
 impl SampleSet {
     /// The samples, which are generated on demand.
-    pub(super) fn source(&self, open: &OpenDevice) -> Samples {
-        Samples {
+    pub(super) fn source(&self, open: &OpenDevice) -> SampleSource {
+        SampleSource {
             snapshot: self.snapshot.clone(),
             diffusion: self.diffusion.clone(),
             guide: self.guide.clone(),
@@ -122,7 +122,7 @@ impl SweepArgs {
     pub(super) fn sample_sets(
         &self,
         args: &EvalArgs,
-        weights: Vec<Weights>,
+        weights: Vec<Candidate>,
         open: &OpenDevice,
     ) -> anyhow::Result<Vec<SampleSet>> {
         let guide = match &self.guiding.guide {
