@@ -26,10 +26,7 @@ pub(crate) struct ResidualBlockConfig {
 impl ResidualBlockConfig {
     pub(crate) fn init(&self, device: &Device) -> ResidualBlock {
         let Self { in_channels, out_channels, .. } = *self;
-        let time_outputs = match self.time_shift {
-            TimeShift::Additive => out_channels,
-            TimeShift::ScaleShift => 2 * out_channels,
-        };
+        let time_outputs = self.time_shift.projected(out_channels);
         ResidualBlock {
             norm1: self.norm.init(in_channels, device),
             conv1: conv3x3([in_channels, out_channels], Start::Random, device),

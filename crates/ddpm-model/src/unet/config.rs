@@ -44,6 +44,16 @@ pub enum TimeShift {
     ScaleShift,
 }
 
+impl TimeShift {
+    /// Values that a block with this many channels out needs from its projection of the time.
+    pub fn projected(self, out_channels: usize) -> usize {
+        match self {
+            Self::Additive => out_channels,
+            Self::ScaleShift => 2 * out_channels,
+        }
+    }
+}
+
 /// How the resolution changes between levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -131,6 +141,11 @@ impl UNetConfig {
     /// Ho et al. (2020) for CIFAR-10: 35,746,307 parameters in 328 tensors.
     pub fn cifar10() -> Self {
         Self { in_channels: 3, out_channels: 3, sample_size: 32, ..Self::default() }
+    }
+
+    /// Rows of the class embedding, the null class included; `None` for an unconditional network.
+    pub fn class_rows(&self) -> Option<usize> {
+        (self.classes > 0).then(|| self.classes + usize::from(self.null_class))
     }
 
     /// The index of the null class, if there is one.
