@@ -231,7 +231,20 @@ impl UNetConfig {
         })
     }
 
+    /// What is wrong with the config whatever the data.
     fn own_problems(&self) -> Vec<Problem> {
+        let mut problems = self.size_problems();
+        problems.extend(self.attention_problems());
+        if !(0.0..1.0).contains(&self.dropout) {
+            problems.push(Problem::new("dropout", format!("{} is not in [0, 1)", self.dropout)));
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
+            problems.push(Problem::new("norm_eps", format!("{} is not a positive number", self.norm_eps)));
+        }
+        problems
+    }
+
+    fn size_problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut report = |key: &str, message: String| problems.push(Problem::new(key, message));
 
@@ -257,15 +270,19 @@ impl UNetConfig {
         if let Some(message) = self.embedding.problem(self.base_channels) {
             report("base_channels", format!("is also the width of the time embedding: {message}"));
         }
-
-        let levels = self.level_channels();
-        let all_channels = std::iter::once(self.base_channels).chain(levels.iter().copied());
-        for channels in distinct(all_channels) {
+        for channels in distinct(std::iter::once(self.base_channels).chain(self.level_channels())) {
             if self.norm_groups > 0 && !channels.is_multiple_of(self.norm_groups) {
                 report("norm_groups", format!("{channels} channels do not divide into {} groups", self.norm_groups));
             }
         }
+        problems
+    }
 
+    fn attention_problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut report = |key: &str, message: String| problems.push(Problem::new(key, message));
+
+        let levels = self.level_channels();
         let resolutions: Vec<usize> = (0..levels.len()).map(|level| self.sample_size >> level).collect();
         for resolution in &self.attention_resolutions {
             if self.sample_size > 0 && !resolutions.contains(resolution) {
@@ -289,13 +306,6 @@ impl UNetConfig {
             && groups != self.norm_groups
         {
             report("middle_attention_norm", format!("{channels} channels do not divide into {groups} groups"));
-        }
-
-        if !(0.0..1.0).contains(&self.dropout) {
-            report("dropout", format!("{} is not in [0, 1)", self.dropout));
-        }
-        if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
-            report("norm_eps", format!("{} is not a positive number", self.norm_eps));
         }
         problems
     }

@@ -132,68 +132,74 @@ impl Scheme {
     }
 
     fn of_module(self, module: &Module, config: &UNetConfig) -> Vec<Entry> {
-        let (ours, theirs) = (diffusers::name(module, config), self.name(module, config));
-        let (our_words, words) = (diffusers::WORDS, self.words());
-        let whole = |our_word: &str, their_word: &str, shape: &[usize]| {
-            let (ours, theirs) = (below(&ours, our_word), below(&theirs, their_word));
-            let entry = |last: &str, shape: &[usize]| Entry {
-                ours: below(&ours, last),
-                shape: shape.to_vec(),
-                theirs: below(&theirs, last),
-                their_shape: shape.to_vec(),
-                rows: None,
-                pointwise: false,
-            };
-            vec![entry("weight", shape), entry("bias", &shape[..1])]
-        };
+        let names = [diffusers::name(module, config), self.name(module, config)];
+        let (ours, theirs) = (diffusers::WORDS, self.words());
+        let layer = |words: [&str; 2], shape: &[usize]| layer(&names, words, shape);
         match module.kind {
             Kind::Layer { inputs, outputs, kernel } => match kernel {
-                None => whole("", "", &[outputs, inputs]),
-                Some(size) => whole("", "", &[outputs, inputs, size, size]),
+                None => layer([""; 2], &[outputs, inputs]),
+                Some(size) => layer([""; 2], &[outputs, inputs, size, size]),
             },
-            Kind::Norm { channels } => whole("", "", &[channels]),
-            Kind::Table { rows, width } => whole("", "", &[rows, width]).into_iter().take(1).collect(),
+            Kind::Norm { channels } => layer([""; 2], &[channels]),
+            Kind::Table { rows, width } => layer([""; 2], &[rows, width]).into_iter().take(1).collect(),
             Kind::Residual { inputs, outputs, time, time_outputs } => {
                 let mut entries = vec![
-                    whole(our_words.norm1, words.norm1, &[inputs]),
-                    whole(our_words.conv1, words.conv1, &[outputs, inputs, 3, 3]),
-                    whole(our_words.time, words.time, &[time_outputs, time]),
-                    whole(our_words.norm2, words.norm2, &[outputs]),
-                    whole(our_words.conv2, words.conv2, &[outputs, outputs, 3, 3]),
+                    layer([ours.norm1, theirs.norm1], &[inputs]),
+                    layer([ours.conv1, theirs.conv1], &[outputs, inputs, 3, 3]),
+                    layer([ours.time, theirs.time], &[time_outputs, time]),
+                    layer([ours.norm2, theirs.norm2], &[outputs]),
+                    layer([ours.conv2, theirs.conv2], &[outputs, outputs, 3, 3]),
                 ];
                 if inputs != outputs {
-                    entries.push(whole(our_words.shortcut, words.shortcut, &[outputs, inputs, 1, 1]));
+                    entries.push(layer([ours.shortcut, theirs.shortcut], &[outputs, inputs, 1, 1]));
                 }
                 entries.concat()
             }
-            Kind::Attention { channels, heads, norm } => {
-                let dense = |our_word: &str, their_word: &str| {
-                    let mut entries = whole(our_word, their_word, &[channels, channels]);
-                    entries.iter_mut().for_each(|entry| entry.pointwise = true);
-                    entries
-                };
-                let mut entries = Vec::new();
-                if norm {
-                    entries.extend(whole(our_words.attention_norm, words.attention_norm, &[channels]));
-                }
-                for (part, our_word) in diffusers::PROJECTIONS.into_iter().enumerate() {
-                    entries.extend(match words.attention {
-                        Projections::Apart(their_words) => dense(our_word, their_words[part]),
-                        Projections::Joint(their_word, order) => {
-                            let mut entries = dense(our_word, their_word);
-                            for entry in &mut entries {
-                                entry.their_shape[0] *= 3;
-                                entry.rows = Some(order.rows(part, channels, heads));
-                            }
-                            entries
-                        }
-                    });
-                }
-                entries.extend(dense(our_words.attention_out, words.attention_out));
-                entries
-            }
+            Kind::Attention { channels, heads, norm } => self.attention(&names, channels, heads, norm),
         }
     }
+
+    fn attention(self, names: &[String; 2], channels: usize, heads: usize, norm: bool) -> Vec<Entry> {
+        let (ours, theirs) = (diffusers::WORDS, self.words());
+        let dense = |words: [&str; 2]| {
+            let mut entries = layer(names, words, &[channels, channels]);
+            entries.iter_mut().for_each(|entry| entry.pointwise = true);
+            entries
+        };
+        let mut entries = Vec::new();
+        if norm {
+            entries.extend(layer(names, [ours.attention_norm, theirs.attention_norm], &[channels]));
+        }
+        for (part, word) in diffusers::PROJECTIONS.into_iter().enumerate() {
+            entries.extend(match theirs.attention {
+                Projections::Apart(words) => dense([word, words[part]]),
+                Projections::Joint(joint, order) => {
+                    let mut entries = dense([word, joint]);
+                    for entry in &mut entries {
+                        entry.their_shape[0] *= 3;
+                        entry.rows = Some(order.rows(part, channels, heads));
+                    }
+                    entries
+                }
+            });
+        }
+        entries.extend(dense([ours.attention_out, theirs.attention_out]));
+        entries
+    }
+}
+
+/// Weight and bias of a layer, from our name of the module and theirs, and our word and theirs for the layer in it.
+fn layer(modules: &[String; 2], words: [&str; 2], shape: &[usize]) -> Vec<Entry> {
+    let [ours, theirs] = [0, 1].map(|side| below(&modules[side], words[side]));
+    let entry = |last: &str, shape: &[usize]| Entry {
+        ours: below(&ours, last),
+        shape: shape.to_vec(),
+        theirs: below(&theirs, last),
+        their_shape: shape.to_vec(),
+        rows: None,
+        pointwise: false,
+    };
+    vec![entry("weight", shape), entry("bias", &shape[..1])]
 }
 
 impl QkvOrder {
