@@ -8,7 +8,7 @@ use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use ddpm_model::bound::Loss;
 use ddpm_model::condition::Condition;
-use ddpm_model::denoiser::beside_estimate;
+use ddpm_model::denoiser::concat_estimate;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::Network;
 use ddpm_model::noise_level::per_row;
@@ -151,7 +151,7 @@ impl<const D: usize> TrainModel<D> {
         let TrainBatch { x_0, eps, times, .. } = batch;
         let estimate = batch.shown.as_ref().map(|shown| self.estimate(batch, shown, &ask));
         let network = |x: Tensor<D>, t: Tensor<1>| match estimate {
-            Some(estimate) => ask(beside_estimate(x, Some(estimate)), t),
+            Some(estimate) => ask(concat_estimate(x, Some(estimate)), t),
             None => ask(x, t),
         };
         self.diffusion.row_losses(self.objective, self.weighting, network, x_0, times, eps)
@@ -166,7 +166,7 @@ impl<const D: usize> TrainModel<D> {
         ask: &impl Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
     ) -> Tensor<D> {
         let TrainBatch { x_0, eps, times, .. } = batch;
-        let network = |x, t| ask(beside_estimate(x, None), t);
+        let network = |x, t| ask(concat_estimate(x, None), t);
         let x_t = self.diffusion.q_sample(x_0, times, eps);
         let estimate = self.diffusion.denoise_rows(network, &x_t, times).detach();
         per_row(shown, &estimate) * estimate

@@ -11,7 +11,7 @@ use super::layers::{Norm, Start, conv1x1, conv3x3, linear};
 use super::resample::Resize;
 use crate::pass::Pass;
 
-/// A residual block from `in_channels` to `out_channels` that is told the time.
+/// A time-conditioned residual block from `in_channels` to `out_channels`.
 #[derive(Clone, Copy)]
 pub(crate) struct ResidualBlockConfig {
     pub(crate) in_channels: usize,
@@ -134,7 +134,7 @@ mod tests {
 
         let (x_train, time_train) = (x.clone().autodiff(), time.clone().autodiff());
         let once = run(&block, x_train.clone(), time_train.clone());
-        assert_ne!(once, run(&block, x_train, time_train), "dropped values are drawn anew");
+        assert_ne!(once, run(&block, x_train, time_train), "dropped values are drawn again");
 
         let valid = block.valid();
         let kept = run(&valid, x.clone(), time.clone());

@@ -179,8 +179,8 @@ impl UNet {
         pass.layer("conv_out", h, |h| conv2d(&self.conv_out, h, pass.precision)).cast(dtype)
     }
 
-    /// What every block is told, `[B, time]`, in f32 whatever the precision: steps 999 and 1000 differ by little. Each
-    /// block applies its own projection to the activation, which is therefore taken once.
+    /// The embedding that conditions every block, `[B, time]`, in f32 whatever the precision: steps 999 and 1000 differ
+    /// by little. Each block applies its own projection to the activation, which is therefore computed once.
     fn time_features(
         &self,
         t: Tensor<1>,
@@ -201,7 +201,7 @@ impl UNet {
         let class = match &self.class_embedding {
             Some(table) => class_features(table, self.config.null_class(), condition, batch, &device),
             None => {
-                debug_assert!(matches!(condition, Condition::None), "this network knows no classes");
+                debug_assert!(matches!(condition, Condition::None), "this network is not class-conditional");
                 None
             }
         };

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn residual_resampling_is_counted_as_blocks() {
         let residual = UNetConfig { resampling: Resampling::Residual, ..small() };
-        // One more 3x3 convolution each, of 8 channels to 16 pixels and of 16 channels to 64, and projections of the time.
+        // One more 3x3 convolution each, on 16 pixels of 8 channels and on 64 of 16, and projections of the time.
         let down = 2.0 * 16.0 * 8.0 * 8.0 * 9.0 + 2.0 * 32.0 * 8.0;
         let up = 2.0 * 64.0 * 16.0 * 16.0 * 9.0 + 2.0 * 32.0 * 16.0;
         assert_eq!(forward(&residual, 8) - forward(&small(), 8), down + up);
