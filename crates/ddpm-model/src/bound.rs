@@ -1,4 +1,4 @@
-//! The variational bound on the negative log-likelihood, in bits per dimension, and the losses made of it.
+//! The variational bound on the negative log-likelihood, in bits per dimension, and the losses built from it.
 //!
 //! Eq. 5 of Ho et al. 2020: `L = L_T + sum over t of L_{t-1} + L_0`. The decoder of `L_0` (eq. 13) takes data
 //! to be 8-bit values scaled to the interval from -1 to 1, so the figures mean something for images only.
@@ -14,7 +14,7 @@ use crate::noise_level::per_row;
 use crate::prediction::eps_from_x_0;
 use crate::variance::Variance;
 
-/// What a training step minimises.
+/// What a training step minimizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
@@ -29,10 +29,10 @@ pub enum Loss {
     RescaledKl,
 }
 
-/// A loss and its parts, one value a row, each of shape `[B]`.
+/// A loss and its parts, one value per row, each of shape `[B]`.
 #[derive(Clone, Debug)]
 pub struct LossTerms {
-    /// What is minimised.
+    /// What is minimized.
     pub loss: Tensor<1>,
     /// The squared error, where it is a part of the loss.
     pub mse: Option<Tensor<1>>,
@@ -51,17 +51,17 @@ pub struct Bound {
     pub terms_bpd: Tensor<2>,
     /// Squared error of the estimate of the data, `[B, T]`.
     pub x_0_mse: Tensor<2>,
-    /// Squared error of the noise that goes with that estimate, `[B, T]`.
+    /// Squared error of the noise implied by that estimate, `[B, T]`.
     pub eps_mse: Tensor<2>,
 }
 
 impl GaussianDiffusion {
-    /// `L_T` of eq. 5, how far `q(x_T | x_0)` is from the standard normal: bits per dimension, `[B]`.
+    /// `L_T` of eq. 5, the divergence of `q(x_T | x_0)` from the standard normal: bits per dimension, `[B]`.
     pub fn prior_bpd<const D: usize>(&self, x_0: &Tensor<D>) -> Tensor<1> {
         let last = self.schedule.len() - 1;
         let alpha_bar = self.schedule.alphas_bar[last];
         // KL(N(m, v) || N(0, 1)) = (m^2 + v - 1 - ln v) / 2. With v = 1 - alpha_bar the last three are
-        // a tiny difference of numbers near 1, which f32 cannot hold: they stay on the host.
+        // a tiny difference of numbers near 1, which f32 cannot represent: they stay on the host.
         let of_variance = -alpha_bar - (-alpha_bar).ln_1p();
         let of_mean = mean_per_row(x_0.clone().square()) * alpha_bar;
         (of_mean + of_variance) * (0.5 / LN_2)
@@ -98,9 +98,9 @@ impl GaussianDiffusion {
         kl.mask_where(is_first, decoder(p.log_variance))
     }
 
-    /// The whole bound of eq. 5, asking the network at every step from the noisiest to the cleanest.
+    /// The whole bound of eq. 5, which evaluates the network at every step from the noisiest to the cleanest.
     ///
-    /// `noise(t)` gives the standard normal draw of a step, in the shape of `x_0`; `network(x_t, t)` the
+    /// `noise(t)` returns the standard normal draw of a step, in the shape of `x_0`; `network(x_t, t)` the
     /// output for steps that are the same in all rows.
     pub fn bound<const D: usize>(
         &self,
@@ -137,7 +137,7 @@ impl GaussianDiffusion {
         }
     }
 
-    /// The loss of each row, for the network's output at `x_t = q_sample(x_0, t, eps)`.
+    /// The loss of each row, given the network's output at `x_t = q_sample(x_0, t, eps)`.
     pub fn loss<const D: usize>(
         &self,
         loss: Loss,

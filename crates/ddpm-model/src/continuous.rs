@@ -1,6 +1,6 @@
 //! Diffusion in continuous time: score-based models, EDM and flow matching as one.
 //!
-//! The network `F` is asked for a mixture of data and noise that depends on the time alone. What it says becomes the
+//! The network `F` predicts a mixture of data and noise that depends on the time alone. Its output becomes the
 //! denoiser `D(x_t) = c_skip x_t + c_out F(c_in x_t, c_noise)` of Karras et al. 2022 (7), whatever the mixture is:
 //! noise, score, velocity and EDM's own differ in two coefficients.
 
@@ -14,9 +14,9 @@ use crate::path::Path;
 use crate::time_density::TimeDensity;
 use crate::weighting::Weighting;
 
-/// Standard deviation that EDM takes the data to have unless told otherwise.
+/// Standard deviation of the data that EDM assumes by default.
 const USUAL_SIGMA_DATA: f64 = 0.5;
-/// What the network is told at time 1: its sinusoids are made for a thousand steps.
+/// The network's time input at time 1: its sinusoids are made for a thousand steps.
 const LAST_NETWORK_TIME: f64 = 999.0;
 
 /// What the network outputs.
@@ -38,7 +38,7 @@ pub enum Target {
     Edm,
 }
 
-/// A path, which of its times are trained, and what the network predicts there.
+/// A path, the distribution of its training times, and what the network predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContinuousDiffusion {
@@ -47,7 +47,7 @@ pub struct ContinuousDiffusion {
     /// What the network outputs.
     #[serde(default)]
     pub prediction: Target,
-    /// Which times are trained how often.
+    /// The distribution of training times.
     #[serde(default)]
     pub times: TimeDensity,
     /// Standard deviation of the data, for EDM's mixture.
@@ -58,13 +58,13 @@ pub struct ContinuousDiffusion {
 /// The coefficients around the network, Karras et al. 2022 (7).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Preconditioning {
-    /// Share of `x_t` in the denoiser's answer.
+    /// Factor of `x_t` in the denoiser's output.
     pub c_skip: f64,
     /// Factor of the network's output.
     pub c_out: f64,
     /// Factor of the network's input.
     pub c_in: f64,
-    /// The time that the network is told.
+    /// The network's time input.
     pub c_noise: f64,
 }
 
@@ -76,7 +76,7 @@ struct Mixture {
 }
 
 impl ContinuousDiffusion {
-    /// What is wrong with the values, each with its key.
+    /// The invalid values, each with its key and the reason.
     pub fn problems(&self) -> Vec<(String, String)> {
         let path = self.path.problems().into_iter().map(|(key, message)| (format!("path.{key}"), message));
         let times = self.times.problems().into_iter().map(|(key, message)| (format!("times.{key}"), message));
@@ -90,7 +90,7 @@ impl ContinuousDiffusion {
         path.chain(times).chain(sigma_data.map(|message| ("sigma_data".to_string(), message))).collect()
     }
 
-    /// Standard deviation that the data are taken to have.
+    /// The assumed standard deviation of the data.
     fn deviation(&self) -> f64 {
         self.sigma_data.unwrap_or(USUAL_SIGMA_DATA)
     }
@@ -125,7 +125,7 @@ impl ContinuousDiffusion {
         let determinant = b * alpha - a * sigma;
         let c_in = match (self.prediction, self.path) {
             (Target::Edm, _) => 1.0 / sigma.hypot(alpha * self.deviation()),
-            // What explodes is brought back to the size of the data.
+            // Where the variance explodes, the input is scaled back to the size of the data.
             (_, Path::Ve { .. }) => 1.0 / sigma.hypot(1.0),
             _ => 1.0,
         };
@@ -146,28 +146,28 @@ impl ContinuousDiffusion {
         alpha * x_0.clone() + sigma * eps.clone()
     }
 
-    /// What the network should have said.
+    /// The target of the network's output.
     pub fn target<const D: usize>(&self, x_0: &Tensor<D>, times: &[f64], eps: &Tensor<D>) -> Tensor<D> {
         let of_x_0 = rows(times, x_0, |t| self.mixture(t).of_x_0);
         let of_eps = rows(times, x_0, |t| self.mixture(t).of_eps);
         of_x_0 * x_0.clone() + of_eps * eps.clone()
     }
 
-    /// The denoiser: asks the network with its input scaled and its times in its own terms.
+    /// The denoiser: evaluates the preconditioned network.
     pub fn denoise<const D: usize>(
         &self,
         network: impl FnOnce(Tensor<D>, Tensor<1>) -> Tensor<D>,
         x_t: &Tensor<D>,
         times: &[f64],
     ) -> Tensor<D> {
-        let output = self.ask(network, x_t, times);
+        let output = self.evaluate(network, x_t, times);
         let c_skip = rows(times, x_t, |t| self.preconditioning(t).c_skip);
         let c_out = rows(times, x_t, |t| self.preconditioning(t).c_out);
         c_skip * x_t.clone() + c_out * output
     }
 
-    /// The network's output, as it is.
-    fn ask<const D: usize>(
+    /// The network's raw output, for the scaled input and its own time.
+    fn evaluate<const D: usize>(
         &self,
         network: impl FnOnce(Tensor<D>, Tensor<1>) -> Tensor<D>,
         x_t: &Tensor<D>,
@@ -179,7 +179,7 @@ impl ContinuousDiffusion {
         network(c_in * x_t.clone(), time_tensor(&batch, x_t))
     }
 
-    /// The weighted squared error of every row, `[B]`: denoising score matching in all its names.
+    /// The weighted squared error of every row, `[B]`: denoising score matching, whatever is predicted.
     pub fn loss<const D: usize>(
         &self,
         network: impl FnOnce(Tensor<D>, Tensor<1>) -> Tensor<D>,
@@ -189,7 +189,7 @@ impl ContinuousDiffusion {
         eps: &Tensor<D>,
     ) -> Tensor<1> {
         let x_t = self.q_sample(x_0, times, eps);
-        let error = self.ask(network, &x_t, times) - self.target(x_0, times, eps);
+        let error = self.evaluate(network, &x_t, times) - self.target(x_0, times, eps);
         let squared = mean_per_row(error.square());
         let weights: Vec<f64> = times.iter().map(|&t| self.weight(weighting, t)).collect();
         per_row(&weights, &squared) * squared
@@ -206,13 +206,13 @@ impl ContinuousDiffusion {
             }
             other => other.of_x_0_error(log_snr),
         };
-        // The denoiser is off by c_out times what the network is off by.
+        // The denoiser's error is c_out times the network's.
         of_x_0.map_or(1.0, |of_x_0| of_x_0 * self.preconditioning(t).c_out.powi(2))
     }
 }
 
-/// A network of continuous time as a [`Denoiser`], at noise levels on any path: what counts of a level is its ratio
-/// of sigma to alpha, and `x_t` is scaled to where the network's own path has that ratio.
+/// A network of continuous time as a [`Denoiser`], at noise levels on any path: of a level only the ratio of sigma
+/// to alpha counts, and `x_t` is scaled to the level of that ratio on the network's own path.
 #[derive(Debug)]
 pub struct ContinuousDenoiser<'a, F> {
     network: F,
@@ -238,7 +238,7 @@ where
     }
 }
 
-/// A coefficient of each row's time, shaped to broadcast against `like`.
+/// A coefficient per row's time, shaped to broadcast against `like`.
 fn rows<const D: usize>(times: &[f64], like: &Tensor<D>, coefficient: impl Fn(f64) -> f64) -> Tensor<D> {
     let values: Vec<f64> = times.iter().map(|&t| coefficient(t)).collect();
     per_row(&values, like)
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_perfect_network_gives_back_the_data_whatever_it_predicts() {
+    fn a_perfect_network_returns_the_data_whatever_it_predicts() {
         let (x_0, eps) = data();
         for diffusion in every() {
             for t in [0.05, 0.5, 0.95] {
@@ -347,19 +347,19 @@ mod tests {
         }
     }
 
-    /// The denoiser is one function of data plus noise, so it cannot matter in which coordinates it is asked.
+    /// The denoiser is one function of data plus noise, so it cannot matter in which coordinates it is evaluated.
     #[test]
-    fn levels_of_any_path_are_understood() {
+    fn levels_of_any_path_are_accepted() {
         let (x_0, eps) = data();
-        let asked = [NoiseLevel::from_alpha_bar(0.3), NoiseLevel { alpha: 1.0, sigma: 2.0 }];
+        let levels = [NoiseLevel::from_alpha_bar(0.3), NoiseLevel { alpha: 1.0, sigma: 2.0 }];
         for diffusion in every() {
-            for level in asked {
+            for level in levels {
                 let t = diffusion.path.time_of_ratio(level.ratio());
                 let network = |input: Tensor<2>, times: Tensor<1>| {
                     // Scaled to unit size for data of unit size wherever the path explodes.
                     assert!(input.abs().max().into_scalar::<f64>() < 4.0 || diffusion.prediction == Target::Edm);
-                    let told = times.into_data().iter::<f64>().next().unwrap();
-                    assert!((told - 999.0 * t).abs() < 1e-9);
+                    let time = times.into_data().iter::<f64>().next().unwrap();
+                    assert!((time - 999.0 * t).abs() < 1e-9);
                     diffusion.target(&x_0, &[t], &eps)
                 };
                 let x_t = x_0.clone() * level.alpha + eps.clone() * level.sigma;
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn invalid_values_are_named() {
         let config = |text: &str| serde_json::from_str::<ContinuousDiffusion>(text).unwrap().problems();
         assert!(config(r#"{"path":{"kind":"linear"},"prediction":"flow"}"#).is_empty());
         let keys: Vec<String> =

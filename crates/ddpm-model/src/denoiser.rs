@@ -1,4 +1,4 @@
-//! What samplers and guidance see: data in, an estimate of the clean data out.
+//! The interface of samplers and guidance: noisy data in, an estimate of the clean data out.
 
 use std::cell::RefCell;
 
@@ -15,17 +15,17 @@ pub trait Denoiser<const D: usize> {
     fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D>;
 }
 
-/// A denoiser's answer.
+/// The output of a denoiser.
 #[derive(Clone, Debug)]
 pub struct Denoised<const D: usize> {
     /// The estimate of the clean data, not clipped: clipping is the sampler's choice.
     pub x_0: Tensor<D>,
-    /// The network's say on the variance of the reverse step, where it was trained to have one.
+    /// The network's output for the variance of the reverse step, where that is learned.
     pub variance_logit: Option<Tensor<D>>,
 }
 
 impl<const D: usize> Denoised<D> {
-    /// The noise that goes with the estimate of the data.
+    /// The noise implied by the estimate of the data.
     pub fn eps(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Tensor<D> {
         eps_from_x_0(x_t.clone(), self.x_0.clone(), &[level])
     }
@@ -33,8 +33,8 @@ impl<const D: usize> Denoised<D> {
 
 /// A network of integer steps as a [`Denoiser`].
 ///
-/// `network(x_t, t)` gets the step of every row as a float, shape `[B]`, and holds its own condition.
-/// Levels between two entries of the schedule are asked for at a fractional step.
+/// `network(x_t, t)` takes the step of every row as a float, shape `[B]`, and contains its condition.
+/// Levels between two entries of the schedule are evaluated at a fractional step.
 #[derive(Debug)]
 pub struct DiscreteDenoiser<'a, F> {
     network: F,
@@ -62,7 +62,7 @@ where
 
 /// The network of a trained model as a [`Denoiser`], whatever it was trained for.
 ///
-/// `network(x_t, t)` is as for [`DiscreteDenoiser`], and for a self-conditioned one `x_t` has the estimate behind it.
+/// `network(x_t, t)` is as for [`DiscreteDenoiser`]; for a self-conditioned one the estimate is concatenated to `x_t`.
 #[derive(Debug)]
 pub struct NetworkDenoiser<'a, const D: usize, F> {
     network: F,
@@ -70,31 +70,31 @@ pub struct NetworkDenoiser<'a, const D: usize, F> {
     estimate: Estimate<D>,
 }
 
-/// What a network is told of its own estimate of the data (Chen et al. 2023, "self-conditioning").
+/// Which estimate of the data a network is conditioned on (Chen et al. 2023, "self-conditioning").
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // one a denoiser, of which there are few
+#[allow(clippy::large_enum_variant)] // one per denoiser, of which there are few
 pub enum Estimate<const D: usize> {
-    /// Nothing: it was not trained for it.
+    /// None: the network is not self-conditioned.
     Unused,
-    /// Zeros, as at the start of sampling: the answer then depends on `x_t` alone.
+    /// Zeros, as at the start of sampling: the output then depends on `x_t` alone.
     Blank,
-    /// What it said last, zeros at first.
+    /// The last estimate, zeros at first.
     Last(RefCell<Option<Tensor<D>>>),
 }
 
 impl<const D: usize> Estimate<D> {
-    /// `x` as the network takes it.
-    fn behind(&self, x: Tensor<D>) -> Tensor<D> {
+    /// The network's input for `x`.
+    fn input(&self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Unused => x,
-            Self::Blank => beside_estimate(x, None),
-            Self::Last(last) => beside_estimate(x, last.borrow().clone()),
+            Self::Blank => concat_estimate(x, None),
+            Self::Last(last) => concat_estimate(x, last.borrow().clone()),
         }
     }
 }
 
-/// The input of a self-conditioned network: `x` and the estimate, zeros without one, along the channels.
-pub fn beside_estimate<const D: usize>(x: Tensor<D>, estimate: Option<Tensor<D>>) -> Tensor<D> {
+/// The input of a self-conditioned network: `x` and the estimate (zeros for `None`), concatenated along the channels.
+pub fn concat_estimate<const D: usize>(x: Tensor<D>, estimate: Option<Tensor<D>>) -> Tensor<D> {
     let estimate = estimate.unwrap_or_else(|| x.zeros_like());
     Tensor::cat(vec![x, estimate], 1)
 }
@@ -111,7 +111,7 @@ where
     F: Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
 {
     fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D> {
-        let network = |x: Tensor<D>, t: Tensor<1>| (self.network)(self.estimate.behind(x), t);
+        let network = |x: Tensor<D>, t: Tensor<1>| (self.network)(self.estimate.input(x), t);
         let denoised = self.diffusion.denoise(network, x_t, level);
         if let Estimate::Last(last) = &self.estimate {
             last.replace(Some(denoised.x_0.clone()));
@@ -122,7 +122,7 @@ where
 
 /// Times (steps, possibly fractional) as the `[B]` tensor that networks take, on the device of `like`.
 ///
-/// At least `f32` whatever the dtype of the data: half precision cannot tell step 999 from step 1000.
+/// At least `f32` whatever the dtype of the data: in half precision steps 999 and 1000 are the same.
 pub fn time_tensor<const D: usize>(times: &[f64], like: &Tensor<D>) -> Tensor<1> {
     let dtype = match like.dtype() {
         DType::F64 => DType::F64,
@@ -142,7 +142,7 @@ mod tests {
     use burn::tensor::Device;
 
     #[test]
-    fn a_perfect_network_gives_back_the_data_whatever_it_predicts() {
+    fn a_perfect_network_returns_the_data_whatever_it_predicts() {
         let schedule = ScheduleConfig::default().init().unwrap();
         let tensor =
             |values: [[f64; 2]; 3]| Tensor::<2>::from_data(TensorData::from(values), (&Device::flex(), DType::F64));

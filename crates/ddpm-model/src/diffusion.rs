@@ -1,4 +1,4 @@
-//! What a network was trained for: a chain of steps, or a path in continuous time.
+//! The diffusion process of a model: a chain of discrete steps, or a path in continuous time.
 
 use burn::tensor::Tensor;
 
@@ -14,7 +14,7 @@ use crate::weighting::Weighting;
 /// A diffusion process with what the network predicts of it.
 #[derive(Clone, Debug)]
 pub enum Diffusion {
-    /// Steps that are counted (Ho et al. 2020).
+    /// Discrete steps (Ho et al. 2020).
     Discrete(GaussianDiffusion),
     /// A path over the times between 0 and 1.
     Continuous(ContinuousDiffusion),
@@ -60,7 +60,7 @@ impl Diffusion {
         }
     }
 
-    /// The estimate of `x_0` at one noise level, from a network that is asked once.
+    /// The estimate of `x_0` at one noise level, from one evaluation of the network.
     pub fn denoise<const D: usize>(
         &self,
         network: impl Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
@@ -73,7 +73,7 @@ impl Diffusion {
         }
     }
 
-    /// The same for rows that each have their own training time.
+    /// The estimate of `x_0` for rows that each have their own training time.
     pub fn denoise_rows<const D: usize>(
         &self,
         network: impl Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
@@ -92,7 +92,7 @@ impl Diffusion {
     }
 }
 
-/// Training times of a chain as what they are.
+/// Training times of a chain as step numbers.
 fn steps(times: &[f64]) -> Vec<usize> {
     times.iter().map(|&time| time as usize).collect()
 }

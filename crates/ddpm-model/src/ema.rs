@@ -1,4 +1,4 @@
-//! How much of the old average stays in each update of the exponential moving average of the weights.
+//! The decay of each update of the exponential moving average (EMA) of the weights.
 //!
 //! Pure functions of progress: `average <- decay * average + (1 - decay) * weights`.
 
@@ -17,7 +17,7 @@ pub struct EmaError {
     pub expected: &'static str,
 }
 
-/// The rule by which the decay follows from progress.
+/// The rule for the decay as a function of progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmaKind {
@@ -46,7 +46,7 @@ pub struct EmaConfig {
     pub decay: f64,
     /// Lower limit of the decay once it is no longer 0 (warm-up, ratio).
     pub min_decay: f64,
-    /// Updates during which the average just follows the weights (warm-up, ratio).
+    /// Updates during which the average is a copy of the weights (warm-up, ratio).
     pub update_after: usize,
     /// Steps over which the warm-up stretches (warm-up).
     pub inv_gamma: f64,
@@ -58,19 +58,19 @@ pub struct EmaConfig {
     pub ramp_up: f64,
     /// Standard deviation of the profile as a share of the images seen (power).
     pub sigma_rel: f64,
-    /// Averages that are kept besides, whatever the kind, so that one of any width can be made after training.
+    /// Averages stored in addition, whatever the kind, from which one of any width is reconstructed after training.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub post_hoc: Option<PostHocConfig>,
 }
 
-/// `[ema.post_hoc]`: averages by the power rule beside the one that samples are drawn from, stored now and then. See
+/// `[ema.post_hoc]`: averages by the power rule in addition to the one used for sampling, stored at intervals. See
 /// [`crate::posthoc`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PostHocConfig {
     /// Their widths: standard deviations as a share of the images seen.
     pub widths: Vec<f64>,
-    /// Steps between two times at which all of them are stored; once more at the end.
+    /// Steps between two times at which all of them are stored; they are stored at the end too.
     pub every: u64,
 }
 
@@ -103,7 +103,7 @@ impl PostHocConfig {
     }
 }
 
-/// What a width has to be. The even average has 0.2887, and beyond it there is none.
+/// The valid widths. The uniform average has 0.2887, and no profile is wider.
 const WIDTH: &str = "more than 0 and at most 0.28";
 
 /// Whether there is a profile of this width.
@@ -189,7 +189,7 @@ pub fn ratio_decay(s: f64) -> f64 {
     (1.0 + s) / (10.0 + s)
 }
 
-/// `0.5^(batch / half-life)`, with the half-life held to `ramp_up` times the images seen (Karras et al. 2022).
+/// `0.5^(batch / half-life)`, with the half-life limited to `ramp_up` times the images seen (Karras et al. 2022).
 pub fn half_life_decay(batch: usize, images_seen: u64, half_life_images: f64, ramp_up: Option<f64>) -> f64 {
     let limit = ramp_up.map_or(f64::INFINITY, |share| share * images_seen as f64);
     // The floor makes the very first update copy the weights instead of dividing by zero.
@@ -209,12 +209,12 @@ pub fn sigma_rel_of(gamma: f64) -> f64 {
     ((gamma + 1.0) / ((gamma + 2.0).powi(2) * (gamma + 3.0))).sqrt()
 }
 
-/// The exponent of the power law with this standard deviation, [`sigma_rel_of`] backwards.
+/// The exponent of the power law with this standard deviation, the inverse of [`sigma_rel_of`].
 ///
-/// Widths go up to 0.288, that of the even average; [`EmaConfig::problems`] keeps a little below.
+/// Widths go up to 0.288, that of the uniform average; [`EmaConfig::problems`] keeps a little below.
 pub fn gamma_of(sigma_rel: f64) -> f64 {
     let q = sigma_rel.powi(-2);
-    // The largest root of g^3 + 7 g^2 + (16 - q) g + 12 - q by Newton's method. It lies below sqrt(q), where
+    // The largest root of g^3 + 7 g^2 + (16 - q) g + 12 - q by Newton's method. It is below sqrt(q), where
     // the cubic is positive and bends upwards, so the steps lead down to it and never past it.
     let mut gamma = 1.0 / sigma_rel;
     loop {

@@ -1,4 +1,4 @@
-//! What a network is told besides `x_t`: the time as sinusoids, the class as a row of a table.
+//! Embeddings of what a network takes besides `x_t`: the time as sinusoids, the class as a row of a table.
 
 use burn::nn::Embedding;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -25,7 +25,7 @@ pub enum SinusoidOrder {
 pub struct SinusoidConfig {
     /// Which half comes first.
     pub order: SinusoidOrder,
-    /// What is taken off the number of frequencies in the exponent's denominator: 1 makes the lowest
+    /// What is subtracted from the number of frequencies in the exponent's denominator: 1 makes the lowest
     /// frequency exactly 1/10000 (Ho et al.), 0 leaves it just above (Nichol & Dhariwal).
     pub frequency_shift: usize,
 }
@@ -41,7 +41,7 @@ impl SinusoidConfig {
         Self { order: SinusoidOrder::CosSin, frequency_shift: 0 }
     }
 
-    /// What keeps an embedding of `width` values from existing, in words.
+    /// Why there is no embedding of `width` values, if so.
     pub(crate) fn problem(&self, width: usize) -> Option<String> {
         if !width.is_multiple_of(2) {
             return Some(format!("{width} is odd: half of the values are sines, half cosines"));
@@ -92,7 +92,7 @@ impl Default for SinusoidConfig {
     }
 }
 
-/// The rows of a class table that a condition picks, shape `[B, width]`.
+/// The rows of a class table that a condition selects, shape `[B, width]`.
 ///
 /// No condition is the null class. `None` comes back only for a network without one, which callers rule out.
 pub(crate) fn class_features(

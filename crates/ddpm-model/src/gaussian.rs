@@ -2,7 +2,7 @@
 //!
 //! Equation numbers are those of Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models".
 //! Everything works on tensors of any rank with the batch first and the channels (or coordinates) second.
-//! `t` holds one step a row, counted from 0, so that the paper's `x_1` is `t = 0` and its `x_0` is the data.
+//! `t` has one step per row, counted from 0, so that the paper's `x_1` is `t = 0` and its `x_0` is the data.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::variance::{
     Variance, fixed_large_variance, fixed_small_log_variance, fixed_small_variance, learned_log_variance,
 };
 
-/// What is done to a predicted `x_0` before it is used.
+/// Clipping of a predicted `x_0` before it is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Clip {
@@ -47,12 +47,12 @@ pub struct Moments<const D: usize> {
     pub log_variance: Tensor<D>,
 }
 
-/// The reverse step `p(x_{t-1} | x_t)` and the estimate of the data behind it.
+/// The reverse step `p(x_{t-1} | x_t)` and the estimate of the data that it is computed from.
 #[derive(Clone, Debug)]
 pub struct ReverseStep<const D: usize> {
     /// The distribution of `x_{t-1}`.
     pub moments: Moments<D>,
-    /// The estimate of the data, clipped as asked for.
+    /// The estimate of the data, after clipping.
     pub x_0: Tensor<D>,
 }
 
@@ -65,7 +65,7 @@ pub struct GaussianDiffusion {
     pub prediction: Prediction,
     /// Where the variance of reverse steps comes from.
     pub variance: Variance,
-    /// Whether the network is told its step as if there were a thousand of them (Nichol & Dhariwal 2021).
+    /// Whether the step is rescaled to a chain of a thousand steps for the network (Nichol & Dhariwal 2021).
     pub rescaled_times: bool,
 }
 
@@ -75,7 +75,7 @@ impl GaussianDiffusion {
         Self { schedule, prediction, variance, rescaled_times: false }
     }
 
-    /// What the network is told of these steps, which may lie between two of the schedule.
+    /// The network's time input at these steps, which may be fractional.
     pub fn network_times(&self, steps: &[f64]) -> Vec<f64> {
         let scale = if self.rescaled_times { 1000.0 / self.schedule.len() as f64 } else { 1.0 };
         steps.iter().map(|step| step * scale).collect()
@@ -128,14 +128,14 @@ impl GaussianDiffusion {
 
     /// Eq. 11, the mean of a reverse step: `1 / sqrt(1 - beta_t) (x_t - beta_t / sigma eps)`.
     ///
-    /// The same as eq. 7 of the `x_0` that goes with `eps`, and more accurate where alpha is small.
+    /// The same as eq. 7 of the `x_0` implied by `eps`, and more accurate where alpha is small.
     pub fn mean_from_eps<const D: usize>(&self, x_t: Tensor<D>, eps: Tensor<D>, t: &[usize]) -> Tensor<D> {
         let scale = self.rows(t, &x_t, |t| (1.0 - self.schedule.betas[t]).sqrt());
         let share = self.rows(t, &x_t, |t| self.schedule.betas[t] / self.schedule.level(t).sigma);
         (x_t - share * eps) / scale
     }
 
-    /// What the network should have said for these data, this noise and these steps.
+    /// The target of the network's output for these data, this noise and these steps.
     pub fn target<const D: usize>(&self, x_0: &Tensor<D>, x_t: &Tensor<D>, eps: &Tensor<D>, t: &[usize]) -> Tensor<D> {
         match self.prediction {
             Prediction::Eps => eps.clone(),
@@ -162,7 +162,7 @@ impl GaussianDiffusion {
         mean_per_row((target - prediction).square())
     }
 
-    /// The data that go with a prediction (the first half of the network's output).
+    /// The estimate of `x_0` from a prediction (the first half of the network's output).
     pub fn x_0_from_prediction<const D: usize>(&self, prediction: Tensor<D>, x_t: Tensor<D>, t: &[usize]) -> Tensor<D> {
         match self.prediction {
             Prediction::Eps => x_0_from_eps(x_t, prediction, &self.levels(t)),
@@ -196,7 +196,7 @@ impl GaussianDiffusion {
         let (variance, log_variance) = self.p_variance(variance_logit, &x_t, t);
         let x_0 = clip.apply(self.x_0_from_prediction(prediction.clone(), x_t.clone(), t));
         let mean = match self.prediction {
-            // Taken at its word: recomputing it from x_0 would divide by a coefficient and multiply it back.
+            // Used as it is: recomputing it from x_0 would divide by a coefficient and multiply it back.
             Prediction::PosteriorMean => prediction,
             Prediction::Eps | Prediction::X0 | Prediction::V => self.posterior_mean(x_0.clone(), x_t, t),
         };
@@ -205,7 +205,7 @@ impl GaussianDiffusion {
 
     /// The variance of a reverse step and its logarithm, shaped to broadcast against `like`.
     ///
-    /// Learned variance without a logit (a denoiser that has none to give) is taken as fixed-large.
+    /// Learned variance without a logit (from a denoiser that has none) is treated as fixed-large.
     pub fn p_variance<const D: usize>(
         &self,
         variance_logit: Option<Tensor<D>>,
@@ -229,9 +229,9 @@ impl GaussianDiffusion {
         }
     }
 
-    /// What a network's output says about the data at one noise level that all rows share.
+    /// The estimate of the data from a network's output at one noise level that all rows share.
     ///
-    /// The posterior mean is a matter between two steps: at a level between steps the nearest step is taken.
+    /// The posterior mean is defined between two steps: at a level between steps the nearest step is used.
     pub fn denoised<const D: usize>(&self, output: Tensor<D>, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D> {
         let (prediction, variance_logit) = self.split_output(output);
         let x_t = x_t.clone();
@@ -259,7 +259,7 @@ impl GaussianDiffusion {
         )
     }
 
-    /// A coefficient of each row's step, shaped to broadcast against `like`.
+    /// A coefficient per row's step, shaped to broadcast against `like`.
     fn rows<const D: usize>(&self, t: &[usize], like: &Tensor<D>, coefficient: impl Fn(usize) -> f64) -> Tensor<D> {
         let values: Vec<f64> = t.iter().map(|&t| coefficient(t)).collect();
         per_row(&values, like)
@@ -334,7 +334,7 @@ mod tests {
             let q = d.q_mean_variance(x_0.clone(), &t);
             assert_near(x_t.clone(), q.mean);
             assert!((variance - values(q.variance)[0]).abs() < 1e-12);
-            // The reparameterised draw has these moments: no noise gives the mean, noise alone the deviation.
+            // The reparameterized draw has these moments: zero noise yields the mean, noise alone the deviation.
             assert_near(d.q_sample(x_0.clone(), &t, none.clone()), x_t.clone());
             let deviation = values(d.q_sample(none.clone(), &t, none.ones_like()))[0];
             assert!((deviation * deviation - variance).abs() < 1e-12);
@@ -385,7 +385,7 @@ mod tests {
             assert_eq!(values(flat.moments.mean), values(step.moments.mean.clone()));
             assert_eq!(values(flat.moments.log_variance), values(step.moments.log_variance));
 
-            // A row alone is what it is in a batch.
+            // A row alone has the values it has in a batch.
             let row = |x: &Tensor<4>| x.clone().narrow(0, 1, 1);
             let alone = d.p_mean_variance(row(&deep(&output, 4)), row(&deep_x_t), &t[1..], Clip::Unit);
             assert_eq!(values(alone.moments.mean), values(row(&step.moments.mean)));

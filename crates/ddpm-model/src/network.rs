@@ -1,4 +1,4 @@
-//! The networks behind one name.
+//! All networks as one enum, and their configs as one.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -10,7 +10,7 @@ use crate::pass::Pass;
 use crate::point_mlp::{PointMlp, PointMlpConfig};
 use crate::unet::{UNet, UNetConfig};
 
-/// Which network, and how it is built.
+/// The config of a network, tagged by its `kind`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum NetworkConfig {
@@ -42,7 +42,7 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// What keeps a network from being built or run.
+/// Why a network cannot be built or run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
     /// The config contradicts itself or the data.
@@ -66,8 +66,8 @@ fn list(problems: &[Problem]) -> String {
 }
 
 impl NetworkConfig {
-    /// Fills in what was left to the data: channels or coordinates that come in, size, and predicted channels. What the
-    /// config states stays, and [`validate`](Self::validate) tells whether it fits.
+    /// Fills in the sizes that the config leaves open (0) from the shape of the data and `out_channels`. Stated values
+    /// stay; [`validate`](Self::validate) checks them.
     pub fn with_io(mut self, data_shape: &[usize], out_channels: usize) -> Self {
         let fill = |value: &mut usize, with: usize| {
             if *value == 0 {
@@ -84,7 +84,7 @@ impl NetworkConfig {
                 fill(&mut config.in_dims, dims);
                 fill(&mut config.out_dims, out_channels);
             }
-            // A network for another kind of data: `validate` says so.
+            // A network for another kind of data: `validate` reports it.
             _ => {}
         }
         self
@@ -161,14 +161,14 @@ impl NetworkConfig {
         }
     }
 
-    /// An estimate of what training takes in f32 with Adam and one EMA.
+    /// An estimate of the memory of training in f32 with Adam and one EMA.
     pub fn memory_estimate(&self, num_params: usize, data_shape: &[usize], batch_size: usize) -> MemoryEstimate {
         let kept = match (self, data_shape) {
             (Self::UNet(config), &[_, height, width]) => config.kept_values(height, width),
             (Self::UNet(config), _) => config.kept_values(config.sample_size, config.sample_size),
             (Self::PointMlp(config), _) => config.kept_values(),
         };
-        // Sizes that no machine has are for their reader to see.
+        // Saturated, so that absurd sizes are reported and do not overflow.
         let bytes = |values: usize| (values as u64).saturating_mul(size_of::<f32>() as u64);
         MemoryEstimate {
             parameters: bytes(num_params),
@@ -191,7 +191,7 @@ pub struct MemoryEstimate {
     pub optimizer: u64,
     /// One averaged copy.
     pub ema: u64,
-    /// What a step keeps for the way back.
+    /// Activations kept for the backward pass.
     pub activations: u64,
 }
 
@@ -206,7 +206,7 @@ impl MemoryEstimate {
 
 /// A network: noisy data, times and condition to a prediction.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)] // One network a process: a box would only be in the way of Burn's derive.
+#[allow(clippy::large_enum_variant)] // One network per process: a box would only be in the way of Burn's derive.
 pub enum Network {
     /// A U-Net for images.
     UNet(UNet),
@@ -266,7 +266,7 @@ impl Network {
         }
     }
 
-    /// What it computes in.
+    /// The precision it computes in.
     pub fn precision(&self) -> Precision {
         match self {
             Self::UNet(network) => network.precision,
@@ -350,9 +350,9 @@ mod tests {
     fn inputs_are_checked_by_name() {
         let network = unet().with_io(&[1, 8, 8], 1).init(&Device::default());
         assert_eq!(network.check_input(&[5, 1, 6, 10]), Ok(()));
-        for (shape, word) in [(vec![5, 1, 7, 8], "7x8"), (vec![5, 3, 8, 8], "1 channels in"), (vec![5, 2], "height")] {
+        for (shape, part) in [(vec![5, 1, 7, 8], "7x8"), (vec![5, 3, 8, 8], "1 channels in"), (vec![5, 2], "height")] {
             let error = network.check_input(&shape).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
+            assert!(error.contains(part), "{error}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The pivot of the whole project: how much data and how much noise there is in `x_t`.
+//! Noise levels: how much data and how much noise there is in `x_t`. The common coordinate of all parts of the project.
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -21,13 +21,13 @@ impl NoiseLevel {
         Self { alpha: alpha_bar.sqrt(), sigma: (1.0 - alpha_bar).sqrt() }
     }
 
-    /// The variance-preserving level at which sigma over alpha is this.
+    /// The variance-preserving level with this ratio of sigma to alpha.
     pub fn from_ratio(ratio: f64) -> Self {
         let alpha = 1.0 / (1.0 + ratio * ratio).sqrt();
         Self { alpha, sigma: ratio * alpha }
     }
 
-    /// Sigma over alpha: the deviation of the noise beside data of their own size, infinite where they are gone.
+    /// Sigma over alpha: the standard deviation of the noise relative to unscaled data, infinite where alpha is 0.
     pub fn ratio(self) -> f64 {
         self.sigma / self.alpha
     }
@@ -40,10 +40,10 @@ impl NoiseLevel {
 
 /// The noise levels that a network was trained on.
 ///
-/// Samplers walk in variance-preserving coordinates, in which x keeps its size, whatever path was trained: a level is
-/// given by its ratio alone.
+/// Samplers integrate in variance-preserving coordinates, in which x keeps its size, whatever path was trained: a level
+/// is given by its ratio alone.
 pub trait NoiseRange {
-    /// The schedule whose steps they are, where they can be counted.
+    /// The schedule, where the levels are those of discrete steps.
     fn schedule(&self) -> Option<&Schedule>;
 
     /// The variance-preserving level at a share of the way in time, from the cleanest (0) to the noisiest (1).
@@ -52,7 +52,7 @@ pub trait NoiseRange {
 
 /// Host numbers as a tensor `[B, 1, ..]` that broadcasts against `like`, in its dtype and on its device.
 ///
-/// One value serves the whole batch; otherwise there is one value a row. Burn promotes no dtype, so this
+/// One value serves the whole batch; otherwise there is one value per row. Burn promotes no dtype, so this
 /// is the one place where a coefficient leaves `f64`.
 pub fn per_row<const D: usize>(values: &[f64], like: &Tensor<D>) -> Tensor<D> {
     debug_assert!(

@@ -1,5 +1,5 @@
-//! What goes along with one pass through a network: the precision of its products, and perhaps a look at every layer.
-//! Where nobody looks it costs nothing.
+//! The context of one forward pass: the precision of its products, and optionally a trace of every layer.
+//! Without a trace it costs nothing.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::fmt;
 use burn::tensor::Tensor;
 use ddpm_kernels::Precision;
 
-/// What can be said of the numbers of a tensor.
+/// Statistics of the values of a tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Values {
     /// How many there are.
@@ -25,7 +25,7 @@ pub struct Values {
 }
 
 impl Values {
-    /// Reads a tensor.
+    /// The statistics of a tensor.
     pub fn of<const D: usize>(tensor: &Tensor<D>) -> Self {
         let mut values = Self::default();
         let (mut lowest, mut highest, mut squares) = (f64::INFINITY, f64::NEG_INFINITY, 0.0);
@@ -68,40 +68,40 @@ impl fmt::Display for Values {
     }
 }
 
-/// A layer, or what joins layers, in one forward pass.
+/// A layer, or an operation that joins layers, in one forward pass.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LayerSeen {
-    /// Where it is: the path of its parameters, without their own names.
+pub struct TracedLayer {
+    /// The path of its parameters, without their own names.
     pub path: String,
-    /// What went in, where that is one tensor.
+    /// The input, where that is one tensor.
     pub input: Option<Values>,
-    /// What came out.
+    /// The output.
     pub output: Values,
 }
 
-/// All that passes have shown, in the order of the layers.
+/// Everything traced, in the order of the layers.
 #[derive(Debug, Default)]
-pub struct Trace(RefCell<Vec<LayerSeen>>);
+pub struct Trace(RefCell<Vec<TracedLayer>>);
 
 impl Trace {
     /// A pass that writes into this trace.
     pub fn pass(&self) -> Pass<'_> {
-        Pass { seen: Some(&self.0), ..Pass::default() }
+        Pass { trace: Some(&self.0), ..Pass::default() }
     }
 
-    /// What was seen.
-    pub fn into_layers(self) -> Vec<LayerSeen> {
+    /// The traced layers.
+    pub fn into_layers(self) -> Vec<TracedLayer> {
         self.0.into_inner()
     }
 }
 
-/// Goes along with a forward pass.
+/// The context of a forward pass.
 #[derive(Clone, Debug, Default)]
 pub struct Pass<'a> {
-    /// What the layers compute in: the network says it.
+    /// The precision of the layers, set by the network.
     pub(crate) precision: Precision,
     path: String,
-    seen: Option<&'a RefCell<Vec<LayerSeen>>>,
+    trace: Option<&'a RefCell<Vec<TracedLayer>>>,
 }
 
 impl Pass<'_> {
@@ -112,8 +112,8 @@ impl Pass<'_> {
 
     /// The same pass inside a part of the network: `pass.inside(format_args!("resnets.{i}"))`.
     pub(crate) fn inside(&self, name: fmt::Arguments<'_>) -> Self {
-        let path = if self.seen.is_some() { self.path_of(name) } else { String::new() };
-        Self { precision: self.precision, path, seen: self.seen }
+        let path = if self.trace.is_some() { self.path_of(name) } else { String::new() };
+        Self { precision: self.precision, path, trace: self.trace }
     }
 
     /// Runs a layer.
@@ -123,19 +123,19 @@ impl Pass<'_> {
         x: Tensor<A>,
         forward: impl FnOnce(Tensor<A>) -> Tensor<B>,
     ) -> Tensor<B> {
-        let Some(seen) = self.seen else { return forward(x) };
+        let Some(trace) = self.trace else { return forward(x) };
         let input = Some(Values::of(&x));
         let y = forward(x);
         let path = self.path_of(format_args!("{name}"));
-        seen.borrow_mut().push(LayerSeen { path, input, output: Values::of(&y) });
+        trace.borrow_mut().push(TracedLayer { path, input, output: Values::of(&y) });
         y
     }
 
-    /// Passes on what was made of more than one tensor.
+    /// Traces the result of an operation on more than one tensor, and returns it.
     pub(crate) fn joined<const D: usize>(&self, name: &str, y: Tensor<D>) -> Tensor<D> {
-        if let Some(seen) = self.seen {
+        if let Some(trace) = self.trace {
             let path = self.path_of(format_args!("{name}"));
-            seen.borrow_mut().push(LayerSeen { path, input: None, output: Values::of(&y) });
+            trace.borrow_mut().push(TracedLayer { path, input: None, output: Values::of(&y) });
         }
         y
     }

@@ -1,7 +1,7 @@
 //! Noise in continuous time: paths from data to noise, each the marginals of a linear SDE.
 //!
-//! A path is two functions of the time `t`, from 0 to 1: `x_t = alpha(t) x_0 + sigma(t) eps`. They say all there is
-//! to say about its SDE `dx = f(t) x dt + g(t) dw` as well, because the moments of that SDE force
+//! A path is two functions of the time `t`, from 0 to 1: `x_t = alpha(t) x_0 + sigma(t) eps`. They determine
+//! its SDE `dx = f(t) x dt + g(t) dw` too, because the moments of that SDE force
 //! `f = alpha' / alpha` and `g^2 = 2 sigma sigma' - 2 f sigma^2`.
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::schedule::Schedule;
 
 /// The sigma over alpha below which noise is left out: an eighth of what rounding to 8 bits does to an image.
 const CLEANEST: f64 = 1e-3;
-/// The sigma over alpha above which nothing of the data can be seen any more.
+/// The sigma over alpha above which nothing of the data is left.
 const NOISIEST: f64 = 1e3;
 
 /// A path from data to noise.
@@ -38,7 +38,7 @@ pub enum Path {
         beta_max: f64,
     },
     /// Variance-exploding: the data stay, and noise grows geometrically around them (Song et al. 2021 (9)). Also the
-    /// path of NCSN and of EDM, which only draw their times otherwise.
+    /// path of NCSN and of EDM, which differ in the distribution of their times only.
     Ve {
         /// Deviation of the noise at time 0.
         #[serde(default = "default_sigma_min")]
@@ -48,7 +48,7 @@ pub enum Path {
         sigma_max: f64,
     },
     /// The straight line `(1 - t) x_0 + t eps` (Lipman et al. 2023; Liu et al. 2023, "rectified flow").
-    // Braces, because serde does not look for unknown keys beside a bare name.
+    // Braces, because serde does not check for unknown keys next to a bare name.
     Linear {},
 }
 
@@ -79,7 +79,7 @@ impl Path {
         }
     }
 
-    /// What is wrong with the numbers, each with its key.
+    /// The invalid numbers, each with its key and the reason.
     pub fn problems(self) -> Vec<(&'static str, String)> {
         let fault = |key, found: f64, expected: String| (key, format!("is {found}, expected {expected}"));
         let mut faults = Vec::new();
@@ -133,7 +133,7 @@ impl Path {
         }
     }
 
-    /// How fast alpha and sigma change with the time.
+    /// The derivatives of alpha and sigma with respect to time.
     pub fn rates(self, t: f64) -> NoiseLevel {
         let NoiseLevel { alpha, sigma } = self.level(t);
         match self {
@@ -150,7 +150,7 @@ impl Path {
         }
     }
 
-    /// The time at which sigma over alpha is this. Beyond the ends of the path it goes on as its formula does.
+    /// The time with this ratio of sigma to alpha. Beyond the ends of the path its formula is extrapolated.
     pub fn time_of_ratio(self, ratio: f64) -> f64 {
         match self {
             // sigma^2 / alpha^2 = e^B - 1
@@ -164,7 +164,7 @@ impl Path {
         }
     }
 
-    /// `f` and `g^2` of the SDE `dx = f x dt + g dw` whose marginals the path gives.
+    /// `f` and `g^2` of the SDE `dx = f x dt + g dw` that has the marginals of the path.
     pub fn drift_and_diffusion(self, t: f64) -> (f64, f64) {
         let (level, rates) = (self.level(t), self.rates(t));
         let f = rates.alpha / level.alpha;

@@ -1,4 +1,4 @@
-//! A network for points: dense layers whose outputs the time scales.
+//! A network for points: dense layers whose outputs are scaled by a function of the time.
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
@@ -15,15 +15,15 @@ use crate::pass::Pass;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PointMlpConfig {
-    /// Coordinates of a point; 0: as the data have.
+    /// Coordinates of a point; 0: those of the data.
     pub in_dims: usize,
     /// Numbers that are predicted, twice the coordinates where the variance is learned; 0: as needed.
     pub out_dims: usize,
     /// Widths of the layers between first and last.
     pub hidden: Vec<usize>,
-    /// Values that the time becomes.
+    /// Width of the time embedding.
     pub embedding_width: usize,
-    /// The sinusoids of these values.
+    /// The sinusoids of the time embedding.
     pub embedding: SinusoidConfig,
     /// Classes of the condition; 0: unconditional.
     pub classes: usize,
@@ -37,7 +37,7 @@ impl PointMlpConfig {
         (self.classes > 0 && self.null_class).then_some(self.classes)
     }
 
-    /// Everything that keeps this network from being built for data of this shape.
+    /// All reasons why this network cannot be built for data of this shape.
     pub fn problems(&self, data_shape: &[usize]) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut report = |key: &str, message: String| problems.push(Problem::new(key, message));
@@ -54,7 +54,7 @@ impl PointMlpConfig {
         };
         if ![dims, 2 * dims].contains(&self.in_dims) {
             let message = format!(
-                "is {}; expected {dims} as the data have, or {} where it is shown its own estimate",
+                "is {}; expected {dims} as the data have, or {} with self-conditioning",
                 self.in_dims,
                 2 * dims
             );
@@ -139,7 +139,7 @@ impl PointMlp {
                 time = pass.joined("class_embedding", time + class);
             }
         } else {
-            debug_assert!(matches!(condition, Condition::None), "this network knows no classes");
+            debug_assert!(matches!(condition, Condition::None), "this network is not class-conditional");
         }
 
         let time = pass.precision.carried(time);
@@ -152,7 +152,7 @@ impl PointMlp {
     }
 }
 
-/// A dense layer, multiplied by what a small network makes of the time.
+/// A dense layer whose output is multiplied by a small network of the time.
 #[derive(Module, Debug)]
 struct TimeLinear {
     fc: Linear,
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_are_told_at_once() {
+    fn all_problems_are_reported_at_once() {
         let config = PointMlpConfig { hidden: vec![0], embedding_width: 3, out_dims: 5, ..config() };
         let keys: Vec<String> = config.problems(&[3]).into_iter().map(|problem| problem.key).collect();
         assert_eq!(keys, ["hidden", "embedding_width", "in_dims", "out_dims"]);

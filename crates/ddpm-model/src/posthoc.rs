@@ -1,12 +1,12 @@
-//! Averages of any width, after training, from the averages that were stored (Karras et al. 2024, EDM2).
+//! Post-hoc EMA: averages of any width, reconstructed after training from stored ones (Karras et al. 2024, EDM2).
 //!
-//! An average by the power rule weighs the weights of time `s` by its profile
+//! An average by the power rule weights the parameters of time `s` by its profile
 //! `p(s) = (gamma + 1) s^gamma / t^(gamma + 1)` for `s` from 0 to its own time `t`. The wanted profile is
 //! replaced by the combination of the stored ones that is nearest in the mean square.
 
 use thiserror::Error;
 
-/// Why no average can be reconstructed.
+/// Why an average cannot be reconstructed.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum PosthocError {
     /// There is nothing to combine.
@@ -20,7 +20,7 @@ pub enum PosthocError {
         /// Its exponent.
         gamma: f64,
     },
-    /// Two stored averages are the same, or as good as.
+    /// Two stored averages are (nearly) the same.
     #[error("stored average {index} is a combination of those before it, expected different times or widths")]
     Dependent {
         /// Which one, from 0.
@@ -28,10 +28,10 @@ pub enum PosthocError {
     },
 }
 
-/// What an average by the power rule is made of.
+/// The profile of an average by the power rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Profile {
-    /// When it ends: images (or steps) seen.
+    /// Its end: images (or steps) seen.
     pub time: f64,
     /// Its exponent; see [`crate::ema::gamma_of`].
     pub gamma: f64,
@@ -55,7 +55,7 @@ impl Profile {
     }
 }
 
-/// What each stored average counts in the one that is nearest to `wanted`. They add up to 1.
+/// The coefficients of the combination of stored averages that is nearest to `wanted`. They add up to 1.
 pub fn coefficients(stored: &[Profile], wanted: Profile) -> Result<Vec<f64>, PosthocError> {
     if stored.is_empty() {
         return Err(PosthocError::Empty);

@@ -1,7 +1,7 @@
 //! What the network predicts, and how each prediction turns into the others.
 //!
-//! Every conversion takes the noise levels of the batch: one a row, or a single one for all rows.
-//! Conversions are separate functions and nothing is computed unasked, because eps -> x_0 divides by
+//! Every conversion takes the noise levels of the batch: one per row, or a single one for all rows.
+//! Conversions are separate functions and none is computed unless needed, because eps -> x_0 divides by
 //! alpha (which vanishes at the noisy end) and x_0 -> eps divides by sigma (which vanishes at the other).
 
 use burn::tensor::Tensor;

@@ -1,17 +1,17 @@
-//! Time steps drawn by importance (Nichol & Dhariwal 2021, section 3.3 and eq. 18).
+//! Importance sampling of time steps (Nichol & Dhariwal 2021, section 3.3 and eq. 18).
 //!
 //! `p_t ~ sqrt(E[L_t^2])`, the expectation taken over the last losses of each step; losses are then divided
-//! by `T p_t`, so that their mean stays that of steps drawn evenly. Until every step has a full history the
-//! steps are drawn evenly.
+//! by `T p_t`, so that their mean stays that of uniform steps. Until every step has a full history the
+//! steps are drawn uniformly.
 
 use serde::{Deserialize, Serialize};
 
 /// The constants of the rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossSecondMoment {
-    /// Losses that are remembered of each step.
+    /// Losses kept per step.
     pub history_per_step: usize,
-    /// Share of the draws that stays even, so that no step is forgotten.
+    /// Share of the draws that stays uniform, so that every step is drawn now and then.
     pub uniform_share: f64,
 }
 
@@ -49,7 +49,7 @@ impl From<LossHistory> for Vec<Vec<f32>> {
 }
 
 impl LossSecondMoment {
-    /// Remembers the losses of a batch, row by row; the oldest of each step make room.
+    /// Records the losses of a batch, row by row; the oldest of each step are dropped.
     pub fn record(&self, history: &mut LossHistory, t: &[usize], losses: &[f64]) {
         debug_assert_eq!(t.len(), losses.len());
         for (&t, &loss) in t.iter().zip(losses) {
@@ -75,13 +75,13 @@ impl LossSecondMoment {
         let mean_square = |losses: &Vec<f64>| losses.iter().map(|loss| loss * loss).sum::<f64>() / losses.len() as f64;
         let roots: Vec<f64> = history.0.iter().map(|of_step| mean_square(of_step).sqrt()).collect();
         let total: f64 = roots.iter().sum();
-        // Losses that are all 0 say nothing.
+        // All losses are 0.
         let share = |root: f64| if total > 0.0 { root / total } else { even };
         roots.into_iter().map(|root| share(root) * (1.0 - self.uniform_share) + self.uniform_share * even).collect()
     }
 }
 
-/// The step that a number from 0 to 1 falls on when the steps lie side by side, each as wide as its probability.
+/// The step at this quantile, from 0 to 1, of the distribution with these probabilities.
 pub fn step_at(probabilities: &[f64], uniform: f64) -> usize {
     let mut right_edge = 0.0;
     let found = probabilities.iter().position(|probability| {
@@ -92,7 +92,7 @@ pub fn step_at(probabilities: &[f64], uniform: f64) -> usize {
     found.unwrap_or(probabilities.len() - 1)
 }
 
-/// `1 / (T p_t)`, the weight that undoes the choice of step `t`.
+/// `1 / (T p_t)`, the importance weight of step `t`.
 pub fn importance_weight(probabilities: &[f64], t: usize) -> f64 {
     1.0 / (probabilities.len() as f64 * probabilities[t])
 }

@@ -9,13 +9,13 @@ use thiserror::Error;
 
 use crate::noise_level::{NoiseLevel, NoiseRange};
 
-/// Above this alpha-bar at the last step, samples that start from pure noise start in the wrong place.
+/// Above this alpha-bar at the last step, sampling from pure noise starts from the wrong distribution.
 const LARGEST_FINAL_ALPHA_BAR: f64 = 0.01;
 
 /// What is wrong with a schedule.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum ScheduleError {
-    /// There is not a single step.
+    /// There are no steps.
     #[error("a schedule needs at least one step")]
     Empty,
     /// A beta is outside the open interval from 0 to 1.
@@ -26,7 +26,7 @@ pub enum ScheduleError {
         /// Its beta.
         beta: f64,
     },
-    /// Alpha-bar stands still or reaches 0, so that steps cannot be told apart.
+    /// Alpha-bar does not decrease or reaches 0, so that steps have no distinct noise levels.
     #[error("alpha-bar of step {step} is {alpha_bar:e} after {previous:e}, expected it to fall but stay above 0")]
     AlphaBar {
         /// The step, from 0.
@@ -125,7 +125,7 @@ pub enum ScheduleConfig {
     },
     /// Betas one by one.
     Explicit {
-        /// One beta a step.
+        /// One beta per step.
         betas: Vec<f64>,
     },
 }
@@ -171,7 +171,7 @@ impl ScheduleConfig {
         }
     }
 
-    /// Says what is wrong, if anything is.
+    /// Checks the schedule.
     pub fn validate(&self) -> Result<(), ScheduleError> {
         self.init().map(|_| ())
     }
@@ -227,7 +227,7 @@ fn cosine_betas(steps: usize, s: f64, max_beta: f64) -> Vec<f64> {
         .collect()
 }
 
-/// The tables of a schedule, one entry a step.
+/// The tables of a schedule, one entry per step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     /// Variance that a step adds.
@@ -247,7 +247,7 @@ pub struct Schedule {
 impl Schedule {
     /// Computes the tables from the betas.
     pub fn from_betas(betas: Vec<f64>) -> Result<Self, ScheduleError> {
-        // A step may remove all signal only by `with_zero_terminal_snr`, never by a slip.
+        // A step may remove all signal only by `with_zero_terminal_snr`, never by accident.
         if let Some(step) = betas.iter().position(|&beta| beta >= 1.0) {
             return Err(ScheduleError::Beta { step, beta: betas[step] });
         }
@@ -329,7 +329,7 @@ impl Schedule {
         (0..self.len()).map(|t| self.level(t)).collect()
     }
 
-    /// The step whose noise level this is: [`Schedule::level`] backwards.
+    /// The step with this noise level: the inverse of [`Schedule::level`].
     ///
     /// Between two steps it is interpolated over the log-SNR, outside of the table it is the nearest end.
     pub fn time_of(&self, level: NoiseLevel) -> f64 {
@@ -356,7 +356,7 @@ impl Schedule {
         low as f64 + (at(low) - log_snr) / (at(low) - at(high))
     }
 
-    /// A word of warning when the last step is not noise enough.
+    /// A warning if the last step is not noisy enough.
     pub fn warning(&self) -> Option<String> {
         let last = self.alphas_bar[self.len() - 1];
         (last > LARGEST_FINAL_ALPHA_BAR).then(|| {
@@ -373,7 +373,7 @@ impl Schedule {
     /// The same schedule stretched so that nothing of the data is left at the last step: algorithm 1 of
     /// Lin et al. 2023. The first step keeps its noise level.
     ///
-    /// An eps network cannot be used with it: at the last step its output says nothing about the data.
+    /// An eps network cannot be used with it: at the last step its output does not depend on the data.
     pub fn with_zero_terminal_snr(&self) -> Result<Self, ScheduleError> {
         let roots: Vec<f64> = self.alphas_bar.iter().map(|alpha_bar| alpha_bar.sqrt()).collect();
         let (first, last) = (roots[0], roots[roots.len() - 1]);
@@ -410,7 +410,7 @@ impl NoiseRange for Schedule {
         Some(self)
     }
 
-    /// Between two steps the log-SNR is interpolated, as [`Schedule::time_of`] does backwards.
+    /// Between two steps the log-SNR is interpolated, as in its inverse, [`Schedule::time_of`].
     fn level_at(&self, share: f64) -> NoiseLevel {
         let time = share * (self.len() - 1) as f64;
         let low = time as usize;
@@ -424,7 +424,7 @@ impl NoiseRange for Schedule {
 
 /// The steps that a specification keeps of a schedule of `steps` steps, rising.
 ///
-/// `"ddimN"` takes the first whole stride that gives exactly `N` steps. Otherwise the text is a count for
+/// `"ddimN"` uses the first whole stride with exactly `N` steps. Otherwise the text is a count for
 /// each of several equal sections, such as `"50"` or `"10,15,20"` (Nichol & Dhariwal 2021).
 pub fn spaced_steps(spec: &str, steps: usize) -> Result<Vec<usize>, ScheduleError> {
     let refuse = |reason: String| ScheduleError::Spacing { spec: spec.into(), steps, reason };
@@ -451,7 +451,7 @@ pub fn spaced_steps(spec: &str, steps: usize) -> Result<Vec<usize>, ScheduleErro
             0 | 1 => 1.0,
             _ => (size - 1) as f64 / (count - 1) as f64,
         };
-        // A running sum and ties to even, as the peers do: another rounding keeps other steps.
+        // A running sum and ties to even, as the reference implementations do: another rounding keeps other steps.
         let mut position = 0.0f64;
         for _ in 0..count {
             kept.push(start + position.round_ties_even() as usize);

@@ -1,4 +1,4 @@
-//! Which times of a path are trained how often.
+//! The distribution of training times on a path.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +10,9 @@ use crate::path::Path;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TimeDensity {
-    /// All times alike.
+    /// Uniform in the time.
     Uniform {},
-    /// All log-SNRs alike: what makes the weight of the likelihood constant (Song et al. 2021b, section 5.1).
+    /// Uniform in the log-SNR, which makes the likelihood weighting constant (Song et al. 2021b, section 5.1).
     LogSnr {},
     /// `ln(sigma / alpha)` is normal (Karras et al. 2022, table 1).
     LogNormal {
@@ -32,7 +32,7 @@ pub enum TimeDensity {
         #[serde(default = "default_logit_normal_deviation")]
         deviation: f64,
     },
-    /// So many even times, all alike: the noise scales of NCSN (Song & Ermon 2019).
+    /// Uniform over this many evenly spaced times: the noise scales of NCSN (Song & Ermon 2019).
     Levels {
         /// How many, 2 at least.
         count: usize,
@@ -58,7 +58,7 @@ impl Default for TimeDensity {
 }
 
 impl TimeDensity {
-    /// What is wrong with the numbers, each with its key.
+    /// The invalid numbers, each with its key and the reason.
     pub fn problems(self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
         match self {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_without_a_meaning_are_named() {
+    fn invalid_numbers_are_named() {
         let keys = |density: TimeDensity| density.problems().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(keys(TimeDensity::LogNormal { mean: f64::NAN, deviation: 0.0 }), ["mean", "deviation"]);
         assert_eq!(keys(TimeDensity::Levels { count: 1 }), ["count"]);

@@ -34,7 +34,7 @@ pub fn fixed_small_variance(schedule: &Schedule, t: usize) -> f64 {
     schedule.posterior_variance[t]
 }
 
-/// The log-variance of fixed-small, with step 1 standing in at `t = 0` so that it stays finite.
+/// The log-variance of fixed-small, with the value of step 1 at `t = 0` so that it stays finite.
 pub fn fixed_small_log_variance(schedule: &Schedule, t: usize) -> f64 {
     schedule.posterior_log_variance_clipped[t]
 }
@@ -52,7 +52,7 @@ pub fn fixed_large_variance(schedule: &Schedule, t: usize) -> f64 {
 
 /// Eq. 15 of Nichol & Dhariwal 2021: `log Sigma = f log beta_t + (1 - f) log beta~_t` with `f = (logit + 1) / 2`.
 ///
-/// `steps` has one entry a row, or a single one for all rows.
+/// `steps` has one entry per row, or a single one for all rows.
 pub fn learned_log_variance<const D: usize>(schedule: &Schedule, steps: &[usize], logit: Tensor<D>) -> Tensor<D> {
     let log_betas: Vec<f64> = steps.iter().map(|&t| schedule.betas[t].ln()).collect();
     let log_posterior: Vec<f64> = steps.iter().map(|&t| schedule.posterior_log_variance_clipped[t]).collect();

@@ -1,6 +1,6 @@
-//! How much the squared error counts at each noise level.
+//! The weight of the squared error at each noise level.
 //!
-//! A weight of the literature belongs to the error of one prediction. Here every kind is written down for the
+//! In the literature a weight belongs to the error of one prediction. Here every kind is defined for the
 //! error of `x_0`, and `Weighting::of_prediction_error` converts it, so that one denoiser has one loss
 //! whatever its network predicts. Noise levels are drawn as the schedule has them: no kind divides by their
 //! density.
@@ -18,7 +18,7 @@ use crate::prediction::Prediction;
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Weighting {
     /// The squared error of whatever is predicted as it is: `L_simple` (Ho et al. 2020, eq. 14).
-    // Braces here and below, because serde does not look for unknown keys beside a bare name.
+    // Braces here and below, because serde does not check for unknown keys next to a bare name.
     Simple {},
     /// `SNR` on the error of `x_0`: as if the noise were predicted (Salimans & Ho 2022, section 4).
     Snr {},
@@ -33,7 +33,7 @@ pub enum Weighting {
         /// Keeps the weight finite where there is no signal.
         #[serde(default = "default_one")]
         k: f64,
-        /// How strongly clean levels are held back.
+        /// How strongly the weight of clean levels is reduced.
         #[serde(default = "default_one")]
         gamma: f64,
     },
@@ -73,7 +73,7 @@ fn default_sigma_data() -> f64 {
 }
 
 impl Weighting {
-    /// What is wrong with the numbers, each with its key.
+    /// The invalid numbers, each with its key and the reason.
     pub fn problems(self) -> Vec<(&'static str, String)> {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         let numbers = match self {
@@ -91,7 +91,7 @@ impl Weighting {
     }
 
     /// The weight on the squared error of `x_0`, finite down to an SNR of 0; `None` where the ratio alone does not
-    /// say: `Simple` belongs to the error of whatever is predicted, `Likelihood` to a path.
+    /// determine it: `Simple` belongs to the error of whatever is predicted, `Likelihood` to a path.
     pub fn of_x_0_error(self, log_snr: f64) -> Option<f64> {
         let snr = log_snr.exp();
         match self {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn each_paper_finds_its_own_numbers() {
+    fn weights_are_those_of_the_papers() {
         let on = |weighting: Weighting, prediction, snr: f64| {
             weighting.of_prediction_error(snr.ln(), prediction, || f64::NAN)
         };

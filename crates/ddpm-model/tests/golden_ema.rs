@@ -72,7 +72,7 @@ fn edm_half_life() {
         let ema = EmaConfig {
             kind: EmaKind::HalfLife,
             half_life_images: 1000.0 * number(case, "halflife_kimg"),
-            // null: the half-life is not held to the images seen
+            // null: the half-life is not limited by the images seen
             ramp_up: case["rampup"].as_f64().unwrap_or(0.0),
             ..Default::default()
         };

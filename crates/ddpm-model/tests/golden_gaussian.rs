@@ -56,7 +56,7 @@ impl Golden {
         self.check_rounded(name, found, &exact);
     }
 
-    /// `L_T`, which the peer computes as `(m^2 + v - 1 - ln v) / 2`: the last three cancel, and leave the rounding of
+    /// `L_T`, which the reference implementation computes as `(m^2 + v - 1 - ln v) / 2`: the last three cancel, and leave the rounding of
     /// numbers near 1, whatever they add up to.
     fn check_prior(&self, name: &str, found: Tensor<1>, schedule: &Schedule) {
         let variance = 1.0 - schedule.alphas_bar[schedule.len() - 1];
@@ -65,7 +65,7 @@ impl Golden {
         self.check_rounded(name, found, &rounding);
     }
 
-    /// With the rounding of the peer where it is known; smaller differences do not count.
+    /// With the rounding of the reference implementation where it is known; smaller differences do not count.
     fn check_rounded<const D: usize>(&self, name: &str, found: Tensor<D>, rounding: &[f64]) {
         assert_eq!(found.dtype(), self.dtype, "{name}");
         assert_eq!(found.dims(), fit(&self.expected.shape(name)), "{name}");

@@ -17,7 +17,7 @@ impl ModuleMapper for Wide {
     }
 }
 
-/// Weights that are nowhere zero, so that every gradient says something.
+/// Weights that are nowhere zero, so that every gradient is tested.
 struct Randomise;
 
 impl ModuleMapper for Randomise {

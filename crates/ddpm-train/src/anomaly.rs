@@ -3,7 +3,7 @@
 use std::fmt;
 
 use burn::optim::GradientsParams;
-use ddpm_model::pass::{LayerSeen, Trace, Values};
+use ddpm_model::pass::{Trace, TracedLayer, Values};
 
 use crate::family::RowLoss;
 use crate::model::{TrainBatch, TrainModel};
@@ -18,7 +18,7 @@ pub enum Anomaly {
     /// What a layer gave, in the order of the forward pass.
     Layer {
         /// The layer, with what it was given and what it gave.
-        layer: LayerSeen,
+        layer: TracedLayer,
         /// Its parameters.
         weights: Vec<(String, Values)>,
     },
@@ -38,7 +38,7 @@ pub enum Anomaly {
         /// Its gradient.
         gradient: Values,
         /// The layer it belongs to.
-        layer: Option<LayerSeen>,
+        layer: Option<TracedLayer>,
         /// The parameters of that layer.
         weights: Vec<(String, Values)>,
     },
@@ -86,7 +86,7 @@ pub fn find(model: &TrainModel, parts: &[TrainBatch], gradients: &GradientsParam
 
 impl fmt::Display for Anomaly {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let inside = |f: &mut fmt::Formatter<'_>, layer: &LayerSeen, weights: &[(String, Values)]| {
+        let inside = |f: &mut fmt::Formatter<'_>, layer: &TracedLayer, weights: &[(String, Values)]| {
             if let Some(input) = layer.input {
                 write!(f, "\n  its input: {input}")?;
                 if !input.are_finite() {

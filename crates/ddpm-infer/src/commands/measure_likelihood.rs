@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_data::{DataInfo, Example, Split};
 use ddpm_model::condition::Condition;
-use ddpm_model::denoiser::{Estimate, NetworkDenoiser, beside_estimate, time_tensor};
+use ddpm_model::denoiser::{Estimate, NetworkDenoiser, concat_estimate, time_tensor};
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::network::Network;
@@ -186,7 +186,7 @@ impl Likelihood<'_> {
                 bar.inc(1);
                 let times: Vec<f64> = t.iter().map(|t| *t as f64).collect();
                 let times = time_tensor(&diffusion.network_times(&times), &x_t);
-                let x_t = if self.self_conditioned { beside_estimate(x_t, None) } else { x_t };
+                let x_t = if self.self_conditioned { concat_estimate(x_t, None) } else { x_t };
                 self.network.forward(x_t, times, &condition)
             };
             let bound = diffusion.bound(&x_0, clip_for(self.data), noise, network);

@@ -11,7 +11,7 @@ use super::layers::{Norm, Start, conv1x1, conv3x3, linear};
 use super::resample::Resize;
 use crate::pass::Pass;
 
-/// A residual block from `in_channels` to `out_channels` that is told the time.
+/// A time-conditioned residual block from `in_channels` to `out_channels`.
 #[derive(Clone, Copy)]
 pub(crate) struct ResidualBlockConfig {
     pub(crate) in_channels: usize,
@@ -26,10 +26,7 @@ pub(crate) struct ResidualBlockConfig {
 impl ResidualBlockConfig {
     pub(crate) fn init(&self, device: &Device) -> ResidualBlock {
         let Self { in_channels, out_channels, .. } = *self;
-        let time_outputs = match self.time_shift {
-            TimeShift::Additive => out_channels,
-            TimeShift::ScaleShift => 2 * out_channels,
-        };
+        let time_outputs = self.time_shift.projected(out_channels);
         ResidualBlock {
             norm1: self.norm.init(in_channels, device),
             conv1: conv3x3([in_channels, out_channels], Start::Random, device),
@@ -137,7 +134,7 @@ mod tests {
 
         let (x_train, time_train) = (x.clone().autodiff(), time.clone().autodiff());
         let once = run(&block, x_train.clone(), time_train.clone());
-        assert_ne!(once, run(&block, x_train, time_train), "dropped values are drawn anew");
+        assert_ne!(once, run(&block, x_train, time_train), "dropped values are drawn again");
 
         let valid = block.valid();
         let kept = run(&valid, x.clone(), time.clone());

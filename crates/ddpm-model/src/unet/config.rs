@@ -1,11 +1,11 @@
-//! The description of a U-Net: what can be chosen, the known recipes, and what does not fit together.
+//! The description of a U-Net: its options, the known recipes, and the checks of both.
 
 use serde::{Deserialize, Serialize};
 
 use crate::embedding::SinusoidConfig;
 use crate::network::Problem;
 
-/// How many heads attention has.
+/// The number of attention heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a number of heads, as in `4`, or their width, as in `{ width = 64 }`")]
 pub enum Heads {
@@ -44,6 +44,16 @@ pub enum TimeShift {
     ScaleShift,
 }
 
+impl TimeShift {
+    /// Values that a block with this many channels out needs from its projection of the time.
+    pub fn projected(self, out_channels: usize) -> usize {
+        match self {
+            Self::Additive => out_channels,
+            Self::ScaleShift => 2 * out_channels,
+        }
+    }
+}
+
 /// How the resolution changes between levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -54,8 +64,8 @@ pub enum Resampling {
     Residual,
 }
 
-/// Where the convolution with stride 2 is padded. A wrong choice moves the image by half a pixel and shows
-/// in no shape.
+/// Where the convolution with stride 2 is padded. A wrong choice moves the image by half a pixel and
+/// changes no shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DownsamplePadding {
@@ -82,11 +92,11 @@ pub enum MiddleNorm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UNetConfig {
-    /// Channels of `x_t`; 0: as the data have.
+    /// Channels of `x_t`; 0: those of the data.
     pub in_channels: usize,
     /// Channels that are predicted, twice those of the data where the variance is learned; 0: as needed.
     pub out_channels: usize,
-    /// Height in pixels of the first level, from which `attention_resolutions` are counted; 0: as the data have.
+    /// Height in pixels of the first level, from which `attention_resolutions` are counted; 0: that of the data.
     pub sample_size: usize,
     /// Channels after the first convolution, a quarter of the time embedding's width.
     pub base_channels: usize,
@@ -102,14 +112,14 @@ pub struct UNetConfig {
     pub middle_attention_norm: MiddleNorm,
     /// Heads of every attention.
     pub heads: Heads,
-    /// Heads of the attentions on the way up, where those are others: improved-diffusion's `num_heads_upsample`.
+    /// Heads of the attentions on the way up, where they differ: improved-diffusion's `num_heads_upsample`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads_up: Option<Heads>,
     /// Probability of dropping a value in front of each block's last convolution.
     pub dropout: f64,
     /// Groups of every group normalisation.
     pub norm_groups: usize,
-    /// What is added to the variance in every normalisation.
+    /// Epsilon of every normalisation.
     pub norm_eps: f64,
     /// How the time enters a block.
     pub time_shift: TimeShift,
@@ -117,7 +127,7 @@ pub struct UNetConfig {
     pub resampling: Resampling,
     /// Where the convolution with stride 2 is padded.
     pub downsample_padding: DownsamplePadding,
-    /// The sinusoids that the time becomes.
+    /// The sinusoidal embedding of the time.
     pub embedding: SinusoidConfig,
     /// Classes of the condition; 0: unconditional.
     pub classes: usize,
@@ -131,6 +141,11 @@ impl UNetConfig {
     /// Ho et al. (2020) for CIFAR-10: 35,746,307 parameters in 328 tensors.
     pub fn cifar10() -> Self {
         Self { in_channels: 3, out_channels: 3, sample_size: 32, ..Self::default() }
+    }
+
+    /// Rows of the class embedding, the null class included; `None` for an unconditional network.
+    pub fn class_rows(&self) -> Option<usize> {
+        (self.classes > 0).then(|| self.classes + usize::from(self.null_class))
     }
 
     /// The index of the null class, if there is one.
@@ -158,7 +173,7 @@ impl UNetConfig {
         4 * self.base_channels
     }
 
-    /// What height and width must be multiples of, for each level to be half the one before.
+    /// The number that height and width must be multiples of, for each level to be half the one before.
     pub fn size_multiple(&self) -> usize {
         1 << self.multipliers.len().saturating_sub(1).min(usize::BITS as usize - 1)
     }
@@ -172,7 +187,7 @@ impl UNetConfig {
         }
     }
 
-    /// Everything that keeps this network from being built for data of this shape.
+    /// All reasons why this network cannot be built for data of this shape.
     pub fn problems(&self, data_shape: &[usize]) -> Vec<Problem> {
         let mut problems = self.own_problems();
         let &[channels, height, width] = data_shape else {
@@ -182,7 +197,7 @@ impl UNetConfig {
         };
         if ![channels, 2 * channels].contains(&self.in_channels) {
             let message = format!(
-                "is {}; expected {channels} as the data have, or {} where it is shown its own estimate",
+                "is {}; expected {channels} as the data have, or {} with self-conditioning",
                 self.in_channels,
                 2 * channels
             );
@@ -216,7 +231,20 @@ impl UNetConfig {
         })
     }
 
+    /// What is wrong with the config whatever the data.
     fn own_problems(&self) -> Vec<Problem> {
+        let mut problems = self.size_problems();
+        problems.extend(self.attention_problems());
+        if !(0.0..1.0).contains(&self.dropout) {
+            problems.push(Problem::new("dropout", format!("{} is not in [0, 1)", self.dropout)));
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
+            problems.push(Problem::new("norm_eps", format!("{} is not a positive number", self.norm_eps)));
+        }
+        problems
+    }
+
+    fn size_problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut report = |key: &str, message: String| problems.push(Problem::new(key, message));
 
@@ -242,15 +270,19 @@ impl UNetConfig {
         if let Some(message) = self.embedding.problem(self.base_channels) {
             report("base_channels", format!("is also the width of the time embedding: {message}"));
         }
-
-        let levels = self.level_channels();
-        let all_channels = std::iter::once(self.base_channels).chain(levels.iter().copied());
-        for channels in distinct(all_channels) {
+        for channels in distinct(std::iter::once(self.base_channels).chain(self.level_channels())) {
             if self.norm_groups > 0 && !channels.is_multiple_of(self.norm_groups) {
                 report("norm_groups", format!("{channels} channels do not divide into {} groups", self.norm_groups));
             }
         }
+        problems
+    }
 
+    fn attention_problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut report = |key: &str, message: String| problems.push(Problem::new(key, message));
+
+        let levels = self.level_channels();
         let resolutions: Vec<usize> = (0..levels.len()).map(|level| self.sample_size >> level).collect();
         for resolution in &self.attention_resolutions {
             if self.sample_size > 0 && !resolutions.contains(resolution) {
@@ -274,13 +306,6 @@ impl UNetConfig {
             && groups != self.norm_groups
         {
             report("middle_attention_norm", format!("{channels} channels do not divide into {groups} groups"));
-        }
-
-        if !(0.0..1.0).contains(&self.dropout) {
-            report("dropout", format!("{} is not in [0, 1)", self.dropout));
-        }
-        if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
-            report("norm_eps", format!("{} is not a positive number", self.norm_eps));
         }
         problems
     }
@@ -323,7 +348,7 @@ impl std::fmt::Display for Heads {
     }
 }
 
-/// Each value once, so that a problem is not told once a level.
+/// Each value once, so that a problem is reported once, not once per level.
 fn distinct(values: impl Iterator<Item = usize>) -> Vec<usize> {
     let mut values: Vec<usize> = values.collect();
     values.sort_unstable();
@@ -357,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_are_told_at_once() {
+    fn all_problems_are_reported_at_once() {
         let config = UNetConfig {
             out_channels: 4,
             base_channels: 30,

@@ -8,7 +8,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::Device;
 
-/// The values that a layer starts from.
+/// The initial weights of a layer.
 #[derive(Clone, Copy)]
 pub(crate) enum Start {
     Random,

@@ -8,6 +8,7 @@ mod config;
 mod layers;
 mod memory;
 mod resample;
+mod stages;
 
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
@@ -23,85 +24,26 @@ use block::{ResidualBlock, ResidualBlockConfig};
 pub use config::{DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShift, UNetConfig};
 use layers::{Norm, Start, conv3x3, linear};
 use resample::{Downsampler, Resize, Upsampler};
+pub use stages::{Attention, Block, Resample, Stage, Topology};
 
 impl UNetConfig {
     /// Builds the network. The config must have no [`problems`](Self::problems).
     pub fn init(&self, device: &Device) -> UNet {
-        let time_width = self.time_width();
-        let levels = self.level_channels();
-        let last = levels.len().saturating_sub(1);
-
-        // What each block of the way up finds waiting, in the order in which the way down leaves it.
-        let mut skips = vec![self.base_channels];
-        let mut channels = self.base_channels;
-
-        let mut down_blocks = Vec::new();
-        for (level, &outputs) in levels.iter().enumerate() {
-            let mut block = DownBlock { resnets: vec![], attentions: vec![], downsamplers: vec![] };
-            for _ in 0..self.blocks_per_level {
-                block.resnets.push(self.residual_block(channels, outputs, Resize::Keep, device));
-                if self.attends(level) {
-                    block.attentions.push(self.attention(outputs, self.heads, Some(self.norm_groups), device));
-                }
-                channels = outputs;
-                skips.push(channels);
-            }
-            if level < last {
-                block.downsamplers.push(match self.resampling {
-                    Resampling::Conv => Downsampler::conv(channels, self.downsample_padding, device),
-                    Resampling::Residual => {
-                        Downsampler::Residual(self.residual_block(channels, channels, Resize::Halve, device))
-                    }
-                });
-                skips.push(channels);
-            }
-            down_blocks.push(block);
-        }
-
-        let middle = || self.residual_block(channels, channels, Resize::Keep, device);
+        let topology = self.topology();
+        let down_blocks = topology.down.iter().map(|stage| self.down_block(stage, device)).collect();
         let mid_block = MiddleBlock {
-            resnets: vec![middle(), middle()],
-            attentions: match self.middle_attention {
-                true => vec![self.attention(channels, self.heads, self.middle_groups(), device)],
-                false => vec![],
-            },
+            resnets: self.residual_blocks(&topology.middle, device),
+            attentions: self.attentions(&topology.middle, device),
         };
-
-        let mut up_blocks = Vec::new();
-        for (level, &outputs) in levels.iter().enumerate().rev() {
-            let mut block = UpBlock { resnets: vec![], attentions: vec![], upsamplers: vec![] };
-            let waiting = skips.split_off(skips.len() - (self.blocks_per_level + 1));
-            for skip in waiting.into_iter().rev() {
-                block.resnets.push(self.residual_block(channels + skip, outputs, Resize::Keep, device));
-                if self.attends(level) {
-                    block.attentions.push(self.attention(
-                        outputs,
-                        self.heads_on_the_way_up(),
-                        Some(self.norm_groups),
-                        device,
-                    ));
-                }
-                channels = outputs;
-            }
-            if level > 0 {
-                block.upsamplers.push(match self.resampling {
-                    Resampling::Conv => Upsampler::conv(channels, device),
-                    Resampling::Residual => {
-                        Upsampler::Residual(self.residual_block(channels, channels, Resize::Double, device))
-                    }
-                });
-            }
-            up_blocks.push(block);
-        }
-
-        let rows = self.classes + usize::from(self.null_class);
+        let up_blocks = topology.up.iter().map(|stage| self.up_block(stage, device)).collect();
+        let (time_width, channels) = (self.time_width(), topology.output[0]);
         UNet {
-            conv_in: conv3x3([self.in_channels, self.base_channels], Start::Random, device),
+            conv_in: conv3x3(topology.input, Start::Random, device),
             time_embedding: TimeEmbedding {
                 linear_1: linear(self.base_channels, time_width, Start::Random, device),
                 linear_2: linear(time_width, time_width, Start::Random, device),
             },
-            class_embedding: (self.classes > 0).then(|| EmbeddingConfig::new(rows, time_width).init(device)),
+            class_embedding: self.class_rows().map(|rows| EmbeddingConfig::new(rows, time_width).init(device)),
             augment_embedding: (self.augment_dim > 0).then(|| {
                 // As the dense layers: variance 1 / fan_avg.
                 let most = (6.0 / (self.augment_dim + time_width) as f64).sqrt();
@@ -112,7 +54,7 @@ impl UNetConfig {
             mid_block,
             up_blocks,
             conv_norm_out: self.norm().init(channels, device),
-            conv_out: conv3x3([channels, self.out_channels], Start::Zero, device),
+            conv_out: conv3x3(topology.output, Start::Zero, device),
             config: self.clone(),
             precision: Precision::F32,
         }
@@ -122,10 +64,45 @@ impl UNetConfig {
         Norm { groups: self.norm_groups, eps: self.norm_eps }
     }
 
-    fn residual_block(&self, inputs: usize, outputs: usize, resize: Resize, device: &Device) -> ResidualBlock {
+    fn down_block(&self, stage: &Stage, device: &Device) -> DownBlock {
+        let downsampler = |Resample { channels, kind, .. }| match kind {
+            Resampling::Conv => Downsampler::conv(channels, self.downsample_padding, device),
+            Resampling::Residual => Downsampler::Residual(self.residual_block([channels; 2], Resize::Halve, device)),
+        };
+        DownBlock {
+            resnets: self.residual_blocks(stage, device),
+            attentions: self.attentions(stage, device),
+            downsamplers: stage.resample.map(downsampler).into_iter().collect(),
+        }
+    }
+
+    fn up_block(&self, stage: &Stage, device: &Device) -> UpBlock {
+        let upsampler = |Resample { channels, kind, .. }| match kind {
+            Resampling::Conv => Upsampler::conv(channels, device),
+            Resampling::Residual => Upsampler::Residual(self.residual_block([channels; 2], Resize::Double, device)),
+        };
+        UpBlock {
+            resnets: self.residual_blocks(stage, device),
+            attentions: self.attentions(stage, device),
+            upsamplers: stage.resample.map(upsampler).into_iter().collect(),
+        }
+    }
+
+    fn residual_blocks(&self, stage: &Stage, device: &Device) -> Vec<ResidualBlock> {
+        let block =
+            |block: &Block| self.residual_block([block.joined_channels(), block.out_channels], Resize::Keep, device);
+        stage.blocks.iter().map(block).collect()
+    }
+
+    fn residual_block(
+        &self,
+        [in_channels, out_channels]: [usize; 2],
+        resize: Resize,
+        device: &Device,
+    ) -> ResidualBlock {
         let config = ResidualBlockConfig {
-            in_channels: inputs,
-            out_channels: outputs,
+            in_channels,
+            out_channels,
             time_width: self.time_width(),
             norm: self.norm(),
             time_shift: self.time_shift,
@@ -135,9 +112,14 @@ impl UNetConfig {
         config.init(device)
     }
 
-    fn attention(&self, channels: usize, heads: Heads, groups: Option<usize>, device: &Device) -> SelfAttention {
-        let norm = groups.map(|groups| Norm { groups, eps: self.norm_eps });
-        SelfAttentionConfig { channels, heads: heads.count(channels), norm }.init(device)
+    /// Those of the blocks that have one; these are the first ones.
+    fn attentions(&self, stage: &Stage, device: &Device) -> Vec<SelfAttention> {
+        let attention = |block: &Block| {
+            let Attention { heads, norm_groups } = block.attention?;
+            let norm = norm_groups.map(|groups| Norm { groups, eps: self.norm_eps });
+            Some(SelfAttentionConfig { channels: block.out_channels, heads, norm }.init(device))
+        };
+        stage.blocks.iter().filter_map(attention).collect()
     }
 }
 
@@ -197,8 +179,8 @@ impl UNet {
         pass.layer("conv_out", h, |h| conv2d(&self.conv_out, h, pass.precision)).cast(dtype)
     }
 
-    /// What every block is told, `[B, time]`, in f32 whatever the precision: steps 999 and 1000 differ by little. Each
-    /// block applies its own projection to the activation, which is therefore taken once.
+    /// The embedding that conditions every block, `[B, time]`, in f32 whatever the precision: steps 999 and 1000 differ
+    /// by little. Each block applies its own projection to the activation, which is therefore computed once.
     fn time_features(
         &self,
         t: Tensor<1>,
@@ -219,7 +201,7 @@ impl UNet {
         let class = match &self.class_embedding {
             Some(table) => class_features(table, self.config.null_class(), condition, batch, &device),
             None => {
-                debug_assert!(matches!(condition, Condition::None), "this network knows no classes");
+                debug_assert!(matches!(condition, Condition::None), "this network is not class-conditional");
                 None
             }
         };

@@ -13,13 +13,13 @@ use super::config::DownsamplePadding;
 use super::layers::{Start, conv3x3, conv3x3_strided};
 use crate::pass::Pass;
 
-/// What a residual block does to the size of its feature map.
+/// The resampling inside a residual block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resize {
     Keep,
     /// The mean of each 2x2 square.
     Halve,
-    /// Each pixel four times.
+    /// Nearest-neighbour upsampling.
     Double,
 }
 
@@ -39,7 +39,7 @@ impl Resize {
 
 /// The way down to the next level.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)] // One a level: nothing is won by a box.
+#[allow(clippy::large_enum_variant)] // One per level: a box would save nothing.
 pub(crate) enum Downsampler {
     /// A convolution with stride 2.
     Conv(ConvDown),
@@ -66,7 +66,7 @@ impl Downsampler {
 
 /// The way up to the level above.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)] // One a level: nothing is won by a box.
+#[allow(clippy::large_enum_variant)] // One per level: a box would save nothing.
 pub(crate) enum Upsampler {
     /// Doubling, then a convolution.
     Conv(ConvUp),
@@ -87,13 +87,13 @@ impl Upsampler {
     }
 }
 
-/// Only there so that the key of the convolution is `conv`, as in diffusers' files.
+/// A module of its own so that the key of the convolution is `conv`, as in diffusers' files.
 #[derive(Module, Debug)]
 pub(crate) struct ConvDown {
     conv: Conv2d,
 }
 
-/// Only there so that the key of the convolution is `conv`, as in diffusers' files.
+/// A module of its own so that the key of the convolution is `conv`, as in diffusers' files.
 #[derive(Module, Debug)]
 pub(crate) struct ConvUp {
     conv: Conv2d,

@@ -1,13 +1,13 @@
-//! `ddpm-train conformance`: whether a device computes what it should.
+//! `ddpm-train conformance`: checks the results of a device against the reference backend.
 //!
 //! | file | |
 //! | --- | --- |
 //! | `shapes.rs` | every operation, with its shape, of the networks of the experiments and of the papers |
-//! | `operations.rs` | what such an operation is: values and gradients on random numbers |
+//! | `operations.rs` | the operations: values and gradients on random inputs |
 //! | `networks.rs` | whole networks, against diffusers and against flex |
 //! | `training.rs`, `sampling.rs` | the first steps of a training, and samples from fixed noise, against flex |
-//! | `exchange.rs` | snapshots and checkpoints that change the device |
-//! | `check.rs` | comparing, and what may be off |
+//! | `exchange.rs` | snapshots and checkpoints written on one device and read on another |
+//! | `check.rs` | comparisons and their tolerances |
 
 pub mod check;
 pub mod exchange;
@@ -40,23 +40,23 @@ use crate::output::print;
 /// Steps of the training that is compared.
 const STEPS: u64 = 10;
 
-/// Compares all that networks do on a device with the same on flex, in f64 where that can be, and with other projects.
+/// Compares the results of a device with those of flex, in f64 where possible, and with reference implementations.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Exit codes: 0 all passed, 1 something did not, 2 wrong command line, 3 a device was not there."
 )]
 pub struct ConformanceArgs {
-    /// A device to judge, as for training; can be given several times. Without it, $BURN_DEVICE, or the default of this build.
+    /// A device to check, as for training; can be given several times. Default: $BURN_DEVICE, or that of this build.
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
     /// The networks of the bundled data, and those of the fixtures that have gradients, only, in small batches: minutes
     /// instead of an hour.
     #[arg(long)]
     quick: bool,
-    /// Only this part of the suite, to look for what is wrong; can be given several times.
+    /// Only this part of the suite; can be given several times.
     #[arg(long, value_name = "PART")]
     part: Vec<Part>,
-    /// The folder with the numbers of other projects; without it $DDPM_FIXTURES, or `fixtures` here or above.
+    /// The folder with the results of reference implementations; default: $DDPM_FIXTURES, or `fixtures` here or above.
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
 }
@@ -73,18 +73,18 @@ pub enum Part {
     Exchange,
 }
 
-/// How it ended, in the order of what counts more.
+/// The outcome, in ascending order of severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Every check on every device passed.
     Passed,
-    /// A device was not there, and nothing failed on the others.
+    /// A device was not available, and nothing failed on the others.
     Skipped,
     /// A check failed.
     Failed,
 }
 
-/// Judges the devices one after another and prints a table.
+/// Checks the devices one after another and prints a table.
 pub fn run(args: &ConformanceArgs) -> anyhow::Result<Verdict> {
     let names = if args.device.is_empty() { vec![device::default_name()] } else { args.device.clone() };
     let flex = device::reference()?;
@@ -94,8 +94,8 @@ pub fn run(args: &ConformanceArgs) -> anyhow::Result<Verdict> {
     for name in names {
         match device::open(Some(&name)) {
             Ok(open) => {
-                let groups = suite.judge(&open)?;
-                tell_failures(&name, &groups);
+                let groups = suite.check(&open)?;
+                print_failures(&name, &groups);
                 let passed = groups.iter().all(|group| group.passes() == group.checks.len());
                 verdict = verdict.max(if passed { Verdict::Passed } else { Verdict::Failed });
                 rows.extend(table_rows(&open, &groups));
@@ -122,7 +122,7 @@ pub fn run(args: &ConformanceArgs) -> anyhow::Result<Verdict> {
     Ok(verdict)
 }
 
-/// What every device is asked, with the answers of flex.
+/// The checks of every device, with the results of flex.
 struct Suite {
     quick: bool,
     parts: Vec<Part>,
@@ -141,33 +141,33 @@ impl Suite {
         Ok(Self { quick, parts, fixtures, networks: networks(quick)?, recipe: Recipe::digits(quick, &flex)?, flex })
     }
 
-    fn judge(&self, open: &OpenDevice) -> anyhow::Result<Vec<Group>> {
+    fn check(&self, open: &OpenDevice) -> anyhow::Result<Vec<Group>> {
         let device = &open.device;
         let say = |what: &str| crate::say!("{}: {what}", open.name);
         if let Some(remark) = open.first_use() {
             say(remark);
         }
-        let asked = |part: Part| self.parts.is_empty() || self.parts.contains(&part);
+        let selected = |part: Part| self.parts.is_empty() || self.parts.contains(&part);
         let mut groups = Vec::new();
-        if asked(Part::Operations) {
+        if selected(Part::Operations) {
             groups.extend(self.operations(open));
         }
-        if asked(Part::Fixtures) {
+        if selected(Part::Fixtures) {
             say("networks of the fixtures");
             groups.extend(networks::golden(&self.fixtures, device, self.quick)?);
         }
-        if asked(Part::Networks) {
+        if selected(Part::Networks) {
             groups.extend(self.whole_networks(open)?);
         }
-        if asked(Part::Training) {
+        if selected(Part::Training) {
             say("training");
             groups.push(self.training(device));
         }
-        if asked(Part::Sampling) {
+        if selected(Part::Sampling) {
             say("sampling");
             groups.push(sampling::check(&self.fixtures, device, &self.flex)?);
         }
-        if asked(Part::Exchange) {
+        if selected(Part::Exchange) {
             say("exchange with flex");
             groups.extend(self.exchange(device));
         }
@@ -194,7 +194,7 @@ impl Suite {
                 kind.push(operation);
             }
         }
-        let judge = |(name, operations): (&'static str, Vec<Operation>)| {
+        let group_of = |(name, operations): (&'static str, Vec<Operation>)| {
             crate::say!("{}: {name}: {} shapes", open.name, operations.len());
             let mut group = Group::new(name, tolerance::OPERATION);
             for operation in operations {
@@ -206,7 +206,7 @@ impl Suite {
             }
             group
         };
-        kinds.into_iter().map(judge).collect()
+        kinds.into_iter().map(group_of).collect()
     }
 
     /// The networks of the experiments, outputs and gradients.
@@ -242,7 +242,7 @@ impl Suite {
 }
 
 /// The networks of the experiments, each once, with the shape of their data; all of them, and the one of Nichol &
-/// Dhariwal (2021) for ImageNet at 64x64, unless it shall be quick.
+/// Dhariwal (2021) for ImageNet at 64x64, unless `quick`.
 fn networks(quick: bool) -> anyhow::Result<Vec<(String, NetworkConfig, Vec<usize>)>> {
     let mut found: Vec<(String, NetworkConfig, Vec<usize>)> = Vec::new();
     for recipe in RECIPES {
@@ -279,7 +279,7 @@ fn networks(quick: bool) -> anyhow::Result<Vec<(String, NetworkConfig, Vec<usize
     Ok(found)
 }
 
-/// The shape of an item, without looking at the data.
+/// The shape of an item, without reading the data.
 fn shape_of(data: &DataConfig) -> Vec<usize> {
     match data {
         DataConfig::Digits(_) => vec![1, 8, 8],
@@ -301,13 +301,13 @@ fn find_fixtures() -> anyhow::Result<PathBuf> {
     let here = std::env::current_dir().unwrap_or_default();
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = here.ancestors().chain(sources.ancestors()).map(|dir| dir.join("fixtures"));
-    folders
-        .find(|dir| dir.join("unet").is_dir())
-        .context("there is no folder `fixtures` here or above: run this in the project's folder, or say --fixtures DIR")
+    folders.find(|dir| dir.join("unet").is_dir()).context(
+        "there is no folder `fixtures` here or above: run this in the project's folder, or pass --fixtures DIR",
+    )
 }
 
-/// What failed, for people.
-fn tell_failures(device: &str, groups: &[Group]) {
+/// Prints the failed checks to the console.
+fn print_failures(device: &str, groups: &[Group]) {
     for group in groups {
         for check in group.checks.iter().filter(|check| !group.passed(check)) {
             match &check.error {

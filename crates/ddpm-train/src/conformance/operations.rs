@@ -17,7 +17,7 @@ use ddpm_kernels::{
 /// Seed of all inputs.
 const SEED: u64 = 5;
 
-/// An operation as networks ask for it, on `[batch, channels, height, width]` unless it says otherwise.
+/// An operation as networks use it, on `[batch, channels, height, width]` unless it says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)] // The names say all; sizes are height and width.
 pub enum Operation {
@@ -145,9 +145,9 @@ impl Operation {
             Self::Embedding { rows, width } => {
                 let mut table = EmbeddingConfig::new(rows, width).init(&device);
                 table.weight = Param::from_tensor(draw.leaf("table", [rows, width], 1.0));
-                // Rows that are asked for twice and rows that are not.
-                let asked: Vec<i64> = (0..batch).map(|image| (image * image % rows) as i64).collect();
-                flat(table.forward(Tensor::<2, Int>::from_data(TensorData::new(asked, [batch, 1]), &device)))
+                // Rows that are used twice and rows that are not used.
+                let rows_used: Vec<i64> = (0..batch).map(|image| (image * image % rows) as i64).collect();
+                flat(table.forward(Tensor::<2, Int>::from_data(TensorData::new(rows_used, [batch, 1]), &device)))
             }
             Self::Silu { width } => silu(draw.leaf("x", [batch, width], 2.0)),
         }
@@ -197,7 +197,7 @@ impl fmt::Display for Operation {
 
 type Gradient = Box<dyn Fn(&Gradients) -> Option<TensorData>>;
 
-/// Draws inputs, the same on every device, and remembers how to ask for their gradients.
+/// Draws inputs, the same on every device, and remembers how to get their gradients.
 struct Draw {
     device: Device,
     dtype: DType,

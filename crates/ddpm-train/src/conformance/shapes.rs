@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::point_mlp::PointMlpConfig;
-use ddpm_model::unet::{DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShift, UNetConfig};
+use ddpm_model::unet::{Attention, DownsamplePadding, Resample, Resampling, Stage, TimeShift, Topology, UNetConfig};
 
 use super::operations::Operation;
 
@@ -17,64 +17,24 @@ pub fn operations_of(config: &NetworkConfig, data_shape: &[usize]) -> BTreeSet<O
     }
 }
 
-/// Follows the picture through the network, as [`UNetConfig::init`] lays it out.
+/// The operations of every stage, and of the layers before and after them.
 fn of_unet(config: &UNetConfig, size: [usize; 2]) -> BTreeSet<Operation> {
-    let mut walk = Walk { config, found: BTreeSet::new() };
-    let size_at = |level: usize| size.map(|pixels| pixels >> level);
-    let levels = config.level_channels();
+    let Topology { input, output, .. } = config.topology();
     let (base, time) = (config.base_channels, config.time_width());
-
-    walk.add([
-        conv([config.in_channels, base], size),
+    let mut operations = Operations { config, size, found: BTreeSet::new() };
+    operations.add([
+        conv(input, size),
         Operation::Linear { inputs: base, outputs: time, pixels: None },
         Operation::Linear { inputs: time, outputs: time, pixels: None },
         Operation::Silu { width: time },
+        norm(output[0], config.norm_groups, size, true),
+        conv(output, size),
     ]);
-    if config.classes > 0 {
-        walk.add([Operation::Embedding { rows: config.classes + usize::from(config.null_class), width: time }]);
+    operations.found.extend(config.class_rows().map(|rows| Operation::Embedding { rows, width: time }));
+    for stage in config.topology().stages() {
+        operations.add_stage(stage);
     }
-    let mut channels = base;
-    let mut skips = vec![channels];
-    for (level, &outputs) in levels.iter().enumerate() {
-        for _ in 0..config.blocks_per_level {
-            walk.block([channels, outputs], size_at(level));
-            channels = outputs;
-            skips.push(channels);
-            if config.attends(level) {
-                walk.attention(channels, config.heads, Some(config.norm_groups), size_at(level));
-            }
-        }
-        if level + 1 < levels.len() {
-            walk.down(channels, size_at(level));
-            skips.push(channels);
-        }
-    }
-    let deepest = size_at(levels.len().saturating_sub(1));
-    walk.block([channels; 2], deepest);
-    if config.middle_attention {
-        let groups = match config.middle_attention_norm {
-            MiddleNorm::Same => Some(config.norm_groups),
-            MiddleNorm::None => None,
-            MiddleNorm::Groups(groups) => Some(groups),
-        };
-        walk.attention(channels, config.heads, groups, deepest);
-    }
-    for (level, &outputs) in levels.iter().enumerate().rev() {
-        for _ in 0..=config.blocks_per_level {
-            let skip = skips.pop().unwrap_or(0);
-            walk.add([Operation::Join { channels: [channels, skip], size: size_at(level) }]);
-            walk.block([channels + skip, outputs], size_at(level));
-            channels = outputs;
-            if config.attends(level) {
-                walk.attention(channels, config.heads_on_the_way_up(), Some(config.norm_groups), size_at(level));
-            }
-        }
-        if level > 0 {
-            walk.up(channels, size_at(level));
-        }
-    }
-    walk.add([norm(channels, config.norm_groups, size, true), conv([channels, config.out_channels], size)]);
-    walk.found
+    operations.found
 }
 
 /// The layers of the perceptron; its products with the time are element by element.
@@ -85,32 +45,51 @@ fn of_point_mlp(config: &PointMlpConfig) -> BTreeSet<Operation> {
     layers.collect()
 }
 
-struct Walk<'a> {
+/// The operations found so far, of a network on images of a size.
+struct Operations<'a> {
     config: &'a UNetConfig,
+    size: [usize; 2],
     found: BTreeSet<Operation>,
 }
 
-impl Walk<'_> {
+impl Operations<'_> {
     fn add<const N: usize>(&mut self, operations: [Operation; N]) {
         self.found.extend(operations);
     }
 
-    fn block(&mut self, [inputs, outputs]: [usize; 2], size: [usize; 2]) {
-        let config = self.config;
-        let scales = config.time_shift == TimeShift::ScaleShift;
+    fn add_stage(&mut self, stage: &Stage) {
+        let size_at = |level: usize, [height, width]: [usize; 2]| [height >> level, width >> level];
+        let size = size_at(stage.level, self.size);
+        for block in &stage.blocks {
+            if block.skip_channels > 0 {
+                self.add([Operation::Join { channels: [block.in_channels, block.skip_channels], size }]);
+            }
+            self.add_block([block.joined_channels(), block.out_channels], [size; 2]);
+            if let Some(attention) = block.attention {
+                self.add_attention(attention, block.out_channels, size);
+            }
+        }
+        if let Some(resample) = stage.resample {
+            self.add_resample(resample, [size, size_at(resample.to_level, self.size)]);
+        }
+    }
+
+    /// A residual block; `sizes` are those before and after its resampling, which follows its first normalization.
+    fn add_block(&mut self, [inputs, outputs]: [usize; 2], [before, size]: [[usize; 2]; 2]) {
+        let (groups, time_shift) = (self.config.norm_groups, self.config.time_shift);
+        let projection = Operation::Linear {
+            inputs: self.config.time_width(),
+            outputs: time_shift.projected(outputs),
+            pixels: None,
+        };
         self.add([
-            norm(inputs, config.norm_groups, size, true),
+            norm(inputs, groups, before, true),
             conv([inputs, outputs], size),
-            Operation::Linear {
-                inputs: config.time_width(),
-                outputs: if scales { 2 * outputs } else { outputs },
-                pixels: None,
-            },
+            projection,
             conv([outputs; 2], size),
             Operation::Sum { channels: outputs, size },
         ]);
-        let groups = config.norm_groups;
-        match config.time_shift {
+        match time_shift {
             TimeShift::Additive => {
                 self.add([Operation::TimeShift { channels: outputs, size }, norm(outputs, groups, size, true)]);
             }
@@ -121,10 +100,10 @@ impl Walk<'_> {
         }
     }
 
-    fn attention(&mut self, channels: usize, heads: Heads, groups: Option<usize>, size: [usize; 2]) {
-        let heads = heads.count(channels).max(1);
+    fn add_attention(&mut self, attention: Attention, channels: usize, size: [usize; 2]) {
+        let heads = attention.heads.max(1);
         let pixels = size[0] * size[1];
-        self.found.extend(groups.map(|groups| norm(channels, groups, size, false)));
+        self.found.extend(attention.norm_groups.map(|groups| norm(channels, groups, size, false)));
         self.add([
             Operation::Linear { inputs: channels, outputs: channels, pixels: Some(pixels) },
             Operation::Attention { heads, width: channels / heads, pixels },
@@ -132,35 +111,21 @@ impl Walk<'_> {
         ]);
     }
 
-    /// From `size` to half of it.
-    fn down(&mut self, channels: usize, size: [usize; 2]) {
-        match self.config.resampling {
+    fn add_resample(&mut self, Resample { channels, kind, .. }: Resample, [from, to]: [[usize; 2]; 2]) {
+        let doubles = to > from;
+        let resize = Operation::Resize { channels, size: from, doubles };
+        match kind {
+            Resampling::Residual => {
+                self.add([resize]);
+                self.add_block([channels; 2], [from, to]);
+            }
+            Resampling::Conv if doubles => self.add([resize, conv([channels; 2], to)]),
             Resampling::Conv => {
                 let padding = match self.config.downsample_padding {
                     DownsamplePadding::RightBottom => [0, 1],
                     DownsamplePadding::Symmetric => [1, 1],
                 };
-                self.add([Operation::Conv { channels: [channels; 2], kernel: 3, stride: 2, padding, size }]);
-            }
-            Resampling::Residual => {
-                self.add([
-                    norm(channels, self.config.norm_groups, size, true),
-                    Operation::Resize { channels, size, doubles: false },
-                ]);
-                self.block([channels; 2], size.map(|pixels| pixels / 2));
-            }
-        }
-    }
-
-    /// From `size` to twice that.
-    fn up(&mut self, channels: usize, size: [usize; 2]) {
-        let larger = size.map(|pixels| 2 * pixels);
-        self.add([Operation::Resize { channels, size, doubles: true }]);
-        match self.config.resampling {
-            Resampling::Conv => self.add([conv([channels; 2], larger)]),
-            Resampling::Residual => {
-                self.add([norm(channels, self.config.norm_groups, size, true)]);
-                self.block([channels; 2], larger);
+                self.add([Operation::Conv { channels: [channels; 2], kernel: 3, stride: 2, padding, size: from }]);
             }
         }
     }
@@ -180,6 +145,27 @@ mod tests {
     use super::*;
     use burn::module::{Module, ModuleVisitor, Param};
     use burn::tensor::{Device, Tensor};
+    use ddpm_model::unet::Heads;
+
+    /// The first normalization of a block that resamples has the old size, everything after it the new one.
+    #[test]
+    fn residual_resampling_changes_the_size_after_the_first_normalization() {
+        let config = UNetConfig {
+            multipliers: vec![1.0, 1.5],
+            attention_resolutions: vec![],
+            time_shift: TimeShift::ScaleShift,
+            resampling: Resampling::Residual,
+            ..UNetConfig::cifar10()
+        };
+        let found = of_unet(&config, [32, 16]);
+        let resize = |channels, size, doubles| Operation::Resize { channels, size, doubles };
+        let resizes: Vec<_> = found.iter().filter(|found| matches!(found, Operation::Resize { .. })).cloned().collect();
+        assert_eq!(resizes, [resize(128, [32, 16], false), resize(192, [16, 8], true)]);
+        assert!(found.contains(&norm(192, 32, [16, 8], true)));
+        assert!(found.contains(&conv([128, 128], [16, 8])) && found.contains(&conv([192, 192], [32, 16])));
+        // No block of 192 channels begins at the resolution of the image.
+        assert!(!found.contains(&norm(192, 32, [32, 16], true)));
+    }
 
     /// Shapes of the parameters of rank 2 and 4.
     #[derive(Default)]
@@ -193,9 +179,8 @@ mod tests {
         }
     }
 
-    /// The walk above and the network itself must not part ways.
     #[test]
-    fn the_walk_meets_every_weight_of_the_network() {
+    fn the_operations_have_every_weight_of_the_network() {
         let nichol = UNetConfig {
             multipliers: vec![1.0, 2.0, 3.0],
             attention_resolutions: vec![16, 8],
@@ -209,7 +194,7 @@ mod tests {
         for config in [UNetConfig::cifar10(), nichol] {
             let mut network = Shapes::default();
             config.init(&Device::default()).visit(&mut network);
-            let walk: BTreeSet<Vec<usize>> = of_unet(&config, [32, 32])
+            let operations: BTreeSet<Vec<usize>> = of_unet(&config, [32, 32])
                 .into_iter()
                 .filter_map(|operation| match operation {
                     Operation::Conv { channels: [inputs, outputs], kernel, .. } => {
@@ -220,12 +205,12 @@ mod tests {
                     _ => None,
                 })
                 .collect();
-            assert_eq!(walk, network.0);
+            assert_eq!(operations, network.0);
         }
     }
 
     #[test]
-    fn both_ways_meet_their_own_heads() {
+    fn both_ways_have_their_own_heads() {
         let config = UNetConfig { heads: Heads::Count(2), heads_up: Some(Heads::Count(4)), ..UNetConfig::cifar10() };
         let heads: BTreeSet<(usize, usize)> = of_unet(&config, [32, 32])
             .into_iter()

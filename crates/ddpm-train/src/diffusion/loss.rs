@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use ddpm_model::bound::Loss;
-use ddpm_model::denoiser::beside_estimate;
+use ddpm_model::denoiser::concat_estimate;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::Network;
 use ddpm_model::noise_level::per_row;
@@ -46,7 +46,7 @@ impl Objective<'_> {
         let NoisedBatch { x_0, eps, times, .. } = batch;
         let estimate = batch.shown.as_ref().map(|shown| self.estimate(batch, shown, &network));
         let conditioned = |x: Tensor<4>, t: Tensor<1>| match estimate {
-            Some(estimate) => network(beside_estimate(x, Some(estimate)), t),
+            Some(estimate) => network(concat_estimate(x, Some(estimate)), t),
             None => network(x, t),
         };
         self.diffusion.row_losses(self.loss, self.weighting, conditioned, x_0, times, eps)
@@ -61,7 +61,7 @@ impl Objective<'_> {
         network: &impl Fn(Tensor<4>, Tensor<1>) -> Tensor<4>,
     ) -> Tensor<4> {
         let NoisedBatch { x_0, eps, times, .. } = batch;
-        let first = |x, t| network(beside_estimate(x, None), t);
+        let first = |x, t| network(concat_estimate(x, None), t);
         let x_t = self.diffusion.q_sample(x_0, times, eps);
         let estimate = self.diffusion.denoise_rows(first, &x_t, times).detach();
         per_row(shown, &estimate) * estimate

@@ -1,4 +1,4 @@
-//! The architecture behind the weights: what names and shapes say of it, and what they do not.
+//! The architecture of given weights, as far as names and shapes determine it.
 
 use ddpm_model::embedding::SinusoidConfig;
 use ddpm_model::unet::{DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShift, UNetConfig};
@@ -10,10 +10,10 @@ use super::{Scheme, below};
 const MOST_LEVELS: usize = 16;
 const MOST_CHANNELS: usize = 1 << 20;
 
-/// What a file of improved-diffusion, guided-diffusion or pesser says of its network.
+/// The network of a file of improved-diffusion, guided-diffusion or pesser.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deduced {
-    /// The network. Attention is told by level in `attending`, because `attention_resolutions` are heights, and no
+    /// The network. Attention is given by level in `attending`, because `attention_resolutions` are heights, and no
     /// height is in the file; so `sample_size` is 0.
     pub config: UNetConfig,
     /// Levels with attention, counted from 0 at the image.
@@ -30,7 +30,7 @@ impl Deduced {
     }
 }
 
-/// Reads the architecture off the shapes.
+/// Deduces the architecture from the shapes.
 ///
 /// Whether every tensor really fits shows when they are loaded.
 pub fn deduce(weights: &Weights, scheme: Scheme) -> Result<Deduced, WeightsError> {
@@ -39,7 +39,7 @@ pub fn deduce(weights: &Weights, scheme: Scheme) -> Result<Deduced, WeightsError
         Scheme::OpenAi(_) => shapes.openai(),
         Scheme::Pesser => shapes.pesser(),
         Scheme::Diffusers | Scheme::DiffusersOfOld => {
-            Err(shapes.wrong("the network of these weights stands in the config.json beside them"))
+            Err(shapes.wrong("the network of these weights is described by the config.json next to them"))
         }
     }
 }
@@ -61,10 +61,10 @@ impl Shapes<'_> {
         match self.0.shape(&name) {
             Some(shape) => {
                 shape.get(dimension).copied().filter(|size| (1..=MOST_CHANNELS).contains(size)).ok_or_else(|| {
-                    self.wrong(format!("{name} has shape {shape:?}, of which no network can be read off"))
+                    self.wrong(format!("{name} has shape {shape:?}, from which no network can be deduced"))
                 })
             }
-            None => Err(self.wrong(format!("{name} is missing, without which the network cannot be read off"))),
+            None => Err(self.wrong(format!("{name} is missing, without which the network cannot be deduced"))),
         }
     }
 
@@ -98,7 +98,7 @@ impl Shapes<'_> {
         let per_level = blocks.iter().position(|block| upsampler(block).is_some()).map_or(blocks.len(), |at| at + 1);
         if per_level < 2 || !blocks.len().is_multiple_of(per_level) || blocks.len() / per_level > MOST_LEVELS {
             return Err(self.wrong(format!(
-                "{} output blocks with the first upsampler behind number {per_level} are no whole levels",
+                "{} output blocks with the first upsampler after number {per_level} do not make whole levels",
                 blocks.len()
             )));
         }

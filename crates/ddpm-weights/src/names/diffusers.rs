@@ -3,12 +3,12 @@
 use ddpm_model::unet::UNetConfig;
 
 use super::modules::{Kind, Module, Place};
-use super::{Projections, Words};
+use super::{LayerNames, Projections};
 
 /// Queries, keys, values.
 pub(super) const PROJECTIONS: [&str; 3] = ["to_q", "to_k", "to_v"];
 
-pub(super) const WORDS: Words = Words {
+pub(super) const LAYERS: LayerNames = LayerNames {
     norm1: "norm1",
     conv1: "conv1",
     time: "time_emb_proj",
@@ -20,13 +20,13 @@ pub(super) const WORDS: Words = Words {
     attention_out: "to_out.0",
 };
 
-pub(super) const WORDS_OF_OLD: Words =
-    Words { attention: Projections::Apart(["query", "key", "value"]), attention_out: "proj_attn", ..WORDS };
+pub(super) const OLD_LAYERS: LayerNames =
+    LayerNames { attention: Projections::Apart(["query", "key", "value"]), attention_out: "proj_attn", ..LAYERS };
 
 /// A module's name. Blocks of the way up are numbered from the deepest.
 pub(super) fn name(module: &Module, config: &UNetConfig) -> String {
     let up = |level| config.multipliers.len() - 1 - level;
-    // A convolution lies in a module of its own, a residual block does not.
+    // A convolution is in a module of its own, a residual block does not.
     let resampler = match module.kind {
         Kind::Residual { .. } => "",
         _ => ".conv",

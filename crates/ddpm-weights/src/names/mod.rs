@@ -1,7 +1,7 @@
-//! Naming schemes: what other projects call the weights of this U-Net, and how theirs become ours.
+//! Naming schemes: the names of this U-Net's weights in other projects, and how theirs are mapped to ours.
 //!
-//! A scheme is data: a name for each module and a word for each layer in it. The modules and their shapes follow from
-//! the [`UNetConfig`]. So for every scheme the exact list of tensors is known before a file is looked at.
+//! A scheme is data: a name for each module and for each layer in it. The modules and their shapes follow from
+//! the [`UNetConfig`]. So for every scheme the exact list of tensors is known before a file is read.
 
 mod deduce;
 mod diffusers;
@@ -20,14 +20,13 @@ use modules::{Kind, Module, modules};
 /// How improved-diffusion and guided-diffusion order the rows of the one projection to queries, keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkvOrder {
-    /// Head by head, each with its queries, keys and values: improved-diffusion, and guided-diffusion unless told
-    /// otherwise.
+    /// Head by head, each with its queries, keys and values: improved-diffusion, and guided-diffusion by default.
     HeadByHead,
     /// All queries, all keys, all values: guided-diffusion with `use_new_attention_order`.
     Parted,
 }
 
-/// Whose names the weights have.
+/// The project whose names the weights have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// diffusers' `UNet2DModel` of today, whose names are our own.
@@ -58,8 +57,8 @@ pub struct Entry {
     pub pointwise: bool,
 }
 
-/// The words of a scheme for the layers of a residual block, and for those of an attention.
-struct Words {
+/// The names in a scheme of the layers of a residual block, and of those of an attention.
+struct LayerNames {
     norm1: &'static str,
     conv1: &'static str,
     time: &'static str,
@@ -80,7 +79,7 @@ enum Projections {
 }
 
 impl Scheme {
-    /// Tells whose names these are.
+    /// Detects the scheme from the names.
     ///
     /// The order of queries, keys and values shows in no name: improved-diffusion's is assumed.
     pub fn detect(weights: &Weights) -> Result<Self, WeightsError> {
@@ -96,13 +95,15 @@ impl Scheme {
         } else if holds("conv_in.weight") && holds("time_embedding.linear_1.weight") {
             Ok(Self::Diffusers)
         } else if any("all_modules.") {
-            Err(unknown("these are names of score_sde, which numbers all modules; they are not read here".into()))
+            Err(unknown(
+                "the names are those of score_sde, which numbers all modules; this scheme is not supported".into(),
+            ))
         } else if any("model.diffusion_model.") {
-            Err(unknown("these are names of latent or Stable Diffusion, whose U-Net is another one".into()))
+            Err(unknown("the names are those of latent or Stable Diffusion, which has another U-Net".into()))
         } else {
             let some: Vec<&str> = weights.tensors().keys().take(3).map(String::as_str).collect();
             Err(unknown(format!(
-                "nobody's names: neither diffusers' nor improved-diffusion's nor pesser's, but {} tensors such as {}",
+                "unrecognized parameter names (tried diffusers, improved-diffusion and pesser): {} tensors such as {}",
                 weights.tensors().len(),
                 some.join(", ")
             )))
@@ -114,12 +115,12 @@ impl Scheme {
         modules(config).iter().flat_map(|module| self.of_module(module, config)).collect()
     }
 
-    fn words(self) -> Words {
+    fn layer_names(self) -> LayerNames {
         match self {
-            Self::Diffusers => diffusers::WORDS,
-            Self::DiffusersOfOld => diffusers::WORDS_OF_OLD,
-            Self::OpenAi(order) => openai::words(order),
-            Self::Pesser => pesser::WORDS,
+            Self::Diffusers => diffusers::LAYERS,
+            Self::DiffusersOfOld => diffusers::OLD_LAYERS,
+            Self::OpenAi(order) => openai::layers(order),
+            Self::Pesser => pesser::LAYERS,
         }
     }
 
@@ -132,68 +133,74 @@ impl Scheme {
     }
 
     fn of_module(self, module: &Module, config: &UNetConfig) -> Vec<Entry> {
-        let (ours, theirs) = (diffusers::name(module, config), self.name(module, config));
-        let (our_words, words) = (diffusers::WORDS, self.words());
-        let whole = |our_word: &str, their_word: &str, shape: &[usize]| {
-            let (ours, theirs) = (below(&ours, our_word), below(&theirs, their_word));
-            let entry = |last: &str, shape: &[usize]| Entry {
-                ours: below(&ours, last),
-                shape: shape.to_vec(),
-                theirs: below(&theirs, last),
-                their_shape: shape.to_vec(),
-                rows: None,
-                pointwise: false,
-            };
-            vec![entry("weight", shape), entry("bias", &shape[..1])]
-        };
+        let names = [diffusers::name(module, config), self.name(module, config)];
+        let (ours, theirs) = (diffusers::LAYERS, self.layer_names());
+        let layer = |layers: [&str; 2], shape: &[usize]| layer(&names, layers, shape);
         match module.kind {
             Kind::Layer { inputs, outputs, kernel } => match kernel {
-                None => whole("", "", &[outputs, inputs]),
-                Some(size) => whole("", "", &[outputs, inputs, size, size]),
+                None => layer([""; 2], &[outputs, inputs]),
+                Some(size) => layer([""; 2], &[outputs, inputs, size, size]),
             },
-            Kind::Norm { channels } => whole("", "", &[channels]),
-            Kind::Table { rows, width } => whole("", "", &[rows, width]).into_iter().take(1).collect(),
+            Kind::Norm { channels } => layer([""; 2], &[channels]),
+            Kind::Table { rows, width } => layer([""; 2], &[rows, width]).into_iter().take(1).collect(),
             Kind::Residual { inputs, outputs, time, time_outputs } => {
                 let mut entries = vec![
-                    whole(our_words.norm1, words.norm1, &[inputs]),
-                    whole(our_words.conv1, words.conv1, &[outputs, inputs, 3, 3]),
-                    whole(our_words.time, words.time, &[time_outputs, time]),
-                    whole(our_words.norm2, words.norm2, &[outputs]),
-                    whole(our_words.conv2, words.conv2, &[outputs, outputs, 3, 3]),
+                    layer([ours.norm1, theirs.norm1], &[inputs]),
+                    layer([ours.conv1, theirs.conv1], &[outputs, inputs, 3, 3]),
+                    layer([ours.time, theirs.time], &[time_outputs, time]),
+                    layer([ours.norm2, theirs.norm2], &[outputs]),
+                    layer([ours.conv2, theirs.conv2], &[outputs, outputs, 3, 3]),
                 ];
                 if inputs != outputs {
-                    entries.push(whole(our_words.shortcut, words.shortcut, &[outputs, inputs, 1, 1]));
+                    entries.push(layer([ours.shortcut, theirs.shortcut], &[outputs, inputs, 1, 1]));
                 }
                 entries.concat()
             }
-            Kind::Attention { channels, heads, norm } => {
-                let dense = |our_word: &str, their_word: &str| {
-                    let mut entries = whole(our_word, their_word, &[channels, channels]);
-                    entries.iter_mut().for_each(|entry| entry.pointwise = true);
-                    entries
-                };
-                let mut entries = Vec::new();
-                if norm {
-                    entries.extend(whole(our_words.attention_norm, words.attention_norm, &[channels]));
-                }
-                for (part, our_word) in diffusers::PROJECTIONS.into_iter().enumerate() {
-                    entries.extend(match words.attention {
-                        Projections::Apart(their_words) => dense(our_word, their_words[part]),
-                        Projections::Joint(their_word, order) => {
-                            let mut entries = dense(our_word, their_word);
-                            for entry in &mut entries {
-                                entry.their_shape[0] *= 3;
-                                entry.rows = Some(order.rows(part, channels, heads));
-                            }
-                            entries
-                        }
-                    });
-                }
-                entries.extend(dense(our_words.attention_out, words.attention_out));
-                entries
-            }
+            Kind::Attention { channels, heads, norm } => self.attention(&names, channels, heads, norm),
         }
     }
+
+    fn attention(self, names: &[String; 2], channels: usize, heads: usize, norm: bool) -> Vec<Entry> {
+        let (ours, theirs) = (diffusers::LAYERS, self.layer_names());
+        let dense = |layers: [&str; 2]| {
+            let mut entries = layer(names, layers, &[channels, channels]);
+            entries.iter_mut().for_each(|entry| entry.pointwise = true);
+            entries
+        };
+        let mut entries = Vec::new();
+        if norm {
+            entries.extend(layer(names, [ours.attention_norm, theirs.attention_norm], &[channels]));
+        }
+        for (part, ours) in diffusers::PROJECTIONS.into_iter().enumerate() {
+            entries.extend(match theirs.attention {
+                Projections::Apart(theirs) => dense([ours, theirs[part]]),
+                Projections::Joint(joint, order) => {
+                    let mut entries = dense([ours, joint]);
+                    for entry in &mut entries {
+                        entry.their_shape[0] *= 3;
+                        entry.rows = Some(order.rows(part, channels, heads));
+                    }
+                    entries
+                }
+            });
+        }
+        entries.extend(dense([ours.attention_out, theirs.attention_out]));
+        entries
+    }
+}
+
+/// Weight and bias of a layer, from our name of the module and theirs, and those of the layer in it.
+fn layer(modules: &[String; 2], layers: [&str; 2], shape: &[usize]) -> Vec<Entry> {
+    let [ours, theirs] = [0, 1].map(|side| below(&modules[side], layers[side]));
+    let entry = |last: &str, shape: &[usize]| Entry {
+        ours: below(&ours, last),
+        shape: shape.to_vec(),
+        theirs: below(&theirs, last),
+        their_shape: shape.to_vec(),
+        rows: None,
+        pointwise: false,
+    };
+    vec![entry("weight", shape), entry("bias", &shape[..1])]
 }
 
 impl QkvOrder {
@@ -212,7 +219,7 @@ impl std::fmt::Display for Scheme {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Diffusers => "diffusers",
-            Self::DiffusersOfOld => "diffusers, with the attention of old",
+            Self::DiffusersOfOld => "diffusers, with its old attention names",
             Self::OpenAi(QkvOrder::HeadByHead) => "improved-diffusion or guided-diffusion",
             Self::OpenAi(QkvOrder::Parted) => "guided-diffusion, with its new attention order",
             Self::Pesser => "pesser's DDPM",
@@ -220,11 +227,11 @@ impl std::fmt::Display for Scheme {
     }
 }
 
-/// `prefix.word`, where both are there.
-fn below(prefix: &str, word: &str) -> String {
-    match word {
+/// `prefix.name`, or the prefix alone where the name is empty.
+fn below(prefix: &str, name: &str) -> String {
+    match name {
         "" => prefix.to_string(),
-        word => format!("{prefix}.{word}"),
+        name => format!("{prefix}.{name}"),
     }
 }
 

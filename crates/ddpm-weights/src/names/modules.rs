@@ -1,15 +1,15 @@
-//! The modules of the U-Net in words that no scheme owns: where each stands, and its sizes.
+//! The modules of the U-Net, scheme-neutral: the place of each in the network, and its sizes.
 
-use ddpm_model::unet::{Heads, MiddleNorm, Resampling, TimeShift, UNetConfig};
+use ddpm_model::unet::{Attention, Block, Resample, Resampling, Topology, UNetConfig};
 
-/// Where a module stands. Levels are counted from 0 at the image, on the way down and up.
+/// The place of a module. Levels are counted from 0 at the image, on the way down and up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     ConvIn,
-    /// The first or second layer behind the sinusoids.
+    /// The first or second layer after the sinusoids.
     Time(usize),
     Classes,
-    /// What the network is told of how a training picture was changed.
+    /// The embedding of the augmentation labels.
     Augment,
     Down {
         level: usize,
@@ -32,7 +32,7 @@ pub(super) enum Place {
         level: usize,
         block: usize,
     },
-    /// Behind the last block of a level, whether that ends in an attention or not.
+    /// After the last block of a level, which ends in an attention or does not.
     Upsample {
         level: usize,
         attention: bool,
@@ -79,80 +79,72 @@ pub(super) struct Module {
 
 /// All modules, in the order in which the image passes.
 pub(super) fn modules(config: &UNetConfig) -> Vec<Module> {
-    let time = config.time_width();
-    let levels = config.level_channels();
-    let last = levels.len().saturating_sub(1);
-    let conv = |inputs, outputs| Kind::Layer { inputs, outputs, kernel: Some(3) };
-    let dense = |inputs, outputs| Kind::Layer { inputs, outputs, kernel: None };
-    let residual = |inputs, outputs| Kind::Residual {
-        inputs,
-        outputs,
-        time,
-        time_outputs: match config.time_shift {
-            TimeShift::Additive => outputs,
-            TimeShift::ScaleShift => 2 * outputs,
-        },
-    };
-    let attention = |channels, heads: Heads, norm| Kind::Attention { channels, heads: heads.count(channels), norm };
-    let resample = |channels| match config.resampling {
-        Resampling::Conv => conv(channels, channels),
-        Resampling::Residual => residual(channels, channels),
-    };
-
-    let mut all = Vec::new();
-    let mut add = |place, kind| all.push(Module { place, kind });
-    add(Place::ConvIn, conv(config.in_channels, config.base_channels));
-    add(Place::Time(0), dense(config.base_channels, time));
-    add(Place::Time(1), dense(time, time));
-    if config.classes > 0 {
-        let rows = config.classes + usize::from(config.null_class);
-        add(Place::Classes, Kind::Table { rows, width: time });
-    }
-    if config.augment_dim > 0 {
-        add(Place::Augment, Kind::Table { rows: config.augment_dim, width: time });
-    }
-
-    // What each block of the way up finds waiting, in the order in which the way down leaves it.
-    let mut skips = vec![config.base_channels];
-    let mut channels = config.base_channels;
-    for (level, &outputs) in levels.iter().enumerate() {
-        for block in 0..config.blocks_per_level {
-            add(Place::Down { level, block }, residual(channels, outputs));
-            if config.attends(level) {
-                add(Place::DownAttention { level, block }, attention(outputs, config.heads, true));
-            }
-            channels = outputs;
-            skips.push(channels);
+    let Topology { input, down, middle, up, output } = config.topology();
+    let mut all = vec![Module { place: Place::ConvIn, kind: conv(input) }];
+    all.extend(embeddings(config));
+    for stage in &down {
+        let level = stage.level;
+        for (block, found) in stage.blocks.iter().enumerate() {
+            let places = [Place::Down { level, block }, Place::DownAttention { level, block }];
+            all.extend(residual_and_attention(config, found, places));
         }
-        if level < last {
-            add(Place::Downsample { level }, resample(channels));
-            skips.push(channels);
-        }
+        let place = Place::Downsample { level };
+        all.extend(stage.resample.map(|found| Module { place, kind: resampler(config, found) }));
     }
-
-    add(Place::Middle(0), residual(channels, channels));
-    if config.middle_attention {
-        add(
-            Place::MiddleAttention,
-            attention(channels, config.heads, config.middle_attention_norm != MiddleNorm::None),
-        );
+    for (block, found) in middle.blocks.iter().enumerate() {
+        all.extend(residual_and_attention(config, found, [Place::Middle(block), Place::MiddleAttention]));
     }
-    add(Place::Middle(1), residual(channels, channels));
-
-    for (level, &outputs) in levels.iter().enumerate().rev() {
-        for block in 0..=config.blocks_per_level {
-            let skip = skips.pop().unwrap_or_default();
-            add(Place::Up { level, block }, residual(channels + skip, outputs));
-            if config.attends(level) {
-                add(Place::UpAttention { level, block }, attention(outputs, config.heads_on_the_way_up(), true));
-            }
-            channels = outputs;
+    for stage in &up {
+        let level = stage.level;
+        for (block, found) in stage.blocks.iter().enumerate() {
+            let places = [Place::Up { level, block }, Place::UpAttention { level, block }];
+            all.extend(residual_and_attention(config, found, places));
         }
-        if level > 0 {
-            add(Place::Upsample { level, attention: config.attends(level) }, resample(channels));
-        }
+        let attention = stage.blocks.last().is_some_and(|block| block.attention.is_some());
+        let place = Place::Upsample { level, attention };
+        all.extend(stage.resample.map(|found| Module { place, kind: resampler(config, found) }));
     }
-    add(Place::NormOut, Kind::Norm { channels });
-    add(Place::ConvOut, conv(channels, config.out_channels));
+    all.push(Module { place: Place::NormOut, kind: Kind::Norm { channels: output[0] } });
+    all.push(Module { place: Place::ConvOut, kind: conv(output) });
     all
+}
+
+/// What turns the time, the class and the augmentation labels into the one vector that conditions every block.
+fn embeddings(config: &UNetConfig) -> Vec<Module> {
+    let width = config.time_width();
+    let dense = |inputs| Kind::Layer { inputs, outputs: width, kernel: None };
+    let table = |place, rows| Module { place, kind: Kind::Table { rows, width } };
+    let mut all = vec![
+        Module { place: Place::Time(0), kind: dense(config.base_channels) },
+        Module { place: Place::Time(1), kind: dense(width) },
+    ];
+    all.extend(config.class_rows().map(|rows| table(Place::Classes, rows)));
+    all.extend((config.augment_dim > 0).then(|| table(Place::Augment, config.augment_dim)));
+    all
+}
+
+/// A block of the topology, and the attention that follows it where there is one.
+fn residual_and_attention(config: &UNetConfig, block: &Block, [at, attention_at]: [Place; 2]) -> Vec<Module> {
+    let channels = block.out_channels;
+    let mut all = vec![Module { place: at, kind: residual(config, [block.joined_channels(), channels]) }];
+    all.extend(block.attention.map(|Attention { heads, norm_groups }| Module {
+        place: attention_at,
+        kind: Kind::Attention { channels, heads, norm: norm_groups.is_some() },
+    }));
+    all
+}
+
+fn residual(config: &UNetConfig, [inputs, outputs]: [usize; 2]) -> Kind {
+    Kind::Residual { inputs, outputs, time: config.time_width(), time_outputs: config.time_shift.projected(outputs) }
+}
+
+fn resampler(config: &UNetConfig, Resample { channels, kind, .. }: Resample) -> Kind {
+    match kind {
+        Resampling::Conv => conv([channels; 2]),
+        Resampling::Residual => residual(config, [channels; 2]),
+    }
+}
+
+fn conv([inputs, outputs]: [usize; 2]) -> Kind {
+    Kind::Layer { inputs, outputs, kernel: Some(3) }
 }

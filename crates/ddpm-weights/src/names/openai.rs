@@ -3,10 +3,10 @@
 use ddpm_model::unet::UNetConfig;
 
 use super::modules::{Kind, Module, Place};
-use super::{Projections, QkvOrder, Words};
+use super::{LayerNames, Projections, QkvOrder};
 
-pub(super) const fn words(order: QkvOrder) -> Words {
-    Words {
+pub(super) const fn layers(order: QkvOrder) -> LayerNames {
+    LayerNames {
         norm1: "in_layers.0",
         conv1: "in_layers.2",
         time: "emb_layers.1",

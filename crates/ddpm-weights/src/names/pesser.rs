@@ -1,9 +1,9 @@
 //! The names of pesser's PyTorch translation of the original DDPM, which numbers levels from the image on both ways.
 
 use super::modules::{Module, Place};
-use super::{Projections, Words};
+use super::{LayerNames, Projections};
 
-pub(super) const WORDS: Words = Words {
+pub(super) const LAYERS: LayerNames = LayerNames {
     norm1: "norm1",
     conv1: "conv1",
     time: "temb_proj",

@@ -29,7 +29,7 @@ fn configs() -> Vec<UNetConfig> {
     ]
 }
 
-/// The list of modules and the network are written down apart; this holds them together.
+/// Both follow the topology, but the names and the layers within a block are written down twice.
 #[test]
 fn our_entries_are_the_parameters_of_the_network() {
     for config in configs() {
