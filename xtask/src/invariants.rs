@@ -3,15 +3,61 @@
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each of them may depend on.
-const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 16] = [
     ("crates/ddpm-features", &[]),
     ("crates/ddpm-kernels", &[]),
     ("crates/ddpm-model", &["ddpm-kernels"]),
     ("crates/ddpm-data", &[]),
-    ("crates/ddpm-infer", &["ddpm-features", "ddpm-kernels", "ddpm-model", "ddpm-data"]),
-    ("crates/ddpm-train", &["ddpm-infer", "ddpm-model", "ddpm-data", "ddpm-kernels"]),
+    ("crates/ddpm-files", &[]),
+    ("crates/ddpm-console", &[]),
+    ("crates/ddpm-device", &["ddpm-features", "ddpm-kernels"]),
+    ("crates/ddpm-render", &["ddpm-files"]),
+    ("crates/ddpm-weights", &["ddpm-data", "ddpm-model"]),
+    ("crates/ddpm-sampling", &["ddpm-data", "ddpm-files", "ddpm-model", "ddpm-render"]),
+    ("crates/ddpm-eval", &["ddpm-data", "ddpm-files", "ddpm-kernels"]),
+    (
+        "crates/ddpm-families",
+        &["ddpm-data", "ddpm-files", "ddpm-kernels", "ddpm-model", "ddpm-sampling", "ddpm-weights"],
+    ),
+    // The programs are next to each other: neither knows the other.
+    (
+        "crates/ddpm-infer",
+        &[
+            "ddpm-console",
+            "ddpm-data",
+            "ddpm-device",
+            "ddpm-eval",
+            "ddpm-families",
+            "ddpm-files",
+            "ddpm-kernels",
+            "ddpm-model",
+            "ddpm-render",
+            "ddpm-sampling",
+            "ddpm-weights",
+        ],
+    ),
+    (
+        "crates/ddpm-train",
+        &[
+            "ddpm-console",
+            "ddpm-data",
+            "ddpm-device",
+            "ddpm-eval",
+            "ddpm-families",
+            "ddpm-files",
+            "ddpm-kernels",
+            "ddpm-model",
+            "ddpm-render",
+            "ddpm-sampling",
+            "ddpm-weights",
+        ],
+    ),
+    ("crates/ddpm-testing", &["ddpm-model", "ddpm-weights"]),
     ("xtask", &[]),
 ];
+
+/// Crates whose tests need no Burn.
+const WITHOUT_BURN: [&str; 3] = ["crates/ddpm-files", "crates/ddpm-console", "crates/ddpm-render"];
 
 /// What would give the mathematics a world outside, or a memory.
 const OUTSIDE: [&str; 10] = [
@@ -45,6 +91,13 @@ pub fn check(root: &Path) -> Result<(), u8> {
     let mut breaches = Vec::new();
     for (dir, allowed) in MAY_DEPEND_ON {
         breaches.extend(dependencies(root, dir, allowed));
+    }
+    breaches.extend(crates_without_a_place(root));
+    for dir in WITHOUT_BURN {
+        let manifest = std::fs::read_to_string(root.join(dir).join("Cargo.toml")).unwrap_or_default();
+        if manifest.lines().any(|line| line.starts_with("burn")) {
+            breaches.push(format!("{dir}/Cargo.toml: must not depend on Burn"));
+        }
     }
     for file in sources(&root.join("crates")) {
         let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().replace('\\', "/");
@@ -87,6 +140,15 @@ fn dependencies(root: &Path, dir: &str, allowed: &[&str]) -> Vec<String> {
         .filter(|name| name.starts_with("ddpm-") && *name != own && !allowed.contains(name))
         .map(|name| format!("{dir}/Cargo.toml: {own} must not depend on {name}"))
         .collect()
+}
+
+/// A new crate has to be given its place.
+fn crates_without_a_place(root: &Path) -> Vec<String> {
+    let crates = std::fs::read_dir(root.join("crates")).into_iter().flatten().flatten();
+    let names = crates.map(|entry| format!("crates/{}", entry.file_name().to_string_lossy()));
+    let new = names.filter(|name| root.join(name).join("Cargo.toml").is_file());
+    let new = new.filter(|name| MAY_DEPEND_ON.iter().all(|(known, _)| known != name));
+    new.map(|name| format!("{name}: xtask/src/invariants.rs does not say what it may depend on")).collect()
 }
 
 /// Burn's version stands in the workspace's manifest, once.

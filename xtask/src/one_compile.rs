@@ -3,7 +3,21 @@
 use std::process::{Command, Stdio};
 
 /// The crates whose tests can be run alone.
-const CRATES: [&str; 5] = ["ddpm-kernels", "ddpm-model", "ddpm-data", "ddpm-infer", "ddpm-train"];
+const CRATES: [&str; 13] = [
+    "ddpm-console",
+    "ddpm-data",
+    "ddpm-device",
+    "ddpm-eval",
+    "ddpm-families",
+    "ddpm-files",
+    "ddpm-infer",
+    "ddpm-kernels",
+    "ddpm-model",
+    "ddpm-render",
+    "ddpm-sampling",
+    "ddpm-train",
+    "ddpm-weights",
+];
 
 /// Builds what `cargo run -p ddpm-train` builds, then what each other command does, and fails if one of those compiled
 /// a third-party crate again.

@@ -1,0 +1,5 @@
+//! The integration tests of ddpm-data: one program, one file a subject.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod golden_augment;
+mod hostile_data;

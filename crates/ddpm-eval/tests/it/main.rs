@@ -1,0 +1,7 @@
+//! The integration tests of ddpm-eval: one program, one file a subject.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod formula;
+mod golden_inception;
+mod golden_metrics;
+mod known_answers;

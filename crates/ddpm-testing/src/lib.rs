@@ -1,0 +1,8 @@
+//! What the integration tests of several crates share: fixtures, damaged files, data whose best denoiser is known, networks
+//! of other projects. No program depends on it.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+pub mod hostile;
+pub mod known;
+pub mod networks;
+pub mod support;

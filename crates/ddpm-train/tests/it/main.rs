@@ -1,0 +1,16 @@
+//! The integration tests of ddpm-train: one program, one file a subject.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod command_line;
+mod conformance;
+mod crash;
+mod devices;
+mod evaluations;
+mod hostile_runs;
+mod objectives;
+mod post_hoc;
+mod resume;
+mod runs;
