@@ -1,6 +1,10 @@
-//! Families of models, and the snapshots that hold them.
+//! Families of models: what each reads of an experiment, how it is trained, and the snapshots that hold it.
 
 pub mod checksums;
 pub mod diffusers;
+pub mod diffusion;
+pub mod family;
+pub mod loss_sum;
+pub mod parameters;
 pub mod snapshot;
 pub mod usual_sampling;

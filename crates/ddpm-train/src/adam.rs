@@ -50,7 +50,7 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
-    use crate::optim::settle;
+    use ddpm_families::parameters::settle;
 
     fn bits(linear: &Linear) -> Vec<u32> {
         let values: Vec<f32> = linear.weight.val().into_data().try_to_vec().unwrap();

@@ -5,9 +5,9 @@ use std::fmt;
 use burn::optim::GradientsParams;
 use ddpm_model::pass::{Trace, TracedLayer, Values};
 
-use crate::family::RowLoss;
 use crate::model::{TrainBatch, TrainModel};
-use crate::parameters::{gradients_of, is_inside, weights_of};
+use ddpm_families::family::RowLoss;
+use ddpm_families::parameters::{gradients_of, is_inside, weights_of};
 
 /// Near the root of the largest number of 32 bits, above which a square has no place.
 const HUGE: f64 = 1e18;
@@ -144,12 +144,13 @@ mod tests {
     use ddpm_model::unet::UNetConfig;
 
     use super::*;
-    use crate::diffusion::DiffusionFamily;
-    use crate::diffusion::noising::NoisedBatch;
-    use crate::diffusion::tables::DiffusionTables;
-    use crate::family::any_module::AnyModule;
-    use crate::family::erased::AnyBatch;
-    use crate::optim::{clip_global_norm, settle};
+    use crate::optim::clip_global_norm;
+    use ddpm_families::diffusion::DiffusionFamily;
+    use ddpm_families::diffusion::noising::NoisedBatch;
+    use ddpm_families::diffusion::tables::DiffusionTables;
+    use ddpm_families::family::any_module::AnyModule;
+    use ddpm_families::family::erased::AnyBatch;
+    use ddpm_families::parameters::settle;
 
     /// Replaces the values of one parameter by what a function makes of them.
     struct Poison<'a> {

@@ -7,8 +7,8 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use ddpm_data::StreamItem;
 
-use crate::family::erased::AnyFamily;
 use crate::model::TrainBatch;
+use ddpm_families::family::erased::AnyFamily;
 
 /// Batches for the steps of a run.
 ///

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checksums::{ChecksumError, Checksums};
 use crate::loss_scale::LossScale;
-use crate::loss_sum::exact;
+use ddpm_families::loss_sum::exact;
 
 /// Why a checkpoint could not be written or read.
 #[derive(Debug, thiserror::Error)]

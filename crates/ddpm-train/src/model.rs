@@ -8,9 +8,9 @@ use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use ddpm_model::pass::Pass;
 
-use crate::family::any_module::AnyModule;
-use crate::family::erased::{AnyBatch, AnyFamily};
-use crate::family::{Losses, RowLoss};
+use ddpm_families::family::any_module::AnyModule;
+use ddpm_families::family::erased::{AnyBatch, AnyFamily};
+use ddpm_families::family::{Losses, RowLoss};
 
 /// A part of the batch of a step: what the family made of some items, and what the loop adds to it.
 #[derive(Clone, Debug)]

@@ -102,25 +102,14 @@ impl ModuleMapper for Average {
     }
 }
 
-/// Draws the lazy first values of all parameters, in the order of the fields, and numbers the parameters in
-/// that order: Burn's own ids are random, and records carry them, so two equal runs would differ in them.
-pub fn settle<M: Module>(module: M) -> M {
-    struct Number(u64);
-    impl ModuleMapper for Number {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let (_, value, mapper) = param.consume();
-            self.0 += 1;
-            Param::from_mapped_value(ParamId::from(self.0), value, mapper)
-        }
-    }
-    module.map(&mut Number(0))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::Device;
+
+    use ddpm_families::family::any_module::AnyModule;
+    use ddpm_families::parameters::settle;
 
     use super::*;
 
@@ -137,5 +126,15 @@ mod tests {
             .collect();
         let wanted = values.iter().map(|value| value * value).sum::<f64>().sqrt();
         assert!((weight_norm(&linear) - wanted).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_average_of_erased_modules_is_that_of_the_modules() {
+        let bytes = |module: &Linear| module.clone().into_record().into_bytes().unwrap().to_vec();
+        let (mut inner, live) = (linear(), linear());
+        let mut outer = AnyModule::new(inner.clone());
+        ema_update(&mut inner, &live, 0.75);
+        ema_update(&mut outer, &AnyModule::new(live), 0.75);
+        assert_eq!(bytes(outer.get().unwrap()), bytes(&inner));
     }
 }

@@ -12,7 +12,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::adam::Adam;
 use crate::config::{OptimizerConfig, OptimizerKind};
-use crate::parameters::{Parameter, parameters};
+use ddpm_families::parameters::{Parameter, parameters};
 
 impl OptimizerKind {
     /// The constants that the rule reads, with the values of its paper.
@@ -202,8 +202,8 @@ mod tests {
     use ddpm_model::unet::UNetConfig;
 
     use super::*;
-    use crate::optim::settle;
-    use crate::parameters::drawn;
+    use ddpm_families::parameters::drawn;
+    use ddpm_families::parameters::settle;
 
     const KINDS: [(OptimizerKind, f64); 10] = [
         (OptimizerKind::Adam, 1e-2),

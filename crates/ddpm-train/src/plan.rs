@@ -11,16 +11,16 @@ use ddpm_files::runs::RunFolder;
 
 use crate::config::load::{ConfigError, Problem, Source};
 use crate::config::{Balance, Experiment};
-use crate::family::erased::AnyFamily;
-use crate::family::{StartingWeights, Subject};
 use crate::manifest::Manifest;
 use crate::memory::Estimate;
-use crate::optim::settle;
 use crate::output::print;
 use crate::run_folder::{begins_again, resumable};
 use crate::say;
 use crate::train::{Options, UsageError};
 use crate::trained_part::trained_numbers;
+use ddpm_families::family::erased::AnyFamily;
+use ddpm_families::family::{StartingWeights, Subject};
+use ddpm_families::parameters::settle;
 
 /// What a training will be.
 pub(crate) struct Plan {

@@ -17,15 +17,15 @@ use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, p
 use crate::config::OnNonFinite;
 use crate::devices::Workers;
 use crate::divergence::Divergence;
-use crate::family::Progress;
-use crate::family::erased::Memory;
 use crate::memory::resident_mib;
 use crate::metrics::read_lines;
 use crate::model::{StepReport, TrainBatch, TrainModel};
 use crate::optim::{clip_global_norm, scale_gradients, weight_norm};
-use crate::parameters::gradients_of;
 use crate::strategy::{Outcome, StepStrategy, divergence_words, missing_weights};
 use crate::train_error::{Diagnosis, TrainError, seen};
+use ddpm_families::family::Progress;
+use ddpm_families::family::erased::Memory;
+use ddpm_families::parameters::gradients_of;
 
 /// What burn-train gives a strategy besides the learner.
 type Parts = TrainingComponents<TrainModel>;

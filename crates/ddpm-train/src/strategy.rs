@@ -13,15 +13,15 @@ use ddpm_files::runs::{RunFolder, step_name, width_name};
 
 use crate::checkpoint::TrainState;
 use crate::config::Experiment;
-use crate::family::any_module::AnyModule;
-use crate::family::erased::{AnyFamily, Memory};
-use crate::family::{HeldOut, Preview};
 use crate::model::TrainModel;
 use crate::optim::ema_update;
 use crate::progress::Reporter;
 use crate::step_loop::{Loop, due};
 use crate::train_error::TrainError;
 use crate::trained_part::with_frozen_of;
+use ddpm_families::family::any_module::AnyModule;
+use ddpm_families::family::erased::{AnyFamily, Memory};
+use ddpm_families::family::{HeldOut, Preview};
 
 /// What the loop leaves behind; `fit` can only return the model.
 #[derive(Debug, Default)]

@@ -19,13 +19,9 @@ use ddpm_kernels::Precision;
 use crate::batches::Batches;
 use crate::checkpoint::{Checkpoint, CheckpointError, Found, TrainState, restore};
 use crate::config::{Balance, Experiment};
-use crate::family::any_module::AnyModule;
-use crate::family::erased::Memory;
-use crate::family::{AnyError, HeldOut, HeldOutSetup, Preview, PreviewSetup};
 use crate::manifest;
 use crate::metrics::{JsonLines, STEP_LOSS, StepMetric, fields, truncate_after};
 use crate::model::TrainModel;
-use crate::optim::settle;
 use crate::plan::{Plan, names_of};
 use crate::progress::{Display, PlainRenderer, Reporter};
 use crate::rate::RateSchedule;
@@ -37,6 +33,10 @@ use crate::started_as::{self, quoted};
 use crate::strategy::{Outcome, StepStrategy, divergence_words, missing_weights};
 use crate::tensorboard::EventFile;
 use crate::trained_part::trained_numbers;
+use ddpm_families::family::any_module::AnyModule;
+use ddpm_families::family::erased::Memory;
+use ddpm_families::family::{AnyError, HeldOut, HeldOutSetup, Preview, PreviewSetup};
+use ddpm_families::parameters::settle;
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]

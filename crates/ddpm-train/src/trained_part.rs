@@ -5,8 +5,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Distribution, Tensor};
 
 use crate::config::{FineTuneConfig, LoraConfig};
-use crate::optim::settle;
-use crate::parameters::{Parameter, parameters};
+use ddpm_families::parameters::settle;
+use ddpm_families::parameters::{Parameter, parameters};
 
 impl FineTuneConfig {
     /// What is wrong with it for this network, each with its key.

@@ -31,15 +31,16 @@ use serde_json::json;
 use super::Shape;
 use crate::batches::Batches;
 use crate::config::OptimizerConfig;
-use crate::diffusion::DiffusionFamily;
-use crate::diffusion::noising::NoisedBatch;
-use crate::diffusion::tables::DiffusionTables;
-use crate::family::any_module::AnyModule;
-use crate::family::erased::AnyBatch;
 use crate::memory::peak_mib;
 use crate::model::{TrainBatch, TrainModel};
-use crate::optim::{clip_global_norm, ema_update, settle};
+use crate::optim::{clip_global_norm, ema_update};
 use crate::rate::RateSchedule;
+use ddpm_families::diffusion::DiffusionFamily;
+use ddpm_families::diffusion::noising::NoisedBatch;
+use ddpm_families::diffusion::tables::DiffusionTables;
+use ddpm_families::family::any_module::AnyModule;
+use ddpm_families::family::erased::AnyBatch;
+use ddpm_families::parameters::settle;
 
 /// Pictures that are loaded from.
 const PICTURES: usize = 1024;

@@ -4,7 +4,7 @@ use ddpm_console::settings::{insert, unknown_key};
 use toml::{Table, Value};
 
 use super::load::{good, read};
-use crate::family::erased::FamilyKind;
+use ddpm_families::family::erased::FamilyKind;
 
 /// The sections that every family has, each with what must be in it; more than once where kinds have keys of their own.
 const SECTIONS: [(&str, &str); 11] = [
@@ -70,7 +70,7 @@ fn homes(key: &str, unknown: &str, kind: &dyn FamilyKind) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::family::registry::default_family;
+    use ddpm_families::family::registry::default_family;
 
     #[test]
     fn every_section_is_one() {

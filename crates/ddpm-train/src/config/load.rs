@@ -10,8 +10,8 @@ use toml::{Table, Value};
 use super::hints::hint;
 use super::recipes::{RECIPES, Recipe};
 use super::{Experiment, SECTIONS};
-use crate::family::erased::{FamilyKind, minimal};
-use crate::family::registry::{default_family, family};
+use ddpm_families::family::erased::{FamilyKind, minimal};
+use ddpm_families::family::registry::{default_family, family};
 
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq)]
@@ -414,8 +414,8 @@ mod tests {
 
     use super::*;
     use crate::config::OptimizerKind;
-    use crate::diffusion::DiffusionFamily;
-    use crate::diffusion::tables::DiffusionTables;
+    use ddpm_families::diffusion::DiffusionFamily;
+    use ddpm_families::diffusion::tables::DiffusionTables;
 
     fn read_text(text: &str, sets: &[&str]) -> Result<Experiment, ConfigError> {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();

@@ -13,8 +13,8 @@ use serde::ser::{Error, SerializeMap};
 use serde::{Deserialize, Serialize, Serializer};
 use toml::{Table, Value};
 
-use crate::family::Problem;
-use crate::family::erased::FamilyTables;
+use ddpm_families::family::Problem;
+use ddpm_families::family::erased::FamilyTables;
 
 /// A whole experiment: the sections that every family has, and those of its own.
 #[derive(Clone, Debug, Deserialize)]

@@ -34,8 +34,8 @@ use self::operations::Operation;
 use self::training::{Recipe, Training};
 use crate::config::load::Source;
 use crate::config::recipes::RECIPES;
-use crate::diffusion::DiffusionFamily;
 use crate::output::print;
+use ddpm_families::diffusion::DiffusionFamily;
 
 /// Steps of the training that is compared.
 const STEPS: u64 = 10;

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::check::{Group, difference, off_by, tolerance};
 use crate::checkpoint::restore;
-use crate::optim::settle;
+use ddpm_families::parameters::settle;
 
 /// Seed of weights and inputs.
 const SEED: u64 = 6;

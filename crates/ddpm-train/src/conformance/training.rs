@@ -18,12 +18,13 @@ use crate::batches::Batches;
 use crate::checkpoint::{Checkpoint, TrainState, restore};
 use crate::config::Experiment;
 use crate::config::load::Source;
-use crate::diffusion::DiffusionFamily;
-use crate::diffusion::tables::DiffusionTables;
-use crate::family::Family;
-use crate::family::any_module::AnyModule;
 use crate::model::{TrainBatch, TrainModel};
-use crate::optim::{clip_global_norm, ema_update, settle};
+use crate::optim::{clip_global_norm, ema_update};
+use ddpm_families::diffusion::DiffusionFamily;
+use ddpm_families::diffusion::tables::DiffusionTables;
+use ddpm_families::family::Family;
+use ddpm_families::family::any_module::AnyModule;
+use ddpm_families::parameters::settle;
 
 /// The digits, with what makes the comparison sharp or short.
 pub struct Recipe {

@@ -1,8 +1,8 @@
 //! What an experiment says of a diffusion model, and what of it follows from the data.
 
+use crate::snapshot::DiffusionConfig;
 use ddpm_data::augment::{AUGMENT_LABELS, AugmentConfig};
 use ddpm_data::{DataConfig, ImageLabels, OpenData};
-use ddpm_families::snapshot::DiffusionConfig;
 use ddpm_model::bound::Loss;
 use ddpm_model::network::{NetworkConfig, NetworkError};
 use ddpm_model::variance::Variance;

@@ -11,11 +11,11 @@ use std::error::Error;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
+use crate::snapshot::{SnapshotError, Written};
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Tensor};
 use ddpm_data::augment::AugmentConfig;
 use ddpm_data::{DataConfig, OpenData, StreamItem};
-use ddpm_families::snapshot::{SnapshotError, Written};
 use ddpm_kernels::Precision;
 use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;

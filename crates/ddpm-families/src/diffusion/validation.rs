@@ -164,8 +164,8 @@ fn total(rows: Tensor<1>) -> f64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use crate::snapshot::DiffusionConfig;
     use ddpm_data::{DataConfig, OpenData, Split};
-    use ddpm_families::snapshot::DiffusionConfig;
     use ddpm_model::denoiser::time_tensor;
     use ddpm_model::network::NetworkConfig;
     use ddpm_model::unet::UNetConfig;
@@ -173,8 +173,8 @@ mod tests {
 
     use super::*;
     use crate::diffusion::tables::{DiffusionTables, TrainKeys, ValidationKeys};
-    use crate::optim::settle;
     use crate::parameters::drawn;
+    use crate::parameters::settle;
 
     fn data() -> (DataConfig, OpenData) {
         let config: DataConfig = serde_json::from_value(json!({"kind": "digits"})).unwrap();

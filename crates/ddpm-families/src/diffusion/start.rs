@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::diffusers::unet_config;
+use crate::snapshot::{DiffusionConfig, Snapshot, SnapshotError};
 use burn::module::Module;
 use burn::tensor::Device;
-use ddpm_families::diffusers::unet_config;
-use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotError};
 use ddpm_model::network::NetworkConfig;
 
 use super::DiffusionFamily;
-use crate::checkpoint::restore;
 use crate::family::any_module::AnyModule;
 use crate::family::erased::FamilyTables;
 use crate::family::{AnyError, StartingWeights};
@@ -31,6 +30,14 @@ pub enum FineTuneError {
         path: PathBuf,
         /// Where they differ.
         differences: Vec<String>,
+    },
+    /// The weights do not fit.
+    #[error("{path}: {reason}")]
+    Weights {
+        /// The snapshot.
+        path: PathBuf,
+        /// What Burn said.
+        reason: String,
     },
     /// It is one of another family.
     #[error("--from {path}: a snapshot of family diffusion, and the experiment is of family {family}")]
@@ -102,7 +109,10 @@ impl StartingWeights for Start {
     }
 
     fn load_into(self: Box<Self>, model: AnyModule) -> Result<AnyModule, AnyError> {
-        Ok(restore(model, self.snapshot.network.into_record(), &self.path)?)
+        let record = self.snapshot.network.into_record();
+        model
+            .try_load_record(record)
+            .map_err(|error| FineTuneError::Weights { path: self.path.clone(), reason: error.to_string() }.into())
     }
 }
 

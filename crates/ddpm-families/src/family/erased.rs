@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::snapshot::{SnapshotError, Written};
 use burn::tensor::Device;
 use ddpm_data::StreamItem;
 use ddpm_data::augment::AugmentConfig;
-use ddpm_families::snapshot::{SnapshotError, Written};
 use ddpm_kernels::Precision;
 use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;

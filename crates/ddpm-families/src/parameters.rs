@@ -1,6 +1,6 @@
 //! The parameters of a network by name. A name is the path of fields to it: `down_blocks.0.resnets.1.conv1.weight`.
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use ddpm_model::pass::Values;
@@ -98,6 +98,20 @@ fn is_choice(container: &str) -> bool {
     container.starts_with("Enum:")
 }
 
+/// Draws the lazy first values of all parameters, in the order of the fields, and numbers the parameters in
+/// that order: Burn's own ids are random, and records carry them, so two equal runs would differ in them.
+pub fn settle<M: Module>(module: M) -> M {
+    struct Number(u64);
+    impl ModuleMapper for Number {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (_, value, mapper) = param.consume();
+            self.0 += 1;
+            Param::from_mapped_value(ParamId::from(self.0), value, mapper)
+        }
+    }
+    module.map(&mut Number(0))
+}
+
 /// The network with weights that do not depend on what other tests draw at the same time; `size` is their deviation.
 #[cfg(test)]
 pub(crate) fn drawn<M: Module>(network: M, size: f64) -> M {
@@ -126,7 +140,7 @@ mod tests {
     use ddpm_model::unet::UNetConfig;
 
     use super::*;
-    use crate::optim::settle;
+    use crate::parameters::settle;
 
     #[test]
     fn names_are_paths_of_fields() {

@@ -184,7 +184,7 @@ pub fn draw_by_importance(batch: &mut NoisedBatch, seed: u64, probabilities: &[f
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use ddpm_families::snapshot::DiffusionConfig;
+    use crate::snapshot::DiffusionConfig;
 
     fn noising(offset_noise: f64) -> Noising {
         let diffusion = Arc::new(DiffusionConfig::default().init().unwrap());

@@ -320,8 +320,7 @@ mod tests {
     use burn::store::ModuleRecord;
 
     use super::*;
-    use crate::optim::{ema_update, settle};
-    use crate::parameters::parameters;
+    use crate::parameters::{parameters, settle};
 
     fn layers() -> Vec<Linear> {
         settle(vec![
@@ -345,14 +344,5 @@ mod tests {
         let other = AnyModule::new(layers()).try_load_record(inner.clone().into_record()).unwrap();
         assert_eq!(bytes(other.into_record()), bytes(inner.into_record()));
         assert!(outer.get::<Vec<Linear>>().is_some() && outer.get::<Linear>().is_none());
-    }
-
-    #[test]
-    fn an_average_of_erased_modules_is_that_of_the_modules() {
-        let (mut inner, live) = (layers(), layers());
-        let mut outer = AnyModule::new(inner.clone());
-        ema_update(&mut inner, &live, 0.75);
-        ema_update(&mut outer, &AnyModule::new(live), 0.75);
-        assert_eq!(bytes(outer.into_record()), bytes(inner.into_record()));
     }
 }

@@ -11,10 +11,10 @@ pub mod validation;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::snapshot::{Snapshot, SnapshotConfig, SnapshotError, Written};
 use burn::tensor::Device;
 use ddpm_data::augment::AugmentConfig;
 use ddpm_data::{DataConfig, DataInfo, StreamItem};
-use ddpm_families::snapshot::{Snapshot, SnapshotConfig, SnapshotError, Written};
 use ddpm_kernels::Precision;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{MemoryEstimate, Network, NetworkConfig};

@@ -34,8 +34,8 @@ impl Quartiles {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use crate::snapshot::DiffusionConfig;
     use ddpm_data::random::{Stream, normals, rng};
-    use ddpm_families::snapshot::DiffusionConfig;
 
     use super::*;
 
