@@ -112,27 +112,6 @@ pub fn settle<M: Module>(module: M) -> M {
     module.map(&mut Number(0))
 }
 
-/// The network with weights that do not depend on what other tests draw at the same time; `size` is their deviation.
-#[cfg(test)]
-pub(crate) fn drawn<M: Module>(network: M, size: f64) -> M {
-    use burn::module::ModuleMapper;
-    use burn::tensor::TensorData;
-    use ddpm_data::random::{Stream, normals, rng};
-
-    struct Draw(f64);
-    impl ModuleMapper for Draw {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let mut rng = rng(3, Stream::Init, param.id.val());
-            param.map(|weight| {
-                let numbers = normals(&mut rng, weight.shape().num_elements());
-                let drawn = Tensor::from_data(TensorData::new(numbers, weight.dims()), &weight.device());
-                (drawn * self.0).detach().set_require_grad(weight.is_require_grad())
-            })
-        }
-    }
-    network.map(&mut Draw(size))
-}
-
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;

@@ -2,6 +2,7 @@
 //! of other projects. No program depends on it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod drawn;
 pub mod hostile;
 pub mod known;
 pub mod networks;

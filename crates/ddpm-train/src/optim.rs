@@ -1,6 +1,6 @@
 //! From gradients to a step: global-norm clipping, and the average of the weights.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use ddpm_kernels::weights::{blend, scale, sum_of_squares};

@@ -202,8 +202,8 @@ mod tests {
     use ddpm_model::unet::UNetConfig;
 
     use super::*;
-    use ddpm_families::parameters::drawn;
     use ddpm_families::parameters::settle;
+    use ddpm_testing::drawn::drawn;
 
     const KINDS: [(OptimizerKind, f64); 10] = [
         (OptimizerKind::Adam, 1e-2),

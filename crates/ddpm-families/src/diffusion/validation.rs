@@ -173,8 +173,8 @@ mod tests {
 
     use super::*;
     use crate::diffusion::tables::{DiffusionTables, TrainKeys, ValidationKeys};
-    use crate::parameters::drawn;
     use crate::parameters::settle;
+    use ddpm_testing::drawn::drawn;
 
     fn data() -> (DataConfig, OpenData) {
         let config: DataConfig = serde_json::from_value(json!({"kind": "digits"})).unwrap();
