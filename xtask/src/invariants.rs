@@ -17,7 +17,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 16] = [
     ("crates/ddpm-eval", &["ddpm-data", "ddpm-files", "ddpm-kernels"]),
     (
         "crates/ddpm-families",
-        &["ddpm-data", "ddpm-files", "ddpm-kernels", "ddpm-model", "ddpm-sampling", "ddpm-weights"],
+        &["ddpm-data", "ddpm-files", "ddpm-kernels", "ddpm-model", "ddpm-render", "ddpm-sampling", "ddpm-weights"],
     ),
     // The programs are next to each other: neither knows the other.
     (

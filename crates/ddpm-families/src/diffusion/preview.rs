@@ -37,7 +37,7 @@ impl SamplesPreview {
             batch_size: setup.count.min(256),
             sampler,
             steps: Some(keys.steps),
-            levels: sampler.usual_levels(&**process),
+            levels: sampler.usual_levels(process),
             plan: None,
             noise: NoiseChoice::default(),
             class: ClassChoice::Any,
