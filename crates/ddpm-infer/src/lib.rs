@@ -1,4 +1,5 @@
-//! From a snapshot to samples: samplers, jobs, snapshots and pictures.
+//! What is done with a trained model: samplers and sampling jobs, snapshots, evaluation, weights and pipelines of
+//! others, and the commands of `ddpm-infer`.
 //!
 //! Nothing here knows the trainer.
 
