@@ -120,6 +120,7 @@ pub fn check(root: &Path) -> Result<(), u8> {
         forbid(&["#[ignore"], &text, "a test runs or is not there");
     }
     breaches.extend(burn_pins(root));
+    breaches.extend(crate::links::check(root));
     for breach in &breaches {
         eprintln!("{breach}");
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask`: a thin driver of cargo. It starts the project's programs as processes and knows none of them.
 
 mod invariants;
+mod links;
 mod one_compile;
 mod torch;
 
@@ -24,6 +25,7 @@ cargo xtask COMMAND [--release] [--features a,b] [ARGUMENTS]
   devices      list the devices there are, and the backends that are compiled in (ddpm-infer devices)
   conformance  check a device's results against the reference backend: --device NAME, --quick (ddpm-train conformance)
   setup-torch  install PyTorch's LibTorch for the feature tch, in target/torch
+  docs         write docs/config.md from the config structs
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
   ci           test, conformance of flex, ndarray and wgpu, the kernels for GPUs, and then the slow acceptance suite,
                which trains the digits and the swiss roll and evaluates them
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         "devices" => start("ddpm-infer", &["devices"], &arguments),
         "conformance" => start("ddpm-train", &["conformance"], &with_features(&arguments)),
         "setup-torch" => torch::set_up(&root()),
+        "docs" => docs(),
         "test" => test(),
         "ci" => test().and_then(|()| conformance()).and_then(|()| gpu_kernels()).and_then(|()| acceptance()),
         "help" | "--help" | "-h" => {
@@ -138,6 +141,12 @@ fn test() -> Result<(), u8> {
         let arguments = ["doc", "--workspace", "--no-deps", "--quiet"];
         run(cargo_command().current_dir(&root).env("RUSTDOCFLAGS", "--deny warnings").args(arguments))
     })
+}
+
+/// Writes what the documentation takes from the sources; the test that compares them does it.
+fn docs() -> Result<(), u8> {
+    let arguments = ["test", "--package", "ddpm-train", "--lib", "config::reference"];
+    step("docs/config.md", || run(in_root(&root()).env("DDPM_WRITE_DOCS", "1").args(arguments)))
 }
 
 /// Compares the devices that every machine has with flex in f64; software Vulkan only where it is installed.

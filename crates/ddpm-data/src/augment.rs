@@ -40,14 +40,18 @@ const SYM6: [f32; 12] = [
 /// Pixels around a picture that the filter looks at, on each side.
 const RIM: usize = SYM6.len() / 4;
 
-/// `[augment]`: how training pictures are changed.
+/// With a `probability` the network is conditioned on what was done to each image (nine numbers, `model.augment_dim`),
+/// and on nothing when it samples: so what was done does not leak into samples, and `horizontal_flip` is not needed.
+/// Such a snapshot is no pipeline of diffusers, which has no such input. The network is not conditioned on `crop` and
+/// `horizontal_flip`: samples will look like that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AugmentConfig {
-    /// Probability of each transformation of the pipeline with augmentation labels (0.12 for CIFAR-10 in
-    /// the paper). Mirroring left to right then happens to half of the pictures.
+    /// Probability of each transformation of the pipeline of Karras et al. (2022), appendix F.2: mirrored top to
+    /// bottom, scaled, turned, stretched, moved. Mirroring left to right then happens to half of the images. The paper
+    /// uses 0.12 for CIFAR-10 and 0.15 for faces.
     pub probability: f64,
-    /// A picture is moved by up to this many pixels in each direction, mirrored at its border. It has no labels.
+    /// An image is moved by up to this many pixels in each direction, mirrored at its border.
     pub crop: usize,
 }
 

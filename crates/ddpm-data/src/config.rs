@@ -10,17 +10,17 @@ use crate::names::read_path;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum DataConfig {
-    /// The bundled UCI handwritten digits, 8x8.
+    /// The bundled UCI handwritten digits, 8x8, 10 classes.
     Digits(DigitsConfig),
-    /// A folder of pictures.
+    /// A folder or zip archive of images.
     Images(ImagesConfig),
-    /// Pictures that `ddpm-infer data build` decoded into one file.
+    /// Images that `cargo xtask data build` decoded into one file.
     Packed(PackedConfig),
-    /// CIFAR-10 in its binary version, 32x32.
+    /// CIFAR-10 in its binary version, 32x32, 10 classes.
     Cifar10(Cifar10Config),
-    /// MNIST as idx files.
+    /// MNIST as idx files, 10 classes.
     Mnist(MnistConfig),
-    /// Fashion-MNIST as idx files.
+    /// Fashion-MNIST as idx files, 10 classes.
     FashionMnist(MnistConfig),
     /// A spiral of one and a half turns.
     SwissRoll(PointsConfig),
@@ -36,13 +36,13 @@ pub enum DataConfig {
     /// Twenty-five Gaussians on a grid.
     #[serde(rename = "gaussians-25")]
     Gaussians25(PointsConfig),
-    /// Every other field of a board of 4x4.
+    /// Every other field of a 4x4 board.
     Checkerboard(PointsConfig),
     /// Two columns of a CSV file.
     Csv(CsvConfig),
 }
 
-/// The digits have no options: mirrored digits are not digits.
+/// No keys: mirrored digits are not digits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DigitsConfig {}
@@ -54,7 +54,7 @@ pub struct ImagesConfig {
     /// The folder or archive; sub-folders `train` and `test`, where both exist, are the split.
     #[serde(deserialize_with = "read_path")]
     pub path: PathBuf,
-    /// Height and width that every picture is scaled and cropped to.
+    /// Height and width that every image is scaled and cropped to.
     #[serde(default = "default_image_size")]
     pub size: usize,
     /// Colour or grey.
@@ -63,13 +63,14 @@ pub struct ImagesConfig {
     /// Where the classes come from.
     #[serde(default)]
     pub labels: ImageLabels,
-    /// How a picture of another size is made to fit.
+    /// How an image of another size is made to fit.
     #[serde(default)]
     pub resize: ImageResize,
-    /// Mirror half of the training pictures.
+    /// Mirrors half of the training images left to right.
     #[serde(default)]
     pub horizontal_flip: bool,
-    /// What to do about files that should be pictures and cannot be read as such.
+    /// What to do about files that should be images and cannot be read. They are found at the start: every file is then
+    /// decoded once.
     #[serde(default)]
     pub on_bad_file: OnBadFile,
 }
@@ -96,11 +97,11 @@ pub enum ImageLabels {
     Folders,
 }
 
-/// How a picture of another size is made to fit.
+/// How an image of another size is made to fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageResize {
-    /// Scaled until it covers the square, then cut to the centre.
+    /// Scaled until it covers the square, then cropped to the center.
     #[default]
     CoverAndCentreCrop,
 }
@@ -117,41 +118,41 @@ pub enum OnBadFile {
     Skip,
 }
 
-/// A file of pictures in the size of training, with their classes.
+/// A file of images in the size of training, with their classes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PackedConfig {
     /// The file.
     #[serde(deserialize_with = "read_path")]
     pub path: PathBuf,
-    /// Mirror half of the training pictures.
+    /// Mirrors half of the training images left to right.
     #[serde(default)]
     pub horizontal_flip: bool,
 }
 
-/// The folder with `data_batch_1.bin` and its siblings, or the folder above it.
+/// The binary version, as its authors distribute it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cifar10Config {
-    /// The folder.
+    /// The folder with `data_batch_1.bin` and the other files, or the folder above it.
     #[serde(deserialize_with = "read_path")]
     pub path: PathBuf,
-    /// Mirror half of the training pictures (the paper does).
+    /// Mirrors half of the training images left to right, as the DDPM paper does.
     #[serde(default = "default_true")]
     pub horizontal_flip: bool,
 }
 
-/// The folder with `train-images-idx3-ubyte` and its siblings, with or without `.gz`.
+/// The four idx files, as their authors distribute them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MnistConfig {
-    /// The folder.
+    /// The folder with `train-images-idx3-ubyte` and the other files, with or without `.gz`.
     #[serde(deserialize_with = "read_path")]
     pub path: PathBuf,
-    /// 28 as in the files, or 32 by a border of background, which halves more often.
+    /// 28 as in the files, or 32 with a border of background, which halves more often.
     #[serde(default)]
     pub size: MnistSize,
-    /// Mirror half of the training pictures (sensible for some clothes, not for digits).
+    /// Mirrors half of the training images left to right (sensible for some clothes, not for digits).
     #[serde(default)]
     pub horizontal_flip: bool,
 }
@@ -171,21 +172,22 @@ pub enum MnistSize {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PointsConfig {
-    /// How many points the train split has; the test split has as many others.
+    /// Points of the train split; the test split has as many others.
     pub count: usize,
-    /// Which points; left out: the seed of the run.
+    /// Which points are drawn; left out: the seed of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
 }
 
-/// A table of numbers, one point a line.
+/// A table of numbers, one point a line. Each coordinate is scaled to mean 0 and standard deviation 1; samples come
+/// back in the units of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CsvConfig {
     /// The file.
     #[serde(deserialize_with = "read_path")]
     pub path: PathBuf,
-    /// The columns of the two coordinates.
+    /// The columns of the two coordinates: names, or numbers counted from 0.
     #[serde(default = "default_columns")]
     pub columns: [Column; 2],
 }

@@ -43,7 +43,7 @@ const FORMAT: u32 = 1;
 /// No header of a real file comes near this; a larger claim is refused before memory is taken.
 const LARGEST_HEADER: u64 = 64 << 20;
 
-/// `[diffusion]`: the forward process, what the network predicts of it, and how that is learned.
+/// Time is discrete, with a schedule of steps, unless `continuous` is given.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiffusionConfig {
@@ -51,21 +51,27 @@ pub struct DiffusionConfig {
     pub schedule: ScheduleConfig,
     /// What the network predicts.
     pub prediction: Prediction,
-    /// The variance of the reverse process.
+    /// The variance of the reverse steps.
     pub variance: Variance,
     /// What training minimises.
     pub loss: Loss,
-    /// How much the squared error counts at each noise level.
+    /// Weight of the squared error at each noise level; not with the losses `"kl"` and `"rescaled-kl"`.
     pub weighting: Weighting,
-    /// Stretches the schedule until nothing of the data is left at its last step.
+    /// Rescales the schedule to zero terminal SNR: nothing of the data is left at its last step. Needs another
+    /// prediction than `"eps"`.
     pub zero_terminal_snr: bool,
-    /// Standard deviation of noise that is the same all over a channel, added to that of training.
+    /// Standard deviation of extra noise that is the same all over a channel; 0.1 helps with very dark and very bright
+    /// images. Only with the loss `"mse"` and a fixed variance.
     pub offset_noise: f64,
-    /// Whether the network is told its step as if there were a thousand of them.
+    /// Conditions the network on t scaled to a thousand steps, whatever the length of the schedule, as
+    /// improved-diffusion can.
     pub rescaled_times: bool,
-    /// Whether the network is told its own last estimate of the data, in half of training and all of sampling.
+    /// Conditions the network on its own last estimate of x_0, in half of training and all of sampling. Needs a
+    /// prediction whose estimate stays bounded: `"x0"` or `"v"`, or in continuous time `"flow"` or `"edm"`.
     pub self_conditioning: bool,
-    /// A path in continuous time in place of the schedule of steps and what belongs to it.
+    /// Continuous time in place of the schedule. Then `schedule`, `prediction`, `variance`, `loss`, `zero_terminal_snr`
+    /// and `rescaled_times` must be left out: another value than the default is refused, the default is reported as not
+    /// read.
     pub continuous: Option<ContinuousDiffusion>,
 }
 

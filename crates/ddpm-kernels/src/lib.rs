@@ -1,7 +1,7 @@
 //! Fast tensor operations behind plain functions.
 //!
 //! Every function takes Burn's own modules, so parameter names and records stay Burn's, and does what
-//! their `forward` does. On the `flex` backend, in `f32`, for the shapes of a U-Net, a kernel does it; on
+//! their `forward` does. On the `flex` backend, for tensors in `f32` (with products in `f32` or `bf16`), a kernel does it; on
 //! GPUs one does normalisations, Adam and averages; LibTorch does its own; for every other backend, dtype or shape Burn's
 //! operations do: the *fallback*, which is also what the tests compare the kernels with.
 //!

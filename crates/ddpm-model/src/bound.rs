@@ -18,12 +18,12 @@ use crate::variance::Variance;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
-    /// `L_simple`; with learned variance the term of the bound is added, to train the variance.
+    /// `L_simple`; with learned variance the term of the variational bound is added, to train the variance.
     #[default]
     Mse,
-    /// The same with the term of the bound times `T / 1000`: `L_hybrid` of Nichol & Dhariwal 2021.
+    /// The same with the term of the bound times `T / 1000`: `L_hybrid` (Nichol & Dhariwal 2021).
     RescaledMse,
-    /// The term of the bound.
+    /// The term of the variational bound.
     Kl,
     /// The term of the bound times `T`: an unbiased estimate of the whole bound but for its constant `L_T`.
     RescaledKl,

@@ -23,34 +23,36 @@ const LAST_NETWORK_TIME: f64 = 999.0;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
-    /// The noise; the score times minus sigma.
+    /// The noise eps; the score times minus sigma.
     #[default]
     Eps,
-    /// The data.
+    /// The data x_0.
     X0,
-    /// `alpha eps - sigma x_0` (Salimans & Ho 2022).
+    /// The velocity `alpha eps - sigma x_0` (Salimans & Ho 2022).
     V,
     /// The score of the noisy data, `-eps / sigma` in expectation (Song & Ermon 2019).
     Score,
     /// The velocity `dx_t / dt = alpha' x_0 + sigma' eps` of the path (Lipman et al. 2023).
     Flow,
-    /// The mixture of unit size at which errors of the network matter least (Karras et al. 2022).
+    /// The preconditioned mixture of unit size, F of Karras et al. (2022).
     Edm,
 }
 
-/// A path, the distribution of its training times, and what the network predicts.
+/// Continuous time: score-based models, EDM and flow matching. Any sampler takes any of these networks: what counts of
+/// a noise level is sigma over alpha. There is no bound to train or to measure; `cargo xtask likelihood` uses the
+/// probability-flow ODE.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContinuousDiffusion {
     /// How data become noise.
     pub path: Path,
-    /// What the network outputs.
+    /// What the network predicts.
     #[serde(default)]
     pub prediction: Target,
     /// The distribution of training times.
     #[serde(default)]
     pub times: TimeDensity,
-    /// Standard deviation of the data, for EDM's mixture.
+    /// Standard deviation of the data, for `"edm"` only; left out: 0.5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sigma_data: Option<f64>,
 }

@@ -19,14 +19,15 @@ pub enum SinusoidOrder {
     CosSin,
 }
 
-/// The sinusoidal embedding of a time, in one of the two conventions in use.
+/// Sinusoidal embedding of the time, in one of the two conventions in use: `{ order = "sin-cos", frequency_shift = 1 }`
+/// (Ho et al. 2020) or `{ order = "cos-sin", frequency_shift = 0 }` (Nichol & Dhariwal 2021).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SinusoidConfig {
     /// Which half comes first.
     pub order: SinusoidOrder,
-    /// What is subtracted from the number of frequencies in the exponent's denominator: 1 makes the lowest
-    /// frequency exactly 1/10000 (Ho et al.), 0 leaves it just above (Nichol & Dhariwal).
+    /// Subtracted from the number of frequencies in the exponent's denominator: 1 makes the lowest frequency exactly
+    /// 1/10000 (Ho et al.), 0 leaves it just above (Nichol & Dhariwal).
     pub frequency_shift: usize,
 }
 

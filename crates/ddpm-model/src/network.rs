@@ -14,10 +14,10 @@ use crate::unet::{UNet, UNetConfig};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum NetworkConfig {
-    /// A U-Net for images.
+    /// A U-Net, for images.
     #[serde(rename = "unet")]
     UNet(UNetConfig),
-    /// A multi-layer perceptron for points.
+    /// A multi-layer perceptron, for points.
     PointMlp(PointMlpConfig),
 }
 

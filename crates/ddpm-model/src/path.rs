@@ -14,12 +14,12 @@ const CLEANEST: f64 = 1e-3;
 /// The sigma over alpha above which nothing of the data is left.
 const NOISIEST: f64 = 1e3;
 
-/// A path from data to noise.
+/// How data become noise: `x_t = alpha(t) x_0 + sigma(t) eps` for times from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Path {
-    /// Variance-preserving: `dx = -beta x / 2 dt + sqrt(beta) dw` with beta rising linearly (Song et al. 2021 (11)),
-    /// the limit of DDPM in many small steps.
+    /// Variance-preserving SDE: `dx = -beta x / 2 dt + sqrt(beta) dw` with beta rising linearly (Song et al. 2021, eq.
+    /// 11), the limit of DDPM in many small steps. alpha^2 = exp(-B), sigma^2 = 1 - exp(-B), B the integral of beta.
     Vp {
         /// Beta at time 0.
         #[serde(default = "default_beta_min")]
@@ -28,7 +28,7 @@ pub enum Path {
         #[serde(default = "default_beta_max")]
         beta_max: f64,
     },
-    /// The same drift with less noise: the variance stays below that of `Vp` (Song et al. 2021 (12)).
+    /// The same alpha with less noise: sigma = 1 - exp(-B) (Song et al. 2021, eq. 12).
     SubVp {
         /// Beta at time 0.
         #[serde(default = "default_beta_min")]
@@ -37,18 +37,18 @@ pub enum Path {
         #[serde(default = "default_beta_max")]
         beta_max: f64,
     },
-    /// Variance-exploding: the data stay, and noise grows geometrically around them (Song et al. 2021 (9)). Also the
-    /// path of NCSN and of EDM, which differ in the distribution of their times only.
+    /// Variance-exploding SDE: alpha = 1, sigma geometric in t (Song et al. 2021, eq. 9). Also the path of NCSN and of
+    /// EDM, which only draw their times otherwise.
     Ve {
-        /// Deviation of the noise at time 0.
+        /// Standard deviation of the noise at time 0.
         #[serde(default = "default_sigma_min")]
         sigma_min: f64,
-        /// Deviation of the noise at time 1.
+        /// Standard deviation of the noise at time 1.
         #[serde(default = "default_sigma_max")]
         sigma_max: f64,
     },
-    /// The straight line `(1 - t) x_0 + t eps` (Lipman et al. 2023; Liu et al. 2023, "rectified flow").
-    // Braces, because serde does not check for unknown keys next to a bare name.
+    /// The straight line `(1 - t) x_0 + t eps`: flow matching, rectified flow (Lipman et al. 2023; Liu et al. 2023).
+    // Braces, because serde does not look for unknown keys beside a bare name.
     Linear {},
 }
 

@@ -15,19 +15,19 @@ use crate::pass::Pass;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PointMlpConfig {
-    /// Coordinates of a point; 0: those of the data.
+    /// Coordinates of the input; 0: as the data have.
     pub in_dims: usize,
-    /// Numbers that are predicted, twice the coordinates where the variance is learned; 0: as needed.
+    /// Coordinates of the output, twice those of the data where the variance is learned; 0: as needed.
     pub out_dims: usize,
-    /// Widths of the layers between first and last.
+    /// Widths of the hidden layers.
     pub hidden: Vec<usize>,
     /// Width of the time embedding.
     pub embedding_width: usize,
-    /// The sinusoids of the time embedding.
+    /// Sinusoidal embedding of the time. Write both keys or none: one left out is that of the U-Net.
     pub embedding: SinusoidConfig,
-    /// Classes of the condition; 0: unconditional.
+    /// Number of classes; 0: unconditional. `"data"`: as many as the data have.
     pub classes: usize,
-    /// Whether the table of classes ends in one more row, the null class of classifier-free guidance.
+    /// One more class that stands for none; needed for `train.label_drop` and classifier-free guidance.
     pub null_class: bool,
 }
 

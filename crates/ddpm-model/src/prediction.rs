@@ -13,10 +13,10 @@ use crate::noise_level::{NoiseLevel, per_row};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prediction {
-    /// The noise (Ho et al. 2020).
+    /// The noise eps (Ho et al. 2020).
     #[default]
     Eps,
-    /// The data.
+    /// The data x_0.
     X0,
     /// The mean of `q(x_{t-1} | x_t, x_0)`.
     PosteriorMean,

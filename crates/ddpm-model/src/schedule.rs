@@ -56,7 +56,8 @@ pub enum ScheduleError {
     },
 }
 
-/// A schedule by the name of its formula.
+/// How noise grows from step to step. A schedule whose last alpha-bar is above 0.01 is accepted with a warning: samples
+/// start from pure noise, and training would not have ended there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ScheduleConfig {
@@ -90,7 +91,7 @@ pub enum ScheduleConfig {
         #[serde(default = "default_max_beta")]
         max_beta: f64,
     },
-    /// Square roots of the betas in even steps ("scaled linear" elsewhere).
+    /// Square roots of the betas in even steps (`scaled_linear` in diffusers).
     Quadratic {
         /// Number of steps.
         #[serde(default = "default_steps")]
@@ -123,7 +124,7 @@ pub enum ScheduleConfig {
         #[serde(default = "default_beta_end")]
         beta: f64,
     },
-    /// Betas one by one.
+    /// A list of betas.
     Explicit {
         /// One beta per step.
         betas: Vec<f64>,

@@ -4,17 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::path::Path;
 
-/// The distribution of the times of training items.
-///
-/// No loss is divided by it: where a published recipe has a weight and a density, both count.
+/// The distribution of training times. No loss is divided by it: where a published recipe has a weight and a density,
+/// both count.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TimeDensity {
     /// Uniform in the time.
     Uniform {},
-    /// Uniform in the log-SNR, which makes the likelihood weighting constant (Song et al. 2021b, section 5.1).
+    /// Uniform in the log-SNR: with `"eps"` and the simple weight, the likelihood weighting by importance sampling
+    /// (Song et al. 2021b, section 5.1).
     LogSnr {},
-    /// `ln(sigma / alpha)` is normal (Karras et al. 2022, table 1).
+    /// `ln(sigma / alpha)` is normal: EDM (Karras et al. 2022, table 1).
     LogNormal {
         /// Mean of the logarithm.
         #[serde(default = "default_log_normal_mean")]
@@ -32,9 +32,9 @@ pub enum TimeDensity {
         #[serde(default = "default_logit_normal_deviation")]
         deviation: f64,
     },
-    /// Uniform over this many evenly spaced times: the noise scales of NCSN (Song & Ermon 2019).
+    /// Evenly spaced times, all alike: the noise scales of NCSN (Song & Ermon 2019).
     Levels {
-        /// How many, 2 at least.
+        /// How many, at least 2.
         count: usize,
     },
 }

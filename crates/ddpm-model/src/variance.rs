@@ -15,7 +15,8 @@ pub enum Variance {
     /// `beta_t`, exact for data that are standard normal.
     #[default]
     FixedLarge,
-    /// Interpolated between the two by the network, which then has twice the channels (Nichol & Dhariwal 2021).
+    /// Interpolated between the two by the network, which then has twice the output channels (Nichol & Dhariwal 2021).
+    /// Images only.
     Learned,
 }
 

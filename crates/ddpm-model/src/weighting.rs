@@ -13,18 +13,20 @@ use crate::gaussian::GaussianDiffusion;
 use crate::noise_level::per_row;
 use crate::prediction::Prediction;
 
-/// The weight as a function of the signal-to-noise ratio.
+/// The weight of the squared error as a function of the signal-to-noise ratio. Each is given on the error it is defined
+/// for; the other predictions get the equivalent. The weights of Song et al. (2021) are `snr` for sigma^2 on the score
+/// (for `"eps"` the simple one is the same) and `likelihood` for g^2.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Weighting {
-    /// The squared error of whatever is predicted as it is: `L_simple` (Ho et al. 2020, eq. 14).
-    // Braces here and below, because serde does not check for unknown keys next to a bare name.
+    /// 1 on the error of whatever is predicted: `L_simple` (Ho et al. 2020, eq. 14).
+    // Braces here and below, because serde does not look for unknown keys beside a bare name.
     Simple {},
     /// `SNR` on the error of `x_0`: as if the noise were predicted (Salimans & Ho 2022, section 4).
     Snr {},
     /// `min(SNR, gamma)` on the error of `x_0` (Hang et al. 2023).
     MinSnr {
-        /// The ratio from which on levels count the same.
+        /// The SNR above which all levels count the same.
         #[serde(default = "default_min_snr_gamma")]
         gamma: f64,
     },
@@ -33,7 +35,7 @@ pub enum Weighting {
         /// Keeps the weight finite where there is no signal.
         #[serde(default = "default_one")]
         k: f64,
-        /// How strongly the weight of clean levels is reduced.
+        /// How strongly clean levels are weighted down.
         #[serde(default = "default_one")]
         gamma: f64,
     },
@@ -50,7 +52,8 @@ pub enum Weighting {
         #[serde(default = "default_sigma_data")]
         sigma_data: f64,
     },
-    /// `g(t)^2` on the error of the score, in continuous time only: the likelihood's bound (Song et al. 2021b (7)).
+    /// `g(t)^2` on the error of the score, in continuous time only: the bound on the likelihood (Song et al. 2021b, eq.
+    /// 7).
     Likelihood {},
 }
 

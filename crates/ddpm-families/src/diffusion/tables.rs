@@ -16,10 +16,10 @@ use crate::family::Problem;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiffusionTables {
-    /// How training images are changed.
+    /// Random changes of training images.
     #[serde(default)]
     pub augment: AugmentConfig,
-    /// The network that predicts.
+    /// The network.
     pub model: NetworkConfig,
     /// Whether the network has as many classes as the data: `model.classes = "data"`, which is a number as soon as the
     /// data are open.
@@ -28,7 +28,7 @@ pub struct DiffusionTables {
     /// Keys that were given and are not read: those about counted steps beside `[diffusion.continuous]`.
     #[serde(skip)]
     pub unread: Vec<String>,
-    /// The forward process and what the network predicts of it.
+    /// The forward process, what the network predicts, and what training minimises.
     #[serde(default)]
     pub diffusion: DiffusionConfig,
     /// Keys in `[train]`.
@@ -46,9 +46,10 @@ pub struct DiffusionTables {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainKeys {
-    /// How the step of an item is drawn.
+    /// How the time step of an item is drawn.
     pub time_sampling: TimeSampling,
-    /// Share of labels replaced by the null class, so that the network also learns the unconditional model.
+    /// Share of labels replaced by the null class, so that the network also learns the unconditional model
+    /// (classifier-free guidance). Must be 0 if there are classes but no null class.
     pub label_drop: f64,
 }
 
@@ -62,10 +63,12 @@ impl Default for TrainKeys {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeSampling {
-    /// All steps alike.
+    /// All steps with the same probability.
     #[default]
     Uniform,
-    /// Steps with large losses more often, the loss divided by how much more often (Nichol & Dhariwal 2021).
+    /// Importance sampling: steps with large losses more often, the loss divided by how much more often (Nichol &
+    /// Dhariwal 2021). Meant for the losses `"kl"` and `"rescaled-kl"`, whose terms differ most. Begins once every step
+    /// has been drawn 10 times.
     LossSecondMoment,
 }
 
@@ -73,9 +76,9 @@ pub enum TimeSampling {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PreviewKeys {
-    /// Name of the sampler.
+    /// The sampler: any name that `cargo xtask sample --help` lists.
     pub sampler: String,
-    /// Steps of the sampler.
+    /// Steps of the sampler, at most those of the schedule.
     pub steps: usize,
 }
 
@@ -89,7 +92,8 @@ impl Default for PreviewKeys {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValidationKeys {
-    /// At how many noise levels each held-out item is looked at.
+    /// Noise levels for each item. In discrete time: the first step, and stretches of steps that grow by the same
+    /// factor.
     pub levels: usize,
 }
 

@@ -64,8 +64,7 @@ pub enum Resampling {
     Residual,
 }
 
-/// Where the convolution with stride 2 is padded. A wrong choice moves the image by half a pixel and
-/// changes no shape.
+/// Padding of the convolution with stride 2. A wrong choice moves the image by half a pixel and shows in no shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DownsamplePadding {
@@ -83,57 +82,61 @@ pub enum MiddleNorm {
     Same,
     /// None at all.
     None,
-    /// Its own number of groups.
+    /// With its own number of groups.
     Groups(usize),
 }
 
-/// A U-Net for images. The default is the network of Ho et al. (2020) for CIFAR-10, in and out channels and
-/// sample size left to the data.
+/// A U-Net. The defaults are the network of Ho et al. (2020) for CIFAR-10, with channels and size left to the data.
+/// Height and width must be multiples of 2 to the power of the number of levels less one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UNetConfig {
-    /// Channels of `x_t`; 0: those of the data.
+    /// Channels of the input; 0: as the data have. Another value must fit the data.
     pub in_channels: usize,
-    /// Channels that are predicted, twice those of the data where the variance is learned; 0: as needed.
+    /// Channels of the output, twice those of the data where the variance is learned; 0: as needed.
     pub out_channels: usize,
-    /// Height in pixels of the first level, from which `attention_resolutions` are counted; 0: that of the data.
+    /// Height in pixels of the first level, to which `attention_resolutions` refer; 0: as the data have.
     pub sample_size: usize,
-    /// Channels after the first convolution, a quarter of the time embedding's width.
+    /// Channels after the first convolution; a quarter of the time embedding's width.
     pub base_channels: usize,
-    /// Channels of each level, as multiples of `base_channels`. Each level halves the one before.
+    /// Channels of each level, as multiples of `base_channels`. Each level has half the height and width of the one
+    /// before.
     pub multipliers: Vec<f64>,
     /// Residual blocks on each level of the way down; the way up has one more.
     pub blocks_per_level: usize,
-    /// Heights in pixels of the levels that have attention.
+    /// Heights in pixels of the levels with attention; each must be the height of a level.
     pub attention_resolutions: Vec<usize>,
-    /// Whether there is attention in the middle.
+    /// Attention in the middle block.
     pub middle_attention: bool,
-    /// The normalisation in front of the middle attention.
+    /// Normalisation in front of the middle attention.
     pub middle_attention_norm: MiddleNorm,
-    /// Heads of every attention.
+    /// Attention heads: a number, or `{ width = 64 }` for as many heads of that width as fit.
     pub heads: Heads,
-    /// Heads of the attentions on the way up, where they differ: improved-diffusion's `num_heads_upsample`.
+    /// Heads of the attentions on the way up, where they differ (`num_heads_upsample` of improved-diffusion); left out:
+    /// as `heads`. diffusers cannot express it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads_up: Option<Heads>,
-    /// Probability of dropping a value in front of each block's last convolution.
+    /// Dropout probability in each residual block, before its last convolution.
     pub dropout: f64,
-    /// Groups of every group normalisation.
+    /// Groups of every group normalisation; must divide the channels of every level.
     pub norm_groups: usize,
-    /// Epsilon of every normalisation.
+    /// Added to the variance in every normalisation.
     pub norm_eps: f64,
-    /// How the time enters a block.
+    /// How the time embedding enters a residual block.
     pub time_shift: TimeShift,
-    /// How the resolution changes.
+    /// How the resolution changes between levels.
     pub resampling: Resampling,
-    /// Where the convolution with stride 2 is padded.
+    /// Padding of the convolution with stride 2. A wrong choice moves the image by half a pixel and shows in no shape.
     pub downsample_padding: DownsamplePadding,
-    /// The sinusoidal embedding of the time.
+    /// Sinusoidal embedding of the time.
     pub embedding: SinusoidConfig,
-    /// Classes of the condition; 0: unconditional.
+    /// Number of classes; 0: unconditional. `"data"`: as many as the data have; the run's `config.toml` then has the
+    /// number.
     pub classes: usize,
-    /// Whether the table of classes ends in one more row, the null class of classifier-free guidance.
+    /// One more class that stands for none; needed for `train.label_drop` and classifier-free guidance.
     pub null_class: bool,
-    /// Number of augmentation labels (Karras et al. 2022, appendix F.2), all zero in sampling; 0: none.
+    /// Augmentation labels: numbers that describe how a training image was changed; 9 with `[augment]`, else 0. To go
+    /// on without `[augment]` from a snapshot that was trained with it: 9.
     pub augment_dim: usize,
 }
 

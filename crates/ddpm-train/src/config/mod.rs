@@ -5,6 +5,8 @@
 mod hints;
 pub mod load;
 pub mod recipes;
+#[cfg(test)]
+mod reference;
 
 use ddpm_data::DataConfig;
 use ddpm_kernels::Precision;
@@ -16,11 +18,11 @@ use toml::{Table, Value};
 use ddpm_families::family::Problem;
 use ddpm_families::family::erased::FamilyTables;
 
-/// A whole experiment: the sections that every family has, and those of its own.
+/// A whole experiment: one field for each table of its TOML file that every family has, and the tables of its family.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {
-    /// What is learned.
+    /// What is learned. Each kind of data has its own keys. `datasets/README.md` describes the kinds.
     pub data: DataConfig,
     /// The sections of the family: its model and its loss.
     #[serde(skip)]
@@ -28,16 +30,16 @@ pub struct Experiment {
     /// How gradients become steps.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
-    /// The average of the weights that samples are drawn from.
+    /// The moving average of the weights, from which samples are drawn.
     #[serde(default)]
     pub ema: EmaConfig,
     /// Which part of the network is trained, where it is not all of it.
     #[serde(default)]
     pub fine_tune: FineTuneConfig,
-    /// How long, how often, with which seed.
+    /// Length, batches, seed, and what is written when.
     #[serde(default)]
     pub train: TrainConfig,
-    /// The images made while training.
+    /// Images of samples, made while training.
     #[serde(default)]
     pub preview: PreviewConfig,
     /// What is measured on held-out data while training.
@@ -104,27 +106,32 @@ pub enum OptimizerKind {
     AdaGrad,
     /// Adan (Xie et al., 2022).
     Adan,
-    /// LAMB (You et al., 2020).
+    /// LAMB (You et al., 2020): steps in proportion to each weight's norm, for very large batches.
     Lamb,
-    /// Lion (Chen et al., 2023).
+    /// Lion (Chen et al., 2023): steps by the sign; wants a smaller rate than Adam.
     Lion,
-    /// Adafactor (Shazeer & Stern, 2018).
+    /// Adafactor (Shazeer & Stern, 2018): keeps rows and columns of the second moment only; the rate is relative to
+    /// each weight's size.
     Adafactor,
-    /// Muon (Jordan et al., 2024) for the weights that multiply, AdamW for the others.
+    /// Muon (Jordan et al., 2024): orthogonal steps for matrices and convolutions, of the size of AdamW's; AdamW for
+    /// the rest.
     Muon,
 }
 
 /// How the learning rate goes on after the warm-up. Steps count from the beginning of the run; each place can be given
-/// in images instead.
+/// in images instead. A schedule given in images, with `warmup_images`, is the same for every batch size.
+///
+/// `until` is a key of its own, not `train.steps`, so that a run that is prolonged keeps the rates it would have had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum RateDecay {
-    /// Not at all.
+    /// The rate stays.
     #[default]
     Constant,
-    /// Falls along half a cosine (Loshchilov & Hutter, 2017, without restarts).
+    /// Falls along half a cosine, from the end of the warm-up to `until`, and stays there (Loshchilov & Hutter 2017,
+    /// without restarts).
     Cosine {
-        /// The step at which it has fallen.
+        /// The step at which it has fallen. This key or `until_images` must be given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<u64>,
         /// The same in images.
@@ -134,9 +141,9 @@ pub enum RateDecay {
         #[serde(default)]
         lowest: f64,
     },
-    /// Falls in a straight line.
+    /// The same in a straight line.
     Linear {
-        /// The step at which it has fallen.
+        /// The step at which it has fallen. This key or `until_images` must be given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<u64>,
         /// The same in images.
@@ -146,9 +153,9 @@ pub enum RateDecay {
         #[serde(default)]
         lowest: f64,
     },
-    /// Falls as one over the square root of the step (Karras et al. 2024).
+    /// The rate stays up to step `after`, then it is multiplied by sqrt(`after` / step) (Karras et al. 2024).
     InverseSqrt {
-        /// The step up to which it stays.
+        /// The step up to which it stays. This key or `after_images` must be given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<u64>,
         /// The same in images.
@@ -157,18 +164,18 @@ pub enum RateDecay {
     },
 }
 
-/// `[optimizer]`: the constants of the DDPM paper are the defaults. A constant that is left out is that of the rule's
-/// own paper ([`OptimizerKind::constants`]).
+/// The defaults are those of the DDPM paper. A constant (`beta_1` to `weight_decay`) that is left out has the value of
+/// the rule's own paper, listed below; one that the rule does not read is an error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
-    /// Which rule.
+    /// The rule. All resume bit for bit; only `adam` was tuned in the recipes here.
     pub kind: OptimizerKind,
     /// Learning rate after the warm-up.
     pub learning_rate: f64,
-    /// Steps over which the rate rises linearly from zero.
+    /// Steps over which the rate rises linearly from zero; 0: none.
     pub warmup_steps: u64,
-    /// Images over which it rises, in place of `warmup_steps`.
+    /// Images over which it rises, in place of `warmup_steps`: then the batch size does not matter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_images: Option<u64>,
     /// How the rate goes on from there.
@@ -176,7 +183,7 @@ pub struct OptimizerConfig {
     /// Decay of the first moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta_1: Option<f64>,
-    /// Decay of the second moment; for Adan of the differences of gradients.
+    /// Decay of the second moment; for Adan, of the differences of gradients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta_2: Option<f64>,
     /// Decay of the second moment of Adan.
@@ -185,16 +192,17 @@ pub struct OptimizerConfig {
     /// Share of the last direction that stays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum: Option<f64>,
-    /// Whether the gradient is taken where the momentum leads.
+    /// Whether the gradient is taken where the momentum leads (Nesterov).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nesterov: Option<bool>,
     /// Added to the root of the second moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epsilon: Option<f64>,
-    /// Weight decay; not with Adam. Decoupled but for the three oldest rules, which add it to the gradient.
+    /// Weight decay; not with `adam`. `sgd`, `rms-prop` and `ada-grad` add it to the gradient; for the others it is
+    /// decoupled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
-    /// Largest norm of all gradients together; 0 leaves them as they are.
+    /// Largest norm of all gradients together; 0: no clipping.
     pub clip_norm: f64,
 }
 
@@ -218,13 +226,18 @@ impl Default for OptimizerConfig {
     }
 }
 
-/// `[fine_tune]`: all of the network is trained, but for what is said here.
+/// For training that starts from a snapshot (`--from`). Without this table all of the network is trained.
+///
+/// Names are those of the snapshot's file, except `gamma` and `beta` of normalisations. A pattern that fits no
+/// parameter is an error that lists the names. The number of trained parameters is printed. Checkpoints and averages
+/// hold the LoRA factors; a snapshot holds the weights with their product added, so that it opens anywhere.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FineTuneConfig {
-    /// Parts that stay as they are, by the beginnings of their parameters' names.
+    /// Parts that stay as they are: beginnings of parameter names, with `*` for any one part, such as `["down_blocks",
+    /// "*.*.attentions", "time_embedding"]`.
     pub freeze: Vec<String>,
-    /// Factors beside frozen weights.
+    /// Low-rank factors next to frozen weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
 }
@@ -236,16 +249,17 @@ impl FineTuneConfig {
     }
 }
 
-/// LoRA (Hu et al., 2022): every weight is frozen, and the product of two thin matrices is learned beside it.
+/// LoRA (Hu et al., 2022): every weight is frozen. For each matrix and convolution of `parts` the product of two thin
+/// factors is learned and added, times `alpha / rank`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
-    /// The width of the factors.
+    /// Width of the factors.
     pub rank: usize,
-    /// What their product is multiplied by, times the rank; without it the rank, so that it counts as it is.
+    /// Scale of the product, before the division by the rank; left out: the rank, so that the factor is 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
-    /// The parts that get factors; none: all.
+    /// Parts that get factors, as in `freeze`; empty: all.
     #[serde(default)]
     pub parts: Vec<String>,
 }
@@ -254,10 +268,11 @@ pub struct LoraConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
-    /// All items, whatever their classes.
+    /// All items equally often.
     #[default]
     Items,
-    /// All classes, however many items each has.
+    /// All classes equally often: each comes once in as many items as there are classes, and every item of a class
+    /// before one of it comes again.
     Classes,
 }
 
@@ -268,45 +283,52 @@ pub enum OnNonFinite {
     /// The run stops before the step.
     #[default]
     Stop,
-    /// The step is counted but not taken, as long as there are not too many in a row.
+    /// The step is skipped: it and its data count, weights and averages stay as they are, as long as `max_skips` allows
+    /// it.
     Skip,
 }
 
-/// `[train]`.
+/// At a step that is not finite, `--detect-anomaly` computes it once more and names the first layer whose output, or
+/// else gradient, is not finite, with its input and weights. It costs nothing before that and works with `--resume`
+/// too.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Optimiser steps in all.
+    /// Optimiser steps.
     pub steps: u64,
-    /// Items behind one step.
+    /// Images (or points) in one step.
     pub batch_size: usize,
-    /// Parts that a batch is computed in, one after the other; their gradients are averaged.
+    /// Parts that a batch is computed in, one after the other, to save memory; must divide `batch_size`. Their
+    /// gradients are averaged.
     pub accumulate: usize,
-    /// Every random number of the run follows from it.
+    /// All random numbers of the run follow from it.
     pub seed: u64,
-    /// Which items come how often.
+    /// How often each item comes.
     pub balance: Balance,
-    /// Steps between two lines of metrics.
+    /// Steps between two lines of `metrics.jsonl`.
     pub log_every: u64,
-    /// Steps between two checkpoints (everything to resume); one more is written at the end.
+    /// Steps between two checkpoints (everything to resume); one more at the end.
     pub checkpoint_every: u64,
     /// Minutes after which a checkpoint is written whatever the step; 0: none.
     pub checkpoint_minutes: f64,
-    /// Checkpoints that are kept, newest first.
+    /// Newest checkpoints that are kept.
     pub keep_checkpoints: usize,
-    /// Steps between two snapshots (weights to sample from); one more is written at the end.
+    /// Steps between two snapshots (weights to sample from); one more at the end.
     pub snapshot_every: u64,
-    /// Threads that decode ahead of the step.
+    /// Threads that read, decode and augment ahead of the step. `metrics.jsonl` has how long steps wait for them
+    /// (`data_wait`, a share of the time) and what they could deliver (`data_per_sec`).
     pub workers: usize,
     /// What happens at a loss or gradient that is not finite.
     pub on_non_finite: OnNonFinite,
     /// Steps in a row that may be skipped; one more stops the run.
     pub max_skips: u64,
-    /// What the network computes in: f32, bf16 or f16. Weights, moments, averages and the loss are f32 in all of them.
+    /// What the network computes in. Weights, moments, averages and the loss are f32 in all of them. See
+    /// `docs/backends.md`.
     pub precision: Precision,
-    /// Whether cheap operations are computed again on the way back instead of kept: less memory, and a slower step.
+    /// Recomputes normalisations, sums and joins in the backward pass instead of keeping them: less memory, a slower
+    /// step, the same bits.
     pub gradient_checkpointing: bool,
-    /// Whether the metrics are also written as an event file of TensorBoard.
+    /// Also writes the metrics to `tensorboard/` in the run folder, for `tensorboard --logdir runs`.
     pub tensorboard: bool,
 }
 
@@ -333,13 +355,13 @@ impl Default for TrainConfig {
     }
 }
 
-/// `[preview]`.
+/// Snapshots keep `sampler` and `steps`: `cargo xtask sample` uses them unless it is given others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PreviewConfig {
-    /// Steps between two preview pictures; 0 makes only the one at the end.
+    /// Steps between two previews; 0: only the one at the end.
     pub every: u64,
-    /// Samples in a picture; 0: no picture at all.
+    /// Samples in a preview; 0: no preview at all.
     pub count: usize,
 }
 
@@ -349,13 +371,17 @@ impl Default for PreviewConfig {
     }
 }
 
-/// `[validation]`.
+/// The averaged weights are measured, always on the same items with the same noise at the same levels, whatever the
+/// seed of the run: two numbers can be compared, of one run or of two. `valid_loss` is the training loss. `valid_bpd`,
+/// for images in discrete time, is an unbiased estimate of the variational bound in bits per dimension (`cargo xtask
+/// likelihood` sums over all steps instead). Training is the same with and without. Data without a test split give a
+/// warning and are trained on without.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValidationConfig {
-    /// Steps between two looks at held-out data, each at the next line of metrics; 0: none.
+    /// Steps between two validations, each at the next line of metrics; 0: none.
     pub every: u64,
-    /// How many items of the test split are looked at.
+    /// Items of the test split that are used, spread over all of it.
     pub count: usize,
 }
 
