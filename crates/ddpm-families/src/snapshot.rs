@@ -236,7 +236,7 @@ impl SnapshotConfig {
         network: NetworkConfig,
         diffusion: DiffusionConfig,
         data: DataInfo,
-        source: DataConfig,
+        source: impl Into<Option<DataConfig>>,
         experiment: &str,
     ) -> Self {
         Self {
@@ -244,7 +244,7 @@ impl SnapshotConfig {
             network,
             diffusion,
             data,
-            source: Some(source),
+            source: source.into(),
             experiment: experiment.into(),
             step: 0,
             images_seen: 0,
@@ -476,7 +476,7 @@ fn with_weights(mut network: Network, weights: &Weights) -> Result<Network, Snap
 }
 
 /// The folder beside `dir` in which it is prepared.
-fn aside(dir: &Path) -> PathBuf {
+pub(crate) fn aside(dir: &Path) -> PathBuf {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     dir.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }

@@ -136,7 +136,7 @@ mod tests {
     use burn::module::{Module, ModuleMapper, Param};
     use burn::tensor::{Device, Distribution, Tensor};
     use burn_train::TrainStep;
-    use ddpm_data::{DataConfig, DataInfo, Units};
+    use ddpm_data::{DataInfo, Units};
     use ddpm_families::snapshot::DiffusionConfig;
     use ddpm_model::condition::Condition;
     use ddpm_model::network::{Network, NetworkConfig};
@@ -148,6 +148,7 @@ mod tests {
     use ddpm_families::diffusion::DiffusionFamily;
     use ddpm_families::diffusion::noising::NoisedBatch;
     use ddpm_families::diffusion::tables::DiffusionTables;
+    use ddpm_families::family::Origin;
     use ddpm_families::family::any_module::AnyModule;
     use ddpm_families::family::erased::AnyBatch;
     use ddpm_families::parameters::settle;
@@ -199,8 +200,7 @@ mod tests {
         let tables =
             DiffusionTables::of(NetworkConfig::PointMlp(PointMlpConfig::default()), DiffusionConfig::default());
         let data = DataInfo { name: "test".into(), shape: vec![2], classes: Vec::new(), units: Units::identity(2) };
-        let config = DataConfig::Digits(Default::default());
-        let family = DiffusionFamily::new(tables, "test", &config, &data).unwrap();
+        let family = DiffusionFamily::new(tables, Origin { experiment: "test".into(), data, source: None }).unwrap();
         TrainModel::new(AnyModule::new(net), Arc::new(family))
     }
 

@@ -6,6 +6,7 @@ pub mod preview;
 pub mod quartiles;
 pub mod start;
 pub mod tables;
+pub mod trained;
 pub mod validation;
 
 use std::path::Path;
@@ -13,8 +14,8 @@ use std::sync::Arc;
 
 use crate::snapshot::{Snapshot, SnapshotConfig, SnapshotError, Written};
 use burn::tensor::Device;
+use ddpm_data::StreamItem;
 use ddpm_data::augment::AugmentConfig;
-use ddpm_data::{DataConfig, DataInfo, StreamItem};
 use ddpm_kernels::Precision;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{MemoryEstimate, Network, NetworkConfig};
@@ -29,10 +30,13 @@ use self::loss::Objective;
 use self::noising::{Labels, NoisedBatch, Noising, draw_by_importance};
 use self::quartiles::Quartiles;
 use self::start::Start;
-use self::tables::{DiffusionTables, TimeSampling};
+use self::tables::{DiffusionTables, PreviewKeys, TimeSampling};
+use self::trained::TrainedDiffusion;
 use crate::family::any_module::AnyModule;
+use crate::family::stored::ModelCard;
+use crate::family::trained::Trained;
 use crate::family::{
-    AnyError, Family, HeldOut, HeldOutSetup, Losses, Preview, PreviewSetup, Problem, Progress, RowLoss,
+    AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, RowLoss,
     StartingWeights, Subject,
 };
 use crate::loss_sum::LossSum;
@@ -45,9 +49,7 @@ pub struct DiffusionFamily {
     pub process: Arc<Diffusion>,
     noising: Noising,
     quartiles: Quartiles,
-    data: DataInfo,
-    /// What a snapshot says about itself, but for the counters.
-    snapshot: SnapshotConfig,
+    origin: Origin,
 }
 
 /// What importance sampling and the metrics remember of the losses.
@@ -64,12 +66,7 @@ pub struct LossMemory {
 
 impl DiffusionFamily {
     /// The family for data of which only the description is known.
-    pub fn new(
-        tables: DiffusionTables,
-        experiment: &str,
-        config: &DataConfig,
-        data: &DataInfo,
-    ) -> Result<Self, Problem> {
+    pub fn new(tables: DiffusionTables, origin: Origin) -> Result<Self, Problem> {
         let process = tables.diffusion.init().map_err(|error| ("diffusion.schedule".to_string(), error.to_string()))?;
         let process = Arc::new(process);
         let noising = Noising {
@@ -77,13 +74,20 @@ impl DiffusionFamily {
             labels: labels(&tables.model, tables.train.label_drop),
             offset_noise: tables.diffusion.offset_noise,
             self_conditioning: tables.diffusion.self_conditioning,
-            shape: data.shape.clone(),
+            shape: origin.data.shape.clone(),
         };
-        let (network, diffusion) = (tables.model.clone(), tables.diffusion.clone());
-        let snapshot = SnapshotConfig::new(network, diffusion, data.clone(), config.clone(), experiment)
-            .sampled_by(&tables.preview.sampler, tables.preview.steps);
         let quartiles = Quartiles::of(&process);
-        Ok(Self { tables, process, noising, quartiles, data: data.clone(), snapshot })
+        Ok(Self { tables, process, noising, quartiles, origin })
+    }
+
+    /// What a snapshot says about itself.
+    fn snapshot(&self, progress: Progress) -> SnapshotConfig {
+        let Origin { experiment, data, source } = &self.origin;
+        let Progress { step, images_seen } = progress;
+        let (network, diffusion) = (self.tables.model.clone(), self.tables.diffusion.clone());
+        let PreviewKeys { sampler, steps } = &self.tables.preview;
+        let config = SnapshotConfig::new(network, diffusion, data.clone(), source.clone(), experiment);
+        SnapshotConfig { step, images_seen, ..config }.sampled_by(sampler, *steps)
     }
 
     /// The loss under this process.
@@ -142,7 +146,7 @@ impl Family for DiffusionFamily {
 
     fn resolve(tables: DiffusionTables, subject: &Subject<'_>) -> Result<Self, Vec<Problem>> {
         let tables = tables.with_data(subject.config, subject.data)?;
-        Self::new(tables, subject.experiment, subject.config, &subject.data.info).map_err(|problem| vec![problem])
+        Self::new(tables, subject.origin()).map_err(|problem| vec![problem])
     }
 
     fn starting_weights(path: &Path, device: &Device) -> Result<Box<dyn StartingWeights>, AnyError> {
@@ -151,6 +155,10 @@ impl Family for DiffusionFamily {
 
     fn tables(&self) -> &DiffusionTables {
         &self.tables
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     fn remarks(&self, subject: &Subject<'_>) -> Vec<String> {
@@ -170,7 +178,7 @@ impl Family for DiffusionFamily {
     }
 
     fn memory_estimate(&self, parameters: usize, batch: usize) -> MemoryEstimate {
-        self.tables.model.memory_estimate(parameters, &self.data.shape, batch)
+        self.tables.model.memory_estimate(parameters, &self.origin.data.shape, batch)
     }
 
     fn augmentation(&self) -> AugmentConfig {
@@ -233,9 +241,15 @@ impl Family for DiffusionFamily {
     }
 
     fn save(&self, model: &Network, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
-        let Progress { step, images_seen } = progress;
-        let config = SnapshotConfig { step, images_seen, ..self.snapshot.clone() };
         // Factors that are trained beside weights become part of these.
-        Snapshot::save(&burn::module::Module::materialize(model.clone()), &config, dir)
+        Snapshot::save(&burn::module::Module::materialize(model.clone()), &self.snapshot(progress), dir)
+    }
+
+    fn restored(tables: DiffusionTables, origin: Origin) -> Result<Self, AnyError> {
+        Self::new(tables, origin).map_err(|(key, message)| format!("{key}: {message}").into())
+    }
+
+    fn trained(self, model: Network, card: ModelCard) -> Box<dyn Trained> {
+        Box::new(TrainedDiffusion::new(self, model, card))
     }
 }

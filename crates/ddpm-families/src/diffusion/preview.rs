@@ -7,9 +7,9 @@ use ddpm_data::reference_points;
 use ddpm_model::network::Network;
 use ddpm_sampling::guidance::Guidance;
 use ddpm_sampling::job::clip_for;
-use ddpm_sampling::job::{ClassChoice, SamplingJob, TrainedModel};
+use ddpm_sampling::job::{ClassChoice, SamplingJob};
 use ddpm_sampling::noise::NoiseChoice;
-use ddpm_sampling::samplers::{Sampler, SamplerOptions};
+use ddpm_sampling::samplers::{Sampler, SamplerError, SamplerOptions};
 use ddpm_sampling::tasks::Task;
 
 use super::DiffusionFamily;
@@ -24,45 +24,40 @@ pub struct SamplesPreview {
     device: Device,
 }
 
+/// Samples as an experiment's previews are drawn.
+pub(super) fn sampling_job(family: &DiffusionFamily, seed: u64, count: usize) -> Result<SamplingJob, SamplerError> {
+    let (keys, process) = (&family.tables.preview, &family.process);
+    let options = SamplerOptions { variance: process.variance(), ..SamplerOptions::default() };
+    let sampler = Sampler::new(&keys.sampler, options)?;
+    Ok(SamplingJob {
+        task: Task::Sample,
+        count,
+        seed,
+        batch_size: count.min(256),
+        sampler,
+        steps: Some(keys.steps),
+        levels: sampler.usual_levels(process),
+        plan: None,
+        noise: NoiseChoice::default(),
+        class: ClassChoice::Any,
+        clip: clip_for(&family.origin.data),
+        guidance: Guidance::default(),
+        frames: 0,
+    })
+}
+
 impl SamplesPreview {
     /// Plans the previews of a run.
     pub fn new(family: &DiffusionFamily, setup: &PreviewSetup<'_>) -> Result<Self, AnyError> {
-        let (keys, process) = (&family.tables.preview, &family.process);
-        let options = SamplerOptions { variance: process.variance(), ..SamplerOptions::default() };
-        let sampler = Sampler::new(&keys.sampler, options)?;
-        let job = SamplingJob {
-            task: Task::Sample,
-            count: setup.count,
-            seed: setup.seed,
-            batch_size: setup.count.min(256),
-            sampler,
-            steps: Some(keys.steps),
-            levels: sampler.usual_levels(process),
-            plan: None,
-            noise: NoiseChoice::default(),
-            class: ClassChoice::Any,
-            clip: clip_for(&family.data),
-            guidance: Guidance::default(),
-            frames: 0,
-        };
-        let points = if family.data.shape.len() == 1 { reference_points(setup.config) } else { None };
+        let job = sampling_job(family, setup.seed, setup.count)?;
+        let points = if family.origin.data.shape.len() == 1 { reference_points(setup.config) } else { None };
         Ok(Self { job, family: family.clone(), points, device: setup.device.clone() })
     }
 }
 
 impl Preview<Network> for SamplesPreview {
     fn draw(&self, network: &Network, folder: &Path, name: &str) -> Result<PathBuf, AnyError> {
-        let classes = network.num_classes();
-        let model = TrainedModel {
-            network,
-            diffusion: &self.family.process,
-            data: &self.family.data,
-            classes: (classes > 0).then_some(classes),
-            null_class: network.null_class(),
-            self_conditioned: self.family.tables.diffusion.self_conditioning,
-            guide: None,
-        };
-        let samples = self.job.run(&model, &self.device, &mut |_| {})?;
+        let samples = self.job.run(&self.family.trained_model(network), &self.device, &mut |_| {})?;
         let path = folder.join(name).with_extension("png");
         ddpm_render::write_overview(&path, &samples, self.points.as_deref())?;
         Ok(path)

@@ -173,6 +173,7 @@ mod tests {
 
     use super::*;
     use crate::diffusion::tables::{DiffusionTables, TrainKeys, ValidationKeys};
+    use crate::family::Origin;
     use crate::parameters::settle;
     use ddpm_testing::drawn::drawn;
 
@@ -220,7 +221,8 @@ mod tests {
     fn validation(levels: usize, batch_size: usize, diffusion: &DiffusionConfig) -> Validation {
         let (config, data) = data();
         let channels = [if diffusion.self_conditioning { 2 } else { 1 }, 1];
-        let family = DiffusionFamily::new(tables(channels, levels, diffusion), "test", &config, &data.info).unwrap();
+        let origin = Origin { experiment: "test".into(), data: data.info.clone(), source: Some(config) };
+        let family = DiffusionFamily::new(tables(channels, levels, diffusion), origin).unwrap();
         let setup = HeldOutSetup { data: &data, count: COUNT, batch_size, device: &Device::default() };
         Validation::read(&family, &setup).unwrap()
     }

@@ -18,10 +18,13 @@ use toml::Table;
 
 use super::any_module::AnyModule;
 use super::registry::default_family;
+use super::stored::{ModelCard, load_weights};
+use super::trained::Trained;
 use super::{
-    AnyError, Family, HeldOut, HeldOutSetup, Losses, Preview, PreviewSetup, Problem, Progress, RowLoss,
+    AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, RowLoss,
     StartingWeights, Subject,
 };
+use crate::parameters::settle;
 
 /// A family as the registry has it: before an experiment says anything.
 pub trait FamilyKind: Sync {
@@ -37,6 +40,8 @@ pub trait FamilyKind: Sync {
     fn read(&self, tables: Table) -> Result<FamilyTables, String>;
     /// Weights that a run can start from.
     fn starting_weights(&self, path: &Path, device: &Device) -> Result<Box<dyn StartingWeights>, AnyError>;
+    /// The model of a snapshot, for use.
+    fn open(&self, card: ModelCard, folder: &Path, device: &Device) -> Result<Box<dyn Trained>, AnyError>;
 }
 
 /// The registry's entry of a family.
@@ -70,6 +75,14 @@ impl<F: Family> FamilyKind for Of<F> {
 
     fn starting_weights(&self, path: &Path, device: &Device) -> Result<Box<dyn StartingWeights>, AnyError> {
         F::starting_weights(path, device)
+    }
+
+    fn open(&self, card: ModelCard, folder: &Path, device: &Device) -> Result<Box<dyn Trained>, AnyError> {
+        let (experiment, data, source) = (card.experiment.clone(), card.data.clone(), card.source.clone());
+        let origin = Origin { experiment, data, source };
+        let family = F::restored(F::read(card.tables.clone())?, origin)?;
+        let model = load_weights(settle(Family::init(&family, device)), folder)?;
+        Ok(family.trained(model, card))
     }
 }
 

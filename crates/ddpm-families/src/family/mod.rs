@@ -6,6 +6,8 @@
 pub mod any_module;
 pub mod erased;
 pub mod registry;
+pub mod stored;
+pub mod trained;
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -15,7 +17,7 @@ use crate::snapshot::{SnapshotError, Written};
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Tensor};
 use ddpm_data::augment::AugmentConfig;
-use ddpm_data::{DataConfig, OpenData, StreamItem};
+use ddpm_data::{DataConfig, DataInfo, OpenData, StreamItem};
 use ddpm_kernels::Precision;
 use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;
@@ -24,6 +26,8 @@ use serde::de::{Deserialize, DeserializeOwned};
 use toml::Table;
 
 use self::any_module::AnyModule;
+use self::stored::ModelCard;
+use self::trained::Trained;
 
 /// What a family says when something cannot be done.
 pub type AnyError = Box<dyn Error + Send + Sync>;
@@ -41,6 +45,25 @@ pub struct Subject<'a> {
     pub data: &'a OpenData,
     /// Whether the classes of the data are used to balance them.
     pub balanced: bool,
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The name of the experiment.
+    pub experiment: String,
+    /// What it was trained on.
+    pub data: DataInfo,
+    /// The section `[data]`, where it is known.
+    pub source: Option<DataConfig>,
+}
+
+impl Subject<'_> {
+    /// What of it a snapshot keeps.
+    pub fn origin(&self) -> Origin {
+        let (experiment, source) = (self.experiment.to_string(), Some(self.config.clone()));
+        Origin { experiment, data: self.data.info.clone(), source }
+    }
 }
 
 /// A family of models with everything resolved: sizes that follow from the data are known, and nothing is checked again.
@@ -91,6 +114,9 @@ pub trait Family: Sized + Debug + Send + Sync + 'static {
 
     /// Its sections, resolved.
     fn tables(&self) -> &Self::Tables;
+
+    /// Where its model comes from.
+    fn origin(&self) -> &Origin;
 
     /// What a person should know before training on these data.
     fn remarks(&self, _: &Subject<'_>) -> Vec<String> {
@@ -148,7 +174,15 @@ pub trait Family: Sized + Debug + Send + Sync + 'static {
     fn preview(&self, setup: &PreviewSetup<'_>) -> Result<Box<dyn Preview<Self::Model>>, AnyError>;
 
     /// Writes the model as a snapshot, usable with nothing else; the folder appears complete or not at all.
-    fn save(&self, model: &Self::Model, progress: Progress, dir: &Path) -> Result<Written, SnapshotError>;
+    fn save(&self, model: &Self::Model, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
+        stored::save(self, model, progress, dir)
+    }
+
+    /// The family as a snapshot describes it: resolved sections, and where the model comes from.
+    fn restored(tables: Self::Tables, origin: Origin) -> Result<Self, AnyError>;
+
+    /// The model for use.
+    fn trained(self, model: Self::Model, card: ModelCard) -> Box<dyn Trained>;
 }
 
 /// The loss of a batch.

@@ -19,9 +19,12 @@ use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, SamplerArgs};
 use crate::commands::shards::{Parts, Shard};
 use ddpm_console::bar::progress_bar;
 use ddpm_console::numbers::{at_least, from_zero};
+use ddpm_device::device::OpenDevice;
 use ddpm_device::memory;
 use ddpm_families::diffusers::scheduler_config::Method;
 use ddpm_families::diffusers::{Plan, Tables};
+use ddpm_families::family::stored::ModelCard;
+use ddpm_families::family::trained::{abilities, open};
 use ddpm_families::snapshot::{Sampling, Snapshot, SnapshotConfig, trained};
 use ddpm_families::usual_sampling::usual_sampling;
 use ddpm_files::runs::RunFolder;
@@ -109,6 +112,9 @@ fn sampler_help() -> String {
 pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let (path, run) = args.snapshot.choose()?;
     let open = args.snapshot.open()?;
+    if ModelCard::find(&path)?.is_some() {
+        return args.generate(&path, run, &open);
+    }
     let (snapshot, diffusion) = args.snapshot.load(&path, &open.device)?;
     let config = &snapshot.config;
     let job = args.job(&path, &snapshot, &diffusion)?;
@@ -121,7 +127,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     if let Err(reason) = memory::check(held, job.bytes_per_sample(&config.data)) {
         bail!("{} samples are too many: {reason}", job.count);
     }
-    let out = args.make_folder(run, &path, &job, &diffusion)?;
+    let out = args.make_folder(run, &job_name(&path, &job, &diffusion))?;
 
     eprintln!(
         "{}: {} samples of {} by {} in {} steps on {}{}{}",
@@ -194,6 +200,43 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
 }
 
 impl SampleArgs {
+    /// The options that were given and that only mean something where samples are denoised step by step.
+    fn options_of_denoising(&self) -> Vec<&'static str> {
+        let given = [
+            ("--sampler", self.sampler.is_some()),
+            ("--steps", self.steps.is_some()),
+            ("--class", self.class.is_some()),
+            ("--init-noise", self.init_noise.is_some()),
+            ("--guidance", self.guidance.is_some()),
+            ("--guide", self.guiding.guide.is_some()),
+            ("--shard", self.shard.is_some()),
+        ];
+        given.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option).collect()
+    }
+
+    /// Samples of a model that draws them in one pass, with the options that have a meaning for it.
+    fn generate(&self, path: &Path, run: Option<RunFolder>, device: &OpenDevice) -> anyhow::Result<PathBuf> {
+        let model = open(path, &device.device).map_err(anyhow::Error::from_boxed)?;
+        let card = model.card();
+        let Some(generator) = model.generate() else {
+            bail!("{}: this snapshot is a {}: {}, not sample", path.display(), card.family, abilities(&*model));
+        };
+        if let Some(option) = self.options_of_denoising().first() {
+            bail!("{option} is about models that are denoised step by step; this snapshot is a {}", card.family);
+        }
+        let count = self.count.unwrap_or(if card.data.shape.len() == 3 { 100 } else { 2048 });
+        let name = format!("{}-seed{}-n{count}", path.file_stem().unwrap_or_default().to_string_lossy(), self.seed);
+        let out = self.make_folder(run, &name)?;
+        eprintln!("{}: {count} samples of {} on {}", path.display(), card.origin(), device.name);
+        let samples = generator.generate(self.seed, 0, count).map_err(anyhow::Error::from_boxed)?;
+        let points = card.source.as_ref().filter(|_| card.data.shape.len() == 1).and_then(reference_points);
+        if self.overwrite {
+            samples_folder::clear(&out)?;
+        }
+        ddpm_render::write(&out, &samples, points.as_deref())?;
+        Ok(out)
+    }
+
     /// What is to be done with this model.
     fn job(&self, path: &Path, snapshot: &Snapshot, diffusion: &Diffusion) -> anyhow::Result<SamplingJob> {
         let config = &snapshot.config;
@@ -262,17 +305,11 @@ impl SampleArgs {
     }
 
     /// The folder that the samples go to, without those of another job.
-    fn make_folder(
-        &self,
-        run: Option<RunFolder>,
-        path: &Path,
-        job: &SamplingJob,
-        diffusion: &Diffusion,
-    ) -> anyhow::Result<PathBuf> {
+    fn make_folder(&self, run: Option<RunFolder>, name: &str) -> anyhow::Result<PathBuf> {
         let out = match (&self.out, run) {
             (Some(out), _) => out.clone(),
-            (None, Some(run)) => fresh_folder(&run.samples(), path, job, diffusion),
-            (None, None) => fresh_folder(Path::new("samples"), path, job, diffusion),
+            (None, Some(run)) => fresh_folder(&run.samples(), name),
+            (None, None) => fresh_folder(Path::new("samples"), name),
         };
         samples_folder::check(&out, self.overwrite)?;
         if self.overwrite {
@@ -360,8 +397,8 @@ pub(crate) fn class_choice(asked: Option<&str>, classes: usize, names: &[String]
     }
 }
 
-/// A folder that says what is in it, and that no other job has.
-fn fresh_folder(parent: &Path, snapshot: &Path, job: &SamplingJob, diffusion: &Diffusion) -> PathBuf {
+/// A name that says what is drawn.
+fn job_name(snapshot: &Path, job: &SamplingJob, diffusion: &Diffusion) -> String {
     let snapshot = snapshot.file_stem().unwrap_or_default().to_string_lossy();
     let steps = job.steps_for(diffusion);
     let class = match job.class {
@@ -370,9 +407,13 @@ fn fresh_folder(parent: &Path, snapshot: &Path, job: &SamplingJob, diffusion: &D
     };
     let guided = if job.guidance.is_active() { format!("-guided{}", job.guidance.scale) } else { String::new() };
     let task = if job.task == Task::Sample { String::new() } else { format!("-{}", job.task.name()) };
-    let name = format!("{snapshot}-{}-{steps}-seed{}{class}{guided}{task}", job.sampler.name(), job.seed);
+    format!("{snapshot}-{}-{steps}-seed{}{class}{guided}{task}", job.sampler.name(), job.seed)
+}
+
+/// A folder of this name, or of one after it that no other job has.
+fn fresh_folder(parent: &Path, name: &str) -> PathBuf {
     let numbered = (2..).map(|number| format!("{name}-{number}"));
-    let mut folders = std::iter::once(name.clone()).chain(numbered).map(|name| parent.join(name));
+    let mut folders = std::iter::once(name.to_string()).chain(numbered).map(|name| parent.join(name));
     folders.find(|folder| !folder.exists()).unwrap_or_else(|| parent.join(name))
 }
 

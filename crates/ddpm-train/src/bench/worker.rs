@@ -38,6 +38,7 @@ use crate::rate::RateSchedule;
 use ddpm_families::diffusion::DiffusionFamily;
 use ddpm_families::diffusion::noising::NoisedBatch;
 use ddpm_families::diffusion::tables::DiffusionTables;
+use ddpm_families::family::Origin;
 use ddpm_families::family::any_module::AnyModule;
 use ddpm_families::family::erased::AnyBatch;
 use ddpm_families::parameters::settle;
@@ -253,7 +254,7 @@ impl Worker {
 /// The family with the defaults of the paper.
 fn family(network: NetworkConfig, data: &DataInfo) -> anyhow::Result<DiffusionFamily> {
     let tables = DiffusionTables::of(network, DiffusionConfig::default());
-    DiffusionFamily::new(tables, "bench", &DataConfig::Digits(Default::default()), data)
+    DiffusionFamily::new(tables, Origin { experiment: "bench".into(), data: data.clone(), source: None })
         .map_err(|(key, message)| anyhow::anyhow!("{key}: {message}"))
 }
 

@@ -22,8 +22,8 @@ use crate::model::{TrainBatch, TrainModel};
 use crate::optim::{clip_global_norm, ema_update};
 use ddpm_families::diffusion::DiffusionFamily;
 use ddpm_families::diffusion::tables::DiffusionTables;
-use ddpm_families::family::Family;
 use ddpm_families::family::any_module::AnyModule;
+use ddpm_families::family::{Family, Origin};
 use ddpm_families::parameters::settle;
 
 /// The digits, with what makes the comparison sharp or short.
@@ -51,7 +51,8 @@ impl Recipe {
         let network = tables.model.clone().with_io(&data.shape, data.shape[0]);
         network.validate(&data.shape)?;
         let tables = DiffusionTables { model: network, ..tables.clone() };
-        let family = DiffusionFamily::new(tables, "conformance", &experiment.data, &data)
+        let (name, source) = ("conformance".to_string(), Some(experiment.data.clone()));
+        let family = DiffusionFamily::new(tables, Origin { experiment: name, data: data.clone(), source })
             .map_err(|(key, message)| anyhow::anyhow!("{key}: {message}"))?;
         flex.seed(experiment.train.seed);
         let weights = settle(Family::init(&family, flex));

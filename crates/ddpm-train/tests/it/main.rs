@@ -9,6 +9,7 @@ mod conformance;
 mod crash;
 mod devices;
 mod evaluations;
+mod families;
 mod hostile_runs;
 mod objectives;
 mod post_hoc;

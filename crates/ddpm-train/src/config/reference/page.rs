@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use ddpm_infer::settings::insert;
+use ddpm_console::settings::insert;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -21,12 +21,15 @@ key has the default below; an unknown key is an error. All problems of a file ar
 A run's `config.toml` has every default filled in. How to start from a recipe and change single keys on the command
 line: [experiments/README.md](../experiments/README.md).
 
+`family` names the family of models that is trained; without it, `family = \"diffusion\"`. The tables that a family does
+not share with the others are its own.
+
 A `kind` selects the keys that its table may have. Small tables are written inline: `schedule = { kind = \"cosine\" }`.
 ";
 
 /// The structs whose fields are the tables of an experiment. Where several have a table of one name, its keys are those of
 /// all of them.
-const ROOTS: [&str; 1] = ["Experiment"];
+const ROOTS: [&str; 2] = ["Experiment", "DiffusionTables"];
 
 /// The whole page.
 pub fn of(sources: &Sources) -> String {

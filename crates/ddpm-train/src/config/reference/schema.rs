@@ -1,6 +1,6 @@
 //! What serde makes of a table: which keys it knows, which must be given, and what the others are without being given.
 
-use ddpm_infer::settings::{insert, missing_key};
+use ddpm_console::settings::{insert, missing_key};
 use toml::{Table, Value};
 
 use super::source::{Body, Content, Field, Item, Sources};

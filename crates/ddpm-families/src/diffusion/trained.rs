@@ -1,0 +1,92 @@
+//! A diffusion model for use: what every family's commands can ask of it. The command `sample` asks for more, and has a
+//! [`SamplingJob`] of its own.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use ddpm_model::network::Network;
+use ddpm_render::Samples;
+use ddpm_sampling::job::TrainedModel;
+use toml::Table;
+
+use super::DiffusionFamily;
+use super::preview::sampling_job;
+use super::tables::{DiffusionTables, PreviewKeys};
+use crate::family::stored::{FORMAT, ModelCard};
+use crate::family::trained::{Generate, Trained};
+use crate::family::{AnyError, Family, Origin};
+use crate::snapshot::{Snapshot, SnapshotConfig};
+
+/// A diffusion model, sampled as the previews of its experiment were.
+pub struct TrainedDiffusion {
+    family: DiffusionFamily,
+    network: Network,
+    device: Device,
+    card: ModelCard,
+}
+
+impl TrainedDiffusion {
+    /// A network of this family.
+    pub(super) fn new(family: DiffusionFamily, network: Network, card: ModelCard) -> Self {
+        let device = network.devices().into_iter().next().unwrap_or_default();
+        Self { family, network, device, card }
+    }
+
+    /// Opens a snapshot of format 1, or a folder of diffusers.
+    pub fn open(path: &Path, device: &Device) -> Result<Self, AnyError> {
+        let Snapshot { config, network, .. } = Snapshot::load(path, device)?;
+        let SnapshotConfig { data, source, experiment, step, images_seen, sampling, .. } = config;
+        let mut tables = DiffusionTables::of(config.network, config.diffusion);
+        if let Some(sampling) = sampling {
+            tables.preview = PreviewKeys { sampler: sampling.sampler, steps: sampling.steps };
+        }
+        let card = ModelCard {
+            format: FORMAT,
+            family: DiffusionFamily::NAME.into(),
+            tables: Table::try_from(&tables)?,
+            data: data.clone(),
+            source: source.clone(),
+            experiment: experiment.clone(),
+            step,
+            images_seen,
+            checksums: Default::default(),
+        };
+        let family = DiffusionFamily::restored(tables, Origin { experiment, data, source })?;
+        Ok(Self::new(family, network, card))
+    }
+}
+
+impl Trained for TrainedDiffusion {
+    fn card(&self) -> &ModelCard {
+        &self.card
+    }
+
+    fn generate(&self) -> Option<&dyn Generate> {
+        Some(self)
+    }
+}
+
+impl Generate for TrainedDiffusion {
+    fn generate(&self, seed: u64, first: u64, count: usize) -> Result<Samples, AnyError> {
+        let (first, family) = (first as usize, &self.family);
+        let job = sampling_job(family, seed, first + count)?;
+        Ok(job.run_part(&family.trained_model(&self.network), first..first + count, &self.device, &mut |_| {})?)
+    }
+}
+
+impl DiffusionFamily {
+    /// A network as a sampling job takes it.
+    pub(super) fn trained_model<'a>(&'a self, network: &'a Network) -> TrainedModel<'a, Network> {
+        let classes = network.num_classes();
+        TrainedModel {
+            network,
+            diffusion: &self.process,
+            data: &self.origin.data,
+            classes: (classes > 0).then_some(classes),
+            null_class: network.null_class(),
+            self_conditioned: self.tables.diffusion.self_conditioning,
+            guide: None,
+        }
+    }
+}

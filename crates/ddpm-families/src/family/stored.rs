@@ -1,0 +1,134 @@
+//! A snapshot that names its family: format 2 of the description in `ddpm.json`, and the weights next to it.
+//!
+//! Folders of format 1, which are of family diffusion and may be pipelines of diffusers, are [`crate::snapshot`]'s.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
+use ddpm_data::{DataConfig, DataInfo};
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use super::{Family, Progress};
+use crate::checksums;
+use crate::diffusers::pipeline::read_json;
+use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written};
+
+/// The format that names its family.
+pub const FORMAT: u32 = 2;
+
+/// What a snapshot says about itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelCard {
+    /// Version of this description.
+    pub format: u32,
+    /// The family of the model.
+    pub family: String,
+    /// The sections of the experiment that belong to the family, resolved.
+    pub tables: Table,
+    /// What it was trained on: shape, classes, units.
+    pub data: DataInfo,
+    /// Where that came from; using the model does not need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<DataConfig>,
+    /// The experiment it comes from.
+    pub experiment: String,
+    /// Optimiser steps behind it.
+    pub step: u64,
+    /// Items seen.
+    pub images_seen: u64,
+    /// CRC-32 of the files of the folder.
+    #[serde(default)]
+    pub checksums: std::collections::BTreeMap<String, String>,
+}
+
+impl ModelCard {
+    /// The card of a snapshot that names its family; none of any other path.
+    pub fn find(path: &Path) -> Result<Option<Self>, SnapshotError> {
+        let own = path.join(OWN);
+        if !own.is_file() {
+            return Ok(None);
+        }
+        let json = read_json(&own)?;
+        if json.get("family").is_none() {
+            return Ok(None);
+        }
+        let not = |reason: String| SnapshotError::NotASnapshot { path: own.clone(), reason };
+        let card: Self =
+            serde_json::from_value(json).map_err(|error| not(format!("its description is not understood: {error}")))?;
+        match card.format {
+            FORMAT => Ok(Some(card)),
+            other => Err(not(format!("its description has format {other}; this program reads formats 1 and {FORMAT}"))),
+        }
+    }
+
+    /// What it is a snapshot of, in words.
+    pub fn origin(&self) -> String {
+        format!("{} after step {}", self.experiment, self.step)
+    }
+}
+
+/// Writes a model as the folder `dir`, which appears complete or not at all.
+pub fn save<F: Family>(family: &F, model: &F::Model, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |error| SnapshotError::Io { path, error }
+    };
+    let aside = crate::snapshot::aside(dir);
+    if aside.exists() {
+        std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
+    }
+    std::fs::create_dir_all(&aside).map_err(io(&aside))?;
+    let (own, weights) = (aside.join(OWN), aside.join(WEIGHTS));
+    save_weights(&model.clone().materialize(), &weights).map_err(io(&weights))?;
+    let origin = family.origin();
+    let tables = Table::try_from(family.tables()).map_err(|error| io(&own)(std::io::Error::other(error)))?;
+    let card = ModelCard {
+        format: FORMAT,
+        family: F::NAME.into(),
+        tables,
+        data: origin.data.clone(),
+        source: origin.source.clone(),
+        experiment: origin.experiment.clone(),
+        step: progress.step,
+        images_seen: progress.images_seen,
+        checksums: checksums::of_files(&aside, &[weights]).map_err(io(&aside))?,
+    };
+    let json = serde_json::to_string_pretty(&card).map_err(|error| io(&own)(error.into()))?;
+    std::fs::write(&own, json).and_then(|()| File::open(&own)?.sync_all()).map_err(io(&own))?;
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).map_err(io(dir))?;
+    }
+    std::fs::rename(&aside, dir).map_err(io(dir))?;
+    Ok(Written::Own { reason: format!("diffusers has no pipeline of family {}", F::NAME) })
+}
+
+fn save_weights<M: Module>(model: &M, file: &Path) -> std::io::Result<()> {
+    // Burn makes files that only their owner may read, unless they replace one: then they get its permissions.
+    File::create(file)?;
+    let mut store = SafetensorsStore::from_file(file)
+        .overwrite(true)
+        .with_to_adapter(BurnToPyTorchAdapter)
+        .skip_enum_variants(true)
+        .clear_metadata()
+        .metadata("format", "pt");
+    model.save_into(&mut store).map_err(|error| std::io::Error::other(error.to_string()))?;
+    File::open(file)?.sync_all()
+}
+
+/// The model with the weights of a snapshot. None may be missing or left over.
+pub fn load_weights<M: Module>(mut model: M, folder: &Path) -> Result<M, SnapshotError> {
+    let file: PathBuf = folder.join(WEIGHTS);
+    let not = |reason: String| SnapshotError::NotASnapshot { path: file.clone(), reason };
+    let mut store = SafetensorsStore::from_file(&file)
+        .with_from_adapter(PyTorchToBurnAdapter)
+        .skip_enum_variants(true)
+        .allow_partial(false);
+    let applied = model.load_from(&mut store).map_err(|error| not(error.to_string()))?;
+    match (&applied.missing[..], &applied.unused[..]) {
+        ([], []) => Ok(model),
+        (missing, unused) => Err(not(format!("weights are missing: {missing:?}, or left over: {unused:?}"))),
+    }
+}
