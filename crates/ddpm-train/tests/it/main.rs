@@ -11,6 +11,7 @@ mod devices;
 mod evaluations;
 mod families;
 mod hostile_runs;
+mod known_bits;
 mod objectives;
 mod post_hoc;
 mod resume;
