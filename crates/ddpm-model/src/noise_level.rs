@@ -80,6 +80,15 @@ mod tests {
     }
 
     #[test]
+    fn a_ratio_is_that_of_its_level() {
+        for wanted in [0.0, 0.002, 1.0, 157.0] {
+            let level = NoiseLevel::from_ratio(wanted);
+            assert!((level.ratio() - wanted).abs() <= 1e-15 * wanted);
+            assert!((level.alpha.powi(2) + level.sigma.powi(2) - 1.0).abs() < 1e-15);
+        }
+    }
+
+    #[test]
     fn coefficients_take_shape_and_dtype_of_the_data() {
         let device = Device::flex();
         for dtype in [DType::F32, DType::F64] {

@@ -17,7 +17,7 @@ use ddpm_model::variance::Variance;
 use crate::guidance::{
     Answers, AutoGuidance, ClassifierFree, Guidable, Guidance, GuidanceError, Guide, Rescaled, Thresholded, Within,
 };
-use crate::levels::{Ladder, LevelsError};
+use crate::levels::{LevelSchedule, LevelsError};
 use crate::noise::{Generator, JobNoise, NoiseChoice};
 use crate::plan::Plan;
 use crate::samplers::{Clipped, Sampler, Step};
@@ -46,7 +46,7 @@ pub struct SamplingJob {
     /// How many steps it takes; what is usual for the sampler if `None`.
     pub steps: Option<usize>,
     /// Which noise levels they visit.
-    pub levels: Ladder,
+    pub levels: LevelSchedule,
     /// The walk of a scheduler of diffusers, in place of sampler, steps, levels and clipping.
     pub plan: Option<Plan>,
     /// Where the noise comes from.
@@ -324,7 +324,7 @@ impl SamplingJob {
         }
         self.guidance.check(model.guidable(), model.guide.map(|guide| guide.guidable()), self.clip)?;
         let ends_without_signal = model.diffusion.level_at(1.0).alpha == 0.0;
-        if ends_without_signal && !matches!(self.sampler, Sampler::Ddpm { .. } | Sampler::Ddim { .. }) {
+        if ends_without_signal && self.sampler.about().needs_signal {
             return Err(JobError::NoSignal { sampler: self.sampler.name() });
         }
         match (self.sampler, model.diffusion.variance()) {

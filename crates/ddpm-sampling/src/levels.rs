@@ -8,7 +8,6 @@ use std::str::FromStr;
 use ddpm_model::noise_level::{NoiseLevel, NoiseRange};
 use serde::{Deserialize, Serialize};
 
-use crate::samplers::level_at;
 use crate::steps::{Spacing, StepsError, levels};
 
 /// Levels in a walk, at most; no real walk comes near.
@@ -17,7 +16,7 @@ pub const MOST: usize = 1_000_000;
 /// A recipe for noise levels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Ladder {
+pub enum LevelSchedule {
     /// Those of trained steps; in continuous time, even in time.
     Steps(Spacing),
     /// Even in time from the last step to the first, of which the first is left out ("simple" without rounding).
@@ -47,7 +46,7 @@ pub enum Ladder {
     Sigmas(Vec<f64>),
 }
 
-/// The sigmas at the ends of a ladder; those of the schedule where it says nothing.
+/// The sigmas at the ends of a level schedule; those of the schedule where it says nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ends {
     /// The last one before clean data.
@@ -62,8 +61,8 @@ pub enum LevelsError {
     /// Steps that cannot be chosen.
     #[error(transparent)]
     Steps(#[from] StepsError),
-    /// No ladder has this name.
-    #[error("there are no levels `{name}`; there are: {}, or sigmas with commas between", Ladder::NAMES.join(", "))]
+    /// No level schedule has this name.
+    #[error("there are no levels `{name}`; there are: {}, or sigmas with commas between", LevelSchedule::NAMES.join(", "))]
     Unknown {
         /// What was asked for.
         name: String,
@@ -96,15 +95,18 @@ pub enum LevelsError {
         after: f64,
     },
     /// Steps that are counted, where they are not.
-    #[error("{name} levels are counted in trained steps, of which continuous time has none; try {}", Ladder::TIMELESS)]
+    #[error(
+        "{name} levels are counted in trained steps, of which continuous time has none; try {}",
+        LevelSchedule::TIMELESS
+    )]
     NoSteps {
-        /// The ladder.
+        /// The level schedule.
         name: &'static str,
     },
-    /// Ends for a ladder that has its own.
+    /// Ends for a level schedule that has its own.
     #[error("sigma-min and sigma-max are the ends of karras and exponential levels, not of {name}")]
     NoEnds {
-        /// The ladder.
+        /// The level schedule.
         name: &'static str,
     },
 }
@@ -122,13 +124,13 @@ impl Ends {
     }
 }
 
-impl Default for Ladder {
+impl Default for LevelSchedule {
     fn default() -> Self {
         Self::Steps(Spacing::default())
     }
 }
 
-impl FromStr for Ladder {
+impl FromStr for LevelSchedule {
     type Err = LevelsError;
 
     fn from_str(name: &str) -> Result<Self, LevelsError> {
@@ -152,7 +154,7 @@ impl FromStr for Ladder {
     }
 }
 
-impl Ladder {
+impl LevelSchedule {
     /// The names that the command line knows; "log-linear" is "exponential" by its other name.
     pub const NAMES: [&str; 9] =
         ["linspace", "trailing", "leading", "stride", "sgm-uniform", "beta", "karras", "exponential", "log-linear"];
@@ -278,12 +280,12 @@ fn check(sigmas: &[f64], trained: &dyn NoiseRange) -> Result<(), LevelsError> {
 }
 
 fn of_sigmas(sigmas: &[f64]) -> Vec<NoiseLevel> {
-    sigmas.iter().copied().chain([0.0]).map(level_at).collect()
+    sigmas.iter().copied().chain([0.0]).map(NoiseLevel::from_ratio).collect()
 }
 
 /// Levels at shares of the way from the cleanest to the noisiest.
 fn at_times(shares: impl Iterator<Item = f64>, trained: &dyn NoiseRange) -> Vec<NoiseLevel> {
-    shares.map(|share| trained.level_at(share)).chain([level_at(0.0)]).collect()
+    shares.map(|share| trained.level_at(share)).chain([NoiseLevel::from_ratio(0.0)]).collect()
 }
 
 /// The x below which a share `p` of the Beta distribution lies.
@@ -330,7 +332,6 @@ fn beta_integral(x: f64, a: f64, b: f64) -> f64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::samplers::ratio;
     use ddpm_model::path::Path;
     use ddpm_model::schedule::{Schedule, ScheduleConfig};
 
@@ -338,34 +339,39 @@ mod tests {
         ScheduleConfig::default().init().unwrap()
     }
 
-    fn all() -> Vec<Ladder> {
-        Ladder::NAMES.iter().map(|name| name.parse().unwrap()).chain([Ladder::Sigmas(vec![100.0, 3.0, 0.1])]).collect()
+    fn all() -> Vec<LevelSchedule> {
+        LevelSchedule::NAMES
+            .iter()
+            .map(|name| name.parse().unwrap())
+            .chain([LevelSchedule::Sigmas(vec![100.0, 3.0, 0.1])])
+            .collect()
     }
 
     #[test]
-    fn every_name_makes_the_ladder_of_that_name() {
-        for name in Ladder::NAMES.into_iter().filter(|name| *name != "log-linear") {
-            assert_eq!(name.parse::<Ladder>().unwrap().name(), name);
+    fn every_name_makes_the_level_schedule_of_that_name() {
+        for name in LevelSchedule::NAMES.into_iter().filter(|name| *name != "log-linear") {
+            assert_eq!(name.parse::<LevelSchedule>().unwrap().name(), name);
         }
-        assert_eq!("log-linear".parse::<Ladder>().unwrap().name(), "exponential");
-        assert_eq!(Ladder::default().name(), Ladder::NAMES[0]);
+        assert_eq!("log-linear".parse::<LevelSchedule>().unwrap().name(), "exponential");
+        assert_eq!(LevelSchedule::default().name(), LevelSchedule::NAMES[0]);
     }
 
     #[test]
-    fn every_ladder_falls_from_noise_to_clean_data() {
-        for ladder in all() {
+    fn every_level_schedule_falls_from_noise_to_clean_data() {
+        for recipe in all() {
             for count in [1, 2, 3, 10] {
-                let levels = match ladder.levels(count, &schedule()) {
+                let levels = match recipe.levels(count, &schedule()) {
                     Err(LevelsError::Steps(StepsError::Stride(_))) => continue,
                     levels => levels.unwrap(),
                 };
                 assert_eq!(levels.len(), count + 1);
-                assert!(levels.is_sorted_by(|a, b| ratio(*a) > ratio(*b)), "{ladder:?} {levels:?}");
+                assert!(levels.is_sorted_by(|a, b| a.ratio() > b.ratio()), "{recipe:?} {levels:?}");
                 assert!(levels.iter().all(|l| (l.alpha.powi(2) + l.sigma.powi(2) - 1.0).abs() < 1e-12));
                 assert_eq!(levels[count], NoiseLevel { alpha: 1.0, sigma: 0.0 });
                 // Those two start where their stride leads.
-                let anywhere = [Ladder::Steps(Spacing::Leading), Ladder::Steps(Spacing::Stride)].contains(&ladder);
-                assert!(ratio(levels[0]) > 99.0 || anywhere, "{ladder:?} {levels:?}");
+                let anywhere =
+                    [LevelSchedule::Steps(Spacing::Leading), LevelSchedule::Steps(Spacing::Stride)].contains(&recipe);
+                assert!(levels[0].ratio() > 99.0 || anywhere, "{recipe:?} {levels:?}");
             }
         }
     }
@@ -374,11 +380,11 @@ mod tests {
     fn the_ends_of_the_schedule_are_visited() {
         let schedule = schedule();
         for name in ["beta", "karras", "exponential"] {
-            let levels = name.parse::<Ladder>().unwrap().levels(5, &schedule).unwrap();
+            let levels = name.parse::<LevelSchedule>().unwrap().levels(5, &schedule).unwrap();
             assert!((schedule.time_of(levels[0]) - 999.0).abs() < 1e-9);
             assert!(schedule.time_of(levels[4]) < 1e-9);
         }
-        let even = Ladder::SgmUniform.levels(4, &schedule).unwrap();
+        let even = LevelSchedule::SgmUniform.levels(4, &schedule).unwrap();
         for (level, time) in even.iter().zip([999.0, 749.25, 499.5, 249.75]) {
             assert!((schedule.time_of(*level) - time).abs() < 1e-9, "{time}");
         }
@@ -388,14 +394,14 @@ mod tests {
     fn a_path_is_walked_from_its_noisiest_time_to_its_cleanest() {
         for path in [Path::Vp { beta_min: 0.1, beta_max: 20.0 }, Path::Ve { sigma_min: 0.1, sigma_max: 9.0 }] {
             let [first, last] = path.times();
-            for name in Ladder::NAMES {
-                let ladder: Ladder = name.parse().unwrap();
-                let Ok(levels) = ladder.levels(4, &path) else {
+            for name in LevelSchedule::NAMES {
+                let recipe: LevelSchedule = name.parse().unwrap();
+                let Ok(levels) = recipe.levels(4, &path) else {
                     assert!(["leading", "stride"].contains(&name), "{name}");
-                    assert!(ladder.levels(4, &path).unwrap_err().to_string().contains(name));
+                    assert!(recipe.levels(4, &path).unwrap_err().to_string().contains(name));
                     continue;
                 };
-                assert!(levels.is_sorted_by(|a, b| ratio(*a) > ratio(*b)), "{name} {levels:?}");
+                assert!(levels.is_sorted_by(|a, b| a.ratio() > b.ratio()), "{name} {levels:?}");
                 let times: Vec<f64> = levels[..4].iter().map(|level| path.time_of_ratio(level.ratio())).collect();
                 assert!((times[0] - last).abs() < 1e-9, "{name} {times:?}");
                 let cleanest =
@@ -420,9 +426,10 @@ mod tests {
 
     #[test]
     fn a_list_is_taken_as_it_is_or_resampled() {
-        let ladder: Ladder = "100, 10,0.1".parse().unwrap();
-        assert_eq!(ladder.own_steps(), Some(3));
-        let sigmas = |count| ladder.levels(count, &schedule()).unwrap().into_iter().map(ratio).collect::<Vec<_>>();
+        let recipe: LevelSchedule = "100, 10,0.1".parse().unwrap();
+        assert_eq!(recipe.own_steps(), Some(3));
+        let sigmas =
+            |count| recipe.levels(count, &schedule()).unwrap().into_iter().map(NoiseLevel::ratio).collect::<Vec<_>>();
         let close = |found: Vec<f64>, wanted: &[f64]| {
             assert_eq!(found.len(), wanted.len());
             assert!(found.iter().zip(wanted).all(|(f, w)| (f - w).abs() <= 1e-12 * w), "{found:?}");
@@ -433,9 +440,9 @@ mod tests {
 
     #[test]
     fn what_is_impossible_says_why() {
-        let refuse = |ladder: &str, ends: Ends, parts: &[&str]| {
-            let ladder = ladder.parse::<Ladder>().and_then(|ladder| ladder.with_ends(ends));
-            let message = ladder.and_then(|ladder| ladder.levels(3, &schedule())).unwrap_err().to_string();
+        let refuse = |recipe: &str, ends: Ends, parts: &[&str]| {
+            let recipe = recipe.parse::<LevelSchedule>().and_then(|recipe| recipe.with_ends(ends));
+            let message = recipe.and_then(|recipe| recipe.levels(3, &schedule())).unwrap_err().to_string();
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         };
         let none = Ends::default();
@@ -447,7 +454,7 @@ mod tests {
         refuse("karras", Ends { min: None, max: Some(1e4) }, &["10000", "157.4"]);
         refuse("karras", Ends { min: Some(0.0), max: None }, &["0.01"]);
         refuse("exponential", Ends { min: Some(5.0), max: Some(2.0) }, &["falling"]);
-        assert!(Ladder::default().levels(0, &schedule()).is_err());
-        assert!("karras".parse::<Ladder>().unwrap().levels(0, &schedule()).is_err());
+        assert!(LevelSchedule::default().levels(0, &schedule()).is_err());
+        assert!("karras".parse::<LevelSchedule>().unwrap().levels(0, &schedule()).is_err());
     }
 }

@@ -11,7 +11,7 @@ use super::scheduler_config::{Method, SchedulerConfig, Sigmas};
 use super::tables::Tables;
 use ddpm_sampling::levels::{MOST, exponential, karras};
 use ddpm_sampling::plan::{Coordinates, Plan, halved};
-use ddpm_sampling::samplers::{Multistep, Sampler, level_at, ratio};
+use ddpm_sampling::samplers::{Multistep, Sampler};
 use ddpm_sampling::steps::{Spacing, StepsError};
 
 const CLEAN: NoiseLevel = NoiseLevel { alpha: 1.0, sigma: 0.0 };
@@ -118,7 +118,7 @@ impl SchedulerConfig {
         let sigma_at = |time: f64| {
             let low = time as usize;
             let high = (low + 1).min(schedule.len() - 1);
-            let (a, b) = (ratio(schedule.level(low)), ratio(schedule.level(high)));
+            let (a, b) = (schedule.level(low).ratio(), schedule.level(high).ratio());
             a + (b - a) * (time - low as f64)
         };
         let mut visited: Vec<f64> = times.iter().map(|time| sigma_at(*time)).collect();
@@ -130,16 +130,16 @@ impl SchedulerConfig {
         };
         if let Some(ladder) = ladder {
             // And these get their times by the logarithm, as ours do.
-            times = ladder.iter().map(|sigma| schedule.time_of(level_at(*sigma))).collect();
+            times = ladder.iter().map(|sigma| schedule.time_of(NoiseLevel::from_ratio(*sigma))).collect();
             visited = ladder;
         }
         let first = visited[0];
         // In the peer's coordinates noise of deviation sigma, or with leading of sqrt(sigma^2 + 1).
         let start = match self.spacing {
             Spacing::Leading => 1.0,
-            _ => level_at(first).sigma,
+            _ => NoiseLevel::from_ratio(first).sigma,
         };
-        let levels: Vec<NoiseLevel> = visited.into_iter().map(level_at).collect();
+        let levels: Vec<NoiseLevel> = visited.into_iter().map(NoiseLevel::from_ratio).collect();
         let times = levels.iter().copied().zip(times).collect();
         let plan = self.walk(diffusion, levels.into_iter().chain([CLEAN]).collect());
         Ok(Plan { times, start, coordinates: Coordinates::Exploding, ..plan })
@@ -156,9 +156,9 @@ impl SchedulerConfig {
     ) -> Result<Plan, DiffusersError> {
         let schedule = &diffusion.schedule;
         let available = schedule.len();
-        let sigma = |t: usize| ratio(schedule.level(t));
+        let sigma = |t: usize| schedule.level(t).ratio();
         let (levels, times): (Vec<NoiseLevel>, Vec<f64>) = if by_karras {
-            let ladder = karras(steps, sigma(available - 1), sigma(0), 7.0).into_iter().map(level_at);
+            let ladder = karras(steps, sigma(available - 1), sigma(0), 7.0).into_iter().map(NoiseLevel::from_ratio);
             ladder.map(|level| (level, schedule.time_of(level).round_ties_even())).unzip()
         } else {
             // One more than is asked for, of which the cleanest is dropped, except with trailing.

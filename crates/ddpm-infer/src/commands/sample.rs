@@ -30,7 +30,7 @@ use ddpm_families::usual_sampling::usual_sampling;
 use ddpm_files::runs::RunFolder;
 use ddpm_sampling::job::{ClassChoice, Progress, Samples, SamplingJob, TrainedModel, clip_for};
 use ddpm_sampling::noise::{Generator, NoiseChoice};
-use ddpm_sampling::samplers::{Sampler, SamplerError};
+use ddpm_sampling::samplers::Sampler;
 use ddpm_sampling::tasks::Task;
 /// Frames of the animation.
 const FRAMES: usize = 36;
@@ -357,9 +357,6 @@ impl SampleArgs {
             return Ok(None);
         }
         let eta = eta.unwrap_or(0.0);
-        if !(0.0..=1.0).contains(&eta) {
-            return Err(SamplerError::Eta { eta }.into());
-        }
         let tables = match self.noise_compat {
             Generator::Own => Tables::Exact,
             Generator::Torch => Tables::Peer,

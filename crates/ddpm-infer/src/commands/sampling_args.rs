@@ -3,150 +3,111 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use ddpm_model::diffusion::Diffusion;
 
-use ddpm_console::numbers::{above_zero, at_least, from_zero, share};
+use ddpm_console::numbers::share;
 use ddpm_sampling::guidance::{Guidance, Interval, Threshold};
-use ddpm_sampling::levels::{Ends, Ladder, LevelsError};
-use ddpm_sampling::samplers::{Churn, Langevin, Sampler, SamplerError, SamplerOptions, Tolerance};
+use ddpm_sampling::levels::{Ends, LevelSchedule, LevelsError};
+use ddpm_sampling::samplers::{OptionSpec, Sampler, SamplerError, SamplerOptions};
 
 /// Options by their names on the command line, such as `eta`.
 pub(crate) type Named = BTreeMap<String, String>;
 
-/// What belongs to one sampler or another.
-#[derive(Args, Debug)]
+/// The options of samplers, as their files declare them.
+#[derive(Debug)]
 pub(crate) struct SamplerArgs {
-    /// DDIM eta, from 0 (deterministic, default) to 1.
-    #[arg(long, value_name = "ETA", value_parser = share, help_heading = "Sampler")]
-    eta: Option<f64>,
-    /// S_churn of heun (Karras et al. 2022); default 0.
-    #[arg(long, value_name = "AMOUNT", value_parser = from_zero, help_heading = "Sampler")]
-    s_churn: Option<f64>,
-    /// Smallest sigma with churn.
-    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.min, value_parser = from_zero, help_heading = "Sampler")]
-    s_min: f64,
-    /// Largest sigma with churn.
-    #[arg(long, value_name = "SIGMA", requires = "s_churn", default_value_t = Churn::NONE.max, value_parser = from_zero, help_heading = "Sampler")]
-    s_max: f64,
-    /// Standard deviation of the noise of churn.
-    #[arg(long, value_name = "DEVIATION", requires = "s_churn", default_value_t = Churn::NONE.noise, value_parser = from_zero,
-        help_heading = "Sampler")]
-    s_noise: f64,
-    /// Relative tolerance of rk45.
-    #[arg(long, value_name = "R", value_parser = from_zero, help_heading = "Sampler")]
-    rtol: Option<f64>,
-    /// Absolute tolerance of rk45.
-    #[arg(long, value_name = "A", value_parser = above_zero, help_heading = "Sampler")]
-    atol: Option<f64>,
-    /// Signal-to-noise ratio of the corrector of predictor-corrector; 0 for none.
-    #[arg(long, value_name = "R", value_parser = share, help_heading = "Sampler")]
-    snr: Option<f64>,
-    /// Steps of langevin at every level.
-    #[arg(long, value_name = "N", value_parser = at_least::<1, usize>, help_heading = "Sampler")]
-    langevin_steps: Option<usize>,
-    /// Length of those steps, in units of the variance of the level's noise.
-    #[arg(long, value_name = "E", value_parser = above_zero, help_heading = "Sampler")]
-    langevin_epsilon: Option<f64>,
+    given: BTreeMap<&'static str, f64>,
+}
+
+impl Args for SamplerArgs {
+    fn augment_args(command: Command) -> Command {
+        Sampler::options().into_iter().fold(command, |command, spec| command.arg(argument(spec)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SamplerArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let value = |spec: &OptionSpec| Some((spec.name, *matches.get_one(spec.name)?));
+        Ok(Self { given: Sampler::options().into_iter().filter_map(value).collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.given.extend(Self::from_arg_matches(matches)?.given);
+        Ok(())
+    }
+}
+
+fn argument(spec: &'static OptionSpec) -> Arg {
+    let parse = |text: &str| {
+        let number = text.parse().ok().filter(|number| (spec.range.contains)(*number));
+        number.ok_or_else(|| format!("expected {}", spec.range.expected))
+    };
+    let argument = Arg::new(spec.name).long(spec.name).value_name(spec.value_name).help(spec.help);
+    let argument = argument.help_heading("Sampler").value_parser(parse);
+    spec.refines.into_iter().fold(argument, Arg::requires)
 }
 
 impl SamplerArgs {
-    /// All of them.
+    /// All of them, for a model.
     pub(crate) fn all(&self, diffusion: &Diffusion) -> SamplerOptions {
-        let churn = |amount: f64| Churn { amount, min: self.s_min, max: self.s_max, noise: self.s_noise };
-        SamplerOptions {
-            variance: diffusion.variance(),
-            eta: self.eta,
-            churn: self.s_churn.map(churn),
-            tolerance: (self.rtol.is_some() || self.atol.is_some()).then(|| Tolerance {
-                absolute: self.atol.unwrap_or(Tolerance::USUAL.absolute),
-                relative: self.rtol.unwrap_or(Tolerance::USUAL.relative),
-            }),
-            langevin: (self.langevin_steps.is_some() || self.langevin_epsilon.is_some()).then(|| Langevin {
-                steps: self.langevin_steps.unwrap_or(Langevin::USUAL.steps),
-                epsilon: self.langevin_epsilon.unwrap_or(Langevin::USUAL.epsilon),
-            }),
-            snr: self.snr,
-        }
+        SamplerOptions { variance: diffusion.variance(), given: self.given.clone() }
     }
 
     /// DDIM eta.
     pub(crate) fn eta(&self) -> Option<f64> {
-        self.eta
+        self.given.get("eta").copied()
     }
 
     /// Whether there is any besides eta.
     pub(crate) fn are_given_beside_eta(&self) -> bool {
-        let solver = self.rtol.is_some() || self.atol.is_some();
-        let langevin = self.langevin_steps.is_some() || self.langevin_epsilon.is_some();
-        self.s_churn.is_some() || self.snr.is_some() || solver || langevin
+        self.given.keys().any(|name| *name != "eta")
     }
 
-    /// Each of the samplers with the options that it has. An option that none of them has is refused.
+    /// Each of the samplers with the options that it takes. An option that none of them takes is refused.
     pub(crate) fn samplers(
         &self,
         names: &[String],
         diffusion: &Diffusion,
     ) -> Result<Vec<(Sampler, Named)>, SamplerError> {
         let all = self.all(diffusion);
-        let mut unused = all;
+        let mut unused = all.clone();
         let mut samplers = Vec::new();
         for name in names {
-            let own = of_sampler(&all, &Sampler::new(name, SamplerOptions::default())?);
-            unused = SamplerOptions {
-                variance: all.variance,
-                eta: unused.eta.filter(|_| own.eta.is_none()),
-                churn: unused.churn.filter(|_| own.churn.is_none()),
-                tolerance: unused.tolerance.filter(|_| own.tolerance.is_none()),
-                langevin: unused.langevin.filter(|_| own.langevin.is_none()),
-                snr: unused.snr.filter(|_| own.snr.is_none()),
-            };
-            samplers.push((Sampler::new(name, own)?, named(&own)));
+            let specs = Sampler::new(name, SamplerOptions::default())?.about().options.specs;
+            let mut own = SamplerOptions { variance: all.variance, ..SamplerOptions::default() };
+            for spec in specs {
+                own.given.extend(all.given.get_key_value(spec.name));
+                unused.given.remove(spec.name);
+            }
+            let named = named(specs, &own);
+            samplers.push((Sampler::new(name, own)?, named));
         }
         if let Some(name) = names.first() {
-            // The error names the option and the sampler that has it.
+            // The error names the option and the samplers that take it.
             Sampler::new(name, unused)?;
         }
         Ok(samplers)
     }
 }
 
-/// The options that a sampler has.
-fn of_sampler(options: &SamplerOptions, sampler: &Sampler) -> SamplerOptions {
-    SamplerOptions {
-        variance: options.variance,
-        eta: options.eta.filter(|_| matches!(sampler, Sampler::Ddim { .. })),
-        churn: options.churn.filter(|_| matches!(sampler, Sampler::Heun { .. })),
-        tolerance: options.tolerance.filter(|_| matches!(sampler, Sampler::Rk45 { .. })),
-        langevin: options.langevin.filter(|_| matches!(sampler, Sampler::Langevin { .. })),
-        snr: options.snr.filter(|_| matches!(sampler, Sampler::PredictorCorrector { .. })),
-    }
-}
-
-fn named(options: &SamplerOptions) -> Named {
-    let mut found: Vec<(&str, String)> = Vec::new();
-    found.extend(options.eta.map(|eta| ("eta", eta.to_string())));
-    if let Some(Churn { amount, min, max, noise }) = options.churn {
-        found.push(("s-churn", amount.to_string()));
-        let ends =
-            [("s-min", min, Churn::NONE.min), ("s-max", max, Churn::NONE.max), ("s-noise", noise, Churn::NONE.noise)];
-        found.extend(ends.into_iter().filter(|(_, value, usual)| value != usual).map(|(n, v, _)| (n, v.to_string())));
-    }
-    if let Some(Tolerance { absolute, relative }) = options.tolerance {
-        found.extend([("rtol", relative.to_string()), ("atol", absolute.to_string())]);
-    }
-    if let Some(Langevin { steps, epsilon }) = options.langevin {
-        found.extend([("langevin-steps", steps.to_string()), ("langevin-epsilon", epsilon.to_string())]);
-    }
-    found.extend(options.snr.map(|snr| ("snr", snr.to_string())));
-    found.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+/// The options of one sampler if any of them is given: all that matter on their own, and those that refine others where
+/// they are not as usual.
+fn named(specs: &[OptionSpec], own: &SamplerOptions) -> Named {
+    let matters = |spec: &&OptionSpec| spec.refines.is_none() || own.value(spec) != spec.usual;
+    let specs = specs.iter().filter(|_| !own.given.is_empty()).filter(matters);
+    specs.map(|spec| (spec.name.to_string(), own.value(spec).to_string())).collect()
 }
 
 /// Which noise levels the steps visit.
 #[derive(Args, Debug)]
 pub(crate) struct LevelArgs {
     #[arg(long, value_name = "NAME", help = levels_help(), help_heading = "Noise")]
-    levels: Option<Ladder>,
+    levels: Option<LevelSchedule>,
     /// Last sigma of karras and exponential levels; default: that of the first trained step.
     #[arg(long, value_name = "SIGMA", help_heading = "Noise")]
     sigma_min: Option<f64>,
@@ -162,7 +123,7 @@ impl LevelArgs {
     }
 
     /// Those that were asked for, or what suits the sampler.
-    pub(crate) fn of(&self, sampler: Sampler, diffusion: &Diffusion) -> Result<Ladder, LevelsError> {
+    pub(crate) fn of(&self, sampler: Sampler, diffusion: &Diffusion) -> Result<LevelSchedule, LevelsError> {
         let ends = Ends { min: self.sigma_min, max: self.sigma_max };
         match &self.levels {
             Some(levels) => levels.clone().with_ends(ends),
@@ -176,7 +137,7 @@ fn levels_help() -> String {
     format!(
         "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03; default: what \
          suits the sampler: linspace, exponential from 80 to 0.02 or leading, and karras where noise explodes",
-        Ladder::NAMES.join(", ")
+        LevelSchedule::NAMES.join(", ")
     )
 }
 

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use ddpm_data::{DataConfig, Split};
 use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use ddpm_model::network::NetworkConfig;
-use ddpm_sampling::levels::Ladder;
+use ddpm_sampling::levels::LevelSchedule;
 use ddpm_sampling::samplers::Sampler;
 
 fn infer(dir: &Path, words: &[&str]) -> Output {
@@ -178,7 +178,7 @@ fn every_sampler_and_all_kinds_of_levels_can_be_asked_for() {
         let output = infer(dir.path(), &[&words[..], &["--sampler", sampler.name(), "--overwrite"]].concat());
         assert!(output.status.success(), "{sampler:?} {levels}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    assert!(Ladder::NAMES.iter().all(|name| help.contains(name)), "{help}");
+    assert!(LevelSchedule::NAMES.iter().all(|name| help.contains(name)), "{help}");
 }
 
 #[test]

@@ -11,7 +11,6 @@ use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::{GuidanceError, Guide, Guided};
-use crate::samplers::ratio;
 
 /// The noise levels with `lo < sigma <= hi`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,7 +27,7 @@ impl Interval {
 
     /// Whether the level is one of these.
     pub fn contains(&self, level: NoiseLevel) -> bool {
-        let sigma = ratio(level);
+        let sigma = level.ratio();
         self.lo < sigma && sigma <= self.hi
     }
 }

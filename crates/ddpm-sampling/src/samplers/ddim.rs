@@ -4,17 +4,30 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::{About, Grid, NoiseSource, Posterior, Step};
+use super::{About, Grid, Noise, NoiseSource, OptionSpec, Options, Posterior, Range, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "ddim",
     description: "implicit sampling (Song et al. 2021); deterministic at eta 0, good from 20 to 100 steps",
+    usual: Sampler::Ddim { eta: ETA.usual },
     default_steps: Some(50),
     grid: Grid::Times,
     order: Some(1),
+    noise: Noise::If(|sampler| matches!(sampler, Sampler::Ddim { eta } if *eta > 0.0)),
+    needs_signal: false,
+    options: Options { specs: &[ETA], make: Some(|options| Ok(Sampler::Ddim { eta: options.value(&ETA) })) },
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels; step i takes its noise from `noise.step(i)`,
+const ETA: OptionSpec = OptionSpec {
+    name: "eta",
+    value_name: "ETA",
+    help: "DDIM eta, from 0 (deterministic, default) to 1",
+    range: Range::SHARE,
+    usual: 0.0,
+    refines: None,
+};
+
+/// Goes from `x`, at `levels[0]`, to the last of the levels; step i takes its noise from `noise.step(i)`,
 /// and none is asked for at eta 0.
 ///
 /// At eta 0 the levels may also ascend: that encodes x_0 into noise.

@@ -5,17 +5,21 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::variance::Variance;
 
-use super::{About, Grid, NoiseSource, Posterior, Step};
+use super::{About, Grid, Noise, NoiseSource, Options, Posterior, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "ddpm",
     description: "ancestral sampling (Ho et al. 2020); best with all steps",
+    usual: Sampler::Ddpm { variance: Variance::FixedSmall },
     default_steps: None,
     grid: Grid::Times,
     order: None,
+    noise: Noise::Always,
+    needs_signal: false,
+    options: Options { specs: &[], make: Some(|options| Ok(Sampler::Ddpm { variance: options.variance })) },
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels; step i draws x_s from q(x_s | x_t, x_0)
+/// Goes from `x`, at `levels[0]`, to the last of the levels; step i draws x_s from q(x_s | x_t, x_0)
 /// with the denoiser's x_0, and takes its noise from `noise.step(i)`.
 ///
 /// With [`Variance::Learned`] and a denoiser that predicts no variance, the variance is the fixed large one.

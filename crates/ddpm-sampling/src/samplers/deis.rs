@@ -6,18 +6,22 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::multistep::{Multistep, derivatives, falling_integrals, lambda};
-use super::{About, Grid, Step};
+use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "deis",
     description: "exponential integrator over past eps (Zhang & Chen 2022), one evaluation a step; good from 10 steps",
+    usual: Sampler::Deis { multistep: Multistep::of_order(3) },
     default_steps: Some(20),
     grid: Grid::Times,
     // Of the third-order method too: its first step has no past and order 1.
     order: Some(2),
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step.
+/// Goes from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step.
 ///
 /// In y = x / alpha the flow is dy = eps d rho. Under the integral stands the polynomial through the latest
 /// eps; log rho = -lambda, so that it is one in lambda.

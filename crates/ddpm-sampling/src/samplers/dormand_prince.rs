@@ -17,11 +17,6 @@ pub struct Tolerance {
 impl Tolerance {
     /// What Song et al. 2021 measure with.
     pub const USUAL: Self = Self { absolute: 1e-5, relative: 1e-5 };
-
-    pub(super) fn is_sound(self) -> bool {
-        // Written so that NaN is not.
-        self.absolute > 0.0 && self.relative >= 0.0
-    }
 }
 
 /// What a solution took.

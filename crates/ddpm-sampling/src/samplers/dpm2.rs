@@ -6,26 +6,34 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::euler_ancestral::below;
-use super::variance_exploding::{diffuse, level_at, ratio, walk};
-use super::{About, Grid, NoiseSource, Step};
+use super::variance_exploding::{diffuse, walk};
+use super::{About, Grid, Noise, NoiseSource, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "dpm2",
     description: "the midpoint method, two evaluations a step; good from 15 steps",
+    usual: Sampler::Dpm2,
     default_steps: Some(25),
     grid: Grid::Sigmas,
     order: Some(2),
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
 pub(super) const ABOUT_ANCESTRAL: About = About {
     name: "dpm2-ancestral",
     description: "the midpoint method with fresh noise in every step, two evaluations a step",
+    usual: Sampler::Dpm2Ancestral,
     default_steps: Some(25),
     grid: Grid::Sigmas,
     order: None,
+    noise: Noise::Always,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels, along eps half-way of every step.
+/// Goes from `x`, at `levels[0]`, to the last of the levels, along eps half-way of every step.
 pub fn dpm2<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],
@@ -41,7 +49,7 @@ pub fn dpm2<const D: usize>(
     x
 }
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels: in every step below the next level, and back up
+/// Goes from `x`, at `levels[0]`, to the last of the levels: in every step below the next level, and back up
 /// to it with `noise.step(i)`.
 pub fn dpm2_ancestral<const D: usize>(
     denoiser: &dyn Denoiser<D>,
@@ -73,7 +81,7 @@ fn midpoint<const D: usize>(
     if s.sigma == 0.0 {
         return (walk(x, eps, t, s), denoised.x_0);
     }
-    let r = level_at((ratio(t) * ratio(s)).sqrt());
+    let r = NoiseLevel::from_ratio((t.ratio() * s.ratio()).sqrt());
     let x_r = walk(x.clone(), eps, t, r);
     let eps_r = denoiser.denoise(&x_r, r).eps(&x_r, r);
     (walk(x, eps_r, t, s), denoised.x_0)

@@ -4,18 +4,22 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::multistep::lambda;
-use super::{About, Grid, Step};
+use super::multistep::{FEW_STEPS, lambda};
+use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "dpmpp-2s",
     description: "DPM-Solver++(2S), a step of order 2 over every two levels (Lu et al. 2022); good from 20 steps",
+    usual: Sampler::Dpmpp2s { falls_below: FEW_STEPS },
     default_steps: Some(20),
     grid: Grid::Sigmas,
     order: Some(2),
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels, two levels at a time: the first of them is the
+/// Goes from `x`, at `levels[0]`, to the last of the levels, two levels at a time: the first of them is the
 /// method's point in between. So the denoiser is asked once a level, as by the other samplers.
 ///
 /// What is left over, the way to clean data, and with fewer than `falls_below` steps also the last pair, are

@@ -5,23 +5,31 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::multistep::{Multistep, derivatives, growing_integrals, lambda};
-use super::{About, Grid, Step};
+use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT_2M: About = About {
     name: "dpmpp-2m",
     description: "DPM-Solver++(2M), one evaluation a step (Lu et al. 2022); good from 10 steps",
+    usual: Sampler::DpmppMultistep { multistep: Multistep::of_order(2), expansion: Expansion::Published },
     default_steps: Some(20),
     grid: Grid::Sigmas,
     order: Some(2),
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
 pub(super) const ABOUT_3M: About = About {
     name: "dpmpp-3m",
     description: "DPM-Solver++(3M), one evaluation a step; good from 10 steps where nothing guides",
+    usual: Sampler::DpmppMultistep { multistep: Multistep::of_order(3), expansion: Expansion::Taylor },
     default_steps: Some(20),
     grid: Grid::Sigmas,
     // Not 3: the first step has no past and order 1, and what it loses, the square of its length, stays lost.
     order: Some(2),
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
 /// How the slope and the curvature of the data prediction are weighed.
@@ -34,7 +42,7 @@ pub enum Expansion {
     Published,
 }
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step.
+/// Goes from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step.
 pub fn dpmpp_multistep<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],

@@ -6,17 +6,21 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::multistep::{Multistep, derivatives, lambda};
-use super::{About, Grid, NoiseSource, Step};
+use super::{About, Grid, Noise, NoiseSource, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "dpmpp-sde",
     description: "DPM-Solver++(2M) with fresh noise in every step (Lu et al. 2022); good from 25 steps",
+    usual: Sampler::DpmppSde { multistep: Multistep::of_order(2) },
     default_steps: Some(25),
     grid: Grid::Sigmas,
     order: None,
+    noise: Noise::Always,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step, of order 2 at
+/// Goes from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step, of order 2 at
 /// most; step i takes its noise from `noise.step(i)`, and none is asked for on the way to clean data.
 pub fn dpmpp_sde<const D: usize>(
     denoiser: &dyn Denoiser<D>,

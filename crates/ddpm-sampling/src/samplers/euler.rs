@@ -5,17 +5,21 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::variance_exploding::walk;
-use super::{About, Grid, Step};
+use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "euler",
     description: "Euler's method; the same as ddim at eta 0",
+    usual: Sampler::Euler,
     default_steps: Some(50),
     grid: Grid::Times,
     order: Some(1),
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels, along eps at the start of every step.
+/// Goes from `x`, at `levels[0]`, to the last of the levels, along eps at the start of every step.
 pub fn euler<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],

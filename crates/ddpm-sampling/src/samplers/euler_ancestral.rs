@@ -4,18 +4,22 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::variance_exploding::{diffuse, level_at, ratio, walk};
-use super::{About, Grid, NoiseSource, Posterior, Step};
+use super::variance_exploding::{diffuse, walk};
+use super::{About, Grid, Noise, NoiseSource, Options, Posterior, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "euler-ancestral",
     description: "Euler's method with fresh noise in every step; the same as ddim at eta 1",
+    usual: Sampler::EulerAncestral,
     default_steps: Some(50),
     grid: Grid::Times,
     order: None,
+    noise: Noise::Always,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels: in every step below the next level, and back up
+/// Goes from `x`, at `levels[0]`, to the last of the levels: in every step below the next level, and back up
 /// to it with `noise.step(i)`.
 pub fn euler_ancestral<const D: usize>(
     denoiser: &dyn Denoiser<D>,
@@ -41,7 +45,7 @@ pub fn euler_ancestral<const D: usize>(
 /// The level from which `s` is reached by as much noise as q(x_s | x_t, x_0) has, which is Ho et al. 2020 (7) in
 /// variance-exploding coordinates.
 pub(super) fn below(t: NoiseLevel, s: NoiseLevel) -> NoiseLevel {
-    let exploding = |level| NoiseLevel { alpha: 1.0, sigma: ratio(level) };
+    let exploding = |level: NoiseLevel| NoiseLevel { alpha: 1.0, sigma: level.ratio() };
     let up = Posterior::between(exploding(t), exploding(s)).variance;
-    level_at((ratio(s).powi(2) - up).max(0.0).sqrt())
+    NoiseLevel::from_ratio((s.ratio().powi(2) - up).max(0.0).sqrt())
 }

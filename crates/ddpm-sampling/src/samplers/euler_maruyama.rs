@@ -4,17 +4,21 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::{About, Grid, NoiseSource, Step};
+use super::{About, Grid, Noise, NoiseSource, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "euler-maruyama",
     description: "Euler's method for the reverse SDE (Song et al. 2021); plain, and in need of hundreds of steps",
+    usual: Sampler::EulerMaruyama,
     default_steps: Some(500),
     grid: Grid::Times,
     order: None,
+    noise: Noise::Always,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels, which are variance-preserving; step i takes its
+/// Goes from `x`, at `levels[0]`, to the last of the levels, which are variance-preserving; step i takes its
 /// noise from `noise.step(i)`, and none is asked for on the way to clean data.
 pub fn euler_maruyama<const D: usize>(
     denoiser: &dyn Denoiser<D>,

@@ -7,17 +7,21 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::straight_path::{velocity, walk};
-use super::{About, Grid, Step};
+use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "flow-euler",
     description: "Euler's method along the velocity of a flow; the same as ddim at eta 0",
+    usual: Sampler::FlowEuler,
     default_steps: Some(50),
     grid: Grid::Times,
     order: Some(1),
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels, along the velocity at the start of every step.
+/// Goes from `x`, at `levels[0]`, to the last of the levels, along the velocity at the start of every step.
 pub fn flow_euler<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],

@@ -6,17 +6,21 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::straight_path::{velocity, walk};
-use super::{About, Grid, Step};
+use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "flow-heun",
     description: "Heun's method along the velocity of a flow, two evaluations a step; made for straight paths",
+    usual: Sampler::FlowHeun,
     default_steps: Some(25),
     grid: Grid::Times,
     order: Some(2),
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels, along the mean of the velocities at the start of a step
+/// Goes from `x`, at `levels[0]`, to the last of the levels, along the mean of the velocities at the start of a step
 /// and at its end.
 pub fn flow_heun<const D: usize>(
     denoiser: &dyn Denoiser<D>,

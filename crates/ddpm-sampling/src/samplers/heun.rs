@@ -4,16 +4,65 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::variance_exploding::{diffuse, level_at, ratio, walk};
-use super::{About, Grid, NoiseSource, Step};
+use super::variance_exploding::{diffuse, walk};
+use super::{About, Grid, Noise, NoiseSource, OptionSpec, Options, Range, Sampler, SamplerError, SamplerOptions, Step};
 
 pub(super) const ABOUT: About = About {
     name: "heun",
     description: "Heun's method, two evaluations a step (Karras et al. 2022); made for karras levels, good from 18 steps",
+    usual: Sampler::Heun { churn: Churn::NONE },
     default_steps: Some(18),
     grid: Grid::Sigmas,
     order: Some(2),
+    noise: Noise::If(|sampler| matches!(sampler, Sampler::Heun { churn } if churn.amount > 0.0)),
+    needs_signal: true,
+    options: Options { specs: &[S_CHURN, S_MIN, S_MAX, S_NOISE], make: Some(make) },
 };
+
+const S_CHURN: OptionSpec = OptionSpec {
+    name: "s-churn",
+    value_name: "AMOUNT",
+    help: "S_churn of heun (Karras et al. 2022); default 0",
+    range: Range::FROM_ZERO,
+    usual: Churn::NONE.amount,
+    refines: None,
+};
+
+const S_MIN: OptionSpec = OptionSpec {
+    name: "s-min",
+    value_name: "SIGMA",
+    help: "Smallest sigma with churn; default 0",
+    range: Range::FROM_ZERO,
+    usual: Churn::NONE.min,
+    refines: Some(S_CHURN.name),
+};
+
+const S_MAX: OptionSpec = OptionSpec {
+    name: "s-max",
+    value_name: "SIGMA",
+    help: "Largest sigma with churn; default inf",
+    range: Range::FROM_ZERO,
+    usual: Churn::NONE.max,
+    refines: Some(S_CHURN.name),
+};
+
+const S_NOISE: OptionSpec = OptionSpec {
+    name: "s-noise",
+    value_name: "DEVIATION",
+    help: "Standard deviation of the noise of churn; default 1",
+    range: Range::FROM_ZERO,
+    usual: Churn::NONE.noise,
+    refines: Some(S_CHURN.name),
+};
+
+fn make(options: &SamplerOptions) -> Result<Sampler, SamplerError> {
+    let [amount, min, max, noise] = [S_CHURN, S_MIN, S_MAX, S_NOISE].map(|spec| options.value(&spec));
+    if min > max {
+        let expected = "at most --s-max".into();
+        return Err(SamplerError::OutOfRange { option: S_MIN.name, found: min, expected });
+    }
+    Ok(Sampler::Heun { churn: Churn { amount, min, max, noise } })
+}
 
 /// Noise on the way, which lets later steps repair what earlier ones got wrong.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,23 +81,18 @@ impl Churn {
     /// No churn; what there would be has no limits.
     pub const NONE: Self = Self { amount: 0.0, min: 0.0, max: f64::INFINITY, noise: 1.0 };
 
-    pub(super) fn is_sound(&self) -> bool {
-        // Written so that NaN is not.
-        self.amount >= 0.0 && self.min >= 0.0 && self.max >= self.min && self.noise >= 0.0
-    }
-
     /// The level that a step from `t` really starts from, one of `steps`.
     fn raise(&self, t: NoiseLevel, steps: usize) -> NoiseLevel {
-        let sigma = ratio(t);
+        let sigma = t.ratio();
         let gamma = match (self.min..=self.max).contains(&sigma) {
             true => (self.amount / steps as f64).min(2f64.sqrt() - 1.0),
             false => 0.0,
         };
-        if gamma > 0.0 { level_at(sigma * (1.0 + gamma)) } else { t }
+        if gamma > 0.0 { NoiseLevel::from_ratio(sigma * (1.0 + gamma)) } else { t }
     }
 }
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels, along the mean of eps at the start of a step and at
+/// Goes from `x`, at `levels[0]`, to the last of the levels, along the mean of eps at the start of a step and at
 /// its end. Step i takes its noise from `noise.step(i)` where there is churn.
 pub fn heun<const D: usize>(
     denoiser: &dyn Denoiser<D>,
@@ -86,12 +130,12 @@ mod tests {
     #[test]
     fn churn_raises_sigma_within_its_limits_only() {
         let churn = Churn { amount: 5.0, min: 0.5, max: 2.0, noise: 1.0 };
-        let raised = |churn: Churn, sigma: f64| ratio(churn.raise(level_at(sigma), 50)) / sigma;
+        let raised = |churn: Churn, sigma: f64| churn.raise(NoiseLevel::from_ratio(sigma), 50).ratio() / sigma;
         for (sigma, wanted) in [(0.4, 1.0), (0.5, 1.1), (1.0, 1.1), (2.0, 1.1), (2.1, 1.0)] {
             assert!((raised(churn, sigma) - wanted).abs() < 1e-12, "{sigma}");
         }
         // Algorithm 2: never more new noise than there was.
         assert!((raised(Churn { amount: 1e3, ..churn }, 1.0) - 2f64.sqrt()).abs() < 1e-12);
-        assert_eq!(Churn::NONE.raise(level_at(1.0), 50), level_at(1.0));
+        assert_eq!(Churn::NONE.raise(NoiseLevel::from_ratio(1.0), 50), NoiseLevel::from_ratio(1.0));
     }
 }

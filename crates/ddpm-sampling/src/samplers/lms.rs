@@ -7,22 +7,26 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::variance_exploding::{ratio, walk};
-use super::{About, Grid, Step};
+use super::variance_exploding::walk;
+use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "lms",
     description: "linear multistep over the last four evaluations, one a step; good from 20 steps",
+    usual: Sampler::Lms,
     default_steps: Some(25),
     grid: Grid::Sigmas,
     // Not 4: the first step has no past and is Euler's, and what it loses, the square of its length, stays lost.
     order: Some(2),
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
 /// Values that the polynomial goes through.
 const POINTS: usize = 4;
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels.
+/// Goes from `x`, at `levels[0]`, to the last of the levels.
 pub fn lms<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],
@@ -35,11 +39,11 @@ pub fn lms<const D: usize>(
         let (t, s) = (pair[0], pair[1]);
         let denoised = denoiser.denoise(&x, t);
         past.truncate(POINTS - 1);
-        past.push_front((ratio(t), denoised.eps(&x, t)));
+        past.push_front((t.ratio(), denoised.eps(&x, t)));
         let sigmas: Vec<f64> = past.iter().map(|(sigma, _)| *sigma).collect();
         let mean_eps = past
             .iter()
-            .zip(lagrange_means(&sigmas, ratio(s)))
+            .zip(lagrange_means(&sigmas, s.ratio()))
             .fold(x.zeros_like(), |mean, ((_, eps), weight)| mean + eps.clone() * weight);
         x = walk(x, mean_eps, t, s);
         on_step(Step { index, level: s, x: &x, x_0: &denoised.x_0 });

@@ -1,7 +1,6 @@
 //! Samplers: each a function over noise levels that are given as data.
 //!
-//! To add one: its file, with what there is to say [`About`] it, and a variant of [`Sampler`] with its
-//! arms in `about` and `run`, a place in [`Sampler::ALL`], and an arm in `with` if it has options.
+//! To add one: its file, with its [`About`] (name, order, noise, options), and its row in the table `samplers!` below.
 
 mod about;
 mod clipped;
@@ -40,34 +39,21 @@ use ddpm_model::path::Path;
 use ddpm_model::schedule::Schedule;
 use ddpm_model::variance::Variance;
 
-use crate::levels::{Ends, Ladder};
+use crate::levels::{Ends, LevelSchedule};
 use crate::steps::Spacing;
 
-pub use about::{About, Grid};
+pub use about::{About, Grid, Noise, OptionSpec, Options, Range, SamplerOptions};
 pub use clipped::Clipped;
 pub use ddim::ddim;
-pub use ddpm::ddpm;
-pub use deis::deis;
 pub use dormand_prince::{Effort, Taken, Tolerance, solve};
-pub use dpm2::{dpm2, dpm2_ancestral};
-pub use dpmpp_2s::dpmpp_2s;
-pub use dpmpp_multistep::{Expansion, dpmpp_multistep};
-pub use dpmpp_sde::dpmpp_sde;
-pub use euler::euler;
-pub use euler_ancestral::euler_ancestral;
-pub use euler_maruyama::euler_maruyama;
-pub use flow_euler::flow_euler;
-pub use flow_heun::flow_heun;
-pub use heun::{Churn, heun};
-pub use langevin::{Langevin, langevin};
-pub use lms::lms;
+pub use dpmpp_multistep::Expansion;
+pub use heun::Churn;
+pub use langevin::Langevin;
 pub use multistep::{FEW_STEPS, Multistep};
 pub use pndm::{PndmStart, half_way, pndm};
 pub use posterior::Posterior;
-pub use predictor_corrector::{USUAL_SNR, predictor_corrector};
 pub use rk45::rk45;
-pub use unipc::{Bh, unipc};
-pub use variance_exploding::{level_at, ratio};
+pub use unipc::Bh;
 
 /// All steps, where a path has no steps to count.
 const STEPS_OF_A_PATH: usize = 1000;
@@ -98,308 +84,244 @@ pub struct Step<'a, const D: usize> {
 }
 
 /// Why a sampler cannot be made.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SamplerError {
     /// No sampler has this name.
     #[error("there is no sampler `{name}`; there are: {}", Sampler::NAMES.join(", "))]
     Unknown {
-        /// What was asked for.
+        /// The name that was given.
         name: String,
     },
-    /// eta outside of [0, 1].
-    #[error("eta is {eta}, but must lie between 0 (deterministic) and 1 (as much noise as ddpm)")]
-    Eta {
-        /// What was asked for.
-        eta: f64,
+    /// A value outside of the range of its option.
+    #[error("--{option} is {found}; expected {expected}")]
+    OutOfRange {
+        /// The option.
+        option: &'static str,
+        /// The value that was given.
+        found: f64,
+        /// What was expected.
+        expected: String,
     },
-    /// Churn that is negative or not a number.
-    #[error("{churn:?}: churn and its limits must be numbers from 0 up, and the lower limit below the upper one")]
-    Churn {
-        /// What was asked for.
-        churn: Churn,
-    },
-    /// A tolerance that no step can keep.
-    #[error("{tolerance:?}: atol must be more than 0, and rtol not less")]
-    Tolerance {
-        /// What was asked for.
-        tolerance: Tolerance,
-    },
-    /// Langevin steps that lead nowhere.
-    #[error("{langevin:?}: expected at least one step a level, and an epsilon between 0 and 4")]
-    Langevin {
-        /// What was asked for.
-        langevin: Langevin,
-    },
-    /// A corrector that does nothing sensible.
-    #[error("snr is {snr}, but must lie between 0 (no corrector) and 1")]
-    Snr {
-        /// What was asked for.
-        snr: f64,
-    },
-    /// An option that means nothing to the sampler.
-    #[error("{sampler} has no option {option}; {has}")]
-    NoOption {
+    /// An option of other samplers.
+    #[error("--{option} applies to {takers} only, not to {sampler}")]
+    NotItsOption {
         /// The sampler.
         sampler: &'static str,
         /// The option.
         option: &'static str,
-        /// Who has it.
-        has: &'static str,
+        /// The samplers that take it.
+        takers: String,
+    },
+    /// An option of no sampler.
+    #[error("no sampler has an option --{option}")]
+    NoSuchOption {
+        /// The option.
+        option: &'static str,
     },
 }
 
-/// What samplers can be told. What is told to a sampler that it does not concern is refused; the variance,
-/// which comes with the network, is not.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SamplerOptions {
-    /// Variance of a step of ancestral sampling; normally the one that the network was trained with.
-    pub variance: Variance,
-    /// Share of noise in DDIM, from 0, the default, to 1.
-    pub eta: Option<f64>,
-    /// Noise on the way of Heun's method, none by default.
-    pub churn: Option<Churn>,
-    /// What the adaptive solver may be off by.
-    pub tolerance: Option<Tolerance>,
-    /// The steps of Langevin dynamics.
-    pub langevin: Option<Langevin>,
-    /// Signal-to-noise ratio of the corrector.
-    pub snr: Option<f64>,
+/// The table of samplers. A row is a variant of [`Sampler`] with its fields, the [`About`] of its file (and those of
+/// other names that fields of these values go by), and the call of its function.
+macro_rules! samplers {
+    (
+        ($denoiser:ident, $levels:ident, $x:ident, $noise:ident, $on_step:ident);
+        $(
+            $(#[$doc:meta])*
+            $variant:ident $({ $( $(#[$field_doc:meta])* $field:ident: $type:ty ),* })?
+                = $file:ident::$about:ident $(, $other_file:ident::$other_about:ident as $pattern:tt)*
+                => $run:expr;
+        )*
+    ) => {
+        /// A method that goes from noise to data.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub enum Sampler {
+            $(
+                $(#[$doc])*
+                $variant $({ $( $(#[$field_doc])* $field: $type ),* })?,
+            )*
+        }
+
+        impl Sampler {
+            /// What the files declare, in the order of the table.
+            pub const ABOUTS: &[&About] = &[$( &$file::$about, $( &$other_file::$other_about, )* )*];
+
+            /// What its file declares.
+            pub const fn about(&self) -> &'static About {
+                match self {
+                    $(
+                        $( Self::$variant $pattern => &$other_file::$other_about, )*
+                        Self::$variant { .. } => &$file::$about,
+                    )*
+                }
+            }
+
+            /// Goes from `x`, at `levels[0]`, to the last of `levels`, which is the clean one for samples.
+            pub fn run<const D: usize>(
+                &self,
+                $denoiser: &dyn Denoiser<D>,
+                $levels: &[NoiseLevel],
+                $x: Tensor<D>,
+                $noise: &mut dyn NoiseSource<D>,
+                $on_step: &mut dyn FnMut(Step<'_, D>),
+            ) -> Tensor<D> {
+                match *self {
+                    $( Self::$variant { $($($field),*)? } => $run, )*
+                }
+            }
+        }
+    };
 }
 
-/// A way from noise to data.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Sampler {
+samplers! {
+    (denoiser, levels, x, noise, on_step);
+
     /// Ancestral sampling.
     Ddpm {
         /// Variance of a step.
-        variance: Variance,
-    },
+        variance: Variance
+    } = ddpm::ABOUT => ddpm::ddpm(denoiser, levels, x, variance, noise, on_step);
+
     /// Implicit sampling.
     Ddim {
         /// Share of noise: 0 is deterministic, 1 is ancestral sampling.
-        eta: f64,
-    },
+        eta: f64
+    } = ddim::ABOUT => ddim::ddim(denoiser, levels, x, eta, noise, on_step);
+
     /// Euler's method.
-    Euler,
+    Euler = euler::ABOUT => euler::euler(denoiser, levels, x, on_step);
+
     /// Euler's method with fresh noise in every step.
-    EulerAncestral,
+    EulerAncestral = euler_ancestral::ABOUT
+        => euler_ancestral::euler_ancestral(denoiser, levels, x, noise, on_step);
+
     /// Heun's method.
     Heun {
-        /// Noise on the way.
-        churn: Churn,
-    },
+        /// Fresh noise in its steps.
+        churn: Churn
+    } = heun::ABOUT => heun::heun(denoiser, levels, x, churn, noise, on_step);
+
     /// The midpoint method.
-    Dpm2,
+    Dpm2 = dpm2::ABOUT => dpm2::dpm2(denoiser, levels, x, on_step);
+
     /// The midpoint method with fresh noise in every step.
-    Dpm2Ancestral,
+    Dpm2Ancestral = dpm2::ABOUT_ANCESTRAL => dpm2::dpm2_ancestral(denoiser, levels, x, noise, on_step);
+
     /// A linear multistep method.
-    Lms,
+    Lms = lms::ABOUT => lms::lms(denoiser, levels, x, on_step);
+
     /// DPM-Solver++ over pairs of levels.
     Dpmpp2s {
         /// With fewer steps than this, the last two are of order 1.
-        falls_below: usize,
-    },
+        falls_below: usize
+    } = dpmpp_2s::ABOUT => dpmpp_2s::dpmpp_2s(denoiser, levels, x, falls_below, on_step);
+
     /// DPM-Solver++ over past predictions.
     DpmppMultistep {
-        /// How far it looks back.
+        /// How many past predictions it uses.
         multistep: Multistep,
-        /// How it weighs what it sees.
-        expansion: Expansion,
-    },
+        /// How it weighs them.
+        expansion: Expansion
+    } = dpmpp_multistep::ABOUT_2M, dpmpp_multistep::ABOUT_3M as { multistep: Multistep { order: 3, .. }, .. }
+        => dpmpp_multistep::dpmpp_multistep(denoiser, levels, x, multistep, expansion, on_step);
+
     /// DPM-Solver++ over past predictions with fresh noise in every step.
     DpmppSde {
-        /// How far it looks back, order 2 at most.
-        multistep: Multistep,
-    },
+        /// How many past predictions it uses, order 2 at most.
+        multistep: Multistep
+    } = dpmpp_sde::ABOUT => dpmpp_sde::dpmpp_sde(denoiser, levels, x, multistep, noise, on_step);
+
     /// A predictor and a corrector of one form.
     UniPc {
-        /// How far it looks back.
+        /// How many past predictions it uses.
         multistep: Multistep,
         /// Scale of the weight that is free.
-        b: Bh,
-    },
+        b: Bh
+    } = unipc::ABOUT => unipc::unipc(denoiser, levels, x, multistep, b, on_step);
+
     /// An exponential integrator over past predictions of eps.
     Deis {
-        /// How far it looks back.
-        multistep: Multistep,
-    },
+        /// How many past predictions it uses.
+        multistep: Multistep
+    } = deis::ABOUT => deis::deis(denoiser, levels, x, multistep, on_step);
+
     /// A linear multistep method in steps of DDIM.
     Pndm {
         /// How it starts.
-        start: PndmStart,
-    },
+        start: PndmStart
+    } = pndm::ABOUT, pndm::ABOUT_PLMS as { start: PndmStart::Multistep }
+        => pndm::pndm(denoiser, levels, x, start, &half_way, on_step);
+
     /// Euler's method along the straight path.
-    FlowEuler,
+    FlowEuler = flow_euler::ABOUT => flow_euler::flow_euler(denoiser, levels, x, on_step);
+
     /// Heun's method along the straight path.
-    FlowHeun,
+    FlowHeun = flow_heun::ABOUT => flow_heun::flow_heun(denoiser, levels, x, on_step);
+
     /// An adaptive solver.
     Rk45 {
-        /// What its steps may be off by.
-        tolerance: Tolerance,
-    },
+        /// Tolerance of its steps.
+        tolerance: Tolerance
+    } = rk45::ABOUT => rk45::rk45(denoiser, levels, x, tolerance, on_step).0;
+
     /// Euler's method for the reverse SDE.
-    EulerMaruyama,
+    EulerMaruyama = euler_maruyama::ABOUT => euler_maruyama::euler_maruyama(denoiser, levels, x, noise, on_step);
+
     /// Reverse diffusion with a Langevin corrector.
     PredictorCorrector {
         /// Signal-to-noise ratio of the corrector.
-        snr: f64,
-    },
+        snr: f64
+    } = predictor_corrector::ABOUT
+        => predictor_corrector::predictor_corrector(denoiser, levels, x, snr, noise, on_step);
+
     /// Annealed Langevin dynamics.
     Langevin {
         /// The steps at every level.
-        langevin: Langevin,
-    },
+        langevin: Langevin
+    } = langevin::ABOUT => langevin::langevin(denoiser, levels, x, langevin, noise, on_step);
 }
 
 impl Sampler {
-    /// One of every kind; the first is the default.
-    pub const ALL: &[Self] = &[
-        Self::Ddpm { variance: Variance::FixedSmall },
-        Self::Ddim { eta: 0.0 },
-        Self::Euler,
-        Self::EulerAncestral,
-        Self::Heun { churn: Churn::NONE },
-        Self::Dpm2,
-        Self::Dpm2Ancestral,
-        Self::Lms,
-        Self::Dpmpp2s { falls_below: FEW_STEPS },
-        Self::DpmppMultistep { multistep: Multistep::of_order(2), expansion: Expansion::Published },
-        Self::DpmppMultistep { multistep: Multistep::of_order(3), expansion: Expansion::Taylor },
-        Self::DpmppSde { multistep: Multistep::of_order(2) },
-        Self::UniPc { multistep: Multistep::of_order(2), b: Bh::Bh2 },
-        Self::Deis { multistep: Multistep::of_order(3) },
-        Self::Pndm { start: PndmStart::RungeKutta },
-        Self::Pndm { start: PndmStart::Multistep },
-        Self::FlowEuler,
-        Self::FlowHeun,
-        Self::Rk45 { tolerance: Tolerance::USUAL },
-        Self::EulerMaruyama,
-        Self::PredictorCorrector { snr: USUAL_SNR },
-        Self::Langevin { langevin: Langevin::USUAL },
-    ];
+    /// One of every name, with its usual options; the first is the default.
+    pub const ALL: &[Self] = &{
+        let mut all = [Self::ABOUTS[0].usual; Self::ABOUTS.len()];
+        let mut i = 0;
+        while i < all.len() {
+            all[i] = Self::ABOUTS[i].usual;
+            i += 1;
+        }
+        all
+    };
 
     /// The names, as the command line knows them, in the order of [`Sampler::ALL`].
-    pub const NAMES: [&'static str; Self::ALL.len()] = {
-        let mut names = [""; Self::ALL.len()];
+    pub const NAMES: [&'static str; Self::ABOUTS.len()] = {
+        let mut names = [""; Self::ABOUTS.len()];
         let mut i = 0;
         while i < names.len() {
-            names[i] = Self::ALL[i].about().name;
+            names[i] = Self::ABOUTS[i].name;
             i += 1;
         }
         names
     };
 
-    /// What its file says about it.
-    pub const fn about(&self) -> About {
-        match self {
-            Self::Ddpm { .. } => ddpm::ABOUT,
-            Self::Ddim { .. } => ddim::ABOUT,
-            Self::Euler => euler::ABOUT,
-            Self::EulerAncestral => euler_ancestral::ABOUT,
-            Self::Heun { .. } => heun::ABOUT,
-            Self::Dpm2 => dpm2::ABOUT,
-            Self::Dpm2Ancestral => dpm2::ABOUT_ANCESTRAL,
-            Self::Lms => lms::ABOUT,
-            Self::Dpmpp2s { .. } => dpmpp_2s::ABOUT,
-            Self::DpmppMultistep { multistep: Multistep { order: 3, .. }, .. } => dpmpp_multistep::ABOUT_3M,
-            Self::DpmppMultistep { .. } => dpmpp_multistep::ABOUT_2M,
-            Self::DpmppSde { .. } => dpmpp_sde::ABOUT,
-            Self::UniPc { .. } => unipc::ABOUT,
-            Self::Deis { .. } => deis::ABOUT,
-            Self::Pndm { start: PndmStart::RungeKutta } => pndm::ABOUT,
-            Self::Pndm { start: PndmStart::Multistep } => pndm::ABOUT_PLMS,
-            Self::FlowEuler => flow_euler::ABOUT,
-            Self::FlowHeun => flow_heun::ABOUT,
-            Self::Rk45 { .. } => rk45::ABOUT,
-            Self::EulerMaruyama => euler_maruyama::ABOUT,
-            Self::PredictorCorrector { .. } => predictor_corrector::ABOUT,
-            Self::Langevin { .. } => langevin::ABOUT,
-        }
-    }
-
-    /// Walks from `x`, at `levels[0]`, to the last of `levels`, which is the clean one for samples.
-    pub fn run<const D: usize>(
-        &self,
-        denoiser: &dyn Denoiser<D>,
-        levels: &[NoiseLevel],
-        x: Tensor<D>,
-        noise: &mut dyn NoiseSource<D>,
-        on_step: &mut dyn FnMut(Step<'_, D>),
-    ) -> Tensor<D> {
-        match *self {
-            Self::Ddpm { variance } => ddpm(denoiser, levels, x, variance, noise, on_step),
-            Self::Ddim { eta } => ddim(denoiser, levels, x, eta, noise, on_step),
-            Self::Euler => euler(denoiser, levels, x, on_step),
-            Self::EulerAncestral => euler_ancestral(denoiser, levels, x, noise, on_step),
-            Self::Heun { churn } => heun(denoiser, levels, x, churn, noise, on_step),
-            Self::Dpm2 => dpm2(denoiser, levels, x, on_step),
-            Self::Dpm2Ancestral => dpm2_ancestral(denoiser, levels, x, noise, on_step),
-            Self::Lms => lms(denoiser, levels, x, on_step),
-            Self::Dpmpp2s { falls_below } => dpmpp_2s(denoiser, levels, x, falls_below, on_step),
-            Self::DpmppMultistep { multistep, expansion } => {
-                dpmpp_multistep(denoiser, levels, x, multistep, expansion, on_step)
+    /// All options of samplers, each once.
+    pub fn options() -> Vec<&'static OptionSpec> {
+        let mut options: Vec<&OptionSpec> = Vec::new();
+        for spec in Self::ABOUTS.iter().flat_map(|about| about.options.specs) {
+            if options.iter().all(|other| other.name != spec.name) {
+                options.push(spec);
             }
-            Self::DpmppSde { multistep } => dpmpp_sde(denoiser, levels, x, multistep, noise, on_step),
-            Self::UniPc { multistep, b } => unipc(denoiser, levels, x, multistep, b, on_step),
-            Self::Deis { multistep } => deis(denoiser, levels, x, multistep, on_step),
-            Self::Pndm { start } => pndm(denoiser, levels, x, start, &half_way, on_step),
-            Self::FlowEuler => flow_euler(denoiser, levels, x, on_step),
-            Self::FlowHeun => flow_heun(denoiser, levels, x, on_step),
-            Self::Rk45 { tolerance } => rk45(denoiser, levels, x, tolerance, on_step).0,
-            Self::EulerMaruyama => euler_maruyama(denoiser, levels, x, noise, on_step),
-            Self::PredictorCorrector { snr } => predictor_corrector(denoiser, levels, x, snr, noise, on_step),
-            Self::Langevin { langevin: steps } => langevin(denoiser, levels, x, steps, noise, on_step),
         }
+        options
     }
 
     /// The sampler called `name`.
     pub fn new(name: &str, options: SamplerOptions) -> Result<Self, SamplerError> {
-        let named = Self::ALL.iter().find(|sampler| sampler.name() == name);
-        named.ok_or_else(|| SamplerError::Unknown { name: name.to_string() })?.with(options)
-    }
-
-    /// The same sampler with these options.
-    fn with(self, options: SamplerOptions) -> Result<Self, SamplerError> {
-        let refuse = |option, has| SamplerError::NoOption { sampler: self.name(), option, has };
-        if options.eta.is_some() && !matches!(self, Self::Ddim { .. }) {
-            return Err(refuse("eta", "only ddim has"));
+        let named = Self::ABOUTS.iter().find(|about| about.name == name);
+        let about = named.ok_or_else(|| SamplerError::Unknown { name: name.to_string() })?;
+        for (option, value) in &options.given {
+            about.check(option, *value)?;
         }
-        if options.churn.is_some() && !matches!(self, Self::Heun { .. }) {
-            return Err(refuse("churn", "only heun has"));
-        }
-        if options.tolerance.is_some() && !matches!(self, Self::Rk45 { .. }) {
-            return Err(refuse("tolerance", "only rk45 has"));
-        }
-        if options.langevin.is_some() && !matches!(self, Self::Langevin { .. }) {
-            return Err(refuse("langevin", "only langevin has"));
-        }
-        if options.snr.is_some() && !matches!(self, Self::PredictorCorrector { .. }) {
-            return Err(refuse("snr", "only predictor-corrector has"));
-        }
-        match self {
-            Self::Ddpm { .. } => Ok(Self::Ddpm { variance: options.variance }),
-            Self::Ddim { eta } => match options.eta.unwrap_or(eta) {
-                eta if (0.0..=1.0).contains(&eta) => Ok(Self::Ddim { eta }),
-                eta => Err(SamplerError::Eta { eta }),
-            },
-            Self::Heun { churn } => match options.churn.unwrap_or(churn) {
-                churn if churn.is_sound() => Ok(Self::Heun { churn }),
-                churn => Err(SamplerError::Churn { churn }),
-            },
-            Self::Rk45 { tolerance } => match options.tolerance.unwrap_or(tolerance) {
-                tolerance if tolerance.is_sound() => Ok(Self::Rk45 { tolerance }),
-                tolerance => Err(SamplerError::Tolerance { tolerance }),
-            },
-            Self::Langevin { langevin } => match options.langevin.unwrap_or(langevin) {
-                langevin if langevin.is_sound() => Ok(Self::Langevin { langevin }),
-                langevin => Err(SamplerError::Langevin { langevin }),
-            },
-            Self::PredictorCorrector { snr } => match options.snr.unwrap_or(snr) {
-                snr if (0.0..=1.0).contains(&snr) => Ok(Self::PredictorCorrector { snr }),
-                snr => Err(SamplerError::Snr { snr }),
-            },
-            without_options => Ok(without_options),
-        }
+        about.options.make.map_or(Ok(about.usual), |make| make(&options))
     }
 
     /// Its name.
@@ -412,49 +334,58 @@ impl Sampler {
         self.about().description
     }
 
-    /// How many steps it takes of a model unless told otherwise.
+    /// How many steps it takes of a model by default.
     pub fn usual_steps(&self, diffusion: &Diffusion) -> usize {
         let available = diffusion.schedule().map_or(STEPS_OF_A_PATH, Schedule::len);
         self.about().default_steps.map_or(available, |steps| steps.min(available))
     }
 
-    /// Whether it draws noise on the way.
+    /// Whether it draws noise in its steps.
     pub fn is_stochastic(&self) -> bool {
-        match *self {
-            Self::Ddim { eta } => eta > 0.0,
-            Self::Heun { churn } => churn.amount > 0.0,
-            Self::Ddpm { .. }
-            | Self::EulerAncestral
-            | Self::Dpm2Ancestral
-            | Self::DpmppSde { .. }
-            | Self::EulerMaruyama
-            | Self::PredictorCorrector { .. }
-            | Self::Langevin { .. } => true,
-            _ => false,
+        match self.about().noise {
+            Noise::Never => false,
+            Noise::Always | Noise::Chain => true,
+            Noise::If(draws) => draws(self),
         }
     }
 
-    /// Which levels it visits of a model unless told otherwise: Karras et al.'s where noise explodes, and elsewhere those
+    /// Which levels it visits of a model by default: Karras et al.'s where noise explodes, and elsewhere those
     /// that suit it.
-    pub fn usual_levels(&self, diffusion: &Diffusion) -> Ladder {
+    pub fn usual_levels(&self, diffusion: &Diffusion) -> LevelSchedule {
         match (diffusion, self.about().grid) {
             (Diffusion::Continuous(ContinuousDiffusion { path: Path::Ve { .. }, .. }), _) => {
-                Ladder::Karras { rho: 7.0, ends: Ends::default() }
+                LevelSchedule::Karras { rho: 7.0, ends: Ends::default() }
             }
-            (_, Grid::Times) => Ladder::default(),
-            (Diffusion::Discrete(_), Grid::Strides) => Ladder::Steps(Spacing::Leading),
-            (trained, Grid::Sigmas | Grid::Strides) => Ladder::Exponential { ends: Ends::usual(trained) },
+            (_, Grid::Times) => LevelSchedule::default(),
+            (Diffusion::Discrete(_), Grid::Strides) => LevelSchedule::Steps(Spacing::Leading),
+            (trained, Grid::Sigmas | Grid::Strides) => LevelSchedule::Exponential { ends: Ends::usual(trained) },
         }
     }
 
-    /// The order with which it claims to converge to the solution of the probability-flow ODE; none if it draws
-    /// noise on the way, or chooses its own steps.
+    /// The order with which it claims to converge to the solution of the probability-flow ODE; none if it draws noise,
+    /// chooses its own steps, or has options that its file claims nothing of.
     pub fn order(&self) -> Option<u32> {
-        match *self {
-            Self::Ddim { eta } if eta > 0.0 => None,
-            Self::Heun { churn } if churn.amount > 0.0 => None,
-            Self::DpmppMultistep { multistep, .. } | Self::Deis { multistep } if multistep.order < 2 => Some(1),
-            _ => self.about().order,
+        self.about().order.filter(|_| *self == self.about().usual)
+    }
+}
+
+impl About {
+    /// Whether the sampler takes this option with this value.
+    fn check(&self, option: &'static str, value: f64) -> Result<(), SamplerError> {
+        match self.options.specs.iter().find(|spec| spec.name == option) {
+            Some(spec) if (spec.range.contains)(value) => Ok(()),
+            Some(spec) => Err(SamplerError::OutOfRange { option, found: value, expected: spec.range.expected.into() }),
+            None => Err(self.refuse(option)),
+        }
+    }
+
+    /// The error for an option that the sampler does not take.
+    fn refuse(&self, option: &'static str) -> SamplerError {
+        let takes = |about: &&&Self| about.options.specs.iter().any(|spec| spec.name == option);
+        let takers: Vec<&str> = Sampler::ABOUTS.iter().filter(takes).map(|about| about.name).collect();
+        match takers.is_empty() {
+            true => SamplerError::NoSuchOption { option },
+            false => SamplerError::NotItsOption { sampler: self.name, option, takers: takers.join(" and ") },
         }
     }
 }
@@ -466,41 +397,60 @@ mod tests {
 
     #[test]
     fn every_name_makes_the_sampler_of_that_name() {
-        for name in Sampler::NAMES {
-            let sampler = Sampler::new(name, SamplerOptions::default()).unwrap();
-            assert_eq!(sampler.name(), name);
+        for (name, usual) in Sampler::NAMES.iter().zip(Sampler::ALL) {
+            let options = SamplerOptions { variance: Variance::FixedSmall, ..SamplerOptions::default() };
+            let sampler = Sampler::new(name, options).unwrap();
+            assert_eq!((sampler.name(), sampler), (*name, *usual));
             assert!(!sampler.description().contains('\n'));
-            assert_eq!(Sampler::NAMES.iter().filter(|other| **other == name).count(), 1, "{name} twice");
+            assert_eq!(Sampler::NAMES.iter().filter(|other| *other == name).count(), 1, "{name} twice");
+        }
+    }
+
+    #[test]
+    fn every_option_changes_the_samplers_that_take_it_and_no_other() {
+        for spec in Sampler::options() {
+            assert!((spec.range.contains)(spec.usual) && !(spec.range.contains)(f64::NAN), "{spec:?}");
+            let other = [0.5, 3.0].into_iter().find(|value| *value != spec.usual && (spec.range.contains)(*value));
+            let options = SamplerOptions::default().with(spec.name, other.unwrap());
+            for about in Sampler::ABOUTS {
+                let takes = about.options.specs.iter().any(|taken| taken.name == spec.name);
+                match Sampler::new(about.name, options.clone()) {
+                    Ok(sampler) => assert!(takes && sampler != about.usual, "{} {}", about.name, spec.name),
+                    Err(error) => assert!(!takes && error.to_string().contains(about.name), "{error}"),
+                }
+            }
         }
     }
 
     #[test]
     fn what_is_refused_says_what_there_is() {
-        let refuse = |name, options, parts: &[&str]| {
-            let message = Sampler::new(name, options).unwrap_err().to_string();
-            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        let refuse = |name, option, value, message: &str| {
+            let options = SamplerOptions::default().with(option, value);
+            assert_eq!(Sampler::new(name, options).unwrap_err().to_string(), message);
         };
-        let eta = |eta| SamplerOptions { eta: Some(eta), ..Default::default() };
-        refuse("magic", eta(1.5), &["magic", "ddpm, ddim"]);
-        refuse("ddim", eta(1.5), &["1.5"]);
-        refuse("euler", eta(0.5), &["euler", "eta", "ddim"]);
-        let churn = |amount| SamplerOptions { churn: Some(Churn { amount, ..Churn::NONE }), ..Default::default() };
-        refuse("heun", churn(-1.0), &["-1"]);
-        refuse("heun", churn(f64::NAN), &["NaN"]);
-        refuse("lms", churn(1.0), &["lms", "churn", "heun"]);
-        let tolerance = Some(Tolerance { absolute: 0.0, relative: 1e-3 });
-        refuse("rk45", SamplerOptions { tolerance, ..Default::default() }, &["atol", "0.0"]);
-        refuse("euler", SamplerOptions { tolerance, ..Default::default() }, &["euler", "tolerance", "rk45"]);
-        let langevin = Some(Langevin { steps: 0, ..Langevin::USUAL });
-        refuse("langevin", SamplerOptions { langevin, ..Default::default() }, &["steps: 0"]);
-        refuse("predictor-corrector", SamplerOptions { snr: Some(-1.0), ..Default::default() }, &["-1"]);
+        let magic = Sampler::new("magic", SamplerOptions::default()).unwrap_err().to_string();
+        assert!(magic.contains("magic") && magic.contains("ddpm, ddim"), "{magic}");
+        refuse("ddim", "eta", 1.5, "--eta is 1.5; expected a number from 0 to 1");
+        refuse("euler", "eta", 0.5, "--eta applies to ddim only, not to euler");
+        refuse("heun", "s-churn", -1.0, "--s-churn is -1; expected a number from 0 up");
+        refuse("heun", "s-churn", f64::NAN, "--s-churn is NaN; expected a number from 0 up");
+        let crossed = SamplerOptions::default().with("s-min", 2.0).with("s-max", 1.0);
+        let crossed = Sampler::new("heun", crossed).unwrap_err().to_string();
+        assert_eq!(crossed, "--s-min is 2; expected at most --s-max");
+        refuse("lms", "s-churn", 1.0, "--s-churn applies to heun only, not to lms");
+        refuse("rk45", "atol", 0.0, "--atol is 0; expected a number above 0");
+        refuse("langevin", "langevin-steps", 0.0, "--langevin-steps is 0; expected a whole number from 1 up");
+        refuse("langevin", "langevin-epsilon", 4.0, "--langevin-epsilon is 4; expected a number above 0 and below 4");
+        refuse("predictor-corrector", "snr", -1.0, "--snr is -1; expected a number from 0 to 1");
+        refuse("ddim", "speed", 1.0, "no sampler has an option --speed");
     }
 
     #[test]
-    fn noise_on_the_way_ends_the_claim_of_an_order() {
+    fn noise_ends_the_claim_of_an_order() {
         assert_eq!(Sampler::Ddim { eta: 0.0 }.order(), Some(1));
         assert_eq!(Sampler::Ddim { eta: 0.1 }.order(), None);
         assert_eq!(Sampler::Heun { churn: Churn { amount: 1.0, ..Churn::NONE } }.order(), None);
-        assert_eq!(Sampler::EulerAncestral.order(), None);
+        let claims = |sampler: &&Sampler| sampler.order().is_some();
+        assert!(Sampler::ALL.iter().filter(claims).all(|sampler| !sampler.is_stochastic()));
     }
 }

@@ -5,23 +5,31 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::variance_exploding::{level_at, ratio, walk};
-use super::{About, Grid, Step};
+use super::variance_exploding::walk;
+use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "pndm",
     description: "linear multistep over past eps after three Runge-Kutta steps (Liu et al. 2022); good from 20 steps",
+    usual: Sampler::Pndm { start: PndmStart::RungeKutta },
     default_steps: Some(50),
     grid: Grid::Strides,
     order: ORDER,
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
 pub(super) const ABOUT_PLMS: About = About {
     name: "plms",
     description: "pndm without the Runge-Kutta steps, one evaluation a step; good from 20 steps",
+    usual: Sampler::Pndm { start: PndmStart::Multistep },
     default_steps: Some(50),
     grid: Grid::Strides,
     order: ORDER,
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
 /// Over levels that are a smooth function of their number. Not 4, as that of the weights: (11) takes the mean of
@@ -40,7 +48,7 @@ pub enum PndmStart {
 /// Runge-Kutta steps before four predictions are known.
 const RUNGE_KUTTA_STEPS: usize = 3;
 
-/// Walks from `x`, at `levels[0]`, which must not be pure noise, to the last of the levels.
+/// Goes from `x`, at `levels[0]`, which must not be pure noise, to the last of the levels.
 ///
 /// `middle` gives the levels half-way between two, where Runge-Kutta asks for the second and for the third time.
 /// They are the same, unless an odd number of whole steps has to be halved. The paper's are half-way in time;
@@ -78,7 +86,7 @@ pub fn pndm<const D: usize>(
 
 /// The level half-way in log(sigma / alpha), twice.
 pub fn half_way(s: NoiseLevel, t: NoiseLevel) -> [NoiseLevel; 2] {
-    [level_at((ratio(s) * ratio(t)).sqrt()); 2]
+    [NoiseLevel::from_ratio((s.ratio() * t.ratio()).sqrt()); 2]
 }
 
 /// The weights of Adams and Bashforth, with fewer predictions in the first steps.

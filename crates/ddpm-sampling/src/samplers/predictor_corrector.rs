@@ -4,20 +4,34 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::{About, Grid, NoiseSource, Posterior, Step};
+use super::{About, Grid, Noise, NoiseSource, OptionSpec, Options, Posterior, Range, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "predictor-corrector",
     description: "reverse diffusion, and a Langevin step at every level (Song et al. 2021), two evaluations a step",
+    usual: Sampler::PredictorCorrector { snr: SNR.usual },
     default_steps: Some(500),
     grid: Grid::Times,
     order: None,
+    noise: Noise::Always,
+    needs_signal: true,
+    options: Options {
+        specs: &[SNR],
+        make: Some(|options| Ok(Sampler::PredictorCorrector { snr: options.value(&SNR) })),
+    },
 };
 
-/// Signal-to-noise ratio of a corrector's step; Song et al. use this one for images.
-pub const USUAL_SNR: f64 = 0.16;
+const SNR: OptionSpec = OptionSpec {
+    name: "snr",
+    value_name: "R",
+    help: "Signal-to-noise ratio of the corrector of predictor-corrector; 0 for none, default 0.16",
+    range: Range::SHARE,
+    // Song et al. use this one for images.
+    usual: 0.16,
+    refines: None,
+};
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels: at each level a step of the corrector, then the
+/// Goes from `x`, at `levels[0]`, to the last of the levels: at each level a step of the corrector, then the
 /// predictor's to the next. Step i takes its noise from `noise.step(2 i)` and `noise.step(2 i + 1)`; the
 /// predictor draws none on the way to clean data.
 pub fn predictor_corrector<const D: usize>(

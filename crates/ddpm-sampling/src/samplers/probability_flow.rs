@@ -5,16 +5,14 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::variance_exploding::{level_at, ratio};
-
 /// Where a level lies on the way.
 pub fn place(level: NoiseLevel) -> f64 {
-    ratio(level).ln()
+    level.ratio().ln()
 }
 
 /// The variance-preserving level of a place.
 pub fn level_of(place: f64) -> NoiseLevel {
-    level_at(place.exp())
+    NoiseLevel::from_ratio(place.exp())
 }
 
 /// dx/dl, and what the denoiser said.

@@ -6,17 +6,45 @@ use ddpm_model::noise_level::NoiseLevel;
 
 use super::dormand_prince::{Effort, Taken, Tolerance, solve};
 use super::probability_flow::{derivative, level_of, place};
-use super::{About, Grid, Step};
+use super::{About, Grid, Noise, OptionSpec, Options, Range, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "rk45",
     description: "Dormand & Prince's method, which chooses its steps by --rtol and --atol; levels are where it is watched",
+    usual: Sampler::Rk45 { tolerance: Tolerance::USUAL },
     default_steps: Some(50),
     grid: Grid::Times,
     order: None,
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options {
+        specs: &[RTOL, ATOL],
+        make: Some(|options| {
+            let tolerance = Tolerance { absolute: options.value(&ATOL), relative: options.value(&RTOL) };
+            Ok(Sampler::Rk45 { tolerance })
+        }),
+    },
 };
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels in steps of its own; `on_step` sees x interpolated
+const RTOL: OptionSpec = OptionSpec {
+    name: "rtol",
+    value_name: "R",
+    help: "Relative tolerance of rk45; default 1e-5",
+    range: Range::FROM_ZERO,
+    usual: Tolerance::USUAL.relative,
+    refines: None,
+};
+
+const ATOL: OptionSpec = OptionSpec {
+    name: "atol",
+    value_name: "A",
+    help: "Absolute tolerance of rk45; default 1e-5",
+    range: Range::ABOVE_ZERO,
+    usual: Tolerance::USUAL.absolute,
+    refines: None,
+};
+
+/// Goes from `x`, at `levels[0]`, to the last of the levels in steps of its own; `on_step` sees x interpolated
 /// at each of the levels, and how much was asked of the denoiser comes back with the result.
 ///
 /// The ODE has no meaning at a clean level, which is reached from the level before it by its x_0.

@@ -6,15 +6,19 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::multistep::{Multistep, growing_integrals, lambda};
-use super::{About, Grid, Step};
+use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "unipc",
     description: "predictor and corrector, one evaluation a step (Zhao et al. 2023); good from 8 steps",
+    usual: Sampler::UniPc { multistep: Multistep::of_order(2), b: Bh::Bh2 },
     default_steps: Some(20),
     grid: Grid::Sigmas,
     // The corrector lifts a step by one order, also the first. The last step has no corrector.
     order: Some(3),
+    noise: Noise::Never,
+    needs_signal: true,
+    options: Options::NONE,
 };
 
 /// B(h), which scales the weight where there is a single other prediction; more of them leave no choice.
@@ -26,7 +30,7 @@ pub enum Bh {
     Bh2,
 }
 
-/// Walks from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step: what it says
+/// Goes from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step: what it says
 /// of a predicted x also corrects that x. The last x is a predicted one.
 pub fn unipc<const D: usize>(
     denoiser: &dyn Denoiser<D>,

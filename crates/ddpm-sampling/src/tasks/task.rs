@@ -8,7 +8,7 @@ use ddpm_model::noise_level::NoiseLevel;
 
 use super::{Inpainting, inpaint, invert, noised, remaining_levels, slerp};
 use crate::noise::SampleNoise;
-use crate::samplers::{NoiseSource, Sampler, Step};
+use crate::samplers::{Noise, NoiseSource, Sampler, Step};
 
 /// Rows of an interpolation unless their number is given.
 const USUAL_ROWS: usize = 8;
@@ -89,12 +89,15 @@ pub enum TaskError {
         /// Steps of the whole walk.
         steps: usize,
     },
-    /// A sampler that strength does not hold.
+    /// A sampler that forgets where it starts, whatever the strength.
     #[error(
-        "langevin cannot start from a picture: it walks at random at every level, so that the number of its steps \
-         would say how much of the picture is left, and not the strength"
+        "image-to-image needs a sampler that keeps what it starts from, not {sampler}: its random steps at every level, \
+         and not the strength, would decide how much of the image is left"
     )]
-    Langevin,
+    Forgets {
+        /// The sampler.
+        sampler: &'static str,
+    },
     /// A mask that is not one.
     #[error("the mask keeps {kept} of {size} values; expected some that stay and some that are made anew")]
     Mask {
@@ -213,7 +216,9 @@ impl Task {
             Self::Resemble { strength, .. } if !(*strength > 0.0 && *strength <= 1.0) => {
                 return Err(TaskError::Strength { strength: *strength });
             }
-            Self::Resemble { .. } if matches!(sampler, Sampler::Langevin { .. }) => return Err(TaskError::Langevin),
+            Self::Resemble { .. } if matches!(sampler.about().noise, Noise::Chain) => {
+                return Err(TaskError::Forgets { sampler: sampler.name() });
+            }
             Self::Resemble { .. } => {}
             Self::Inpaint { known, plan, .. } => {
                 let kept = known.iter().filter(|known| **known).count();

@@ -8,7 +8,7 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_sampling::levels::{exponential, karras};
 use ddpm_sampling::noise::SampleNoise;
-use ddpm_sampling::samplers::{Sampler, level_at};
+use ddpm_sampling::samplers::Sampler;
 use known::{GAUSSIAN, Mixture, values};
 
 /// Numbers of steps, twice as many every time.
@@ -18,7 +18,7 @@ const SLACK: f64 = 0.1;
 /// So many falling sigmas.
 type Sigmas = fn(usize) -> Vec<f64>;
 /// Levels that get denser in different ways.
-const LADDERS: [(&str, Sigmas); 2] =
+const LEVEL_SCHEDULES: [(&str, Sigmas); 2] =
     [("karras", |count| karras(count, 10.0, 0.1, 7.0)), ("exponential", |count| exponential(count, 10.0, 0.1))];
 /// Modes that are wide enough for the shortest of those walks to see the flow part.
 const MIXTURE: Mixture = Mixture { weights: [0.8, 0.2], means: [[1.0, 0.5], [-1.0, -0.5]], variance: 0.2 };
@@ -39,8 +39,8 @@ fn every_order_is_what_its_sampler_claims() {
     let mut too_slow = Vec::new();
     for (sampler, claimed) in Sampler::ALL.iter().filter_map(|sampler| Some((sampler, sampler.order()?))) {
         for problem in &problems {
-            for (levels, ladder) in LADDERS {
-                let errors = STEPS.map(|steps| error(*sampler, problem, &ladder(steps + 1)));
+            for (levels, level_schedule) in LEVEL_SCHEDULES {
+                let errors = STEPS.map(|steps| error(*sampler, problem, &level_schedule(steps + 1)));
                 let order = measured_order(&errors);
                 let report = format!(
                     "{:18} {:8} over {levels:11}: claims {claimed}, has {order:.2}; errors {:.1e} to {:.1e}",
@@ -61,7 +61,7 @@ fn every_order_is_what_its_sampler_claims() {
 
 /// The distance, as a root of the mean square, from where the flow ends.
 fn error(sampler: Sampler, problem: &Problem<'_>, sigmas: &[f64]) -> f64 {
-    let levels: Vec<NoiseLevel> = sigmas.iter().copied().map(level_at).collect();
+    let levels: Vec<NoiseLevel> = sigmas.iter().copied().map(NoiseLevel::from_ratio).collect();
     let x = SampleNoise::<2>::new(3, 0..48, [0, 2], &Device::flex()).start().cast(DType::F64);
     let wanted = values((problem.flow)(&x, levels[0], levels[levels.len() - 1]));
     let mut none = |_| -> Tensor<2> { panic!("a solver with an order asked for noise") };

@@ -20,10 +20,10 @@ use ddpm_sampling::guidance::{
     Rescaled, Threshold, Within,
 };
 use ddpm_sampling::job::{ClassChoice, Predictor, Samples, SamplingJob, TrainedModel};
-use ddpm_sampling::levels::Ladder;
+use ddpm_sampling::levels::LevelSchedule;
 use ddpm_sampling::noise::NoiseChoice;
 use ddpm_sampling::noise::SampleNoise;
-use ddpm_sampling::samplers::{NoiseSource, Sampler, level_at};
+use ddpm_sampling::samplers::{NoiseSource, Sampler};
 use ddpm_sampling::tasks::Task;
 use known::{GAUSSIAN, MIXTURE, Mixture, tensor, values};
 
@@ -45,7 +45,7 @@ impl Denoiser<2> for Round {
 }
 
 fn levels() -> Vec<NoiseLevel> {
-    [0.01, 0.3, 1.0, 4.0, 100.0].map(level_at).to_vec()
+    [0.01, 0.3, 1.0, 4.0, 100.0].map(NoiseLevel::from_ratio).to_vec()
 }
 
 fn points(count: usize) -> Tensor<2> {
@@ -169,11 +169,11 @@ fn the_exact_classifier_is_bayes_rule() {
         close(&answer(&guided, &x, level), &answer(&posterior, &x, level), 1e-9);
     }
     let none = ClassifierGuidance { inner: &MIXTURE, gradient: sign, scale: 0.0 };
-    assert_eq!(answer(&none, &x, level_at(1.0)), answer(&MIXTURE, &x, level_at(1.0)));
+    assert_eq!(answer(&none, &x, NoiseLevel::from_ratio(1.0)), answer(&MIXTURE, &x, NoiseLevel::from_ratio(1.0)));
 
     let count = 5_000;
     let schedule = ScheduleConfig::default().init().unwrap();
-    let levels = "karras".parse::<Ladder>().unwrap().levels(40, &schedule).unwrap();
+    let levels = "karras".parse::<LevelSchedule>().unwrap().levels(40, &schedule).unwrap();
     let mut source = SampleNoise::<2>::new(11, 0..count, [0, 2], &Device::flex());
     let start = source.start().cast(DType::F64);
     let mut noise = |step: usize| source.step(step).cast(DType::F64);
@@ -213,7 +213,7 @@ fn rescaling_restores_the_deviation_by_its_share() {
     }
     let constant = Constant(flat.clone());
     let auto = AutoGuidance { network: &constant, guide: &constant, scale: 2.0 };
-    assert_eq!(answer(&Rescaled { inner: &auto, phi: 0.7 }, &flat, level_at(1.0)), [0.5, 0.5]);
+    assert_eq!(answer(&Rescaled { inner: &auto, phi: 0.7 }, &flat, NoiseLevel::from_ratio(1.0)), [0.5, 0.5]);
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         batch_size: 2,
         sampler: Sampler::Ddim { eta: 0.0 },
         steps: Some(2),
-        levels: Ladder::default(),
+        levels: LevelSchedule::default(),
         plan: None,
         noise: NoiseChoice::default(),
         class: ClassChoice::Any,

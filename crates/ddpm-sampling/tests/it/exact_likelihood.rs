@@ -10,6 +10,7 @@ use ddpm_model::continuous::{ContinuousDiffusion, Target};
 use ddpm_model::denoiser::{Denoiser, Estimate, NetworkDenoiser};
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::GaussianDiffusion;
+use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::noise_level::NoiseRange;
 use ddpm_model::path::Path;
 use ddpm_model::point_mlp::PointMlpConfig;
@@ -18,7 +19,7 @@ use ddpm_model::schedule::ScheduleConfig;
 use ddpm_model::time_density::TimeDensity;
 use ddpm_model::variance::Variance;
 use ddpm_sampling::likelihood::{ProbeKind, Trace, log_likelihood};
-use ddpm_sampling::samplers::{Tolerance, level_at};
+use ddpm_sampling::samplers::Tolerance;
 use known::{GAUSSIAN, MIXTURE, tensor};
 
 /// Where data of both kinds are dense, and where they are not.
@@ -28,7 +29,7 @@ const POINTS: [[f64; 2]; 7] =
 /// The logarithm of the density at points, by the ODE from almost clean data to almost nothing but noise.
 fn found(denoiser: &dyn Denoiser<2>, points: &[[f64; 2]], trace: &Trace<2>, tolerance: f64) -> Vec<f64> {
     let x_0: Tensor<2> = tensor(points.as_flattened(), [points.len(), 2]);
-    let levels = [level_at(1e-3), level_at(1e3)];
+    let levels = [NoiseLevel::from_ratio(1e-3), NoiseLevel::from_ratio(1e3)];
     let tolerance = Tolerance { absolute: tolerance, relative: tolerance };
     let mut calls = 0;
     let (log_p, effort) = log_likelihood(denoiser, x_0, trace, levels, tolerance, &mut |so_far| calls = so_far);

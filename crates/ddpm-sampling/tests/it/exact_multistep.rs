@@ -10,7 +10,7 @@ use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::variance::Variance;
 use ddpm_sampling::noise::SampleNoise;
-use ddpm_sampling::samplers::{Bh, Expansion, Multistep, NoiseSource, PndmStart, Sampler, level_at};
+use ddpm_sampling::samplers::{Bh, Expansion, Multistep, NoiseSource, PndmStart, Sampler};
 use known::{GAUSSIAN, MIXTURE, values};
 
 const CLEAN: NoiseLevel = NoiseLevel { alpha: 1.0, sigma: 0.0 };
@@ -37,7 +37,7 @@ impl Denoiser<2> for Counted<'_> {
 
 /// `steps` steps of equal length in log(sigma / alpha).
 fn even(from: f64, to: f64, steps: usize) -> Vec<NoiseLevel> {
-    (0..=steps).map(|i| level_at(from * (to / from).powf(i as f64 / steps as f64))).collect()
+    (0..=steps).map(|i| NoiseLevel::from_ratio(from * (to / from).powf(i as f64 / steps as f64))).collect()
 }
 
 fn noise(seed: u64, count: usize) -> (Tensor<2>, impl FnMut(usize) -> Tensor<2>) {
@@ -94,7 +94,6 @@ fn order_1_is_ddim() {
     ] {
         let off = distance(&trail(sampler, &levels), &wanted);
         assert!(off < 1e-12, "{sampler:?}: {off:e}");
-        assert_eq!(sampler.order(), Some(1));
     }
 }
 

@@ -19,10 +19,10 @@ use ddpm_model::unet::UNetConfig;
 use ddpm_model::variance::Variance;
 use ddpm_sampling::guidance::Guidance;
 use ddpm_sampling::job::{ClassChoice, Predictor, SamplingJob, TrainedModel};
-use ddpm_sampling::levels::Ladder;
+use ddpm_sampling::levels::LevelSchedule;
 use ddpm_sampling::noise::NoiseChoice;
 use ddpm_sampling::noise::SampleNoise;
-use ddpm_sampling::samplers::{Churn, Langevin, NoiseSource, Sampler, Step, Tolerance, level_at, rk45};
+use ddpm_sampling::samplers::{Churn, Langevin, NoiseSource, Sampler, Step, Tolerance, rk45};
 use ddpm_sampling::steps::{Spacing, levels};
 use ddpm_sampling::tasks::Task;
 use known::{GAUSSIAN, MIXTURE, tensor, values};
@@ -50,7 +50,7 @@ fn all_levels(schedule: &Schedule) -> Vec<NoiseLevel> {
 
 /// Langevin dynamics settle at every level, and the last of them decide about the widths of the data.
 fn annealing(schedule: &Schedule) -> Vec<NoiseLevel> {
-    "exponential".parse::<Ladder>().unwrap().levels(120, schedule).unwrap()
+    "exponential".parse::<LevelSchedule>().unwrap().levels(120, schedule).unwrap()
 }
 
 /// Mean and covariance of points.
@@ -76,7 +76,7 @@ fn enough_levels(sampler: Sampler, schedule: &Schedule) -> Vec<NoiseLevel> {
         _ if matches!(sampler, Sampler::Langevin { .. }) => annealing(schedule),
         None => levels(schedule, &Spacing::Linspace.choose(250, schedule.len()).unwrap()),
         Some(1) => levels(schedule, &Spacing::Linspace.choose(50, schedule.len()).unwrap()),
-        Some(_) => "karras".parse::<Ladder>().unwrap().levels(40, schedule).unwrap(),
+        Some(_) => "karras".parse::<LevelSchedule>().unwrap().levels(40, schedule).unwrap(),
     }
 }
 
@@ -131,7 +131,7 @@ fn share_of_first_mode(points: &[f64]) -> f64 {
 fn langevin_dynamics_at_a_single_level_miss_the_weights_of_the_modes() {
     let count = 2_000;
     let langevin = Langevin { steps: 1_000, ..Langevin::USUAL };
-    let levels = [level_at(0.1), level_at(0.0)];
+    let levels = [NoiseLevel::from_ratio(0.1), NoiseLevel::from_ratio(0.0)];
     let (wide, mut noise) = noise(11, count);
     let points = values(Sampler::Langevin { langevin }.run(&MIXTURE, &levels, wide * 3.0, &mut noise, &mut |_| {}));
     // Every point is in a mode, though in the wrong one: it is not that the dynamics did not settle.
@@ -147,7 +147,7 @@ fn langevin_dynamics_at_a_single_level_miss_the_weights_of_the_modes() {
 #[test]
 fn the_adaptive_solver_ends_where_the_flow_ends() {
     let (x, _) = noise(3, 64);
-    let levels: Vec<NoiseLevel> = [50.0, 7.0, 1.0, 0.1, 0.02].map(level_at).to_vec();
+    let levels: Vec<NoiseLevel> = [50.0, 7.0, 1.0, 0.1, 0.02].map(NoiseLevel::from_ratio).to_vec();
     let mut calls = 0;
     for tolerance in [1e-3, 1e-5, 1e-7] {
         let tolerance = Tolerance { absolute: tolerance, relative: tolerance };
@@ -267,7 +267,7 @@ fn job(count: usize, batch_size: usize) -> SamplingJob {
         batch_size,
         sampler: Sampler::ALL[0],
         steps: Some(5),
-        levels: Ladder::default(),
+        levels: LevelSchedule::default(),
         plan: None,
         noise: NoiseChoice::default(),
         class: ClassChoice::Any,

@@ -3,8 +3,6 @@
 
 use ddpm_testing::known;
 
-use std::cell::Cell;
-
 use burn::tensor::{DType, Device, Tensor};
 use ddpm_data::{DataInfo, Units};
 use ddpm_model::condition::Condition;
@@ -17,10 +15,10 @@ use ddpm_model::schedule::{Schedule, ScheduleConfig};
 use ddpm_model::variance::Variance;
 use ddpm_sampling::guidance::Guidance;
 use ddpm_sampling::job::{ClassChoice, JobError, Predictor, Samples, SamplingJob, TrainedModel};
-use ddpm_sampling::levels::Ladder;
+use ddpm_sampling::levels::LevelSchedule;
 use ddpm_sampling::noise::NoiseChoice;
 use ddpm_sampling::noise::SampleNoise;
-use ddpm_sampling::samplers::{Churn, Langevin, NoiseSource, Sampler, Step};
+use ddpm_sampling::samplers::{Langevin, NoiseSource, Sampler, Step};
 use ddpm_sampling::steps::{Spacing, levels};
 use ddpm_sampling::tasks::{Inpainting, Task, TaskError, inpaint, invert, noised, remaining_levels, slerp};
 use known::{GAUSSIAN, tensor, values};
@@ -174,22 +172,6 @@ fn inversion_finds_the_noise_and_ddim_the_data_again() {
     assert!(errors[3].0 < 0.01 && errors[3].1 < 0.01, "{errors:?}");
 }
 
-#[test]
-fn samplers_say_truly_whether_they_draw_noise() {
-    let levels = all_levels(40);
-    let more = [Sampler::Ddim { eta: 0.5 }, Sampler::Heun { churn: Churn { amount: 5.0, ..Churn::NONE } }];
-    for sampler in Sampler::ALL.iter().copied().chain(more) {
-        let drawn = Cell::new(0);
-        let (start, mut noise) = noise(3, 2);
-        let mut counted = |step: usize| {
-            drawn.set(drawn.get() + 1);
-            noise(step)
-        };
-        sampler.run(&GAUSSIAN, &levels, start, &mut counted, &mut |_| {});
-        assert_eq!(drawn.get() > 0, sampler.is_stochastic(), "{sampler:?}");
-    }
-}
-
 /// The best network for [`GAUSSIAN`], which predicts x_0. The class shifts the mean.
 struct Best(Schedule);
 
@@ -239,7 +221,7 @@ fn job(task: Task, sampler: Sampler) -> SamplingJob {
         batch_size: 7,
         sampler,
         steps: Some(10),
-        levels: Ladder::default(),
+        levels: LevelSchedule::default(),
         class: ClassChoice::Any,
         clip: Clip::None,
         guidance: Guidance::default(),

@@ -1,11 +1,11 @@
-//! Ladders of sigmas against EDM's and diffusers', over the fixtures' `schedules` folder.
+//! Schedules of sigmas against EDM's and diffusers', over the fixtures' `schedules` folder.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use ddpm_testing::support;
 
+use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::schedule::ScheduleConfig;
-use ddpm_sampling::levels::{Ends, Ladder, exponential, karras};
-use ddpm_sampling::samplers::ratio;
+use ddpm_sampling::levels::{Ends, LevelSchedule, exponential, karras};
 use serde_json::Value;
 use support::{assert_close_relative, cases, fixtures_dir, number, numbers, read_json, whole};
 
@@ -49,10 +49,11 @@ fn levels_have_those_sigmas() {
         let beta_start = (min * min / 10.0).min(0.1);
         let schedule = ScheduleConfig::Linear { steps: 1000, beta_start, beta_end: 0.5 }.init().unwrap();
         let ends = Ends { min: Some(min), max: Some(max) };
-        let ladders = [("karras", Ladder::Karras { rho, ends }), ("exponential", Ladder::Exponential { ends })];
-        for (kind, ladder) in ladders {
-            let levels = ladder.levels(count, &schedule).unwrap();
-            let found: Vec<f64> = levels[..count].iter().copied().map(ratio).collect();
+        let level_schedules =
+            [("karras", LevelSchedule::Karras { rho, ends }), ("exponential", LevelSchedule::Exponential { ends })];
+        for (kind, level_schedule) in level_schedules {
+            let levels = level_schedule.levels(count, &schedule).unwrap();
+            let found: Vec<f64> = levels[..count].iter().copied().map(NoiseLevel::ratio).collect();
             assert_close_relative(&found, &numbers(&json[kind]), TOLERANCE, kind);
             assert_eq!((levels[count].alpha, levels[count].sigma), (1.0, 0.0));
         }

@@ -9,3 +9,4 @@ mod exact_samplers;
 mod exact_tasks;
 mod golden_levels;
 mod golden_samplers;
+mod sampler_table;

@@ -47,7 +47,7 @@ fn samples(path: &Path, device: &Device) -> anyhow::Result<Vec<Vec<f64>>> {
     let model = trained(&snapshot, &diffusion);
     let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
     let of = |name: &&str| {
-        let sampler = Sampler::new(name, options)?;
+        let sampler = Sampler::new(name, options.clone())?;
         let job = SamplingJob {
             task: Task::Sample,
             count: 4,

@@ -18,7 +18,7 @@ use ddpm_families::snapshot::trained;
 use ddpm_families::usual_sampling::usual_sampling;
 use ddpm_sampling::job::clip_for;
 use ddpm_sampling::job::{ClassChoice, SamplingJob, TrainedModel};
-use ddpm_sampling::levels::Ladder;
+use ddpm_sampling::levels::LevelSchedule;
 use ddpm_sampling::noise::NoiseChoice;
 use ddpm_sampling::samplers::Sampler;
 use ddpm_sampling::tasks::Task;
@@ -81,7 +81,7 @@ struct Variant {
     sampler: Sampler,
     options: Named,
     steps: usize,
-    levels: Ladder,
+    levels: LevelSchedule,
     /// `None` if no guidance scale was given.
     scale: Option<f64>,
 }
