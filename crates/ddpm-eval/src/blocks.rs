@@ -7,12 +7,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ddpm_data::fnv1a;
+use ddpm_files::npy;
 
 use super::arrays::RowReader;
 use super::extractor::{Extracted, FeatureExtractor};
 use super::sources::{ImageSource, SamplingStep};
 use super::{EvaluationError, Features, InceptionScore, Moments, Score, Statistics};
-use ddpm_files::npy;
 
 /// Items of a block.
 pub const BLOCK: usize = 256;

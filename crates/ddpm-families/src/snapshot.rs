@@ -22,6 +22,8 @@ use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{ScheduleConfig, ScheduleError};
 use ddpm_model::variance::Variance;
 use ddpm_model::weighting::Weighting;
+use ddpm_sampling::job::TrainedModel;
+use ddpm_weights::{Scheme, Weights, WeightsError, load_into};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -29,8 +31,6 @@ use crate::checksums;
 use crate::diffusers::DiffusersError;
 use crate::diffusers::pipeline::{Files, Layout, read_json};
 use crate::diffusers::scheduler_config::SchedulerConfig;
-use ddpm_sampling::job::TrainedModel;
-use ddpm_weights::{Scheme, Weights, WeightsError, load_into};
 
 /// The description in a snapshot that is a pipeline.
 pub const OWN: &str = "ddpm.json";

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
+use ddpm_files::runs::RunFolder;
 use ddpm_model::continuous::ContinuousDiffusion;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::noise_level::NoiseRange;
 use ddpm_model::path::Path as NoisePath;
+use ddpm_sampling::samplers::{Churn, Sampler};
 
 use crate::snapshot::{Sampling, SnapshotConfig};
-use ddpm_files::runs::RunFolder;
-use ddpm_sampling::samplers::{Churn, Sampler};
 
 /// The sampler and the steps of the experiment's previews, which the snapshot at `path` or the run around it knows;
 /// else what docs/choosing.md advises for the objective.

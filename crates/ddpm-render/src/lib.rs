@@ -10,11 +10,10 @@ mod scatter;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
-
 use animation::gif;
 use ddpm_files::npy;
 use grid::{grid, square_columns};
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 pub use samples::{Frame, Samples};
 
 /// Images in a grid at most: more would be too small to see, and the file too large to open.

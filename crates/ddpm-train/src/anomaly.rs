@@ -3,11 +3,11 @@
 use std::fmt;
 
 use burn::optim::GradientsParams;
+use ddpm_families::family::RowLoss;
+use ddpm_families::parameters::{gradients_of, is_inside, weights_of};
 use ddpm_model::pass::{Trace, TracedLayer, Values};
 
 use crate::model::{TrainBatch, TrainModel};
-use ddpm_families::family::RowLoss;
-use ddpm_families::parameters::{gradients_of, is_inside, weights_of};
 
 /// Near the root of the largest number of 32 bits, above which a square has no place.
 const HUGE: f64 = 1e18;

@@ -6,9 +6,9 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 use ddpm_data::StreamItem;
+use ddpm_families::family::erased::AnyFamily;
 
 use crate::model::TrainBatch;
-use ddpm_families::family::erased::AnyFamily;
 
 /// Batches for the steps of a run.
 ///

@@ -17,12 +17,12 @@ use burn_train::checkpoint::{
 };
 use burn_train::metric::store::EventStoreClient;
 use burn_train::{Learner, LearnerModel, LearningCheckpointer};
+use ddpm_families::loss_sum::exact;
 use ddpm_files::runs::{step_name, steps_in, width_name};
 use serde::{Deserialize, Serialize};
 
 use crate::checksums::{ChecksumError, Checksums};
 use crate::loss_scale::LossScale;
-use ddpm_families::loss_sum::exact;
 
 /// Why a checkpoint could not be written or read.
 #[derive(Debug, thiserror::Error)]

@@ -4,10 +4,10 @@ use std::fmt;
 
 use ddpm_device::device::OpenDevice;
 use ddpm_device::memory::of_this_machine;
+use ddpm_families::family::erased::AnyFamily;
 use ddpm_model::network::MemoryEstimate;
 
 use crate::config::Experiment;
-use ddpm_families::family::erased::AnyFamily;
 
 /// What the operations of a step hold for a while, beside each byte that it keeps for the way back and each byte of a
 /// gradient: measured on flex with networks of 1 to 9 million parameters and batches of 16 to 1,024, not derived.

@@ -6,11 +6,10 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
-use ddpm_model::pass::Pass;
-
 use ddpm_families::family::any_module::AnyModule;
 use ddpm_families::family::erased::{AnyBatch, AnyFamily};
 use ddpm_families::family::{Losses, RowLoss};
+use ddpm_model::pass::Pass;
 
 /// A part of the batch of a step: what the family made of some items, and what the loop adds to it.
 #[derive(Clone, Debug)]

@@ -9,10 +9,10 @@ use burn::optim::{
     ModuleOptimizer, Muon, MuonConfig, MuonState, Optimizer, RmsPropConfig, SgdConfig,
 };
 use burn::tensor::{Device, Tensor};
+use ddpm_families::parameters::{Parameter, parameters};
 
 use crate::adam::Adam;
 use crate::config::{OptimizerConfig, OptimizerKind};
-use ddpm_families::parameters::{Parameter, parameters};
 
 impl OptimizerKind {
     /// The constants that the rule reads, with the values of its paper.

@@ -7,6 +7,9 @@ use burn::module::Module;
 use ddpm_console::bar::checking_images;
 use ddpm_data::{OpenData, Split};
 use ddpm_device::device::{self, OpenDevice};
+use ddpm_families::family::erased::AnyFamily;
+use ddpm_families::family::{StartingWeights, Subject};
+use ddpm_families::parameters::settle;
 use ddpm_files::runs::RunFolder;
 
 use crate::config::load::{ConfigError, Problem, Source};
@@ -18,9 +21,6 @@ use crate::run_folder::{begins_again, resumable};
 use crate::say;
 use crate::train::{Options, UsageError};
 use crate::trained_part::trained_numbers;
-use ddpm_families::family::erased::AnyFamily;
-use ddpm_families::family::{StartingWeights, Subject};
-use ddpm_families::parameters::settle;
 
 /// What a training will be.
 pub(crate) struct Plan {

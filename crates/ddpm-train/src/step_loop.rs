@@ -8,6 +8,9 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn_train::{EventProcessorTraining, Learner, LearnerEvent, TrainLoader, TrainingComponents, TrainingItem};
 use ddpm_data::random::{Stream, mix};
+use ddpm_families::family::Progress;
+use ddpm_families::family::erased::Memory;
+use ddpm_families::parameters::gradients_of;
 use ddpm_families::snapshot::Written;
 use ddpm_files::runs::{step_name, steps_in, width_name};
 use ddpm_model::ema::{gamma_of, power_decay};
@@ -23,9 +26,6 @@ use crate::model::{StepReport, TrainBatch, TrainModel};
 use crate::optim::{clip_global_norm, scale_gradients, weight_norm};
 use crate::strategy::{Outcome, StepStrategy, divergence_words, missing_weights};
 use crate::train_error::{Diagnosis, TrainError, seen};
-use ddpm_families::family::Progress;
-use ddpm_families::family::erased::Memory;
-use ddpm_families::parameters::gradients_of;
 
 /// What burn-train gives a strategy besides the learner.
 type Parts = TrainingComponents<TrainModel>;

@@ -9,6 +9,9 @@ use burn_train::{
     TrainLoader, TrainingComponents, ValidLoader,
 };
 use ddpm_data::ReadingSpeed;
+use ddpm_families::family::any_module::AnyModule;
+use ddpm_families::family::erased::{AnyFamily, Memory};
+use ddpm_families::family::{HeldOut, Preview};
 use ddpm_files::runs::{RunFolder, step_name, width_name};
 
 use crate::checkpoint::TrainState;
@@ -19,9 +22,6 @@ use crate::progress::Reporter;
 use crate::step_loop::{Loop, due};
 use crate::train_error::TrainError;
 use crate::trained_part::with_frozen_of;
-use ddpm_families::family::any_module::AnyModule;
-use ddpm_families::family::erased::{AnyFamily, Memory};
-use ddpm_families::family::{HeldOut, Preview};
 
 /// What the loop leaves behind; `fit` can only return the model.
 #[derive(Debug, Default)]

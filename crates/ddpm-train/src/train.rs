@@ -13,6 +13,10 @@ use burn_train::renderer::MetricsRenderer;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use ddpm_data::random::{Stream, mix};
 use ddpm_data::{OrderedLoader, Split};
+use ddpm_families::family::any_module::AnyModule;
+use ddpm_families::family::erased::Memory;
+use ddpm_families::family::{AnyError, HeldOut, HeldOutSetup, Preview, PreviewSetup};
+use ddpm_families::parameters::settle;
 use ddpm_files::runs::{RUNS, RunFolder};
 use ddpm_kernels::Precision;
 
@@ -33,10 +37,6 @@ use crate::started_as::{self, quoted};
 use crate::strategy::{Outcome, StepStrategy, divergence_words, missing_weights};
 use crate::tensorboard::EventFile;
 use crate::trained_part::trained_numbers;
-use ddpm_families::family::any_module::AnyModule;
-use ddpm_families::family::erased::Memory;
-use ddpm_families::family::{AnyError, HeldOut, HeldOutSetup, Preview, PreviewSetup};
-use ddpm_families::parameters::settle;
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]

@@ -3,10 +3,10 @@
 use burn::module::{LoraAdapter, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, Reparameterizer};
 use burn::optim::GradientsParams;
 use burn::tensor::{Distribution, Tensor};
-
-use crate::config::{FineTuneConfig, LoraConfig};
 use ddpm_families::parameters::settle;
 use ddpm_families::parameters::{Parameter, parameters};
+
+use crate::config::{FineTuneConfig, LoraConfig};
 
 impl FineTuneConfig {
     /// What is wrong with it for this network, each with its key.

@@ -1,13 +1,12 @@
 //! Data that are damaged or made to do harm: each file is read or refused in words, in little time and memory.
 #![allow(clippy::unwrap_used)]
 
-use ddpm_testing::hostile;
-
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ddpm_data::{DataConfig, Fit, Split, read_pictures};
+use ddpm_testing::hostile;
 use flate2::{Compression, write::GzEncoder};
 use hostile::{Random, damage, within_bounds};
 

@@ -1,19 +1,19 @@
 //! The Inception network against pytorch-fid's, with weights from a formula, over the fixtures' `inception` folder.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use super::formula;
-use ddpm_testing::support;
-
 use burn::tensor::Device;
 use ddpm_eval::extractor::FeatureExtractor;
 use ddpm_eval::image::Image;
 use ddpm_eval::inception::{Inception, Weight, Weights};
 use ddpm_eval::resize::Resize;
+use ddpm_testing::support;
 use formula::Formula;
 use serde_json::Value;
 use support::{
     Safetensors, assert_close, cases, fixtures_dir, number, numbers, read_json, text, values, whole, whole_numbers,
 };
+
+use super::formula;
 
 fn weights(meta: &Value) -> Weights {
     let weights = formula::weights(meta);

@@ -1,13 +1,12 @@
 //! The metrics against pytorch-fid, torch-fidelity, prdc, GluonTS and CSDI, over the fixtures' `metrics` folder.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::support;
-
 use burn::tensor::{DType, Device};
 use ddpm_eval::points::chamfer;
 use ddpm_eval::series::{Forecast, Pairs, Point, Quantile, energy_score};
 use ddpm_eval::{Features, InceptionScore, Moments, frechet, mmd2_unbiased, precision_recall};
 use ddpm_model::bound::discretised_gaussian_log_likelihood;
+use ddpm_testing::support;
 use serde_json::Value;
 use support::{
     Safetensors, assert_close, assert_close_relative, cases, decoder_rounding, fixtures_dir, number, numbers,

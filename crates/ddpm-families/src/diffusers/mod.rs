@@ -12,7 +12,6 @@ pub mod tables;
 pub mod unet_config;
 
 use ddpm_model::schedule::ScheduleError;
-
 use ddpm_sampling::steps::StepsError;
 
 pub use ddpm_sampling::plan::{Coordinates, Plan};

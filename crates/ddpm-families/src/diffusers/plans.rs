@@ -5,14 +5,14 @@
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::variance::Variance;
-
-use super::DiffusersError;
-use super::scheduler_config::{Method, SchedulerConfig, Sigmas};
-use super::tables::Tables;
 use ddpm_sampling::levels::{MOST, exponential, karras};
 use ddpm_sampling::plan::{Coordinates, Plan, halved};
 use ddpm_sampling::samplers::{Multistep, Sampler};
 use ddpm_sampling::steps::{Spacing, StepsError};
+
+use super::DiffusersError;
+use super::scheduler_config::{Method, SchedulerConfig, Sigmas};
+use super::tables::Tables;
 
 const CLEAN: NoiseLevel = NoiseLevel { alpha: 1.0, sigma: 0.0 };
 

@@ -3,15 +3,15 @@
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::ScheduleConfig;
 use ddpm_model::variance::Variance;
+use ddpm_sampling::guidance::Threshold;
+use ddpm_sampling::plan::Hold;
+use ddpm_sampling::samplers::{Bh, Churn, Expansion, FEW_STEPS, Multistep, PndmStart, Sampler};
+use ddpm_sampling::steps::Spacing;
 use serde_json::{Value, json};
 
 use super::json::Keys;
 use super::{DiffusersError, VERSION};
 use crate::snapshot::DiffusionConfig;
-use ddpm_sampling::guidance::Threshold;
-use ddpm_sampling::plan::Hold;
-use ddpm_sampling::samplers::{Bh, Churn, Expansion, FEW_STEPS, Multistep, PndmStart, Sampler};
-use ddpm_sampling::steps::Spacing;
 
 /// No real schedule comes near; a larger claim is refused before memory is taken.
 const MOST_STEPS: usize = 1_000_000;

@@ -12,7 +12,6 @@ pub mod validation;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::snapshot::{Snapshot, SnapshotConfig, SnapshotError, Written};
 use burn::tensor::Device;
 use ddpm_data::StreamItem;
 use ddpm_data::augment::AugmentConfig;
@@ -40,6 +39,7 @@ use crate::family::{
     StartingWeights, Subject,
 };
 use crate::loss_sum::LossSum;
+use crate::snapshot::{Snapshot, SnapshotConfig, SnapshotError, Written};
 
 /// A diffusion model of images or points.
 #[derive(Clone, Debug)]

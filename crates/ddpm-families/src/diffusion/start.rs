@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::diffusers::unet_config;
-use crate::snapshot::{DiffusionConfig, Snapshot, SnapshotError};
 use burn::module::Module;
 use burn::tensor::Device;
 use ddpm_model::network::NetworkConfig;
 
 use super::DiffusionFamily;
+use crate::diffusers::unet_config;
 use crate::family::any_module::AnyModule;
 use crate::family::erased::FamilyTables;
 use crate::family::{AnyError, StartingWeights};
+use crate::snapshot::{DiffusionConfig, Snapshot, SnapshotError};
 
 /// Why training cannot start from a snapshot.
 #[derive(Debug, thiserror::Error)]

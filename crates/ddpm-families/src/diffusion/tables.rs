@@ -1,6 +1,5 @@
 //! What an experiment says of a diffusion model, and what of it follows from the data.
 
-use crate::snapshot::DiffusionConfig;
 use ddpm_data::augment::{AUGMENT_LABELS, AugmentConfig};
 use ddpm_data::{DataConfig, ImageLabels, OpenData};
 use ddpm_model::bound::Loss;
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::family::Problem;
+use crate::snapshot::DiffusionConfig;
 
 /// The sections of a diffusion model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,6 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::snapshot::{SnapshotError, Written};
 use burn::tensor::Device;
 use ddpm_data::StreamItem;
 use ddpm_data::augment::AugmentConfig;
@@ -25,6 +24,7 @@ use super::{
     StartingWeights, Subject,
 };
 use crate::parameters::settle;
+use crate::snapshot::{SnapshotError, Written};
 
 /// A family as the registry has it: before an experiment says anything.
 pub trait FamilyKind: Sync {

@@ -13,7 +13,6 @@ use std::error::Error;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
-use crate::snapshot::{SnapshotError, Written};
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Tensor};
 use ddpm_data::augment::AugmentConfig;
@@ -28,6 +27,7 @@ use toml::Table;
 use self::any_module::AnyModule;
 use self::stored::ModelCard;
 use self::trained::Trained;
+use crate::snapshot::{SnapshotError, Written};
 
 /// What a family says when something cannot be done.
 pub type AnyError = Box<dyn Error + Send + Sync>;

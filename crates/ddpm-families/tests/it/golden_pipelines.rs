@@ -4,8 +4,6 @@
 //! here writes down what it is asked. Network and scheduler are opened as `sample --from` opens them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::support;
-
 use std::cell::RefCell;
 use std::path::PathBuf;
 
@@ -19,6 +17,7 @@ use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::network::Network;
 use ddpm_model::noise_level::NoiseLevel;
+use ddpm_testing::support;
 use serde_json::Value;
 use support::{Safetensors, assert_close, cases, fixtures_dir, number, read_json, text, values, whole};
 

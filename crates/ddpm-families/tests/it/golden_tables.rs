@@ -1,11 +1,10 @@
 //! PyTorch's noise and the tables of diffusers in f32, over the fixtures.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::support;
-
 use ddpm_families::diffusers::scheduler_config::SchedulerConfig;
 use ddpm_families::diffusers::tables::rounded;
 use ddpm_sampling::torch_noise::TorchGenerator;
+use ddpm_testing::support;
 use support::*;
 
 #[test]

@@ -2,8 +2,6 @@
 //! and all gradients.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::support;
-
 use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
@@ -15,6 +13,7 @@ use ddpm_families::snapshot::load_weights;
 use ddpm_model::condition::Condition;
 use ddpm_model::network::{Network, NetworkConfig};
 use ddpm_model::unet::{UNet, UNetConfig};
+use ddpm_testing::support;
 use serde_json::Value;
 use support::*;
 

@@ -1,9 +1,6 @@
 //! Weights that other projects wrote, read as they are: networks answer as theirs do.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::networks;
-use ddpm_testing::support;
-
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +9,8 @@ use burn::tensor::{Device, bf16, f16};
 use ddpm_families::diffusers::unet_config;
 use ddpm_model::network::{Network, NetworkConfig};
 use ddpm_model::unet::{Heads, UNetConfig};
+use ddpm_testing::networks;
+use ddpm_testing::support;
 use ddpm_weights::names::deduce;
 use ddpm_weights::{Dtype, Fault, QkvOrder, Scheme, Weights, WeightsError, load_into};
 use networks::{Checkpoint, compare, network, parameters};

@@ -7,15 +7,14 @@ use anyhow::bail;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
-use ddpm_model::ema::{gamma_of, is_width};
-use ddpm_model::network::Network;
-use ddpm_model::posthoc::{Profile, coefficients, distance};
-
 use ddpm_console::numbers::at_least;
 use ddpm_device::device;
 use ddpm_families::checksums;
 use ddpm_families::snapshot::{Snapshot, SnapshotConfig};
 use ddpm_files::runs::{RUNS, RunFolder, steps_in, widths_in};
+use ddpm_model::ema::{gamma_of, is_width};
+use ddpm_model::network::Network;
+use ddpm_model::posthoc::{Profile, coefficients, distance};
 
 /// The largest error of the profile, relative to the requested one, at which a reconstruction is of use.
 const LARGEST_ERROR: f64 = 0.1;

@@ -7,13 +7,12 @@ use burn::tensor::Device;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddpm_data::Split;
-use ddpm_kernels::Precision;
-use ddpm_model::diffusion::Diffusion;
-
 use ddpm_device::device::{self, DeviceError, OpenDevice};
 use ddpm_families::checksums;
 use ddpm_families::snapshot::Snapshot;
 use ddpm_files::runs::{RUNS, RunError, RunFolder};
+use ddpm_kernels::Precision;
+use ddpm_model::diffusion::Diffusion;
 
 /// The snapshot and the device of a command.
 #[derive(Args, Debug)]

@@ -7,9 +7,8 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ddpm_data::{Fit, Split, read_pictures};
-
 use ddpm_console::numbers::at_least;
+use ddpm_data::{Fit, Split, read_pictures};
 use ddpm_families::snapshot::SnapshotConfig;
 use ddpm_sampling::tasks::{Inpainting, Task};
 

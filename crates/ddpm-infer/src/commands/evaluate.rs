@@ -12,12 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser};
-use ddpm_data::Split;
-
-use crate::commands::choose::{SnapshotArgs, split_parser};
-use crate::commands::measure_likelihood::{self, LikelihoodArgs};
-use crate::commands::shards::Shard;
 use ddpm_console::numbers::at_least;
+use ddpm_data::Split;
 use ddpm_eval::metrics::{Evaluation, Measurement};
 use ddpm_eval::record::{Record, SamplingSettings, append};
 use ddpm_eval::report::{self, Scale};
@@ -26,6 +22,10 @@ use ddpm_files::runs::{RunFolder, steps_in, width_of, widths_in};
 use extraction::Extractor;
 use input_set::InputSet;
 use sweep::{Candidate, SampleSet, SweepArgs};
+
+use crate::commands::choose::{SnapshotArgs, split_parser};
+use crate::commands::measure_likelihood::{self, LikelihoodArgs};
+use crate::commands::shards::Shard;
 
 /// Evaluates samples of a snapshot, or files, against a reference set.
 ///

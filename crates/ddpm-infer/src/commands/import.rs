@@ -8,19 +8,18 @@ use std::path::PathBuf;
 use anyhow::{anyhow, bail};
 use burn::module::Module;
 use clap::Args;
+use ddpm_console::numbers::at_least;
+use ddpm_console::settings::{expand_kinds, in_words, insert, parse_set};
 use ddpm_data::{DataInfo, Units};
+use ddpm_device::device;
+use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::unet::UNetConfig;
 use ddpm_model::variance::Variance;
-use serde::{Deserialize, Serialize};
-use toml::{Table, Value};
-
-use ddpm_console::numbers::at_least;
-use ddpm_console::settings::{expand_kinds, in_words, insert, parse_set};
-use ddpm_device::device;
-use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use ddpm_weights::names::{Deduced, deduce};
 use ddpm_weights::{QkvOrder, Scheme, Weights, load_into};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
 
 /// Convert a checkpoint of improved-diffusion, guided-diffusion or pesser's DDPM to a snapshot.
 #[derive(Args, Debug)]

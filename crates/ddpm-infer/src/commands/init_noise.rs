@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use safetensors::{Dtype, SafeTensors};
-
 use ddpm_files::npy::{self, words};
+use safetensors::{Dtype, SafeTensors};
 
 /// Reads `[N, ..]` standard normal numbers from a `.npy` file, or a safetensors file that holds one tensor. Gives
 /// them row-major, each of shape `item`.

@@ -8,19 +8,18 @@ use anyhow::{Context, bail};
 use burn::module::Module;
 use burn::tensor::Device;
 use clap::Args;
-use ddpm_model::network::NetworkConfig;
-use ddpm_model::unet::UNetConfig;
-use serde::Serialize;
-use serde_json::{Value, json};
-
 use ddpm_device::device;
 use ddpm_families::checksums;
 use ddpm_families::diffusers::pipeline::{Layout, read_json};
 use ddpm_families::diffusers::unet_config;
 use ddpm_families::snapshot::{DiffusionConfig, OWN, Snapshot, SnapshotError, WEIGHTS, nothing_at};
 use ddpm_files::runs::{RunFolder, steps_in};
+use ddpm_model::network::NetworkConfig;
+use ddpm_model::unet::UNetConfig;
 use ddpm_weights::names::deduce;
 use ddpm_weights::{Fault, Kind, Scheme, Weights, WeightsError, faults};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 /// Faults that are listed at most; there can be one for every key.
 const LISTED: usize = 20;

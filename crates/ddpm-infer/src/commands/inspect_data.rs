@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use ddpm_console::bar::{checking_images, progress_bar};
 use ddpm_data::packed::{self, Packed};
 use ddpm_data::{DataConfig, ImagesConfig, OpenData, Split, printable, shown, with_home};
-
-use ddpm_console::bar::{checking_images, progress_bar};
 use ddpm_render::{self, Samples};
 
 /// Built-in datasets, which need no path, and their descriptions.

@@ -7,23 +7,23 @@ use anyhow::{Context, bail};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
+use ddpm_console::bar::progress_bar;
+use ddpm_console::numbers::{above_zero, at_least, from_zero};
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_data::{DataInfo, Example, Split};
+use ddpm_families::snapshot::SnapshotConfig;
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Estimate, NetworkDenoiser, concat_estimate, time_tensor};
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::network::Network;
 use ddpm_model::noise_level::NoiseRange;
-
-use crate::commands::choose::{SnapshotArgs, split_parser};
-use ddpm_console::bar::progress_bar;
-use ddpm_console::numbers::{above_zero, at_least, from_zero};
-use ddpm_families::snapshot::SnapshotConfig;
 use ddpm_sampling::job::clip_for;
 use ddpm_sampling::job::condition;
 use ddpm_sampling::likelihood::{ProbeKind, Trace, bits_per_dimension, dequantise, log_likelihood};
 use ddpm_sampling::samplers::Tolerance;
+
+use crate::commands::choose::{SnapshotArgs, split_parser};
 
 /// Measure the log-likelihood of data under a snapshot: bits per dimension of images, nats of points.
 #[derive(Args, Debug)]

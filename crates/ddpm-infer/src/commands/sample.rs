@@ -6,19 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use ddpm_data::{fnv1a, reference_points};
-use ddpm_kernels::Precision;
-use ddpm_model::diffusion::Diffusion;
-use ddpm_model::network::Network;
-use indicatif::ProgressBar;
-
-use super::{init_noise, samples_folder, task_files};
-use crate::commands::choose::SnapshotArgs;
-use crate::commands::choose_task::TaskArgs;
-use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, SamplerArgs};
-use crate::commands::shards::{Parts, Shard};
 use ddpm_console::bar::progress_bar;
 use ddpm_console::numbers::{at_least, from_zero};
+use ddpm_data::{fnv1a, reference_points};
 use ddpm_device::device::OpenDevice;
 use ddpm_device::memory;
 use ddpm_families::diffusers::scheduler_config::Method;
@@ -28,10 +18,20 @@ use ddpm_families::family::trained::{abilities, open};
 use ddpm_families::snapshot::{Sampling, Snapshot, SnapshotConfig, trained};
 use ddpm_families::usual_sampling::usual_sampling;
 use ddpm_files::runs::RunFolder;
+use ddpm_kernels::Precision;
+use ddpm_model::diffusion::Diffusion;
+use ddpm_model::network::Network;
 use ddpm_sampling::job::{ClassChoice, Progress, Samples, SamplingJob, TrainedModel, clip_for};
 use ddpm_sampling::noise::{Generator, NoiseChoice};
 use ddpm_sampling::samplers::Sampler;
 use ddpm_sampling::tasks::Task;
+use indicatif::ProgressBar;
+
+use super::{init_noise, samples_folder, task_files};
+use crate::commands::choose::SnapshotArgs;
+use crate::commands::choose_task::TaskArgs;
+use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, SamplerArgs};
+use crate::commands::shards::{Parts, Shard};
 /// Frames of the animation.
 const FRAMES: usize = 36;
 

@@ -4,9 +4,9 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use ddpm_eval::arrays::RowReader;
 
 use crate::commands::shards::Parts;
-use ddpm_eval::arrays::RowReader;
 
 /// Written first of all, for every kind of data.
 const ARRAY: &str = "samples.npy";

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use ddpm_model::diffusion::Diffusion;
-
 use ddpm_console::numbers::share;
+use ddpm_model::diffusion::Diffusion;
 use ddpm_sampling::guidance::{Guidance, Interval, Threshold};
 use ddpm_sampling::levels::{Ends, LevelSchedule, LevelsError};
 use ddpm_sampling::samplers::{OptionSpec, Sampler, SamplerError, SamplerOptions};

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::Context;
-
 use ddpm_files::npy;
 use ddpm_sampling::job::Samples;
 use ddpm_sampling::tasks::Task;

@@ -1,8 +1,6 @@
 //! Folders of diffusers as a person meets them: opened and followed, written and read again, refused by name.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -12,6 +10,7 @@ use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig, Written
 use ddpm_files::npy;
 use ddpm_model::network::{Network, NetworkConfig};
 use ddpm_sampling::torch_noise::TorchGenerator;
+use ddpm_testing::support;
 use serde_json::{Value, json};
 use support::{Safetensors, assert_close, cases, fixtures_dir, number, read_json, text, whole};
 

@@ -1,8 +1,6 @@
 //! What is read beside weights, damaged or made to do harm: arrays of NumPy, noise, the files of a snapshot.
 #![allow(clippy::unwrap_used)]
 
-use ddpm_testing::hostile;
-
 use std::fs;
 use std::path::Path;
 
@@ -14,6 +12,7 @@ use ddpm_infer::commands::init_noise;
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::point_mlp::PointMlpConfig;
 use ddpm_model::unet::UNetConfig;
+use ddpm_testing::hostile;
 use hostile::{damage, within_bounds};
 
 const AT_LEAST: usize = 1 << 20;

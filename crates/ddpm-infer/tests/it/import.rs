@@ -1,15 +1,14 @@
 //! `import` and `inspect` as a person uses them, and folders of diffusers with every kind of weights.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::networks;
-use ddpm_testing::support;
-
 use std::path::Path;
 use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use ddpm_families::snapshot::Snapshot;
 use ddpm_model::variance::Variance;
+use ddpm_testing::networks;
+use ddpm_testing::support;
 use networks::{Checkpoint, compare};
 use support::*;
 

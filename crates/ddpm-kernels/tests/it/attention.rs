@@ -2,11 +2,11 @@
 #![cfg(feature = "flex")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use crate::support;
-
 use burn::tensor::{DType, Device, Tensor, activation::softmax};
 use ddpm_kernels::{Precision, add, attention};
 use support::{Input, Loss, Outcome, assert_close, assert_independent_of_threads, floats, noise, run};
+
+use crate::support;
 
 /// Batch, heads, width, pixels: less than a vector, no multiple of one, several tasks.
 const SHAPES: [[usize; 4]; 7] =

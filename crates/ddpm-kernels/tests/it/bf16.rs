@@ -2,14 +2,14 @@
 #![cfg(feature = "flex")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use crate::support;
-
 use burn::module::{Param, ParamId};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{DType, Device, Tensor, activation::softmax};
 use ddpm_kernels::{Precision, attention, conv2d, dense, dense_channels};
 use support::{Outcome, assert_independent_of_threads, floats, noise};
+
+use crate::support;
 
 /// What is computed, of `x` and two parameters.
 type Layer = dyn Fn([Tensor<4>; 3], Precision) -> Tensor<4> + Sync;

@@ -2,12 +2,12 @@
 #![cfg(feature = "flex")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use crate::support;
-
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{Device, Tensor};
 use ddpm_kernels::{add, concat, group_norm, norm_silu, shift};
 use support::{Input, Loss, assert_close, floats, noise, run};
+
+use crate::support;
 
 const SHAPES: [[usize; 4]; 5] = [[1, 1, 1, 1], [3, 5, 2, 7], [2, 33, 8, 8], [1, 9, 17, 3], [5, 64, 16, 16]];
 

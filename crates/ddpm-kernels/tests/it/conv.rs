@@ -2,8 +2,6 @@
 #![cfg(feature = "flex")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use crate::support;
-
 use burn::module::Param;
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -12,6 +10,8 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData, activation, module};
 use ddpm_kernels::{Precision, conv2d, norm_silu};
 use support::{Input, Loss, Outcome, assert_close, assert_independent_of_threads, floats, noise, run};
+
+use crate::support;
 
 fn conv(channels: [usize; 2], kernel_width: usize, device: &Device) -> Conv2d {
     let padding = kernel_width / 2;

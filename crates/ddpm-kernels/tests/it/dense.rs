@@ -2,13 +2,13 @@
 #![cfg(feature = "flex")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use crate::support;
-
 use burn::module::Param;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 use ddpm_kernels::{Precision, dense, dense_channels};
 use support::{Input, Loss, Outcome, assert_close, assert_independent_of_threads, floats, noise, run};
+
+use crate::support;
 
 /// Outputs and `[batch, inputs, height, width]`.
 const SHAPES: [(usize, [usize; 4]); 9] = [

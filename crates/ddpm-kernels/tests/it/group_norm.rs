@@ -2,13 +2,13 @@
 #![cfg(feature = "flex")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use crate::support;
-
 use burn::module::Param;
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData, activation};
 use ddpm_kernels::{group_norm, norm_silu};
 use support::{Input, Loss, Outcome, assert_close, assert_independent_of_threads, floats, noise, run};
+
+use crate::support;
 
 /// A normalisation whose scales and shifts are no round numbers.
 fn norm(groups: usize, channels: usize, device: &Device) -> GroupNorm {

@@ -2,8 +2,6 @@
 #![cfg(feature = "flex")]
 #![allow(missing_docs, dead_code, clippy::unwrap_used)]
 
-use crate::support;
-
 use burn::module::Param;
 use burn::nn::PaddingConfig2d::{self, Explicit, Same, Valid};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -11,6 +9,8 @@ use burn::nn::pool::{AvgPool2dConfig, MaxPool2dConfig};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use ddpm_kernels::{avg_pool2d, conv2d_relu, max_pool2d};
 use support::{assert_close, assert_independent_of_threads, floats, noise};
+
+use crate::support;
 
 /// Numbers from 0 to below `end`, which depend on `seed` alone.
 struct Draws(u64);

@@ -2,14 +2,14 @@
 #![cfg(feature = "flex")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use crate::support;
-
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Tensor};
 use ddpm_kernels::weights::{AdamStep, adam, blend, scale, sum_of_squares};
 use support::{assert_independent_of_threads, floats, noise};
+
+use crate::support;
 
 /// Less than a vector, more than one, several tasks.
 const SHAPES: [[usize; 2]; 4] = [[1, 1], [3, 7], [17, 33], [201, 257]];

@@ -10,6 +10,8 @@ mod memory;
 mod resample;
 mod stages;
 
+use attention::{SelfAttention, SelfAttentionConfig};
+use block::{ResidualBlock, ResidualBlockConfig};
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, Initializer, Linear};
@@ -19,8 +21,6 @@ use ddpm_kernels::{Precision, concat, conv2d, dense, norm_silu, silu};
 use crate::condition::Condition;
 use crate::embedding::class_features;
 use crate::pass::Pass;
-use attention::{SelfAttention, SelfAttentionConfig};
-use block::{ResidualBlock, ResidualBlockConfig};
 pub use config::{DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShift, UNetConfig};
 use layers::{Norm, Start, conv3x3, linear};
 use resample::{Downsampler, Resize, Upsampler};

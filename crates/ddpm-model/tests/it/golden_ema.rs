@@ -1,10 +1,9 @@
 //! Decays of the moving average against `fixtures/ema`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::support;
-
 use ddpm_model::ema::{EmaConfig, EmaKind, gamma_of, sigma_rel_of};
 use ddpm_model::posthoc::{Profile, coefficients};
+use ddpm_testing::support;
 use serde_json::Value;
 use support::*;
 

@@ -1,8 +1,6 @@
 //! Gaussian diffusion and its bound against `fixtures/gaussian`, in f32 and in f64.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::support;
-
 use std::f64::consts::LN_2;
 
 use burn::tensor::{DType, Device, Tensor};
@@ -12,6 +10,7 @@ use ddpm_model::gaussian::{Clip, GaussianDiffusion, Moments};
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::Schedule;
 use ddpm_model::variance::Variance;
+use ddpm_testing::support;
 use serde_json::Value;
 use support::*;
 

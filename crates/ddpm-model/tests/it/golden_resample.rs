@@ -1,9 +1,8 @@
 //! Importance-sampled time steps against `fixtures/gaussian/resample.json`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::support;
-
 use ddpm_model::resample::{LossHistory, LossSecondMoment, importance_weight};
+use ddpm_testing::support;
 use support::*;
 
 #[test]

@@ -1,9 +1,8 @@
 //! Schedule tables and step spacings against `fixtures/schedules`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::support;
-
 use ddpm_model::schedule::{Schedule, ScheduleConfig, spaced_steps};
+use ddpm_testing::support;
 use serde_json::Value;
 use support::*;
 

@@ -1,14 +1,13 @@
 //! Every solver converges to the solution of the probability-flow ODE as fast as its file claims.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::known;
-
 use burn::tensor::{DType, Device, Tensor};
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_sampling::levels::{exponential, karras};
 use ddpm_sampling::noise::SampleNoise;
 use ddpm_sampling::samplers::Sampler;
+use ddpm_testing::known;
 use known::{GAUSSIAN, Mixture, values};
 
 /// Numbers of steps, twice as many every time.

@@ -1,8 +1,6 @@
 //! Guidance where the right answer is known in closed form.
 #![allow(clippy::unwrap_used)]
 
-use ddpm_testing::known;
-
 use std::cell::RefCell;
 
 use burn::tensor::{DType, Device, Tensor};
@@ -25,6 +23,7 @@ use ddpm_sampling::noise::NoiseChoice;
 use ddpm_sampling::noise::SampleNoise;
 use ddpm_sampling::samplers::{NoiseSource, Sampler};
 use ddpm_sampling::tasks::Task;
+use ddpm_testing::known;
 use known::{GAUSSIAN, MIXTURE, Mixture, tensor, values};
 
 /// Data from a round Gaussian.

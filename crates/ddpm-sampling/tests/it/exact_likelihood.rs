@@ -1,8 +1,6 @@
 //! The likelihood of the probability-flow ODE on data whose density is known in closed form.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::known;
-
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use ddpm_model::condition::Condition;
@@ -20,6 +18,7 @@ use ddpm_model::time_density::TimeDensity;
 use ddpm_model::variance::Variance;
 use ddpm_sampling::likelihood::{ProbeKind, Trace, log_likelihood};
 use ddpm_sampling::samplers::Tolerance;
+use ddpm_testing::known;
 use known::{GAUSSIAN, MIXTURE, tensor};
 
 /// Where data of both kinds are dense, and where they are not.

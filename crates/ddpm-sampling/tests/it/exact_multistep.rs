@@ -1,8 +1,6 @@
 //! The samplers over past predictions on data whose best denoiser is known in closed form.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::known;
-
 use std::cell::Cell;
 
 use burn::tensor::{DType, Device, Tensor};
@@ -11,6 +9,7 @@ use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::variance::Variance;
 use ddpm_sampling::noise::SampleNoise;
 use ddpm_sampling::samplers::{Bh, Expansion, Multistep, NoiseSource, PndmStart, Sampler};
+use ddpm_testing::known;
 use known::{GAUSSIAN, MIXTURE, values};
 
 const CLEAN: NoiseLevel = NoiseLevel { alpha: 1.0, sigma: 0.0 };

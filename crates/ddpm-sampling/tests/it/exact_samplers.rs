@@ -1,8 +1,6 @@
 //! Samplers on data whose best denoiser is known in closed form.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::known;
-
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use ddpm_data::{DataInfo, Units};
@@ -25,6 +23,7 @@ use ddpm_sampling::noise::SampleNoise;
 use ddpm_sampling::samplers::{Churn, Langevin, NoiseSource, Sampler, Step, Tolerance, rk45};
 use ddpm_sampling::steps::{Spacing, levels};
 use ddpm_sampling::tasks::Task;
+use ddpm_testing::known;
 use known::{GAUSSIAN, MIXTURE, tensor, values};
 
 fn linear(steps: usize) -> Schedule {

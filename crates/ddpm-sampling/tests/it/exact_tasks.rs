@@ -1,8 +1,6 @@
 //! Tasks beside sampling where the right answer is known in closed form.
 #![allow(clippy::unwrap_used)]
 
-use ddpm_testing::known;
-
 use burn::tensor::{DType, Device, Tensor};
 use ddpm_data::{DataInfo, Units};
 use ddpm_model::condition::Condition;
@@ -21,6 +19,7 @@ use ddpm_sampling::noise::SampleNoise;
 use ddpm_sampling::samplers::{Langevin, NoiseSource, Sampler, Step};
 use ddpm_sampling::steps::{Spacing, levels};
 use ddpm_sampling::tasks::{Inpainting, Task, TaskError, inpaint, invert, noised, remaining_levels, slerp};
+use ddpm_testing::known;
 use known::{GAUSSIAN, tensor, values};
 
 /// All levels of a process of so many steps.

@@ -1,11 +1,10 @@
 //! Schedules of sigmas against EDM's and diffusers', over the fixtures' `schedules` folder.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::support;
-
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::schedule::ScheduleConfig;
 use ddpm_sampling::levels::{Ends, LevelSchedule, exponential, karras};
+use ddpm_testing::support;
 use serde_json::Value;
 use support::{assert_close_relative, cases, fixtures_dir, number, numbers, read_json, whole};
 

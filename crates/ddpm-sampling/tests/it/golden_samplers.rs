@@ -1,8 +1,6 @@
 //! The samplers against improved-diffusion, over the fixtures' `gaussian` folder.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_testing::support;
-
 use burn::tensor::{DType, Device, Tensor};
 use ddpm_model::denoiser::DiscreteDenoiser;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
@@ -12,6 +10,7 @@ use ddpm_model::schedule::{Schedule, ScheduleConfig, spaced_steps};
 use ddpm_model::variance::Variance;
 use ddpm_sampling::samplers::{Clipped, NoiseSource, Sampler, Step};
 use ddpm_sampling::steps::{Spacing, levels};
+use ddpm_testing::support;
 use serde_json::Value;
 use support::{
     DummyModel, Safetensors, assert_close, cases, fixtures_dir, number, numbers, read_json, text, values, whole,

@@ -13,10 +13,10 @@ use anyhow::{Context, ensure};
 use ddpm_device::device;
 use ddpm_kernels::Precision;
 use ddpm_model::unet::{DownsamplePadding, UNetConfig};
+use process::{Answer, Hello, Operation, Process, answer_of};
 use serde::Serialize;
 
 use crate::output::{print, print_path};
-use process::{Answer, Hello, Operation, Process, answer_of};
 
 /// The network in PyTorch, which runs as `python -c`.
 const PEER: &str = include_str!("peer.py");

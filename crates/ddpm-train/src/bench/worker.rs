@@ -14,6 +14,13 @@ use burn::tensor::{Device, Distribution, Tensor};
 use burn_train::Learner;
 use ddpm_data::random::{Stream, mix, normals, rng};
 use ddpm_data::{DataConfig, DataInfo, Example, Flip, OpenData, OrderedLoader, Units};
+use ddpm_families::diffusion::DiffusionFamily;
+use ddpm_families::diffusion::noising::NoisedBatch;
+use ddpm_families::diffusion::tables::DiffusionTables;
+use ddpm_families::family::Origin;
+use ddpm_families::family::any_module::AnyModule;
+use ddpm_families::family::erased::AnyBatch;
+use ddpm_families::parameters::settle;
 use ddpm_families::snapshot::trained;
 use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
 use ddpm_kernels::{Precision, dense};
@@ -35,13 +42,6 @@ use crate::memory::peak_mib;
 use crate::model::{TrainBatch, TrainModel};
 use crate::optim::{clip_global_norm, ema_update};
 use crate::rate::RateSchedule;
-use ddpm_families::diffusion::DiffusionFamily;
-use ddpm_families::diffusion::noising::NoisedBatch;
-use ddpm_families::diffusion::tables::DiffusionTables;
-use ddpm_families::family::Origin;
-use ddpm_families::family::any_module::AnyModule;
-use ddpm_families::family::erased::AnyBatch;
-use ddpm_families::parameters::settle;
 
 /// Pictures that are loaded from.
 const PICTURES: usize = 1024;

@@ -1,10 +1,10 @@
 //! What to do about a key or a value that is not understood where it stands.
 
 use ddpm_console::settings::{insert, unknown_key};
+use ddpm_families::family::erased::FamilyKind;
 use toml::{Table, Value};
 
 use super::load::{good, read};
-use ddpm_families::family::erased::FamilyKind;
 
 /// The sections that every family has, each with what must be in it; more than once where kinds have keys of their own.
 const SECTIONS: [(&str, &str); 11] = [

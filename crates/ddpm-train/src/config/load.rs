@@ -4,14 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use ddpm_console::settings::{expand_kinds, in_words, insert, missing_key, parse_set, remove, unknown_key, value_mut};
+use ddpm_families::family::erased::{FamilyKind, minimal};
+use ddpm_families::family::registry::{default_family, family};
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::hints::hint;
 use super::recipes::{RECIPES, Recipe};
 use super::{Experiment, SECTIONS};
-use ddpm_families::family::erased::{FamilyKind, minimal};
-use ddpm_families::family::registry::{default_family, family};
 
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,14 +9,13 @@ pub mod recipes;
 mod reference;
 
 use ddpm_data::DataConfig;
+use ddpm_families::family::Problem;
+use ddpm_families::family::erased::FamilyTables;
 use ddpm_kernels::Precision;
 use ddpm_model::ema::EmaConfig;
 use serde::ser::{Error, SerializeMap};
 use serde::{Deserialize, Serialize, Serializer};
 use toml::{Table, Value};
-
-use ddpm_families::family::Problem;
-use ddpm_families::family::erased::FamilyTables;
 
 /// A whole experiment: one field for each table of its TOML file that every family has, and the tables of its family.
 #[derive(Clone, Debug, Deserialize)]

@@ -25,6 +25,7 @@ use anyhow::{Context, ensure};
 use burn::tensor::{DType, Device};
 use ddpm_data::{DataConfig, ImageChannels};
 use ddpm_device::device::{self, DeviceError, OpenDevice};
+use ddpm_families::diffusion::DiffusionFamily;
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::unet::{Heads, TimeShift, UNetConfig};
 
@@ -35,7 +36,6 @@ use self::training::{Recipe, Training};
 use crate::config::load::Source;
 use crate::config::recipes::RECIPES;
 use crate::output::print;
-use ddpm_families::diffusion::DiffusionFamily;
 
 /// Steps of the training that is compared.
 const STEPS: u64 = 10;

@@ -8,6 +8,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_families::diffusers::unet_config;
+use ddpm_families::parameters::settle;
 use ddpm_families::snapshot::load_weights;
 use ddpm_model::condition::Condition;
 use ddpm_model::network::{Network, NetworkConfig};
@@ -16,7 +17,6 @@ use serde_json::Value;
 
 use super::check::{Group, difference, off_by, tolerance};
 use crate::checkpoint::restore;
-use ddpm_families::parameters::settle;
 
 /// Seed of weights and inputs.
 const SEED: u64 = 6;

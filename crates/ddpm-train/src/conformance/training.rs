@@ -11,6 +11,11 @@ use burn::store::ModuleRecord;
 use burn::tensor::Device;
 use burn_train::TrainStep;
 use ddpm_data::{DataInfo, OrderedLoader, Split};
+use ddpm_families::diffusion::DiffusionFamily;
+use ddpm_families::diffusion::tables::DiffusionTables;
+use ddpm_families::family::any_module::AnyModule;
+use ddpm_families::family::{Family, Origin};
+use ddpm_families::parameters::settle;
 use ddpm_model::network::{Network, NetworkConfig};
 
 use super::check::off_by;
@@ -20,11 +25,6 @@ use crate::config::Experiment;
 use crate::config::load::Source;
 use crate::model::{TrainBatch, TrainModel};
 use crate::optim::{clip_global_norm, ema_update};
-use ddpm_families::diffusion::DiffusionFamily;
-use ddpm_families::diffusion::tables::DiffusionTables;
-use ddpm_families::family::any_module::AnyModule;
-use ddpm_families::family::{Family, Origin};
-use ddpm_families::parameters::settle;
 
 /// The digits, with what makes the comparison sharp or short.
 pub struct Recipe {

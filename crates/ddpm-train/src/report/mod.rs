@@ -8,11 +8,11 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use chart::{Chart, Series, escape, short, smoothed};
 use ddpm_files::runs::{RunFolder, steps_in};
 use toml::{Table, Value};
 
 use crate::facts::Facts;
-use chart::{Chart, Series, escape, short, smoothed};
 
 /// Pictures of a run that are shown: the first, the last, and some between.
 const PICTURES: usize = 6;

@@ -2,8 +2,6 @@
 #![allow(clippy::unwrap_used)]
 #![cfg(unix)]
 
-use crate::support;
-
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use ddpm_data::random::{Stream, mix};
 use support::{Bench, TINY_DIGITS, checkpoint_file, metrics, stderr};
+
+use crate::support;
 
 /// Points that write a checkpoint at every fifth step.
 const RESTLESS: [&str; 22] = [

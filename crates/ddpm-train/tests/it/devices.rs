@@ -1,13 +1,13 @@
 //! Several devices and other precisions, with what every machine has: flex, once or twice.
 #![allow(clippy::unwrap_used)]
 
-use crate::support;
-
 use std::path::Path;
 
 use ddpm_families::snapshot::Snapshot;
 use ddpm_files::runs::step_name;
 use support::{Bench, TINY_DIGITS, checkpoint_file, metrics};
+
+use crate::support;
 
 /// A run of the tiny digits, without dropout unless it is asked for last.
 fn words<'a>(first: &[&'a str], last: &[&'a str]) -> Vec<&'a str> {

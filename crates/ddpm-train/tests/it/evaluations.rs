@@ -1,8 +1,6 @@
 //! Evaluations of a run: every snapshot and every width of the average, kept with the run, and in its report.
 #![allow(clippy::unwrap_used)]
 
-use crate::support;
-
 use std::path::Path;
 
 use clap::Parser;
@@ -10,6 +8,8 @@ use ddpm_eval::record::{Record, read};
 use ddpm_files::runs::RunFolder;
 use ddpm_infer::commands::evaluate::{self, EvalArgs};
 use support::{Bench, TINY_DIGITS};
+
+use crate::support;
 
 #[derive(Parser)]
 struct Command {

@@ -1,17 +1,17 @@
 //! Experiments, checkpoints and run folders that are damaged or made to do harm: refused in words, in little time.
 #![allow(clippy::unwrap_used)]
 
-use crate::support;
-use ddpm_testing::hostile;
-
 use std::fs;
 use std::path::Path;
 
+use ddpm_testing::hostile;
 use ddpm_train::checkpoint::Checkpoint;
 use ddpm_train::config::load::load;
 use ddpm_train::metrics::{read_lines, truncate_after};
 use hostile::{Random, damage, within_bounds};
 use support::{Bench, TINY_DIGITS};
+
+use crate::support;
 
 /// A table of the file becomes several in memory, and each is read more than once.
 const AT_LEAST: usize = 4 << 20;

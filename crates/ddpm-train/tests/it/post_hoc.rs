@@ -1,8 +1,6 @@
 //! An average of a width that nobody tracked, made after training, is the one that tracking it would have given.
 #![allow(clippy::unwrap_used)]
 
-use crate::support;
-
 use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
@@ -11,6 +9,8 @@ use clap::Parser;
 use ddpm_families::snapshot::Snapshot;
 use ddpm_infer::commands::average_weights::{self, EmaArgs};
 use support::{Bench, TINY_DIGITS};
+
+use crate::support;
 
 #[derive(Parser)]
 struct Command {

@@ -1,10 +1,9 @@
 //! Files of weights that are damaged or made to do harm: each is refused in words, in little time and memory.
 #![allow(clippy::unwrap_used)]
 
-use ddpm_testing::hostile;
-
 use std::path::{Path, PathBuf};
 
+use ddpm_testing::hostile;
 use ddpm_weights::{Weights, WeightsError};
 use hostile::{Random, within_bounds};
 use safetensors::Dtype;

@@ -6,15 +6,15 @@ use anyhow::{Context, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use ddpm_data::{DataConfig, Split, fnv1a};
-
-use super::EvalArgs;
-use super::input_set::InputSet;
 use ddpm_device::device::OpenDevice;
 use ddpm_eval::classifier::Classifier;
 use ddpm_eval::extractor::{FeatureExtractor, Pixels};
 use ddpm_eval::inception::{self, Inception};
 use ddpm_eval::sources::{GAUSSIAN_VALUES, ImageSource};
 use ddpm_weights::{StoredTensor, Weights};
+
+use super::EvalArgs;
+use super::input_set::InputSet;
 
 /// `--extractor`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

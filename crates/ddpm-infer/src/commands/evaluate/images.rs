@@ -3,18 +3,18 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use ddpm_data::{DataConfig, Split};
-
-use super::extraction::{Extraction, choose_extractor};
-use super::input_set::InputSet;
-use super::{EvalArgs, SampleSet};
-use crate::commands::shards::Shard;
 use ddpm_console::bar::progress_bar;
+use ddpm_data::{DataConfig, Split};
 use ddpm_device::device::OpenDevice;
 use ddpm_eval::blocks::{FeatureBlocks, FeatureSummary, Progress};
 use ddpm_eval::metrics::{self, Evaluation, Measurement, Reference, Settings};
 use ddpm_eval::sources::{AnySource, Dataset, ImageSource, PixelGaussian};
 use ddpm_eval::{EvaluationError, Statistics, frechet};
+
+use super::extraction::{Extraction, choose_extractor};
+use super::input_set::InputSet;
+use super::{EvalArgs, SampleSet};
+use crate::commands::shards::Shard;
 
 /// Samples of the Gaussian baseline at most: it is so far off that more would not matter.
 const GAUSSIAN_SAMPLES: usize = 5000;

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use ddpm_data::{DataConfig, Split};
-
-use crate::commands::inspect_data::{BUILT_IN, guess};
 use ddpm_eval::arrays::{RowReader, read_npz};
 use ddpm_eval::sources::{Folder, ImageSource, Rows};
+
+use crate::commands::inspect_data::{BUILT_IN, guess};
 
 /// A set of items that is given by a name or a path.
 pub(super) enum InputSet {

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use ddpm_data::fnv1a;
-use ddpm_model::diffusion::Diffusion;
-
-use crate::commands::sample::in_half;
 use ddpm_eval::EvaluationError;
 use ddpm_eval::image::Image;
 use ddpm_eval::sources::{ImageSource, SamplingStep};
 use ddpm_families::snapshot::Snapshot;
 use ddpm_families::snapshot::trained;
+use ddpm_model::diffusion::Diffusion;
 use ddpm_sampling::job::{self, JobError, Progress, SamplingJob, TrainedModel};
+
+use crate::commands::sample::in_half;
 
 /// A weaker snapshot that guides another one (autoguidance).
 pub(super) struct Guide {

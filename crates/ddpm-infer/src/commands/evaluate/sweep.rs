@@ -4,24 +4,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use ddpm_model::diffusion::Diffusion;
-
-use super::EvalArgs;
-use super::samples::{Guide, SampleSource, weights_hash};
-use crate::commands::sample::{class_choice, in_half};
-use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, Named, SamplerArgs};
 use ddpm_console::numbers::{at_least, from_zero};
 use ddpm_device::device::OpenDevice;
 use ddpm_eval::record::SamplingSettings;
 use ddpm_families::snapshot::Snapshot;
 use ddpm_families::snapshot::trained;
 use ddpm_families::usual_sampling::usual_sampling;
+use ddpm_model::diffusion::Diffusion;
 use ddpm_sampling::job::clip_for;
 use ddpm_sampling::job::{ClassChoice, SamplingJob, TrainedModel};
 use ddpm_sampling::levels::LevelSchedule;
 use ddpm_sampling::noise::NoiseChoice;
 use ddpm_sampling::samplers::Sampler;
 use ddpm_sampling::tasks::Task;
+
+use super::EvalArgs;
+use super::samples::{Guide, SampleSource, weights_hash};
+use crate::commands::sample::{class_choice, in_half};
+use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, Named, SamplerArgs};
 
 /// How samples are generated. Options with a list are axes of the table.
 #[derive(Args, Debug)]
