@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::steps::{Spacing, StepsError, levels};
 
-/// Levels in a walk, at most; no real walk comes near.
+/// The most levels that samplers visit; no real use comes near.
 pub const MOST: usize = 1_000_000;
 
 /// A recipe for noise levels.
@@ -41,12 +41,12 @@ pub enum LevelSchedule {
         /// First and last sigma.
         ends: Ends,
     },
-    /// These sigmas, as many as there are; asked for another number, even in their place along the logarithms of
+    /// These sigmas, as many as there are; for another number of steps, evenly spaced along the logarithms of
     /// these (Sabour et al. 2024, "align your steps").
     Sigmas(Vec<f64>),
 }
 
-/// The sigmas at the ends of a level schedule; those of the schedule where it says nothing.
+/// The first and last sigma of a level schedule; `None`: that of the noise schedule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ends {
     /// The last one before clean data.
@@ -64,22 +64,22 @@ pub enum LevelsError {
     /// No level schedule has this name.
     #[error("there are no levels `{name}`; there are: {}, or sigmas with commas between", LevelSchedule::NAMES.join(", "))]
     Unknown {
-        /// What was asked for.
+        /// The value that was given.
         name: String,
     },
     /// Not a single level.
     #[error("cannot sample in 0 steps")]
     Empty,
-    /// More levels than anybody walks, which would take all memory.
-    #[error("cannot sample in {asked} steps, {MOST} are the most")]
+    /// So many levels that they would take all memory.
+    #[error("cannot sample in {asked} steps, the maximum is {MOST}")]
     TooMany {
-        /// What was asked for.
+        /// The value that was given.
         asked: usize,
     },
     /// A sigma that the network never saw.
     #[error("sigma {sigma} is outside of what was trained, from {max:.6} down to {min:.6}")]
     Untrained {
-        /// What was asked for.
+        /// The value that was given.
         sigma: f64,
         /// The smallest sigma that was trained.
         min: f64,
@@ -187,7 +187,7 @@ impl LevelSchedule {
         }
     }
 
-    /// How many steps it takes if nobody says, where it knows.
+    /// How many steps it has by default, where it fixes their number.
     pub fn own_steps(&self) -> Option<usize> {
         match self {
             Self::Sigmas(sigmas) => Some(sigmas.len()),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_walked_from_its_noisiest_time_to_its_cleanest() {
+    fn a_path_is_visited_from_its_noisiest_time_to_its_cleanest() {
         for path in [Path::Vp { beta_min: 0.1, beta_max: 20.0 }, Path::Ve { sigma_min: 0.1, sigma_max: 9.0 }] {
             let [first, last] = path.times();
             for name in LevelSchedule::NAMES {

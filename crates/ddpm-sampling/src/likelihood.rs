@@ -62,8 +62,8 @@ pub fn bits_per_dimension(log_density: f64, dimensions: usize) -> f64 {
 /// The log-density in nats of every row of `x_0`, data without noise: `log p(x_0) = log N(x_T) + the integral of
 /// the divergence`, from the first to the second of two levels, of which the second must be as good as noise.
 ///
-/// `calls` is told after every step how often the denoiser was asked. A row depends on those beside it within the
-/// tolerance, because they share their steps.
+/// `calls` receives the number of network evaluations after every step. A row depends on the others of its batch within
+/// the tolerance, because they share their steps.
 pub fn log_likelihood<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     x_0: Tensor<D>,

@@ -12,24 +12,24 @@ use crate::torch_noise::TorchNoise;
 /// Where the noise of a job comes from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NoiseChoice {
-    /// Who draws it.
+    /// The generator.
     pub generator: Generator,
-    /// What the samples start from instead of what is drawn: all values, row-major, sample after sample.
+    /// What the samples start from instead of drawn noise: all values, row-major, sample after sample.
     pub start: Option<Vec<f32>>,
 }
 
-/// Who draws noise.
+/// A noise generator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Generator {
     /// Our own: sample k depends on the seed and on k alone.
     #[default]
     Own,
-    /// PyTorch's on the CPU, in the order of diffusers: the same seed and count, the same picture.
+    /// PyTorch's on the CPU, in the order of diffusers: the same seed and count make the same image.
     Torch,
 }
 
-/// The noise of a batch of a job, whoever draws it.
+/// The noise of a batch of a job, by either generator.
 #[derive(Clone, Debug)]
 pub struct JobNoise<const D: usize> {
     drawn: Drawn<D>,

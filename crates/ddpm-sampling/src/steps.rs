@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How a few of the trained steps are chosen. With all steps the choices are the same.
 ///
 /// `Linspace` is the default because it visits both ends. Samples start from pure noise, so the denoiser
-/// must be asked at the noisiest level first, which `Leading` and `Stride` skip; and fine detail appears at
+/// must be evaluated at the noisiest level first, which `Leading` and `Stride` skip; and fine detail appears at
 /// the cleanest levels, which `Trailing` skips. For a Gaussian, the exact denoiser and DDIM in 50 steps of a
 /// cosine schedule, the mean is off by 0.001 with `Linspace` or `Trailing` and 0.010 with `Leading`, and the
 /// thinnest direction keeps 0.79 of its width with `Linspace` or `Leading` and 0.74 with `Trailing`.
@@ -19,7 +19,7 @@ pub enum Spacing {
     Linspace,
     /// T-1 downwards in equal, rounded strides; the last jump, to clean data, is as long as the others.
     Trailing,
-    /// Multiples of floor(T / n), from 0: what DDPM and DDIM pipelines of diffusers do unless told otherwise.
+    /// Multiples of floor(T / n), from 0: what DDPM and DDIM pipelines of diffusers do by default.
     Leading,
     /// Multiples, from 0, of the whole stride that visits exactly n steps of the table: improved-diffusion's
     /// "ddimN". Not every count has one.
@@ -32,7 +32,7 @@ pub enum StepsError {
     /// No step, or more than there are.
     #[error("cannot sample in {asked} steps: the schedule has {available}, so choose from 1 to {available}")]
     Count {
-        /// What was asked for.
+        /// The number that was given.
         asked: usize,
         /// Length of the schedule.
         available: usize,
@@ -43,22 +43,22 @@ pub enum StepsError {
 }
 
 impl Spacing {
-    /// `asked` of the steps 0 to `available` - 1, the noisiest first.
-    pub fn choose(self, asked: usize, available: usize) -> Result<Vec<usize>, StepsError> {
-        if asked == 0 || asked > available {
-            return Err(StepsError::Count { asked, available });
+    /// `count` of the steps 0 to `available` - 1, the noisiest first.
+    pub fn choose(self, count: usize, available: usize) -> Result<Vec<usize>, StepsError> {
+        if count == 0 || count > available {
+            return Err(StepsError::Count { asked: count, available });
         }
-        let (n, last) = (asked as f64, (available - 1) as f64);
-        // Peers round halves to even; other roundings visit other steps.
+        let (n, last) = (count as f64, (available - 1) as f64);
+        // The reference implementations round halves to even; other roundings visit other steps.
         let ascending: Vec<usize> = match self {
             Self::Trailing => {
-                (1..=asked).map(|i| (i as f64 * available as f64 / n).round_ties_even() as usize - 1).collect()
+                (1..=count).map(|i| (i as f64 * available as f64 / n).round_ties_even() as usize - 1).collect()
             }
-            Self::Leading => (0..asked).map(|i| i * (available / asked)).collect(),
+            Self::Leading => (0..count).map(|i| i * (available / count)).collect(),
             // A single step has to start from noise.
-            Self::Linspace if asked == 1 => vec![available - 1],
-            Self::Linspace => (0..asked).map(|i| (i as f64 * last / (n - 1.0)).round_ties_even() as usize).collect(),
-            Self::Stride => spaced_steps(&format!("ddim{asked}"), available)?,
+            Self::Linspace if count == 1 => vec![available - 1],
+            Self::Linspace => (0..count).map(|i| (i as f64 * last / (n - 1.0)).round_ties_even() as usize).collect(),
+            Self::Stride => spaced_steps(&format!("ddim{count}"), available)?,
         };
         Ok(ascending.into_iter().rev().collect())
     }

@@ -1,4 +1,4 @@
-//! The normal numbers of PyTorch's generator on the CPU, so that a seed makes the picture here that it makes there.
+//! The normal numbers of PyTorch's generator on the CPU, so that a seed makes the same image here as there.
 //!
 //! The generator is the Mersenne Twister (Matsumoto & Nishimura 1998, MT19937); normal numbers are made of its
 //! uniform ones by Box and Muller's transform, in blocks of 16 where there are that many.
@@ -111,9 +111,9 @@ fn box_muller(block: &mut [f32]) {
 }
 
 /// The noise of a batch of samples as diffusers draws it for all samples of a job together: first where they
-/// start, then for every step that asks.
+/// start, then for every step that draws noise.
 ///
-/// Other than our own noise, sample k has other noise in another number of samples.
+/// Unlike our own noise, the noise of sample k depends on the number of samples.
 #[derive(Clone, Debug)]
 pub struct TorchNoise<const D: usize> {
     generator: TorchGenerator,

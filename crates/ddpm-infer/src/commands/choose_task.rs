@@ -1,4 +1,4 @@
-//! Which task: the words of the command line for what starts from pictures, and for rows of noises and classes.
+//! The task arguments of the command line: what starts from images, and grids over noise and classes.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -20,51 +20,51 @@ pub struct TaskArgs {
     #[arg(long, value_name = "N", group = "task", conflicts_with_all = ["count", "class"],
         value_parser = at_least::<1, usize>)]
     class_grid: Option<usize>,
-    /// Rows of so many samples on the way from one noise to another (slerp), by ddim unless another sampler is named.
+    /// Interpolation: rows of so many samples from one noise to another (slerp), by ddim unless another sampler is named.
     #[arg(long, value_name = "N", group = "task", value_parser = at_least::<2, usize>)]
     interpolate: Option<usize>,
-    /// Samples that resemble pictures (SDEdit): a file, all files of a folder, or data:3 or data:0..8 for items of the
-    /// test split that the model was trained beside; one sample for each, or --count.
-    #[arg(long, value_name = "PICTURES", group = "task")]
-    from_image: Option<Pictures>,
-    /// Share of the steps that is walked from the picture, above 0 and up to 1: the more, the less it resembles.
+    /// Image to image (SDEdit): a file, all files of a folder, or data:3 or data:0..8 for items of the
+    /// test split of the training data; one sample for each, or --count.
+    #[arg(long, value_name = "IMAGES", group = "task")]
+    from_image: Option<Images>,
+    /// Strength of the noise put on the image, as a share of the steps, above 0 and up to 1.
     #[arg(long, value_name = "S", requires = "from_image", default_value_t = 0.6)]
     strength: f64,
-    /// Pictures of which the part under --mask is made anew; PICTURES as above.
-    #[arg(long, value_name = "PICTURES", group = "task", requires = "mask")]
-    inpaint: Option<Pictures>,
-    /// What is made anew: left, right, top or bottom half, center, or the white part of a picture.
+    /// Inpainting: images of which the part under --mask is generated; IMAGES as above.
+    #[arg(long, value_name = "IMAGES", group = "task", requires = "mask")]
+    inpaint: Option<Images>,
+    /// The part to generate: left, right, top or bottom half, center, or the white part of an image.
     #[arg(long, value_name = "PART|FILE", requires = "inpaint")]
     mask: Option<String>,
-    /// Walks every stretch of steps several times, so that the new part fits the old one better (RePaint).
+    /// RePaint: repeat every stretch of steps several times, so that the new part fits the old one better.
     #[arg(long, requires = "inpaint")]
     repaint: bool,
     /// Steps of a stretch.
     #[arg(long, value_name = "N", requires = "repaint", default_value_t = Inpainting::REPAINT.jump,
         value_parser = at_least::<1, usize>)]
     jump: usize,
-    /// How often each stretch is walked.
+    /// How often each stretch is sampled.
     #[arg(long, value_name = "N", requires = "repaint", default_value_t = Inpainting::REPAINT.resamples,
         value_parser = at_least::<1, usize>)]
     resamples: usize,
-    /// The noise of pictures by ddim backwards (noise.npy), and what ddim makes of it again; PICTURES as above.
-    #[arg(long, value_name = "PICTURES", group = "task")]
-    invert: Option<Pictures>,
-    /// Scales, cuts and greys pictures that are not as the network's; otherwise they are refused.
+    /// DDIM inversion: the noise of images (noise.npy), and what ddim makes of it again; IMAGES as above.
+    #[arg(long, value_name = "IMAGES", group = "task")]
+    invert: Option<Images>,
+    /// Scale, crop and convert images to the shape of the network; without it, others are refused.
     #[arg(long)]
     fit: bool,
 }
 
-/// Where pictures come from.
+/// Where images come from.
 #[derive(Clone, Debug, PartialEq)]
-enum Pictures {
+enum Images {
     /// A file, or all files of a folder.
     Path(PathBuf),
     /// Items of the test split.
     Data(Range<usize>),
 }
 
-impl FromStr for Pictures {
+impl FromStr for Images {
     type Err = Infallible;
 
     fn from_str(words: &str) -> Result<Self, Infallible> {
@@ -77,45 +77,44 @@ impl FromStr for Pictures {
 }
 
 impl TaskArgs {
-    /// The task, with its pictures read, for the model of a snapshot.
+    /// The task, with its images read, for the model of a snapshot.
     pub fn choose(&self, model: &SnapshotConfig) -> anyhow::Result<Task> {
-        let given =
-            |pictures: &Pictures, word: &str| self.read(pictures, model).with_context(|| format!("{word} {pictures}"));
+        let given = |images: &Images, word: &str| self.read(images, model).with_context(|| format!("{word} {images}"));
         let task = if let Some(per_class) = self.class_grid {
             Task::ClassGrid { per_class }
         } else if let Some(row) = self.interpolate {
             Task::Interpolate { row }
-        } else if let Some(pictures) = &self.from_image {
-            Task::Resemble { given: given(pictures, "--from-image")?, strength: self.strength }
-        } else if let (Some(pictures), Some(mask)) = (&self.inpaint, &self.mask) {
-            let given = given(pictures, "--inpaint")?;
+        } else if let Some(images) = &self.from_image {
+            Task::Resemble { given: given(images, "--from-image")?, strength: self.strength }
+        } else if let (Some(images), Some(mask)) = (&self.inpaint, &self.mask) {
+            let given = given(images, "--inpaint")?;
             let known = self.known(mask, &model.data.shape).with_context(|| format!("--mask {mask}"))?;
             let plan = match self.repaint {
                 true => Inpainting { jump: self.jump, resamples: self.resamples },
                 false => Inpainting::REPLACEMENT,
             };
             Task::Inpaint { given, known, plan }
-        } else if let Some(pictures) = &self.invert {
-            Task::Invert { given: given(pictures, "--invert")? }
+        } else if let Some(images) = &self.invert {
+            Task::Invert { given: given(images, "--invert")? }
         } else {
             Task::Sample
         };
         if self.fit && task.given().is_empty() {
-            bail!("--fit is about pictures that are given: it goes with --from-image, --inpaint or --invert");
+            bail!("--fit applies to given images: it needs --from-image, --inpaint or --invert");
         }
         Ok(task)
     }
 
-    fn read(&self, pictures: &Pictures, model: &SnapshotConfig) -> anyhow::Result<Vec<f32>> {
+    fn read(&self, images: &Images, model: &SnapshotConfig) -> anyhow::Result<Vec<f32>> {
         let shape = &model.data.shape;
         if shape.len() != 3 {
-            bail!("the network was trained on {}, items of shape {shape:?}, and not on pictures", model.data.name);
+            bail!("the network was trained on {}, items of shape {shape:?}, not on images", model.data.name);
         }
-        match pictures {
-            Pictures::Path(path) => Ok(read_pictures(path, shape, self.fit())?.concat()),
-            Pictures::Data(range) => {
+        match images {
+            Images::Path(path) => Ok(read_pictures(path, shape, self.fit())?.concat()),
+            Images::Data(range) => {
                 let Some(source) = &model.source else {
-                    bail!("the snapshot does not say what data it was trained on: give the pictures by their path");
+                    bail!("the snapshot does not record its training data: give the images by their path");
                 };
                 let data = ddpm_data::open(source, Split::Test, 0)?;
                 let count = data.items.len();
@@ -133,7 +132,7 @@ impl TaskArgs {
 
     /// Which values of an item stay.
     fn known(&self, mask: &str, shape: &[usize]) -> anyhow::Result<Vec<bool>> {
-        let [channels, height, width] = *shape else { bail!("the network is not one of pictures") };
+        let [channels, height, width] = *shape else { bail!("the network was not trained on images") };
         let is_new: Box<dyn Fn(usize, usize) -> bool> = match mask {
             "left" => Box::new(|_, x| x < width / 2),
             "right" => Box::new(|_, x| x >= width / 2),
@@ -144,9 +143,9 @@ impl TaskArgs {
                 bail!("there is no such file; the parts with a name are left, right, top, bottom and center")
             }
             file => {
-                let picture = read_pictures(Path::new(file), &[1, height, width], self.fit())?.concat();
+                let image = read_pictures(Path::new(file), &[1, height, width], self.fit())?.concat();
                 // Halfway between black and white is 0.
-                Box::new(move |y, x| picture[y * width + x] > 0.0)
+                Box::new(move |y, x| image[y * width + x] > 0.0)
             }
         };
         let pixels: Vec<bool> = (0..height * width).map(|i| !is_new(i / width, i % width)).collect();
@@ -158,7 +157,7 @@ impl TaskArgs {
     }
 }
 
-impl std::fmt::Display for Pictures {
+impl std::fmt::Display for Images {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Path(path) => path.display().fmt(f),

@@ -121,7 +121,7 @@ impl LevelArgs {
         self.levels.is_some() || self.sigma_min.is_some() || self.sigma_max.is_some()
     }
 
-    /// Those that were asked for, or what suits the sampler.
+    /// Those that were given, or those that suit the sampler.
     pub(crate) fn of(&self, sampler: Sampler, diffusion: &Diffusion) -> Result<LevelSchedule, LevelsError> {
         let ends = Ends { min: self.sigma_min, max: self.sigma_max };
         match &self.levels {
@@ -183,5 +183,52 @@ impl GuidanceArgs {
         }
         found.extend(self.dynamic_threshold.map(|share| ("dynamic-threshold", share.to_string())));
         found.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use ddpm_model::gaussian::GaussianDiffusion;
+    use ddpm_model::prediction::Prediction;
+    use ddpm_model::schedule::ScheduleConfig;
+    use ddpm_model::variance::Variance;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        options: SamplerArgs,
+    }
+
+    /// The recorded options of every sampler, or the error.
+    fn recorded(words: &[&str], names: &[&str]) -> Result<Vec<String>, String> {
+        let schedule = ScheduleConfig::default().init().unwrap();
+        let diffusion = Diffusion::Discrete(GaussianDiffusion::new(schedule, Prediction::Eps, Variance::FixedSmall));
+        let words = ["program"].iter().chain(words);
+        let program = Program::try_parse_from(words).map_err(|error| error.to_string())?;
+        let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+        let samplers = program.options.samplers(&names, &diffusion).map_err(|error| error.to_string())?;
+        let line = |named: Named| named.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>();
+        Ok(samplers.into_iter().map(|(_, named)| line(named).join(", ")).collect())
+    }
+
+    #[test]
+    fn every_sampler_gets_its_own_options_and_they_are_recorded() {
+        let all = ["--eta", "0.5", "--rtol", "1e-3", "--s-churn", "5", "--s-max", "80", "--langevin-steps", "7"];
+        let found = recorded(&all, &["ddim", "euler", "rk45", "heun", "langevin"]).unwrap();
+        let langevin = "langevin-epsilon 0.2, langevin-steps 7";
+        assert_eq!(found, ["eta 0.5", "", "atol 0.00001, rtol 0.001", "s-churn 5, s-max 80", langevin]);
+        assert_eq!(recorded(&[], &["ddim"]).unwrap(), [""]);
+    }
+
+    #[test]
+    fn options_that_apply_to_none_of_the_samplers_are_refused() {
+        let error = |words: &[&str], names: &[&str]| recorded(words, names).unwrap_err();
+        assert_eq!(error(&["--snr", "0.1"], &["ddim"]), "--snr applies to predictor-corrector only, not to ddim");
+        assert!(error(&["--s-noise", "1"], &["heun"]).contains("--s-churn"));
+        assert!(error(&["--langevin-steps", "1.5"], &["langevin"]).contains("expected a whole number from 1 up"));
+        assert!(error(&["--eta", "nan"], &["ddim"]).contains("expected a number from 0 to 1"));
     }
 }

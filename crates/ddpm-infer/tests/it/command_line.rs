@@ -309,7 +309,7 @@ fn impossible_tasks_are_refused_with_the_reason() {
     image::RgbImage::from_pixel(8, 8, image::Rgb([9, 0, 0])).save(dir.path().join("red.png")).unwrap();
     image::GrayImage::new(5, 9).save(dir.path().join("odd.png")).unwrap();
     let cases: [(&[&str], &[&str]); 17] = [
-        (&[points, "--from-image", "red.png"], &["swiss-roll", "[2]", "not on pictures"]),
+        (&[points, "--from-image", "red.png"], &["swiss-roll", "[2]", "not on images"]),
         (&[points, "--class-grid", "2"], &["without classes"]),
         (&[from, "--from-image", "none.png"], &["none.png", "not found"]),
         (&[from, "--from-image", "odd.png"], &["odd.png", "5x9", "8x8"]),
@@ -322,8 +322,8 @@ fn impossible_tasks_are_refused_with_the_reason() {
         (&[from, "--inpaint", "data:0", "--mask", "middle"], &["middle", "center"]),
         (&[from, "--inpaint", "data:0", "--mask", "odd.png"], &["odd.png", "5x9"]),
         (&[from, "--inpaint", "data:0", "--mask", "odd.png", "--fit"], &["keeps 64 of 64"]),
-        (&[from, "--invert", "data:0", "--sampler", "euler"], &["only ddim", "euler"]),
-        (&[from, "--interpolate", "3", "--sampler", "ddpm"], &["no noise on the way", "ddpm"]),
+        (&[from, "--invert", "data:0", "--sampler", "euler"], &["ddim only", "euler"]),
+        (&[from, "--interpolate", "3", "--sampler", "ddpm"], &["deterministic sampler", "ddpm"]),
         (&[from, "--interpolate", "3", "--invert", "data:0"], &["--interpolate", "--invert"]),
         (&[from, "--fit"], &["--fit", "--from-image"]),
     ];
@@ -657,7 +657,7 @@ fn numbers_out_of_range_are_refused_with_the_range_and_leave_nothing() {
         ("sample", &["--sigma-min", "-1", "--levels", "karras"], "sigma -1 is outside"),
         ("sample", &["--count", "1000000000000"], "of memory are needed"),
         ("sample", &["--class-grid", "1000000000000000000"], "of memory are needed"),
-        ("sample", &["--levels", "karras", "--steps", "1000000000000"], "1000000 are the most"),
+        ("sample", &["--levels", "karras", "--steps", "1000000000000"], "maximum is 1000000"),
         ("sample", &["--shard", "1/18446744073709551615", "--count", "0"], whole),
         ("likelihood", &["--count", "-3"], whole),
         ("likelihood", &["--atol", "-1"], "number above 0"),

@@ -1,4 +1,4 @@
-//! Autoguidance (Karras et al. 2024): away from what a weaker version of the same network says.
+//! Autoguidance (Karras et al. 2024): away from the prediction of a weaker version of the same network.
 //!
 //! `D = D_guide + scale (D_network - D_guide)`, their (3). The guide, an earlier snapshot or a smaller network, is
 //! under the same condition, so that the push is away from its mistakes and not towards the class.

@@ -1,4 +1,4 @@
-//! Classifier-free guidance (Ho & Salimans 2022): away from what the network says under no class.
+//! Classifier-free guidance (Ho & Salimans 2022): away from the unconditional prediction.
 //!
 //! `eps = eps_u + scale (eps_c - eps_u)`, their (6) with scale = 1 + w. The score is that of
 //! `p(x_t | c)^scale p(x_t)^(1 - scale)`, which is no noised distribution of anything: guided samples are not
@@ -28,7 +28,7 @@ pub enum Answers<'a, const D: usize> {
         /// Under none.
         unconditional: &'a dyn Denoiser<D>,
     },
-    /// One network, asked once for twice the rows.
+    /// One network, evaluated once on twice the rows.
     Together {
         /// Under the class, for when nothing else is needed.
         conditional: &'a dyn Denoiser<D>,

@@ -51,7 +51,7 @@ impl FromStr for Interval {
 pub struct Within<'a, const D: usize> {
     /// The guidance inside.
     pub inner: &'a dyn Guide<D>,
-    /// Where it holds.
+    /// Where guidance applies.
     pub interval: Interval,
 }
 

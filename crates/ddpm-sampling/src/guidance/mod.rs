@@ -1,4 +1,4 @@
-//! Guidance: denoisers that wrap denoisers and push their answers towards what is asked for.
+//! Guidance: denoisers that wrap denoisers and push their predictions towards a condition.
 //!
 //! All of them are a change of the score. With `score = -eps / sigma` and `x_t = alpha x_0 + sigma eps`, a change
 //! of the score by g is one of eps by `-sigma g` and one of x_0 by `sigma^2 / alpha g`. A combination of answers
@@ -27,12 +27,12 @@ pub use rescale::Rescaled;
 pub use threshold::{Threshold, Thresholded};
 
 /// A denoiser whose answer is another one's, pushed. What it was before can be had too, because some refinements
-/// of guidance compare the two, and at some noise levels nobody wants the push.
+/// of guidance compare the two, and at some noise levels the push is not wanted.
 pub trait Guide<const D: usize>: Denoiser<D> {
     /// The answer without guidance, at no more than its own cost.
     fn plain(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D>;
 
-    /// The answer without and with guidance, each asked for once.
+    /// The prediction without and with guidance, each evaluated once.
     fn both(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Guided<D>;
 }
 
@@ -55,7 +55,7 @@ pub struct Guidance {
     pub interval: Interval,
     /// Share of the answer that gets the deviation back which it had without guidance.
     pub rescale: f64,
-    /// How x_0 is held where images live; by clipping if `None`.
+    /// Dynamic thresholding of x_0; clipping if `None`.
     pub threshold: Option<Threshold>,
 }
 
@@ -82,7 +82,7 @@ pub enum GuidanceError {
     /// A scale that is negative or not a number.
     #[error("the scale of guidance is {scale}, but must be a number from 0 up; 1 is no guidance")]
     Scale {
-        /// What was asked for.
+        /// The value that was given.
         scale: f64,
     },
     /// No class to be guided to.
@@ -130,22 +130,22 @@ pub enum GuidanceError {
     /// Not a share.
     #[error("the share that is rescaled is {phi}, but must lie between 0 (none) and 1 (all)")]
     Rescale {
-        /// What was asked for.
+        /// The value that was given.
         phi: f64,
     },
     /// Not a percentile, or a bound inside of the data.
     #[error("{threshold:?}: the percentile must be a share above 0, at most 1, and the maximum at least 1")]
     Threshold {
-        /// What was asked for.
+        /// The value that was given.
         threshold: Threshold,
     },
     /// Data that may be anywhere.
-    #[error("a dynamic threshold holds x_0 between -1 and 1, where images live; these data have no bounds")]
+    #[error("dynamic thresholding keeps x_0 between -1 and 1, the range of images; these data have no bounds")]
     Unbounded,
 }
 
 impl Guidance {
-    /// Whether it asks anything beside the plain answer.
+    /// Whether it needs more than the plain prediction.
     pub fn is_active(&self) -> bool {
         self.scale != 1.0
     }

@@ -56,13 +56,16 @@ pub struct About {
     pub options: Options,
 }
 
+/// Makes a sampler with options.
+pub type Make = fn(&SamplerOptions) -> Result<Sampler, SamplerError>;
+
 /// The options of a sampler, and how it is made of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// One command-line option each.
     pub specs: &'static [OptionSpec],
     /// The sampler with these options, each of which is in its range; none if there is nothing to set.
-    pub make: Option<fn(&SamplerOptions) -> Result<Sampler, SamplerError>>,
+    pub make: Option<Make>,
 }
 
 impl Options {

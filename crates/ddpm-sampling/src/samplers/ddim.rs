@@ -28,7 +28,7 @@ const ETA: OptionSpec = OptionSpec {
 };
 
 /// Goes from `x`, at `levels[0]`, to the last of the levels; step i takes its noise from `noise.step(i)`,
-/// and none is asked for at eta 0.
+/// and draws none at eta 0.
 ///
 /// At eta 0 the levels may also ascend: that encodes x_0 into noise.
 pub fn ddim<const D: usize>(

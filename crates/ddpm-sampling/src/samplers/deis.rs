@@ -21,7 +21,7 @@ pub(super) const ABOUT: About = About {
     options: Options::NONE,
 };
 
-/// Goes from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step.
+/// Goes from `x`, at `levels[0]`, to the last of the levels, one evaluation a step.
 ///
 /// In y = x / alpha the flow is dy = eps d rho. Under the integral stands the polynomial through the latest
 /// eps; log rho = -lambda, so that it is one in lambda.

@@ -1,10 +1,10 @@
 //! The adaptive solver of Dormand & Prince 1980, a Runge-Kutta method of order 5 with an error estimate of order 4.
 //!
-//! Works on rows `[B, N]`, so that whoever calls it can append what else is to be integrated to every row.
+//! Works on rows `[B, N]`, so that callers can append further quantities to integrate to every row.
 
 use burn::tensor::Tensor;
 
-/// How far a step may be off: every row by at most `absolute + relative * |value|`, as a root of the mean square
+/// Tolerance of a step: the error of every row is at most `absolute + relative * |value|`, as a root of the mean square
 /// over its values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
@@ -19,14 +19,14 @@ impl Tolerance {
     pub const USUAL: Self = Self { absolute: 1e-5, relative: 1e-5 };
 }
 
-/// What a solution took.
+/// The cost of a solution.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Effort {
-    /// How often the derivative was asked for.
+    /// Evaluations of the derivative.
     pub calls: usize,
     /// Steps that were taken.
     pub accepted: usize,
-    /// Steps that were too long, and tried again.
+    /// Steps that were rejected and repeated with a shorter length.
     pub rejected: usize,
 }
 
@@ -69,7 +69,7 @@ const STAGES: [(f64, &[f64]); 6] = [
 /// Weights of the difference between the results of order 5 and 4.
 const ERROR: [f64; 7] =
     [71.0 / 57600.0, 0.0, -71.0 / 16695.0, 71.0 / 1920.0, -17253.0 / 339200.0, 22.0 / 525.0, -1.0 / 40.0];
-/// A first step of this share of the way; the error then says how long steps can be.
+/// A first step of this share of the way; the error estimate then sets the length of steps.
 const FIRST: f64 = 0.01;
 /// No step is a smaller share of the way: rounding errors do not get smaller with the step.
 const SHORTEST: f64 = 1e-6;
@@ -77,7 +77,7 @@ const SHORTEST: f64 = 1e-6;
 /// Follows `dx/dl = derivative(x, l)` from `ends[0]` to `ends[1]`, in either direction.
 ///
 /// All rows take the same steps, those that the worst of them needs: every row keeps to the tolerance by itself,
-/// and depends on the rows beside it only within the tolerance. A derivative that is not finite gives values that
+/// and depends on the other rows only within the tolerance. A derivative that is not finite gives values that
 /// are not finite.
 pub fn solve(
     mut x: Tensor<2>,

@@ -20,7 +20,7 @@ pub(super) const ABOUT: About = About {
 };
 
 /// Goes from `x`, at `levels[0]`, to the last of the levels, two levels at a time: the first of them is the
-/// method's point in between. So the denoiser is asked once a level, as by the other samplers.
+/// method's point in between. So there is one evaluation a level, as in the other samplers.
 ///
 /// What is left over, the way to clean data, and with fewer than `falls_below` steps also the last pair, are
 /// steps of order 1.

@@ -42,7 +42,7 @@ pub enum Expansion {
     Published,
 }
 
-/// Goes from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step.
+/// Goes from `x`, at `levels[0]`, to the last of the levels, one evaluation a step.
 pub fn dpmpp_multistep<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],

@@ -20,8 +20,8 @@ pub(super) const ABOUT: About = About {
     options: Options::NONE,
 };
 
-/// Goes from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step, of order 2 at
-/// most; step i takes its noise from `noise.step(i)`, and none is asked for on the way to clean data.
+/// Goes from `x`, at `levels[0]`, to the last of the levels, one evaluation a step, of order 2 at
+/// most; step i takes its noise from `noise.step(i)`, and draws none on the way to clean data.
 pub fn dpmpp_sde<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],

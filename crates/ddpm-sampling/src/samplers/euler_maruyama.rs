@@ -19,7 +19,7 @@ pub(super) const ABOUT: About = About {
 };
 
 /// Goes from `x`, at `levels[0]`, to the last of the levels, which are variance-preserving; step i takes its
-/// noise from `noise.step(i)`, and none is asked for on the way to clean data.
+/// noise from `noise.step(i)`, and draws none on the way to clean data.
 pub fn euler_maruyama<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],

@@ -64,10 +64,10 @@ fn make(options: &SamplerOptions) -> Result<Sampler, SamplerError> {
     Ok(Sampler::Heun { churn: Churn { amount, min, max, noise } })
 }
 
-/// Noise on the way, which lets later steps repair what earlier ones got wrong.
+/// Fresh noise in the steps, which lets later ones correct the errors of earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Churn {
-    /// S_churn: how much of it over the whole walk; 0 is deterministic.
+    /// S_churn: how much of it over all steps; 0 is deterministic.
     pub amount: f64,
     /// S_tmin: no churn where sigma / alpha is less.
     pub min: f64,
@@ -78,7 +78,7 @@ pub struct Churn {
 }
 
 impl Churn {
-    /// No churn; what there would be has no limits.
+    /// No churn, and no limits on where it would be.
     pub const NONE: Self = Self { amount: 0.0, min: 0.0, max: f64::INFINITY, noise: 1.0 };
 
     /// The level that a step from `t` really starts from, one of `steps`.

@@ -42,7 +42,7 @@ use ddpm_model::variance::Variance;
 use crate::levels::{Ends, LevelSchedule};
 use crate::steps::Spacing;
 
-pub use about::{About, Grid, Noise, OptionSpec, Options, Range, SamplerOptions};
+pub use about::{About, Grid, Make, Noise, OptionSpec, Options, Range, SamplerOptions};
 pub use clipped::Clipped;
 pub use ddim::ddim;
 pub use dormand_prince::{Effort, Taken, Tolerance, solve};

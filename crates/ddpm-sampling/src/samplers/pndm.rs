@@ -39,9 +39,9 @@ const ORDER: Option<u32> = Some(2);
 /// How the first steps are made, which have no past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PndmStart {
-    /// Three Runge-Kutta steps that ask the denoiser four times each.
+    /// Three Runge-Kutta steps of four evaluations each.
     RungeKutta,
-    /// One step that asks it twice, then multistep methods of growing order.
+    /// One step of two evaluations, then multistep methods of growing order.
     Multistep,
 }
 
@@ -50,7 +50,7 @@ const RUNGE_KUTTA_STEPS: usize = 3;
 
 /// Goes from `x`, at `levels[0]`, which must not be pure noise, to the last of the levels.
 ///
-/// `middle` gives the levels half-way between two, where Runge-Kutta asks for the second and for the third time.
+/// `middle` gives the levels half-way between two, where Runge-Kutta evaluates for the second and for the third time.
 /// They are the same, unless an odd number of whole steps has to be halved. The paper's are half-way in time;
 /// [`half_way`] knows no time.
 pub fn pndm<const D: usize>(
@@ -69,7 +69,7 @@ pub fn pndm<const D: usize>(
         past.insert(0, denoised.eps(&x, s));
         past.truncate(4);
         let eps = match start {
-            // Clean data have no eps to ask for.
+            // Clean data have no eps.
             _ if t.sigma == 0.0 => linear_multistep(&past),
             PndmStart::RungeKutta if index < RUNGE_KUTTA_STEPS => {
                 runge_kutta(denoiser, &x, past[0].clone(), [s, t], middle(s, t))
@@ -112,13 +112,13 @@ fn runge_kutta<const D: usize>(
     [s, t]: [NoiseLevel; 2],
     middle: [NoiseLevel; 2],
 ) -> Tensor<D> {
-    let ask = |eps: &Tensor<D>, level: NoiseLevel| {
+    let eps_at = |eps: &Tensor<D>, level: NoiseLevel| {
         let x = walk(x.clone(), eps.clone(), s, level);
         denoiser.denoise(&x, level).eps(&x, level)
     };
-    let e_2 = ask(&e_1, middle[0]);
-    let e_3 = ask(&e_2, middle[1]);
-    let e_4 = ask(&e_3, t);
+    let e_2 = eps_at(&e_1, middle[0]);
+    let e_3 = eps_at(&e_2, middle[1]);
+    let e_4 = eps_at(&e_3, t);
     (e_1 + e_2 * 2.0 + e_3 * 2.0 + e_4) / 6.0
 }
 

@@ -1,11 +1,11 @@
-//! What lies between two noise levels.
+//! The posterior between two noise levels.
 
 use ddpm_model::noise_level::NoiseLevel;
 
 /// The Gaussian q(x_s | x_t, x_0) for two levels of one process, s the cleaner one:
 /// mean `x_0 * from_x_0 + x_t * from_x_t`.
 ///
-/// Nothing here asks for neighbouring steps, which is all that "strided" sampling needs.
+/// The steps need not be neighbors, which is all that "strided" sampling needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Posterior {
     /// Weight of x_0 in the mean.

@@ -10,7 +10,7 @@ use super::{About, Grid, Noise, OptionSpec, Options, Range, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
     name: "rk45",
-    description: "Dormand & Prince's method, which chooses its steps by --rtol and --atol; levels are where it is watched",
+    description: "Dormand & Prince's method, which chooses its steps by --rtol and --atol; levels are only where its progress is shown",
     usual: Sampler::Rk45 { tolerance: Tolerance::USUAL },
     default_steps: Some(50),
     grid: Grid::Times,
@@ -45,11 +45,11 @@ const ATOL: OptionSpec = OptionSpec {
 };
 
 /// Goes from `x`, at `levels[0]`, to the last of the levels in steps of its own; `on_step` sees x interpolated
-/// at each of the levels, and how much was asked of the denoiser comes back with the result.
+/// at each of the levels, and the cost is returned with the result.
 ///
 /// The ODE has no meaning at a clean level, which is reached from the level before it by its x_0.
 ///
-/// A sample depends on those beside it within the tolerance, because a batch shares its steps.
+/// A sample depends on the others of its batch within the tolerance, because a batch shares its steps.
 pub fn rk45<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],

@@ -30,8 +30,8 @@ pub enum Bh {
     Bh2,
 }
 
-/// Goes from `x`, at `levels[0]`, to the last of the levels, asking the denoiser once a step: what it says
-/// of a predicted x also corrects that x. The last x is a predicted one.
+/// Goes from `x`, at `levels[0]`, to the last of the levels, one evaluation a step: that of a
+/// predicted x also corrects that x. The last x is a predicted one.
 pub fn unipc<const D: usize>(
     denoiser: &dyn Denoiser<D>,
     levels: &[NoiseLevel],

@@ -2,7 +2,7 @@
 //!
 //! After every step the known part is replaced by itself under the noise of that level (Song et al. 2021b,
 //! appendix I.2; Lugmayr et al. 2022 (8)). The known part so enters the network, but the sampled part does not
-//! enter the known one, and the two fit only coarsely. RePaint (Lugmayr et al. 2022, algorithm 1) walks each
+//! enter the known one, and the two fit only coarsely. RePaint (Lugmayr et al. 2022, algorithm 1) samples each
 //! stretch of levels several times, with fresh noise in between, which lets them agree; the price is as many times
 //! the steps.
 
@@ -12,17 +12,17 @@ use ddpm_model::noise_level::NoiseLevel;
 
 use crate::samplers::{NoiseSource, Sampler, Step};
 
-/// How often the levels are walked.
+/// How often the levels are sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inpainting {
-    /// How many steps are walked before going back (j of the paper).
+    /// How many steps are taken before going back (j of the paper).
     pub jump: usize,
-    /// How often each stretch is walked (r of the paper); 1: replacement alone.
+    /// How often each stretch is sampled (r of the paper); 1: replacement alone.
     pub resamples: usize,
 }
 
 impl Inpainting {
-    /// The known part is replaced, and every stretch is walked once.
+    /// The known part is replaced, and every stretch is sampled once.
     pub const REPLACEMENT: Self = Self { jump: 1, resamples: 1 };
     /// The published RePaint.
     pub const REPAINT: Self = Self { jump: 10, resamples: 10 };
@@ -52,7 +52,7 @@ pub fn inpaint<const D: usize>(
     };
     let replace = |x: Tensor<D>, level: NoiseLevel, draw: &mut dyn NoiseSource<D>| {
         let known = known.clone() * level.alpha;
-        // The clean level has no noise, and nobody has to draw it.
+        // The clean level has no noise to draw.
         let known = if level.sigma > 0.0 { known + draw.step(0) * level.sigma } else { known };
         // Lugmayr et al. (8c)
         known * mask.clone() + x * (-mask.clone() + 1.0)
@@ -61,8 +61,8 @@ pub fn inpaint<const D: usize>(
     let mut x = replace(x, levels[0], &mut draw);
     for start in (0..last).step_by(plan.jump.max(1)) {
         let stretch = start..start.saturating_add(plan.jump.max(1)).min(last);
-        for walk in 0..plan.resamples.max(1) {
-            if walk > 0 {
+        for repeat in 0..plan.resamples.max(1) {
+            if repeat > 0 {
                 x = renoise(x, levels[stretch.end], levels[start], draw.step(0));
             }
             for index in stretch.clone() {

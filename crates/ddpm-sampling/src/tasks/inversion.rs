@@ -1,6 +1,6 @@
 //! DDIM inversion (Song et al. 2021a, section 4.3): the noise that an image comes from.
 //!
-//! DDIM is Euler's method for the probability-flow ODE, which can be walked both ways. DDIM from the noise found leads
+//! DDIM is Euler's method for the probability-flow ODE, which can be solved in both directions. DDIM from the noise found leads
 //! back to the image, up to the error of the method, which falls with the number of steps.
 
 use burn::tensor::Tensor;
@@ -17,7 +17,7 @@ pub fn invert<const D: usize>(denoiser: &dyn Denoiser<D>, levels: &[NoiseLevel],
     // Clean data have no eps, so the first step takes the one that the denoiser sees a level higher.
     let x = x_0.clone() * first.alpha;
     let eps = eps_from_x_0(x.clone(), denoiser.denoise(&x, first).x_0, &[first]);
-    // Never asked for: DDIM draws nothing at eta 0.
+    // Never drawn: DDIM is deterministic at eta 0.
     let noise: &mut dyn NoiseSource<D> = &mut |_: usize| x_0.zeros_like();
     ddim(denoiser, &ascending[1..], x + eps * first.sigma, 0.0, noise, &mut |_| {})
 }

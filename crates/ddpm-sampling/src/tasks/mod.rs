@@ -1,7 +1,7 @@
 //! What can be done with a denoiser and a sampler besides drawing samples from noise.
 //!
 //! Every task takes the denoiser and the noise levels as samplers do, so any sampler and any guidance will do.
-//! [`Task`] is what a job says of them.
+//! A job describes one of them by a [`Task`].
 
 mod image_to_image;
 mod inpainting;

@@ -1,4 +1,4 @@
-//! What a job does with a denoiser and a sampler: where its samples start, and what holds them on the way.
+//! What a job does with a denoiser and a sampler: where its samples start, and what constrains them.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub enum Task {
     #[default]
     Sample,
     /// So many samples of every class, class after class. The first samples of all classes come from the same
-    /// noise, and so do the second ones, so that a column of the picture shows what the class changes.
+    /// noise, and so do the second ones, so that a column of the grid shows what the class changes.
     ClassGrid {
         /// How many of each.
         per_class: usize,
@@ -35,16 +35,16 @@ pub enum Task {
     Resemble {
         /// The items.
         given: Vec<f32>,
-        /// Share of the steps that is walked; the larger, the less resemblance.
+        /// Share of the steps that is taken; the larger, the less resemblance.
         strength: f64,
     },
-    /// Given items of which a part is made anew.
+    /// Given items of which a part is generated.
     Inpaint {
         /// The items.
         given: Vec<f32>,
         /// Which values of an item stay.
         known: Vec<bool>,
-        /// How the levels are walked.
+        /// How often the levels are sampled.
         plan: Inpainting,
     },
     /// The noise that given items come from, and what DDIM makes of that noise: the items again, nearly.
@@ -62,7 +62,7 @@ pub enum TaskError {
     TooFew {
         /// The setting.
         what: &'static str,
-        /// What was asked for.
+        /// The value that was given.
         found: usize,
         /// The least there can be.
         least: usize,
@@ -76,17 +76,17 @@ pub enum TaskError {
         per_item: usize,
     },
     /// A strength that is no share.
-    #[error("the strength is {strength}, but must lie above 0 (the picture stays) and not above 1 (it is forgotten)")]
+    #[error("the strength is {strength}, but must lie above 0 (the image is kept) and not above 1 (it is forgotten)")]
     Strength {
-        /// What was asked for.
+        /// The value that was given.
         strength: f64,
     },
     /// Not a single step is left.
     #[error("a strength of {strength} is less than half a step of {steps}: nothing would change")]
     NoStep {
-        /// What was asked for.
+        /// The value that was given.
         strength: f64,
-        /// Steps of the whole walk.
+        /// Steps of the whole sampling.
         steps: usize,
     },
     /// A sampler that forgets where it starts, whatever the strength.
@@ -99,15 +99,15 @@ pub enum TaskError {
         sampler: &'static str,
     },
     /// A mask that is not one.
-    #[error("the mask keeps {kept} of {size} values; expected some that stay and some that are made anew")]
+    #[error("the mask keeps {kept} of {size} values; expected some to keep and some to generate")]
     Mask {
         /// How many stay.
         kept: usize,
         /// Values of an item, or of the mask where it has another size.
         size: usize,
     },
-    /// Noise on the way, which would hide what there is to see.
-    #[error("{task} needs a sampler that draws no noise on the way, such as ddim with eta 0, not {sampler}")]
+    /// A stochastic sampler, whose noise would change the samples as well.
+    #[error("{task} needs a deterministic sampler, such as ddim with eta 0, not {sampler}")]
     Stochastic {
         /// The task.
         task: &'static str,
@@ -115,21 +115,19 @@ pub enum TaskError {
         sampler: &'static str,
     },
     /// An inversion by something else than DDIM.
-    #[error("inversion walks the steps of ddim backwards, so that only ddim can undo it, not {sampler}")]
+    #[error("inversion is ddim backwards and is undone by ddim only, not by {sampler}")]
     NotDdim {
         /// The sampler.
         sampler: &'static str,
     },
     /// A grid of classes without classes.
-    #[error("a grid of classes was asked for, but the network was trained without classes")]
+    #[error("a grid of classes needs a network that was trained with classes; this one was trained without classes")]
     Unconditional,
     /// One class where all are wanted.
     #[error("a grid of classes shows all of them: a single class cannot be chosen as well")]
     OneClass,
-    /// Items whose class nobody knows.
-    #[error(
-        "the network was trained with classes and without one that stands for none: say which class the items have"
-    )]
+    /// Items whose class is not known.
+    #[error("the network was trained with classes and has no null class: choose which class the items have (--class)")]
     NoNullClass,
 }
 
@@ -146,18 +144,18 @@ impl Task {
         }
     }
 
-    /// How many samples it makes unless told otherwise, where that follows from the task.
+    /// How many samples it makes by default, where that follows from the task.
     pub fn usual_count(&self, classes: usize, per_item: usize) -> Option<usize> {
         match self {
             Self::Sample => None,
-            // At least one, so that it is the check that says what is wrong.
+            // At least one, so that the check reports what is wrong.
             Self::ClassGrid { per_class } => Some(per_class.saturating_mul(classes).max(1)),
             Self::Interpolate { row } => Some(row.saturating_mul(USUAL_ROWS)),
             _ => Some(self.given().len() / per_item),
         }
     }
 
-    /// The sampler that it takes unless told otherwise, where it cannot take any.
+    /// Its default sampler, where not every sampler will do.
     pub fn usual_sampler(&self) -> Option<&'static str> {
         match self {
             Self::Interpolate { .. } | Self::Invert { .. } => Some("ddim"),
@@ -165,7 +163,7 @@ impl Task {
         }
     }
 
-    /// How many of the samples belong in one row of a picture, where that matters.
+    /// How many of the samples belong in one row of an image grid, where that matters.
     pub fn row(&self) -> Option<usize> {
         match self {
             Self::ClassGrid { per_class } => Some(*per_class),
@@ -243,7 +241,7 @@ impl Task {
         Ok(())
     }
 
-    /// Those of the levels that it walks.
+    /// Those of the levels that it visits.
     pub(crate) fn walked<'a>(&self, levels: &'a [NoiseLevel]) -> Result<&'a [NoiseLevel], TaskError> {
         let Self::Resemble { strength, .. } = *self else { return Ok(levels) };
         match remaining_levels(levels, strength) {
@@ -288,7 +286,7 @@ impl Task {
         }
     }
 
-    /// The samples, walked to from `x`, at the first of the levels.
+    /// The samples, from `x` at the first of the levels.
     #[allow(clippy::too_many_arguments)] // those of a sampler, and the batch
     pub(crate) fn run<const D: usize>(
         &self,
