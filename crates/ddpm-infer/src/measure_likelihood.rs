@@ -17,10 +17,10 @@ use ddpm_model::noise_level::NoiseRange;
 
 use crate::bar::progress_bar;
 use crate::choose::SnapshotArgs;
+use crate::job::clip_for;
 use crate::job::condition;
 use crate::likelihood::{ProbeKind, Trace, bits_per_dimension, dequantise, log_likelihood};
 use crate::numbers::{above_zero, at_least, from_zero};
-use crate::sample::clip_for;
 use crate::samplers::Tolerance;
 
 /// Says how likely a snapshot finds its data.

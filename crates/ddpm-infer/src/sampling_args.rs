@@ -70,18 +70,6 @@ impl SamplerArgs {
         }
     }
 
-    /// DDIM eta.
-    pub(crate) fn eta(&self) -> Option<f64> {
-        self.eta
-    }
-
-    /// Whether there is any besides eta.
-    pub(crate) fn are_given_beside_eta(&self) -> bool {
-        let solver = self.rtol.is_some() || self.atol.is_some();
-        let langevin = self.langevin_steps.is_some() || self.langevin_epsilon.is_some();
-        self.s_churn.is_some() || self.snr.is_some() || solver || langevin
-    }
-
     /// Each of the samplers with the options that it has. An option that none of them has is refused.
     pub(crate) fn samplers(
         &self,

@@ -29,6 +29,7 @@ use crate::checksums;
 use crate::diffusers::DiffusersError;
 use crate::diffusers::pipeline::{Files, Layout, read_json};
 use crate::diffusers::scheduler_config::SchedulerConfig;
+use crate::job::TrainedModel;
 use crate::weights::{Scheme, Weights, WeightsError, load_into};
 
 /// The description in a snapshot that is a pipeline.
@@ -371,10 +372,30 @@ impl Snapshot {
         Ok(Self { config, network, scheduler, is_ours })
     }
 
+    /// Reads only the description of what [`Snapshot::load`] reads.
+    pub fn describe(path: &Path) -> Result<SnapshotConfig, SnapshotError> {
+        match Layout::find(path) {
+            Some(_) if path.join(OWN).is_file() => own_config(&path.join(OWN)),
+            Some(layout) => Ok(layout.read()?.0),
+            None => read_config(&weights_file(path)?),
+        }
+    }
+
     /// The scheduler that others chose for it. The one that every snapshot of ours is written with is none: it only says
     /// to diffusers what the process is.
     pub fn chosen_scheduler(&self) -> Option<&SchedulerConfig> {
         self.scheduler.as_ref().filter(|scheduler| !(self.is_ours && scheduler.is_as_exported()))
+    }
+}
+
+/// A snapshot as a sampling job takes it.
+pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a, Network> {
+    let classes = snapshot.config.network.num_classes();
+    TrainedModel {
+        classes: (classes > 0).then_some(classes),
+        null_class: snapshot.config.network.null_class(),
+        self_conditioned: snapshot.config.diffusion.self_conditioning,
+        ..TrainedModel::new(&snapshot.network, diffusion, &snapshot.config.data)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The sampler that a model is given where none is named: a good one, and quick.
+//! How a model is sampled: by what was chosen, and for the rest by what is usual for it.
 
 use std::path::Path;
 
@@ -7,9 +7,118 @@ use ddpm_model::diffusion::Diffusion;
 use ddpm_model::noise_level::NoiseRange;
 use ddpm_model::path::Path as NoisePath;
 
+use crate::diffusers::scheduler_config::{Method, SchedulerConfig};
+use crate::diffusers::{DiffusersError, Plan, Tables};
+use crate::levels::Ladder;
+use crate::noise::Generator;
 use crate::runs::RunFolder;
-use crate::samplers::{Churn, Sampler};
-use crate::snapshot::{Sampling, SnapshotConfig};
+use crate::samplers::{Churn, Sampler, SamplerError, SamplerOptions};
+use crate::snapshot::{Sampling, Snapshot, SnapshotConfig};
+use crate::tasks::Task;
+
+/// What was chosen of sampler and steps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Choice<'a> {
+    /// The sampler's name.
+    pub(crate) sampler: Option<&'a str>,
+    /// Its steps.
+    pub(crate) steps: Option<usize>,
+    /// Its options, with the variance of the model.
+    pub(crate) options: SamplerOptions,
+    /// Whether noise levels were chosen.
+    pub(crate) has_levels: bool,
+    /// Who draws the noise: PyTorch's comes with the scheduler and the tables of diffusers.
+    pub(crate) generator: Generator,
+}
+
+/// Why a model cannot be sampled as chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum ChoiceError {
+    /// No such sampler, or an option that it does not have.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// An option that the default sampler does not have.
+    #[error("the default sampler of this model: {error}")]
+    Default {
+        /// What is wrong.
+        error: SamplerError,
+    },
+    /// The scheduler that came with the model cannot take these steps.
+    #[error("the snapshot's {class}: {error}")]
+    Scheduler {
+        /// The class of diffusers.
+        class: &'static str,
+        /// What is wrong.
+        error: DiffusersError,
+    },
+}
+
+/// How a model is sampled.
+#[derive(Clone, Debug)]
+pub(crate) struct Chosen {
+    /// The steps of a diffusers scheduler, if it is followed.
+    pub(crate) plan: Option<Plan>,
+    pub(crate) sampler: Sampler,
+    steps: Option<usize>,
+    usual_steps: Option<usize>,
+}
+
+impl Choice<'_> {
+    /// Follows the scheduler of a model, if it has one of its own and nothing else was chosen; else takes the sampler
+    /// that was named, that of the task, or the usual one of the model with its steps.
+    pub(crate) fn resolve(
+        &self,
+        task: &Task,
+        snapshot: &Snapshot,
+        path: &Path,
+        diffusion: &Diffusion,
+    ) -> Result<Chosen, ChoiceError> {
+        if *task == Task::Sample
+            && let Some(plan) = self.scheduler_plan(snapshot)?
+        {
+            let sampler = plan.sampler;
+            return Ok(Chosen { plan: Some(plan), sampler, steps: self.steps, usual_steps: None });
+        }
+        let chosen = |sampler, usual_steps| Chosen { plan: None, sampler, steps: self.steps, usual_steps };
+        if let Some(name) = self.sampler.or(task.usual_sampler()) {
+            return Ok(chosen(Sampler::new(name, self.options)?, None));
+        }
+        let Sampling { sampler, steps } = usual_sampling(&snapshot.config, path, diffusion);
+        let sampler = Sampler::new(&sampler, self.options).map_err(|error| ChoiceError::Default { error })?;
+        Ok(chosen(sampler, Some(steps)))
+    }
+
+    /// The steps of the scheduler that others chose, or with PyTorch's noise of the one that diffusers would use.
+    fn scheduler_plan(&self, snapshot: &Snapshot) -> Result<Option<Plan>, ChoiceError> {
+        let (scheduler, tables) = match self.generator {
+            Generator::Own => (snapshot.chosen_scheduler(), Tables::Exact),
+            Generator::Torch => (snapshot.scheduler.as_ref(), Tables::Peer),
+        };
+        let Some(scheduler) = scheduler.filter(|scheduler| !self.excludes(scheduler)) else { return Ok(None) };
+        let eta = self.options.eta.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&eta) {
+            return Err(SamplerError::Eta { eta }.into());
+        }
+        let steps = self.steps.unwrap_or_else(|| scheduler.default_steps());
+        let plan = scheduler.plan(steps, eta, tables);
+        plan.map(Some).map_err(|error| ChoiceError::Scheduler { class: scheduler.class(), error })
+    }
+
+    /// Whether something was chosen that the scheduler does not have.
+    fn excludes(&self, scheduler: &SchedulerConfig) -> bool {
+        let SamplerOptions { variance: _, eta, churn, tolerance, langevin, snr } = self.options;
+        let eta_of_another = eta.is_some() && !matches!(scheduler.method, Method::Ddim { .. });
+        let options = churn.is_some() || tolerance.is_some() || langevin.is_some() || snr.is_some();
+        self.sampler.is_some() || self.has_levels || eta_of_another || options
+    }
+}
+
+impl Chosen {
+    /// The steps over these levels, where they are not what is usual for the sampler; a list of levels has its own.
+    pub(crate) fn steps(&self, levels: &Ladder) -> Option<usize> {
+        self.steps.or(self.usual_steps.filter(|_| levels.own_steps().is_none()))
+    }
+}
 
 /// The sampler and the steps of the experiment's previews, which the snapshot at `path` or the run around it knows;
 /// else what docs/choosing.md advises for the objective.

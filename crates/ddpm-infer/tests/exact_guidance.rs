@@ -12,12 +12,10 @@ use ddpm_infer::guidance::{
     Answers, AutoGuidance, ClassifierFree, ClassifierGuidance, Guidable, Guidance, GuidanceError, Guide, Interval,
     Rescaled, Threshold, Within,
 };
-use ddpm_infer::job::{ClassChoice, Predictor, Samples, SamplingJob, TrainedModel};
+use ddpm_infer::job::{Predictor, Samples, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
-use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::noise::SampleNoise;
 use ddpm_infer::samplers::{NoiseSource, Sampler, level_at};
-use ddpm_infer::tasks::Task;
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::diffusion::Diffusion;
@@ -261,38 +259,19 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         Variance::default(),
     ));
     let data = DataInfo { name: "toy".into(), shape: vec![1, 2, 2], classes: Vec::new(), units: Units::identity(1) };
-    let guide = guide.map(|network| TrainedModel {
-        network,
-        diffusion: &diffusion,
-        data: &data,
-        classes: Some(3),
-        null_class: None,
-        self_conditioned: false,
-        guide: None,
-    });
-    let model = TrainedModel {
-        network,
-        diffusion: &diffusion,
-        data: &data,
-        classes: Some(3),
-        null_class: Some(3),
-        self_conditioned: false,
-        guide: guide.as_ref(),
-    };
+    let classes = Some(3);
+    let guide = guide.map(|network| TrainedModel { classes, ..TrainedModel::new(network, &diffusion, &data) });
+    let guide = guide.as_ref();
+    let model = TrainedModel { classes, null_class: Some(3), guide, ..TrainedModel::new(network, &diffusion, &data) };
     let job = SamplingJob {
-        task: Task::Sample,
         count: 3,
         seed: 1,
         batch_size: 2,
-        sampler: Sampler::Ddim { eta: 0.0 },
         steps: Some(2),
         levels: Ladder::default(),
-        plan: None,
-        noise: NoiseChoice::default(),
-        class: ClassChoice::Any,
         clip,
         guidance,
-        frames: 0,
+        ..SamplingJob::new(Sampler::Ddim { eta: 0.0 }, &model)
     };
     job.run(&model, &Device::flex(), &mut |_| {}).map_err(|error| error.to_string())
 }

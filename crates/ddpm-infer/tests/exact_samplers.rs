@@ -7,14 +7,11 @@ mod known;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use ddpm_data::{DataInfo, Units};
-use ddpm_infer::guidance::Guidance;
 use ddpm_infer::job::{ClassChoice, Predictor, SamplingJob, TrainedModel};
 use ddpm_infer::levels::Ladder;
-use ddpm_infer::noise::NoiseChoice;
 use ddpm_infer::noise::SampleNoise;
 use ddpm_infer::samplers::{Churn, Langevin, NoiseSource, Sampler, Step, Tolerance, level_at, rk45};
 use ddpm_infer::steps::{Spacing, levels};
-use ddpm_infer::tasks::Task;
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::diffusion::Diffusion;
@@ -262,33 +259,24 @@ fn data(shape: &[usize]) -> DataInfo {
 
 fn job(count: usize, batch_size: usize) -> SamplingJob {
     SamplingJob {
-        task: Task::Sample,
         count,
         seed: 9,
         batch_size,
-        sampler: Sampler::ALL[0],
         steps: Some(5),
         levels: Ladder::default(),
-        plan: None,
-        noise: NoiseChoice::default(),
-        class: ClassChoice::Any,
         clip: Clip::Unit,
-        guidance: Guidance::default(),
         frames: 3,
+        ..SamplingJob::of_data(Sampler::ALL[0], &toy_diffusion(), &data(&[2]))
     }
 }
 
+fn toy_diffusion() -> Diffusion {
+    GaussianDiffusion::new(linear(50), Prediction::Eps, Variance::FixedSmall).into()
+}
+
 fn toy_model<T>(run: impl FnOnce(&TrainedModel<'_, Toy>) -> T, shape: &[usize], classes: Option<usize>) -> T {
-    let diffusion = Diffusion::Discrete(GaussianDiffusion::new(linear(50), Prediction::Eps, Variance::FixedSmall));
-    run(&TrainedModel {
-        network: &Toy,
-        diffusion: &diffusion,
-        data: &data(shape),
-        classes,
-        null_class: None,
-        self_conditioned: false,
-        guide: None,
-    })
+    let (diffusion, data) = (toy_diffusion(), data(shape));
+    run(&TrainedModel { classes, ..TrainedModel::new(&Toy, &diffusion, &data) })
 }
 
 #[test]
@@ -375,15 +363,8 @@ fn networks_give_a_sample_the_same_values_in_any_batch() {
     {
         let network = config.with_io(&shape, shape[0]).init(&Device::flex()).map(&mut Shake);
         let diffusion = Diffusion::Discrete(GaussianDiffusion::new(linear(50), Prediction::X0, Variance::FixedSmall));
-        let model = TrainedModel {
-            network: &network,
-            diffusion: &diffusion,
-            data: &data(&shape),
-            classes: None,
-            null_class: None,
-            self_conditioned: false,
-            guide: None,
-        };
+        let data = data(&shape);
+        let model = TrainedModel::new(&network, &diffusion, &data);
         let run = |count, batch_size| {
             let job = SamplingJob { clip: Clip::None, ..job(count, batch_size) };
             job.run(&model, &Device::flex(), &mut |_| {}).unwrap().values

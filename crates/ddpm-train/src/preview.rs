@@ -4,13 +4,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use ddpm_data::DataInfo;
-use ddpm_infer::guidance::Guidance;
-use ddpm_infer::job::{ClassChoice, JobError, SamplingJob, TrainedModel};
-use ddpm_infer::noise::NoiseChoice;
+use ddpm_infer::job::{JobError, SamplingJob, TrainedModel};
 use ddpm_infer::pictures::{self, PictureError};
-use ddpm_infer::sample::clip_for;
 use ddpm_infer::samplers::{Sampler, SamplerError, SamplerOptions};
-use ddpm_infer::tasks::Task;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::Network;
 
@@ -58,19 +54,11 @@ impl Preview {
         let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
         let sampler = Sampler::new(&config.sampler, options)?;
         let job = SamplingJob {
-            task: Task::Sample,
             count: config.count,
             seed,
             batch_size: config.count.min(256),
-            sampler,
             steps: Some(config.steps),
-            levels: sampler.usual_levels(&diffusion),
-            plan: None,
-            noise: NoiseChoice::default(),
-            class: ClassChoice::Any,
-            clip: clip_for(&data),
-            guidance: Guidance::default(),
-            frames: 0,
+            ..SamplingJob::of_data(sampler, &diffusion, &data)
         };
         Ok(Some(Self { job, diffusion, self_conditioned, data, beside, device }))
     }
@@ -79,13 +67,10 @@ impl Preview {
     pub fn draw(&self, network: &Network, folder: &Path, name: &str) -> Result<PathBuf, PreviewError> {
         let classes = network.num_classes();
         let model = TrainedModel {
-            network,
-            diffusion: &self.diffusion,
-            data: &self.data,
             classes: (classes > 0).then_some(classes),
             null_class: network.null_class(),
             self_conditioned: self.self_conditioned,
-            guide: None,
+            ..TrainedModel::new(network, &self.diffusion, &self.data)
         };
         let samples = self.job.run(&model, &self.device, &mut |_| {})?;
         let path = folder.join(name).with_extension("png");

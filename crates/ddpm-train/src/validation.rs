@@ -8,7 +8,7 @@ use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor};
 use ddpm_data::random::{RngExt, Stream, mix, rng};
 use ddpm_data::{DataError, ExampleBatch, OpenData, OrderedLoader};
-use ddpm_infer::sample::clip_for;
+use ddpm_infer::job::clip_for;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 

@@ -12,13 +12,11 @@ use crate::evaluation::record::How;
 use crate::evaluation::sources::{Guide, Samples, weights_hash};
 use crate::job::{ClassChoice, SamplingJob, TrainedModel};
 use crate::levels::Ladder;
-use crate::noise::NoiseChoice;
 use crate::numbers::{at_least, from_zero};
-use crate::sample::{class_choice, clip_for, in_half, trained};
+use crate::sample::{in_half, of_option};
 use crate::samplers::Sampler;
 use crate::sampling_args::{GuidanceArgs, LevelArgs, Named, SamplerArgs};
-use crate::snapshot::Snapshot;
-use crate::tasks::Task;
+use crate::snapshot::{Snapshot, trained};
 use crate::usual_sampling::usual_sampling;
 
 /// How samples are drawn. What has a list is an axis of the table.
@@ -178,19 +176,15 @@ impl SweepArgs {
         let guide = guide.filter(|_| guidance.is_active()).cloned();
         options.extend(self.guiding.named(guidance.scale));
         let job = SamplingJob {
-            task: Task::Sample,
             count: args.count.unwrap_or(if is_image { 1000 } else { 2048 }),
             seed: self.seed,
             batch_size: args.batch_size,
-            sampler,
             steps: Some(steps),
             levels,
-            plan: None,
-            noise: NoiseChoice::default(),
-            class: class_choice(self.class.as_deref(), config.network.num_classes(), &config.data.classes)?,
-            clip: clip_for(&config.data),
+            class: ClassChoice::named(self.class.as_deref(), config.network.num_classes(), &config.data.classes)
+                .map_err(of_option)?,
             guidance,
-            frames: 0,
+            ..SamplingJob::new(sampler, &trained(snapshot, diffusion))
         };
         let weaker = guide.as_ref().map(|guide| trained(&guide.snapshot, &guide.diffusion));
         // Before anything is drawn.

@@ -19,8 +19,8 @@ use super::frechet::root;
 use super::picture::{Picture, files};
 use super::{EvaluationError, Features, Moments};
 use crate::job::{JobError, Progress, SamplingJob, TrainedModel};
-use crate::sample::{in_half, trained};
-use crate::snapshot::Snapshot;
+use crate::sample::in_half;
+use crate::snapshot::{Snapshot, trained};
 
 /// Values of a picture beyond which no covariance of pixels is taken: it would have the square of it.
 pub const GAUSSIAN_VALUES: usize = 4096;

@@ -14,13 +14,9 @@ use burn::tensor::{Device, Distribution, Tensor};
 use burn_train::Learner;
 use ddpm_data::random::{Stream, mix, normals, rng};
 use ddpm_data::{DataConfig, DataInfo, Example, Flip, OpenData, OrderedLoader, Units};
-use ddpm_infer::guidance::Guidance;
-use ddpm_infer::job::{ClassChoice, SamplingJob, TrainedModel};
-use ddpm_infer::noise::NoiseChoice;
-use ddpm_infer::sample::{clip_for, trained};
+use ddpm_infer::job::{SamplingJob, TrainedModel};
 use ddpm_infer::samplers::Sampler;
-use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
-use ddpm_infer::tasks::Task;
+use ddpm_infer::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig, trained};
 use ddpm_kernels::{Precision, dense};
 use ddpm_model::condition::Condition;
 use ddpm_model::diffusion::Diffusion;
@@ -166,15 +162,7 @@ impl Worker {
     }
 
     fn sample(&self, steps: usize) -> anyhow::Result<serde_json::Value> {
-        let model = TrainedModel {
-            network: &self.average.net,
-            diffusion: &self.diffusion,
-            data: &self.data,
-            classes: None,
-            null_class: None,
-            self_conditioned: false,
-            guide: None,
-        };
+        let model = TrainedModel::new(&self.average.net, &self.diffusion, &self.data);
         let job = job(self.shape.batch, steps, &self.data, &self.diffusion);
         let mut done = Ok(());
         let measured = measure(1, || {
@@ -256,21 +244,7 @@ fn data_info(shape: Shape) -> DataInfo {
 
 fn job(count: usize, steps: usize, data: &DataInfo, diffusion: &Diffusion) -> SamplingJob {
     let sampler = Sampler::Ddim { eta: 0.0 };
-    SamplingJob {
-        task: Task::Sample,
-        count,
-        seed: 0,
-        batch_size: count,
-        sampler,
-        steps: Some(steps),
-        levels: sampler.usual_levels(diffusion),
-        plan: None,
-        noise: NoiseChoice::default(),
-        class: ClassChoice::Any,
-        clip: clip_for(data),
-        guidance: Guidance::default(),
-        frames: 0,
-    }
+    SamplingJob { count, batch_size: count, steps: Some(steps), ..SamplingJob::of_data(sampler, diffusion, data) }
 }
 
 fn measure(repeats: usize, work: impl FnMut()) -> serde_json::Value {

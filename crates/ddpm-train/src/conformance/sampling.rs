@@ -4,13 +4,9 @@ use std::path::Path;
 
 use anyhow::Context;
 use burn::tensor::Device;
-use ddpm_infer::guidance::Guidance;
-use ddpm_infer::job::{ClassChoice, SamplingJob};
-use ddpm_infer::noise::NoiseChoice;
-use ddpm_infer::sample::{clip_for, trained};
+use ddpm_infer::job::SamplingJob;
 use ddpm_infer::samplers::{Sampler, SamplerOptions};
-use ddpm_infer::snapshot::Snapshot;
-use ddpm_infer::tasks::Task;
+use ddpm_infer::snapshot::{Snapshot, trained};
 
 use super::check::{Group, off_by, tolerance};
 use super::networks::read_json;
@@ -47,21 +43,8 @@ fn samples(path: &Path, device: &Device) -> anyhow::Result<Vec<Vec<f64>>> {
     let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
     let of = |name: &&str| {
         let sampler = Sampler::new(name, options)?;
-        let job = SamplingJob {
-            task: Task::Sample,
-            count: 4,
-            seed: 7,
-            batch_size: 4,
-            sampler,
-            steps: Some(STEPS),
-            levels: sampler.usual_levels(&diffusion),
-            plan: None,
-            noise: NoiseChoice::default(),
-            class: ClassChoice::Any,
-            clip: clip_for(&snapshot.config.data),
-            guidance: Guidance::default(),
-            frames: 0,
-        };
+        let job =
+            SamplingJob { count: 4, seed: 7, batch_size: 4, steps: Some(STEPS), ..SamplingJob::new(sampler, &model) };
         let samples = job.run(&model, device, &mut |_| {})?;
         Ok::<Vec<f64>, anyhow::Error>(samples.values.into_iter().map(f64::from).collect())
     };

@@ -7,14 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use burn::tensor::Device;
-use ddpm_infer::guidance::Guidance;
-use ddpm_infer::job::{ClassChoice, SamplingJob};
-use ddpm_infer::noise::NoiseChoice;
+use ddpm_infer::job::SamplingJob;
 use ddpm_infer::runs::RunFolder;
-use ddpm_infer::sample::{clip_for, trained};
 use ddpm_infer::samplers::{Sampler, SamplerOptions};
-use ddpm_infer::snapshot::Snapshot;
-use ddpm_infer::tasks::Task;
+use ddpm_infer::snapshot::{Snapshot, trained};
 
 /// A folder for runs, and the program in it.
 pub struct Bench {
@@ -107,22 +103,9 @@ pub fn sample(run: &Path, count: usize, sampler: &str, steps: Option<usize>) -> 
     let diffusion = snapshot.config.diffusion.init().unwrap();
     let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
     let sampler = Sampler::new(sampler, options).unwrap();
-    let job = SamplingJob {
-        task: Task::Sample,
-        count,
-        seed: 1,
-        batch_size: 256,
-        sampler,
-        steps,
-        levels: sampler.usual_levels(&diffusion),
-        plan: None,
-        noise: NoiseChoice::default(),
-        class: ClassChoice::Any,
-        clip: clip_for(&snapshot.config.data),
-        guidance: Guidance::default(),
-        frames: 0,
-    };
-    job.run(&trained(&snapshot, &diffusion), &device, &mut |_| {}).unwrap().values
+    let model = trained(&snapshot, &diffusion);
+    let job = SamplingJob { count, seed: 1, batch_size: 256, steps, ..SamplingJob::new(sampler, &model) };
+    job.run(&model, &device, &mut |_| {}).unwrap().values
 }
 
 /// The bytes of one file of a checkpoint.
