@@ -378,10 +378,30 @@ impl Snapshot {
         Ok(Self { config, network, scheduler, is_ours })
     }
 
+    /// Reads only the description of what [`Snapshot::load`] reads.
+    pub fn describe(path: &Path) -> Result<SnapshotConfig, SnapshotError> {
+        match Layout::find(path) {
+            Some(_) if path.join(OWN).is_file() => own_config(&path.join(OWN)),
+            Some(layout) => Ok(layout.read()?.0),
+            None => read_config(&weights_file(path)?),
+        }
+    }
+
     /// The scheduler that others chose for it. The one that every snapshot of ours is written with is none: it only says
     /// to diffusers what the process is.
     pub fn chosen_scheduler(&self) -> Option<&SchedulerConfig> {
         self.scheduler.as_ref().filter(|scheduler| !(self.is_ours && scheduler.is_as_exported()))
+    }
+}
+
+/// A snapshot as a sampling job takes it.
+pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a, Network> {
+    let classes = snapshot.config.network.num_classes();
+    TrainedModel {
+        classes: (classes > 0).then_some(classes),
+        null_class: snapshot.config.network.null_class(),
+        self_conditioned: snapshot.config.diffusion.self_conditioning,
+        ..TrainedModel::new(&snapshot.network, diffusion, &snapshot.config.data)
     }
 }
 
@@ -572,18 +592,4 @@ fn read_header(path: &Path) -> Result<serde_json::Value, SnapshotError> {
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(io)?;
     serde_json::from_slice(&header).map_err(|error| not(format!("its safetensors header is not JSON: {error}")))
-}
-
-/// A snapshot as a sampling job takes it.
-pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a, Network> {
-    let classes = snapshot.config.network.num_classes();
-    TrainedModel {
-        network: &snapshot.network,
-        diffusion,
-        data: &snapshot.config.data,
-        classes: (classes > 0).then_some(classes),
-        null_class: snapshot.config.network.null_class(),
-        self_conditioned: snapshot.config.diffusion.self_conditioning,
-        guide: None,
-    }
 }

@@ -1,15 +1,125 @@
-//! The sampler that a model is given where none is named: a good one, and quick.
+//! How a model is sampled: by what was chosen, and for the rest by what is usual for it.
 
 use std::path::Path;
 
-use ddpm_files::runs::RunFolder;
 use ddpm_model::continuous::ContinuousDiffusion;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::noise_level::NoiseRange;
 use ddpm_model::path::Path as NoisePath;
-use ddpm_sampling::samplers::{Churn, Sampler};
 
-use crate::snapshot::{Sampling, SnapshotConfig};
+use crate::diffusers::scheduler_config::{Method, SchedulerConfig};
+use crate::diffusers::{DiffusersError, Plan, Tables};
+use crate::snapshot::{Sampling, Snapshot, SnapshotConfig};
+use ddpm_files::runs::RunFolder;
+use ddpm_sampling::levels::LevelSchedule;
+use ddpm_sampling::noise::Generator;
+use ddpm_sampling::samplers::{Churn, Sampler, SamplerError, SamplerOptions};
+use ddpm_sampling::tasks::Task;
+
+/// What was chosen of sampler and steps.
+#[derive(Clone, Debug, Default)]
+pub struct Choice<'a> {
+    /// The sampler's name.
+    pub sampler: Option<&'a str>,
+    /// Its steps.
+    pub steps: Option<usize>,
+    /// Its options, with the variance of the model.
+    pub options: SamplerOptions,
+    /// Whether noise levels were chosen.
+    pub has_levels: bool,
+    /// Who draws the noise: PyTorch's comes with the scheduler and the tables of diffusers.
+    pub generator: Generator,
+}
+
+/// Why a model cannot be sampled as chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum ChoiceError {
+    /// No such sampler, or an option that it does not have.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// An option that the default sampler does not have.
+    #[error("the default sampler of this model: {error}")]
+    Default {
+        /// What is wrong.
+        error: SamplerError,
+    },
+    /// The scheduler that came with the model cannot take these steps.
+    #[error("the snapshot's {class}: {error}")]
+    Scheduler {
+        /// The class of diffusers.
+        class: &'static str,
+        /// What is wrong.
+        error: DiffusersError,
+    },
+}
+
+/// How a model is sampled.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// The steps of a diffusers scheduler, if it is followed.
+    pub plan: Option<Plan>,
+    /// The sampler.
+    pub sampler: Sampler,
+    steps: Option<usize>,
+    usual_steps: Option<usize>,
+}
+
+impl Choice<'_> {
+    /// Follows the scheduler of a model, if it has one of its own and nothing else was chosen; else takes the sampler
+    /// that was named, that of the task, or the usual one of the model with its steps.
+    pub fn resolve(
+        &self,
+        task: &Task,
+        snapshot: &Snapshot,
+        path: &Path,
+        diffusion: &Diffusion,
+    ) -> Result<Chosen, ChoiceError> {
+        if *task == Task::Sample
+            && let Some(plan) = self.scheduler_plan(snapshot)?
+        {
+            let sampler = plan.sampler;
+            return Ok(Chosen { plan: Some(plan), sampler, steps: self.steps, usual_steps: None });
+        }
+        let chosen = |sampler, usual_steps| Chosen { plan: None, sampler, steps: self.steps, usual_steps };
+        if let Some(name) = self.sampler.or(task.usual_sampler()) {
+            return Ok(chosen(Sampler::new(name, self.options.clone())?, None));
+        }
+        let Sampling { sampler, steps } = usual_sampling(&snapshot.config, path, diffusion);
+        let sampler = Sampler::new(&sampler, self.options.clone()).map_err(|error| ChoiceError::Default { error })?;
+        Ok(chosen(sampler, Some(steps)))
+    }
+
+    /// The steps of the scheduler that others chose, or with PyTorch's noise of the one that diffusers would use.
+    fn scheduler_plan(&self, snapshot: &Snapshot) -> Result<Option<Plan>, ChoiceError> {
+        let (scheduler, tables) = match self.generator {
+            Generator::Own => (snapshot.chosen_scheduler(), Tables::Exact),
+            Generator::Torch => (snapshot.scheduler.as_ref(), Tables::Peer),
+        };
+        let Some(scheduler) = scheduler.filter(|scheduler| !self.excludes(scheduler)) else { return Ok(None) };
+        let eta = self.options.given.get("eta").copied().unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&eta) {
+            let expected = "a number from 0 to 1".into();
+            return Err(SamplerError::OutOfRange { option: "eta", found: eta, expected }.into());
+        }
+        let steps = self.steps.unwrap_or_else(|| scheduler.default_steps());
+        let plan = scheduler.plan(steps, eta, tables);
+        plan.map(Some).map_err(|error| ChoiceError::Scheduler { class: scheduler.class(), error })
+    }
+
+    /// Whether something was chosen that the scheduler does not have.
+    fn excludes(&self, scheduler: &SchedulerConfig) -> bool {
+        let is_ddim = matches!(scheduler.method, Method::Ddim { .. });
+        let of_another = self.options.given.keys().any(|option| *option != "eta" || !is_ddim);
+        self.sampler.is_some() || self.has_levels || of_another
+    }
+}
+
+impl Chosen {
+    /// The steps over these levels, where they are not what is usual for the sampler; a list of levels has its own.
+    pub fn steps(&self, levels: &LevelSchedule) -> Option<usize> {
+        self.steps.or(self.usual_steps.filter(|_| levels.own_steps().is_none()))
+    }
+}
 
 /// The sampler and the steps of the experiment's previews, which the snapshot at `path` or the run around it knows;
 /// else what docs/choosing.md advises for the objective.

@@ -33,17 +33,17 @@ enum Command {
     Likelihood(measure_likelihood::LikelihoodArgs),
     /// Reconstruct a post-hoc EMA of any width, from the averages that the run stored.
     Ema(average_weights::EmaArgs),
-    /// Makes a snapshot of a checkpoint of improved-diffusion, guided-diffusion or pesser's DDPM.
+    /// Convert a checkpoint of improved-diffusion, guided-diffusion or pesser's DDPM to a snapshot.
     Import(import::ImportArgs),
-    /// Says what a file or folder of weights is, what it can be used for, and what is wrong with it.
+    /// Identify a file or folder of weights, what it can be used for, and what is wrong with it.
     Inspect(inspect::InspectArgs),
     /// Evaluate samples: Frechet and kernel distances, precision and recall, copies, and more.
     Eval(Box<evaluate::EvalArgs>),
     /// List the built-in datasets, or inspect one.
     Data(inspect_data::DataArgs),
-    /// Lists the devices there are, and the backends that this program was built with.
+    /// List the devices, and the backends that this program was built with.
     Devices(list_devices::DevicesArgs),
-    /// Prints what a shell needs to complete the words of this command.
+    /// Print a shell's completion script for this command.
     Completions {
         /// The shell.
         shell: Shell,
@@ -84,7 +84,7 @@ fn print(line: impl Display) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{line}").context("cannot write to stdout")
 }
 
-/// After an option, what looks like a negative number is its value, and is judged by its range.
+/// After an option, what looks like a negative number is its value, which is checked against its range.
 fn with_negative_numbers(command: clap::Command) -> clap::Command {
     let with = |argument: Arg| {
         let is_option = argument.get_action().takes_values() && !argument.is_positional();

@@ -10,6 +10,31 @@ use crate::noise_level::NoiseLevel;
 use crate::prediction::eps_from_x_0;
 
 /// Estimates the clean data at one noise level, which all rows share.
+///
+/// # Shapes
+///
+/// `x_t` and the estimate: `[B, ..]`, the same.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use ddpm_model::denoiser::{Denoised, Denoiser};
+/// use ddpm_model::noise_level::NoiseLevel;
+///
+/// /// The exact denoiser of standard normal data: the mean of x_0 given x_t is alpha x_t.
+/// struct StandardNormal;
+///
+/// impl<const D: usize> Denoiser<D> for StandardNormal {
+///     fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D> {
+///         Denoised { x_0: x_t.clone() * level.alpha, variance_logit: None }
+///     }
+/// }
+///
+/// let (x_t, level) = (Tensor::<2>::ones([3, 2], &Device::default()), NoiseLevel { alpha: 0.8, sigma: 0.6 });
+/// let denoised = StandardNormal.denoise(&x_t, level);
+/// // The noise that goes with the estimate: (x_t - alpha x_0) / sigma = sigma x_t.
+/// let off = (denoised.eps(&x_t, level) - x_t * 0.6).abs().max();
+/// assert!(off.into_scalar::<f32>() < 1e-6);
+/// ```
 pub trait Denoiser<const D: usize> {
     /// The estimate for `x_t = alpha x_0 + sigma eps` at `level`.
     fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D>;
@@ -33,8 +58,36 @@ impl<const D: usize> Denoised<D> {
 
 /// A network of integer steps as a [`Denoiser`].
 ///
-/// `network(x_t, t)` takes the step of every row as a float, shape `[B]`, and contains its condition.
-/// Levels between two entries of the schedule are evaluated at a fractional step.
+/// `network(x_t, t)` gets the step of every row as a float, and holds its own condition. Levels between two entries of the
+/// schedule are evaluated at a fractional step.
+///
+/// The estimate of x_0 is not clipped. From a prediction of eps it is `(x_t - sigma eps) / alpha`: where alpha is nearly 0,
+/// as at the last steps of a cosine schedule, a small error of eps is a large one of x_0. Clip it (`Clipped` among the
+/// samplers of ddpm-infer) where data lie in [-1, 1], or predict v or x_0.
+///
+/// # Shapes
+///
+/// `x_t` is `[B, ..]`, `t` is `[B]`; the output is that of `x_t`, with twice the channels for a learned variance.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use ddpm_model::denoiser::{Denoiser, DiscreteDenoiser};
+/// use ddpm_model::gaussian::GaussianDiffusion;
+/// use ddpm_model::prediction::Prediction;
+/// use ddpm_model::schedule::ScheduleConfig;
+/// use ddpm_model::variance::Variance;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let diffusion =
+///     GaussianDiffusion::new(ScheduleConfig::default().init()?, Prediction::Eps, Variance::FixedSmall);
+/// // Any function or module of your own; this one takes all of x_t for noise.
+/// let network = |x_t: Tensor<2>, _t: Tensor<1>| x_t;
+/// let denoiser = DiscreteDenoiser::new(network, &diffusion);
+/// let x_t = Tensor::<2>::ones([3, 2], &Device::default());
+/// assert_eq!(denoiser.denoise(&x_t, diffusion.schedule.level(500)).x_0.dims(), [3, 2]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct DiscreteDenoiser<'a, F> {
     network: F,

@@ -12,12 +12,50 @@ use crate::variance::Variance;
 use crate::weighting::Weighting;
 
 /// A diffusion process with what the network predicts of it.
+///
+/// # Shapes
+///
+/// `x_0`, `x_t` and `eps` are `[B, ..]` with the channels second; there are `B` times; losses are `[B]`.
+///
+/// ```
+/// use burn::tensor::{Device, Distribution, Tensor};
+/// use ddpm_model::bound::Loss;
+/// use ddpm_model::diffusion::Diffusion;
+/// use ddpm_model::gaussian::GaussianDiffusion;
+/// use ddpm_model::prediction::Prediction;
+/// use ddpm_model::schedule::ScheduleConfig;
+/// use ddpm_model::variance::Variance;
+/// use ddpm_model::weighting::Weighting;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let schedule = ScheduleConfig::default().init()?;
+/// let diffusion = Diffusion::from(GaussianDiffusion::new(schedule, Prediction::V, Variance::FixedSmall));
+/// let noise = || Tensor::<2>::random([3, 2], Distribution::Normal(0.0, 1.0), &Device::default());
+/// let (x_0, eps, times) = (noise(), noise(), [0.0, 500.0, 999.0]);
+/// let network = |x_t: Tensor<2>, _t: Tensor<1>| x_t;
+/// let losses = diffusion.row_losses(Loss::Mse, Weighting::default(), network, &x_0, &times, &eps);
+/// assert_eq!(losses.dims(), [3]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub enum Diffusion {
     /// Discrete steps (Ho et al. 2020).
     Discrete(GaussianDiffusion),
     /// A path over the times between 0 and 1.
     Continuous(ContinuousDiffusion),
+}
+
+impl From<GaussianDiffusion> for Diffusion {
+    fn from(diffusion: GaussianDiffusion) -> Self {
+        Self::Discrete(diffusion)
+    }
+}
+
+impl From<ContinuousDiffusion> for Diffusion {
+    fn from(diffusion: ContinuousDiffusion) -> Self {
+        Self::Continuous(diffusion)
+    }
 }
 
 impl Diffusion {

@@ -57,6 +57,33 @@ pub struct ReverseStep<const D: usize> {
 }
 
 /// A schedule together with what the network predicts under it.
+///
+/// # Shapes
+///
+/// `x_0`, `x_t` and `eps` are `[B, ..]` with the channels second, `t` has `B` steps from 0, losses are `[B]`. A network with a
+/// learned variance outputs twice the channels.
+///
+/// ```
+/// use burn::tensor::{Device, Distribution, Tensor};
+/// use ddpm_model::gaussian::GaussianDiffusion;
+/// use ddpm_model::prediction::Prediction;
+/// use ddpm_model::schedule::ScheduleConfig;
+/// use ddpm_model::variance::Variance;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let diffusion =
+///     GaussianDiffusion::new(ScheduleConfig::default().init()?, Prediction::Eps, Variance::FixedSmall);
+/// let noise = || Tensor::<4>::random([2, 3, 8, 8], Distribution::Normal(0.0, 1.0), &Device::default());
+/// let (x_0, eps, t) = (noise(), noise(), [10, 900]);
+/// let x_t = diffusion.q_sample(x_0.clone(), &t, eps.clone());
+///
+/// // The loss of a network that always says 0 (Ho et al. 2020, eq. 14): the mean square of the noise.
+/// let target = diffusion.target(&x_0, &x_t, &eps, &t);
+/// let losses = diffusion.l_simple(x_t.zeros_like(), target);
+/// assert_eq!(losses.dims(), [2]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct GaussianDiffusion {
     /// How noise grows.

@@ -219,6 +219,22 @@ impl Network {
     ///
     /// Shapes that [`check_input`](Self::check_input) refuses, and conditions that the config does not have,
     /// are errors of the caller.
+    ///
+    /// # Shapes
+    ///
+    /// `x_t` is `[B, C, H, W]` for a U-Net and `[B, D]` for a point network, `t` is `[B]`; the output is that of `x_t`, with
+    /// the channels that the config has out.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use ddpm_model::condition::Condition;
+    /// use ddpm_model::network::NetworkConfig;
+    ///
+    /// let device = Device::default();
+    /// let network = NetworkConfig::PointMlp(Default::default()).with_io(&[2], 2).init(&device);
+    /// let (x_t, t) = (Tensor::<2>::zeros([5, 2], &device), Tensor::<1>::full([5], 500.0, &device));
+    /// assert_eq!(network.forward(x_t, t, &Condition::None).dims(), [5, 2]);
+    /// ```
     pub fn forward<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
         self.forward_with(x_t, t, condition, None, &Pass::default())
     }

@@ -228,7 +228,20 @@ fn cosine_betas(steps: usize, s: f64, max_beta: f64) -> Vec<f64> {
         .collect()
 }
 
-/// The tables of a schedule, one entry per step.
+/// The tables of a schedule, one entry a step.
+///
+/// ```
+/// use ddpm_model::schedule::ScheduleConfig;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let schedule = ScheduleConfig::Linear { steps: 1000, beta_start: 1e-4, beta_end: 0.02 }.init()?;
+/// assert_eq!(schedule.len(), 1000);
+/// // x_t = alpha x_0 + sigma eps: nearly all data at the first step, nearly all noise at the last.
+/// assert!(schedule.level(0).alpha > 0.99 && schedule.level(999).alpha < 0.01);
+/// assert_eq!(schedule.time_of(schedule.level(500)), 500.0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     /// Variance that a step adds.

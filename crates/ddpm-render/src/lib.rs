@@ -67,12 +67,11 @@ pub enum RenderError {
 /// `denoising.gif` and `denoising.png` for images; `samples.csv`, `scatter.png` and `denoising.gif` for
 /// points. There is no `denoising` without frames.
 ///
-/// `data` are points of the data in their own units, row-major, which are drawn next to the samples.
+/// `data` are points of the data in their own units, row-major, to draw next to the samples.
 pub fn write(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), RenderError> {
     std::fs::create_dir_all(folder).map_err(|error| RenderError::Write { path: folder.to_path_buf(), error })?;
-    let shape: Vec<usize> = [samples.count()].into_iter().chain(samples.shape.iter().copied()).collect();
-    // First, because it is exact and fits every shape.
-    write_file(&folder.join("samples.npy"), &npy::encode(&shape, &samples.values))?;
+    // First of all, because it loses nothing and fits every shape.
+    samples.save_npy(folder.join("samples.npy"))?;
     match samples.shape[..] {
         [1 | 3, _, _] => write_images(folder, samples),
         [2] => write_points(folder, samples, data),
@@ -108,6 +107,28 @@ pub fn write_comparison(path: &Path, sets: &[&[f32]], shape: &[usize]) -> Result
     let interleaved: Vec<RgbImage> = (0..images).flat_map(|k| sets.iter().map(move |set| set[k].clone())).collect();
     let groups = (square_columns(interleaved.len()) / sets.len()).max(1);
     write_png(path, &grid(&interleaved, groups * sets.len()), shape[0])
+}
+
+impl Samples {
+    /// The samples as images, where they are images: [1, H, W] in gray or [3, H, W] in color, with values in [-1, 1].
+    pub fn images(&self) -> Result<Vec<RgbImage>, RenderError> {
+        tiles(&self.values, &self.shape)
+    }
+
+    /// The shape of all values together: `[N, ..]`.
+    pub fn array_shape(&self) -> Vec<usize> {
+        [self.count()].into_iter().chain(self.shape.iter().copied()).collect()
+    }
+
+    /// Writes one PNG file of all samples: a grid of images, or a scatter plot of points.
+    pub fn save_png(&self, path: impl AsRef<Path>) -> Result<(), RenderError> {
+        write_overview(path.as_ref(), self, None)
+    }
+
+    /// Writes all values as a NumPy array of f32, `[N, ..]`.
+    pub fn save_npy(&self, path: impl AsRef<Path>) -> Result<(), RenderError> {
+        write_file(path.as_ref(), &npy::encode(&self.array_shape(), &self.values))
+    }
 }
 
 fn write_images(folder: &Path, samples: &Samples) -> Result<(), RenderError> {

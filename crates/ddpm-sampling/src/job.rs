@@ -28,9 +28,45 @@ pub use ddpm_render::{Frame, Samples};
 pub const ANIMATED_IMAGES: usize = 40;
 /// Points that take part in the animation.
 pub const ANIMATED_POINTS: usize = 2000;
+/// Samples that are made at once unless a job says otherwise.
+pub const USUAL_BATCH: usize = 128;
 
 /// What to sample, and how. Sample k depends on the seed, k and the choices here, but not on `count` (except for
 /// PyTorch's noise) or `batch_size`.
+///
+/// [`SamplingJob::new`] has the defaults of a model; change what you need by struct update.
+///
+/// # Shapes
+///
+/// The network is called with `x_t` `[B, ..]`, where `..` is the shape of an item and `B` is at most `batch_size`, and
+/// with the times `[B]`. The result has `count` items, row-major in [`Samples::values`].
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use ddpm_sampling::prelude::*;
+///
+/// /// Stands for a trained network: it takes every x_t to be pure noise.
+/// struct AllNoise;
+///
+/// impl Predictor for AllNoise {
+///     fn predict<const D: usize>(&self, x_t: Tensor<D>, _t: Tensor<1>, _condition: &Condition) -> Tensor<D> {
+///         x_t
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let schedule = ScheduleConfig::default().init()?;
+/// let diffusion = GaussianDiffusion::new(schedule, Prediction::Eps, Variance::FixedSmall).into();
+/// let data = DataInfo { name: "gray".into(), shape: vec![1, 8, 8], classes: vec![], units: Units::identity(1) };
+/// let model = TrainedModel::new(&AllNoise, &diffusion, &data);
+///
+/// let sampler = Sampler::new("ddim", SamplerOptions::default())?;
+/// let job = SamplingJob { count: 3, seed: 7, steps: Some(10), ..SamplingJob::new(sampler, &model) };
+/// let samples = job.run(&model, &Device::default(), &mut |_| {})?;
+/// assert_eq!((samples.count(), samples.values.len()), (3, 3 * 64));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct SamplingJob {
     /// What is done: samples out of noise, or out of what is given.
@@ -55,7 +91,7 @@ pub struct SamplingJob {
     pub class: ClassChoice,
     /// What is done to the predicted x_0.
     pub clip: Clip,
-    /// What it is pushed towards.
+    /// Guidance towards the class, or away from a weaker model.
     pub guidance: Guidance,
     /// Frames of the denoising to keep, at most; 0 for none.
     pub frames: usize,
@@ -71,6 +107,44 @@ pub enum ClassChoice {
     One(usize),
 }
 
+impl ClassChoice {
+    /// A class by its name, or by its number where no name fits; any class for `None`. The network knows `classes` of them,
+    /// which have these names.
+    pub fn named(class: Option<&str>, classes: usize, names: &[String]) -> Result<Self, ClassError> {
+        let Some(class) = class else { return Ok(Self::Any) };
+        if classes == 0 {
+            return Err(ClassError::Unconditional { class: class.into() });
+        }
+        match names.iter().position(|name| name == class).or_else(|| class.parse().ok()) {
+            Some(number) if number < classes => Ok(Self::One(number)),
+            _ => Err(ClassError::Unknown { class: class.into(), known: known(classes, names) }),
+        }
+    }
+}
+
+fn known(classes: usize, names: &[String]) -> String {
+    if names.is_empty() { format!("the numbers 0 to {}", classes - 1) } else { names.join(", ") }
+}
+
+/// Why a class cannot be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClassError {
+    /// The network has none.
+    #[error("class {class}: the network was trained without classes")]
+    Unconditional {
+        /// What was chosen.
+        class: String,
+    },
+    /// Neither a name nor a number of a class.
+    #[error("class {class}: there is no such class; there are {known}")]
+    Unknown {
+        /// What was chosen.
+        class: String,
+        /// Those there are.
+        known: String,
+    },
+}
+
 /// Something that predicts what the diffusion asks for, from x_t and the step of every row.
 pub trait Predictor {
     /// The prediction, of the shape of `x_t` (twice the channels with a learned variance).
@@ -84,7 +158,7 @@ impl Predictor for Network {
 }
 
 /// A network and what has to be known to sample from it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct TrainedModel<'a, N> {
     /// The network, without autodiff.
     pub network: &'a N,
@@ -96,10 +170,25 @@ pub struct TrainedModel<'a, N> {
     pub classes: Option<usize>,
     /// The class that stands for none, if it was trained with one.
     pub null_class: Option<usize>,
-    /// Whether it is told its own last estimate.
+    /// Whether it is conditioned on its own last estimate of x_0 (self-conditioning).
     pub self_conditioned: bool,
     /// A weaker model of the same data that guides in place of the null class.
     pub guide: Option<&'a TrainedModel<'a, N>>,
+}
+
+impl<N> Clone for TrainedModel<'_, N> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<N> Copy for TrainedModel<'_, N> {}
+
+impl<'a, N> TrainedModel<'a, N> {
+    /// A model without classes, self-conditioning or a guide; change what it has by struct update.
+    pub fn new(network: &'a N, diffusion: &'a Diffusion, data: &'a DataInfo) -> Self {
+        Self { network, diffusion, data, classes: None, null_class: None, self_conditioned: false, guide: None }
+    }
 }
 
 impl<N> TrainedModel<'_, N> {
@@ -109,16 +198,16 @@ impl<N> TrainedModel<'_, N> {
 }
 
 impl<N: Predictor> TrainedModel<'_, N> {
-    /// What it says under this condition, at the times of a plan if there is one; how often it is asked is added to
-    /// `asked`.
-    fn under<'b, const D: usize>(
+    /// The network under this condition as a denoiser, at the times of a plan if there is one. Every call of the network
+    /// is counted in `evaluations`.
+    fn denoiser<'b, const D: usize>(
         &'b self,
         condition: Condition,
         plan: Option<&'b Plan>,
-        asked: &'b Cell<usize>,
+        evaluations: &'b Cell<usize>,
     ) -> Box<dyn Denoiser<D> + 'b> {
         let network = move |x_t: Tensor<D>, t: Tensor<1>| {
-            asked.set(asked.get() + 1);
+            evaluations.set(evaluations.get() + 1);
             self.network.predict(x_t, t, &condition)
         };
         if let Some(plan) = plan {
@@ -144,7 +233,7 @@ pub struct Progress {
     pub steps_done: usize,
     /// Steps of a batch.
     pub steps: usize,
-    /// How often a network was asked about a batch, in all batches so far.
+    /// Network evaluations (NFE) in all batches so far.
     pub evaluations: usize,
 }
 
@@ -168,8 +257,8 @@ pub enum JobError {
         /// How many there are.
         classes: usize,
     },
-    /// A class asked of a network without classes.
-    #[error("class {class} was asked for, but the network was trained without classes")]
+    /// A class of a network without classes.
+    #[error("class {class}: the network was trained without classes")]
     Unconditional {
         /// What was asked for.
         class: usize,
@@ -178,7 +267,7 @@ pub enum JobError {
     #[error(transparent)]
     Task(#[from] TaskError),
     /// Guidance towards the class of what has none.
-    #[error("guidance pushes towards a class, and what is given has none: choose one")]
+    #[error("guidance needs a class, and the given items have none: pass --class")]
     NoClass,
     /// Guidance that the network cannot have.
     #[error(transparent)]
@@ -190,7 +279,7 @@ pub enum JobError {
         task: &'static str,
     },
     /// Noise to start from that does not suffice.
-    #[error("there is noise to start {found} samples from, but {count} were asked for")]
+    #[error("there is noise to start {found} samples from, but the count is {count}")]
     InitNoise {
         /// For how many there is some.
         found: usize,
@@ -206,8 +295,8 @@ pub enum JobError {
         /// Its name.
         sampler: &'static str,
     },
-    /// A learned variance asked of a network that has none.
-    #[error("a learned variance was asked for, but the network was trained with {trained:?}")]
+    /// A learned variance of a network that has none.
+    #[error("the variance cannot be the learned one: the network was trained with {trained:?}")]
     NoLearnedVariance {
         /// What it was trained with.
         trained: Variance,
@@ -233,6 +322,31 @@ pub enum JobError {
 }
 
 impl SamplingJob {
+    /// One sample from seed 0 out of noise, by `sampler` in its usual steps over its usual noise levels, without guidance
+    /// and without frames. Images are clipped to [-1, 1], other data are not.
+    pub fn new<N>(sampler: Sampler, model: &TrainedModel<'_, N>) -> Self {
+        Self::of_data(sampler, model.diffusion, model.data)
+    }
+
+    /// [`SamplingJob::new`] before there is a network.
+    pub fn of_data(sampler: Sampler, diffusion: &Diffusion, data: &DataInfo) -> Self {
+        Self {
+            task: Task::Sample,
+            count: 1,
+            seed: 0,
+            batch_size: USUAL_BATCH,
+            sampler,
+            steps: None,
+            levels: sampler.usual_levels(diffusion),
+            plan: None,
+            noise: NoiseChoice::default(),
+            class: ClassChoice::Any,
+            clip: clip_for(data),
+            guidance: Guidance::default(),
+            frames: 0,
+        }
+    }
+
     /// Does the job on `device`, and reports every step.
     pub fn run<N: Predictor>(
         &self,
@@ -345,74 +459,10 @@ impl SamplingJob {
         // No graph of the sampling is ever needed, and it would hold every step in memory.
         let device = device.clone().without_autodiff();
         let steps = self.plan.as_ref().map_or_else(|| levels.len() - 1, Plan::steps);
-        let mut samples = Samples {
-            values: Vec::new(),
-            shape: model.data.shape.clone(),
-            labels: self.labels(part.clone(), model.classes),
-            frames: frame_steps(self.frames, steps)
-                .into_iter()
-                .map(|steps_done| Frame { steps_done, values: Vec::new() })
-                .collect(),
-            row: self.task.row(),
-            noise: Vec::new(),
-        };
-        let asked = Cell::new(0);
-        let batches = part.len().div_ceil(self.batch_size);
-        for batch_index in 0..batches {
-            let start = batch_index * self.batch_size;
-            let batch = start..(start + self.batch_size).min(part.len());
-            let progress = |samples_done, steps_done| Progress {
-                samples_done,
-                samples: part.len(),
-                batch: batch_index,
-                batches,
-                steps_done,
-                steps: steps.saturating_mul(self.task.walks()),
-                evaluations: asked.get(),
-            };
-            let labels = &samples.labels[batch.clone()];
-            let ours = part.start + batch.start..part.start + batch.end;
-            let shape = batch_shape(&model.data.shape);
-            let numbers = ours.clone().map(|k| self.task.noise_number(k)).collect();
-            let mut noise =
-                JobNoise::<D>::new(&self.noise, self.seed, self.count, ours.clone(), numbers, shape, &device);
-            let place = Batch { samples: ours, shape, seed: self.seed, device: &device };
-
-            let animated = animated(&batch, &samples.shape);
-            // By the step, because a task may take one several times, the last time for good.
-            let mut kept = BTreeMap::new();
-            let mut keep = |steps_done: usize, x: &Tensor<D>| {
-                if animated > 0 && samples.frames.iter().any(|frame| frame.steps_done == steps_done) {
-                    kept.insert(steps_done, x.clone().narrow(0, 0, animated));
-                }
-            };
-            let mut steps_done = 0;
-            let drawn = noise.start() * self.plan.as_ref().map_or(1.0, |plan| plan.start);
-            let (start, x_0) = self.with_denoiser(model, labels, &asked, &device, |denoiser| {
-                let x = self.task.start(denoiser, levels, drawn, &place);
-                keep(0, &x);
-                let mut on_step = |step: Step<'_, D>| {
-                    steps_done += 1;
-                    keep(step.index + 1, step.x);
-                    on_progress(progress(batch.start, steps_done));
-                };
-                let start = x.clone();
-                let x_0 = match &self.plan {
-                    Some(plan) if self.guidance.threshold.is_some() => plan.walk(denoiser, x, &mut noise, &mut on_step),
-                    Some(plan) => plan.run(denoiser, x, &mut noise, &mut on_step),
-                    None => self.task.run(self.sampler, denoiser, levels, x, &mut noise, &mut on_step, &place),
-                };
-                (start, x_0)
-            });
-
-            if matches!(self.task, Task::Invert { .. }) {
-                samples.noise.extend(on_host(start)?);
-            }
-            samples.values.extend(in_units(x_0, model.data)?);
-            for (frame, x) in samples.frames.iter_mut().zip(kept.into_values()) {
-                frame.values.extend(in_units(x, model.data)?);
-            }
-            on_progress(progress(batch.end, steps.saturating_mul(self.task.walks())));
+        let run = PartRun { job: self, model, levels, part, device, steps, evaluations: Cell::new(0) };
+        let mut samples = run.without_values();
+        for index in 0..run.batches() {
+            run.batch::<D>(index, &mut samples, on_progress)?;
         }
         let per_sample: usize = samples.shape.iter().product();
         match samples.values.iter().position(|value| !value.is_finite()) {
@@ -421,36 +471,46 @@ impl SamplingJob {
         }
     }
 
-    /// What the sampler asks, for a batch with these labels: the network, what guides it, what holds its x_0.
+    /// Calls `f` with the denoiser of a batch with these labels: the network, guidance where it is active, and what
+    /// bounds x_0.
     fn with_denoiser<const D: usize, N: Predictor, T>(
         &self,
         model: &TrainedModel<'_, N>,
         labels: &[Option<usize>],
-        asked: &Cell<usize>,
+        evaluations: &Cell<usize>,
         device: &Device,
-        ask: impl FnOnce(&dyn Denoiser<D>) -> T,
+        f: impl FnOnce(&dyn Denoiser<D>) -> T,
     ) -> T {
-        let Guidance { scale, interval, rescale: phi, threshold } = self.guidance;
         let plan = self.plan.as_ref();
-        let plain = model.under(condition(labels, device), plan, asked);
+        let scale = self.guidance.scale;
+        let plain = model.denoiser(condition(labels, device), plan, evaluations);
+        if !self.guidance.is_active() {
+            return self.with_bounded(&*plain, f);
+        }
+        if let Some(guide) = model.guide {
+            let known: Vec<Option<usize>> = labels.iter().map(|label| guide.classes.and(*label)).collect();
+            let weaker = guide.denoiser(condition(&known, device), None, evaluations);
+            return self.with_guided(&AutoGuidance { network: &*plain, guide: &*weaker, scale }, f);
+        }
         let nulls = std::iter::repeat_n(model.null_class, labels.len());
         let twice: Vec<Option<usize>> = labels.iter().copied().chain(nulls).collect();
-        let twice = model.under(condition(&twice, device), plan, asked);
-        let free = ClassifierFree { answers: Answers::Together { conditional: &*plain, twice: &*twice }, scale };
-        let guide = model.guide.unwrap_or(model);
-        let known: Vec<Option<usize>> = labels.iter().map(|label| guide.classes.and(*label)).collect();
-        let weaker = guide.under(condition(&known, device), None, asked);
-        let auto = AutoGuidance { network: &*plain, guide: &*weaker, scale };
+        let twice = model.denoiser(condition(&twice, device), plan, evaluations);
+        let answers = Answers::Together { conditional: &*plain, twice: &*twice };
+        self.with_guided(&ClassifierFree { answers, scale }, f)
+    }
 
-        let guide: &dyn Guide<D> = if model.guide.is_some() { &auto } else { &free };
-        let rescaled = Rescaled { inner: guide, phi };
-        let within = Within { inner: &rescaled, interval };
-        let inner: &dyn Denoiser<D> = if self.guidance.is_active() { &within } else { &*plain };
-        match threshold {
-            Some(threshold) => ask(&Thresholded { inner, threshold }),
-            // A plan holds x_0 itself.
-            None if plan.is_some() => ask(inner),
-            None => ask(&Clipped { inner, clip: self.clip }),
+    /// Rescales the guided prediction, within the interval of guidance alone.
+    fn with_guided<const D: usize, T>(&self, guide: &dyn Guide<D>, f: impl FnOnce(&dyn Denoiser<D>) -> T) -> T {
+        let rescaled = Rescaled { inner: guide, phi: self.guidance.rescale };
+        self.with_bounded(&Within { inner: &rescaled, interval: self.guidance.interval }, f)
+    }
+
+    /// Bounds x_0: by dynamic thresholding, by the plan itself, or by clipping.
+    fn with_bounded<const D: usize, T>(&self, inner: &dyn Denoiser<D>, f: impl FnOnce(&dyn Denoiser<D>) -> T) -> T {
+        match self.guidance.threshold {
+            Some(threshold) => f(&Thresholded { inner, threshold }),
+            None if self.plan.is_some() => f(inner),
+            None => f(&Clipped { inner, clip: self.clip }),
         }
     }
 
@@ -478,6 +538,132 @@ impl SamplingJob {
             ClassChoice::One(class) => Some(class),
         }
     }
+}
+
+/// A part of a job, made batch by batch.
+struct PartRun<'a, N> {
+    job: &'a SamplingJob,
+    model: &'a TrainedModel<'a, N>,
+    levels: &'a [NoiseLevel],
+    /// Which of the job's samples.
+    part: Range<usize>,
+    device: Device,
+    /// Steps of the sampler.
+    steps: usize,
+    /// Network evaluations so far.
+    evaluations: Cell<usize>,
+}
+
+impl<N: Predictor> PartRun<'_, N> {
+    fn batches(&self) -> usize {
+        self.part.len().div_ceil(self.job.batch_size)
+    }
+
+    /// The result as it is before the first batch.
+    fn without_values(&self) -> Samples {
+        let frame = |steps_done| Frame { steps_done, values: Vec::new() };
+        Samples {
+            values: Vec::new(),
+            shape: self.model.data.shape.clone(),
+            labels: self.job.labels(self.part.clone(), self.model.classes),
+            frames: frame_steps(self.job.frames, self.steps).into_iter().map(frame).collect(),
+            row: self.job.task.row(),
+            noise: Vec::new(),
+        }
+    }
+
+    fn progress(&self, batch: usize, samples_done: usize, steps_done: usize) -> Progress {
+        Progress {
+            samples_done,
+            samples: self.part.len(),
+            batch,
+            batches: self.batches(),
+            steps_done,
+            steps: self.steps.saturating_mul(self.job.task.walks()),
+            evaluations: self.evaluations.get(),
+        }
+    }
+
+    /// Makes batch `index` and appends it to `samples`.
+    fn batch<const D: usize>(
+        &self,
+        index: usize,
+        samples: &mut Samples,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), JobError> {
+        let start = index * self.job.batch_size;
+        let batch = start..(start + self.job.batch_size).min(self.part.len());
+        let made = self.denoise::<D>(index, &batch, samples, on_progress);
+        if matches!(self.job.task, Task::Invert { .. }) {
+            samples.noise.extend(on_host(made.start)?);
+        }
+        samples.values.extend(in_units(made.x_0, self.model.data)?);
+        for (frame, x) in samples.frames.iter_mut().zip(made.frames.into_values()) {
+            frame.values.extend(in_units(x, self.model.data)?);
+        }
+        let steps = self.steps.saturating_mul(self.job.task.walks());
+        on_progress(self.progress(index, batch.end, steps));
+        Ok(())
+    }
+
+    /// From noise to samples for the rows `batch` of the part.
+    fn denoise<const D: usize>(
+        &self,
+        index: usize,
+        batch: &Range<usize>,
+        samples: &Samples,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Denoising<D> {
+        let job = self.job;
+        let ours = self.part.start + batch.start..self.part.start + batch.end;
+        let shape = batch_shape(&self.model.data.shape);
+        let numbers = ours.clone().map(|k| job.task.noise_number(k)).collect();
+        let mut noise = JobNoise::<D>::new(&job.noise, job.seed, job.count, ours.clone(), numbers, shape, &self.device);
+        let place = Batch { samples: ours, shape, seed: job.seed, device: &self.device };
+
+        let animated = animated(batch, &samples.shape);
+        // By the step, because a task may take one several times, the last time for good.
+        let mut frames = BTreeMap::new();
+        let mut keep = |steps_done: usize, x: &Tensor<D>| {
+            if animated > 0 && samples.frames.iter().any(|frame| frame.steps_done == steps_done) {
+                frames.insert(steps_done, x.clone().narrow(0, 0, animated));
+            }
+        };
+        let mut steps_done = 0;
+        let drawn = noise.start() * job.plan.as_ref().map_or(1.0, |plan| plan.start);
+        let labels = &samples.labels[batch.clone()];
+        let (start, x_0) = job.with_denoiser(self.model, labels, &self.evaluations, &self.device, |denoiser| {
+            let x = job.task.start(denoiser, self.levels, drawn, &place);
+            keep(0, &x);
+            let mut on_step = |step: Step<'_, D>| {
+                steps_done += 1;
+                keep(step.index + 1, step.x);
+                on_progress(self.progress(index, batch.start, steps_done));
+            };
+            let start = x.clone();
+            let x_0 = match &job.plan {
+                Some(plan) if job.guidance.threshold.is_some() => plan.walk(denoiser, x, &mut noise, &mut on_step),
+                Some(plan) => plan.run(denoiser, x, &mut noise, &mut on_step),
+                None => job.task.run(job.sampler, denoiser, self.levels, x, &mut noise, &mut on_step, &place),
+            };
+            (start, x_0)
+        });
+        Denoising { start, x_0, frames }
+    }
+}
+
+/// What came of a batch, still on the device.
+struct Denoising<const D: usize> {
+    /// Where it started.
+    start: Tensor<D>,
+    x_0: Tensor<D>,
+    /// x_t of the animated samples by the steps taken.
+    frames: BTreeMap<usize, Tensor<D>>,
+}
+
+/// The clipping of x_0 that suits the data: images lie in [-1, 1], other data have no bounds.
+pub fn clip_for(data: &DataInfo) -> Clip {
+    if is_image(&data.shape) { Clip::Unit } else { Clip::None }
 }
 
 /// The condition of rows with these labels; none unless all have one.
@@ -531,9 +717,4 @@ fn in_units<const D: usize>(x: Tensor<D>, data: &DataInfo) -> Result<Vec<f32>, J
         *value = data.units.data_unit(channel, f64::from(*value)) as f32;
     }
     Ok(values)
-}
-
-/// Images live in [-1, 1], and so must what is predicted of them; other data have no bounds.
-pub fn clip_for(data: &DataInfo) -> Clip {
-    if data.shape.len() == 3 { Clip::Unit } else { Clip::None }
 }

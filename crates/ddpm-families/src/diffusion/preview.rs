@@ -5,12 +5,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use ddpm_data::reference_points;
 use ddpm_model::network::Network;
-use ddpm_sampling::guidance::Guidance;
-use ddpm_sampling::job::clip_for;
-use ddpm_sampling::job::{ClassChoice, SamplingJob};
-use ddpm_sampling::noise::NoiseChoice;
+use ddpm_sampling::job::SamplingJob;
 use ddpm_sampling::samplers::{Sampler, SamplerError, SamplerOptions};
-use ddpm_sampling::tasks::Task;
 
 use super::DiffusionFamily;
 use crate::family::{AnyError, Preview, PreviewSetup};
@@ -30,19 +26,11 @@ pub(super) fn sampling_job(family: &DiffusionFamily, seed: u64, count: usize) ->
     let options = SamplerOptions { variance: process.variance(), ..SamplerOptions::default() };
     let sampler = Sampler::new(&keys.sampler, options)?;
     Ok(SamplingJob {
-        task: Task::Sample,
         count,
         seed,
         batch_size: count.min(256),
-        sampler,
         steps: Some(keys.steps),
-        levels: sampler.usual_levels(process),
-        plan: None,
-        noise: NoiseChoice::default(),
-        class: ClassChoice::Any,
-        clip: clip_for(&family.origin.data),
-        guidance: Guidance::default(),
-        frames: 0,
+        ..SamplingJob::of_data(sampler, process, &family.origin.data)
     })
 }
 

@@ -1,9 +1,10 @@
-//! `ddpm-infer sample`: from the words of a person to a folder of samples.
+//! `ddpm-infer sample`: from arguments to a folder of samples.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use burn::tensor::Device;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddpm_console::bar::progress_bar;
@@ -11,17 +12,17 @@ use ddpm_console::numbers::{at_least, from_zero};
 use ddpm_data::{fnv1a, reference_points};
 use ddpm_device::device::OpenDevice;
 use ddpm_device::memory;
-use ddpm_families::diffusers::scheduler_config::Method;
-use ddpm_families::diffusers::{Plan, Tables};
 use ddpm_families::family::stored::ModelCard;
 use ddpm_families::family::trained::{abilities, open};
-use ddpm_families::snapshot::{Sampling, Snapshot, SnapshotConfig, trained};
-use ddpm_families::usual_sampling::usual_sampling;
+use ddpm_families::snapshot::{Snapshot, SnapshotConfig, trained};
+use ddpm_families::usual_sampling::Choice;
 use ddpm_files::runs::RunFolder;
 use ddpm_kernels::Precision;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::Network;
-use ddpm_sampling::job::{ClassChoice, Progress, Samples, SamplingJob, TrainedModel, clip_for};
+use ddpm_sampling::job::{
+    ClassChoice, ClassError, JobError, Progress, Samples, SamplingJob, TrainedModel, USUAL_BATCH,
+};
 use ddpm_sampling::noise::{Generator, NoiseChoice};
 use ddpm_sampling::samplers::Sampler;
 use ddpm_sampling::tasks::Task;
@@ -32,6 +33,7 @@ use crate::commands::choose::SnapshotArgs;
 use crate::commands::choose_task::TaskArgs;
 use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, SamplerArgs};
 use crate::commands::shards::{Parts, Shard};
+
 /// Frames of the animation.
 const FRAMES: usize = 36;
 
@@ -42,31 +44,31 @@ Examples:
   ddpm-infer sample --run digits-20260101-120000 --count 16 --seed 7 --class 3
   ddpm-infer sample --sampler ddpm                      ancestral sampling, as in the paper: slow
   ddpm-infer sample --sampler unipc --steps 10          as few steps as will do
-  ddpm-infer sample --class-grid 8 --guidance 2         a row for each class, pushed towards it
+  ddpm-infer sample --class-grid 8 --guidance 2         a row for each class, with guidance
   ddpm-infer sample --from ddpm-cifar10-32 --out cifar  a folder of diffusers
   ddpm-infer sample --inpaint mine.png --fit --mask left --repaint";
 
-/// Draws samples from a snapshot.
+/// Draw samples from a snapshot.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct SampleArgs {
     #[command(flatten, next_help_heading = "Model and device")]
     snapshot: SnapshotArgs,
-    /// How many samples; without it, 100 images or 2048 points, and for given pictures one for each.
+    /// How many samples; default: 100 images or 2048 points, and for given images one for each.
     #[arg(long, value_name = "N", value_parser = at_least::<1, usize>, help_heading = "Samples")]
     count: Option<usize>,
     /// Sample k depends on the seed and on k alone.
     #[arg(long, value_name = "S", default_value_t = 0, value_parser = at_least::<0, u64>, help_heading = "Samples")]
     seed: u64,
-    /// Only this class, by name or number; without it, classes take turns.
+    /// Only this class, by name or number; default: all classes in turn.
     #[arg(long, value_name = "C", help_heading = "Samples")]
     class: Option<String>,
-    /// Samples made at once; changes the speed, not the samples.
-    #[arg(long, value_name = "B", default_value_t = 128, value_parser = at_least::<1, usize>, help_heading = "Samples")]
+    /// Samples generated at once; changes the speed, not the samples.
+    #[arg(long, value_name = "B", default_value_t = USUAL_BATCH, value_parser = at_least::<1, usize>, help_heading = "Samples")]
     batch_size: usize,
     #[arg(long, value_name = "NAME", help = sampler_help(), help_heading = "Sampler")]
     sampler: Option<String>,
-    /// Steps of the sampler; without it, those of the default, and with --sampler what is usual for it.
+    /// Steps of the sampler; default: those of the default sampler, or what is usual for --sampler.
     #[arg(long, value_name = "N", value_parser = at_least::<1, usize>, help_heading = "Sampler")]
     steps: Option<usize>,
     #[command(flatten)]
@@ -85,16 +87,16 @@ pub struct SampleArgs {
     guidance: Option<f64>,
     #[command(flatten)]
     guiding: GuidanceArgs,
-    /// The folder that the samples go to; without it, a new one in the run's folder.
+    /// Folder for the samples; default: a new one in the run's folder.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
-    /// Replaces the samples that --out holds; files that are not of samples stay.
+    /// Replace the samples in --out; other files stay.
     #[arg(long, requires = "out", conflicts_with = "shard", help_heading = "Output")]
     overwrite: bool,
-    /// Only draws the share of process I of N; the same command without --shard then puts all shares together.
+    /// Only generate shard I of N; the same command without --shard then joins all shards.
     #[arg(long, value_name = "I/N", requires = "out", help_heading = "Output")]
     shard: Option<Shard>,
-    // At the end, because its heading would also stand above what comes after.
+    // At the end, because its heading would also apply to what comes after.
     #[command(flatten)]
     task: TaskArgs,
 }
@@ -102,101 +104,117 @@ pub struct SampleArgs {
 fn sampler_help() -> String {
     let line = |sampler: &Sampler| format!("{}: {}", sampler.name(), sampler.description());
     format!(
-        "The sampler; without it, that of the experiment's previews, or else one that suits the model (ddim in 50 steps, \
-         flow-heun, heun); ddim for --interpolate and --invert, and what its scheduler says for a folder of diffusers\n{}",
+        "The sampler; default: that of the experiment's previews, or else one that suits the model (ddim in 50 steps, \
+         flow-heun, heun); ddim for --interpolate and --invert, and the scheduler in a folder of diffusers\n{}",
         Sampler::ALL.iter().map(line).collect::<Vec<_>>().join("\n")
     )
 }
 
-/// Does what the arguments say and gives the folder with the samples.
+/// Generates samples as the arguments say and gives the folder with them.
 pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
-    let (path, run) = args.snapshot.choose()?;
-    let open = args.snapshot.open()?;
-    if ModelCard::find(&path)?.is_some() {
-        return args.generate(&path, run, &open);
+    if let Some(folder) = args.generate_at_once()? {
+        return Ok(folder);
     }
-    let (snapshot, diffusion) = args.snapshot.load(&path, &open.device)?;
-    let config = &snapshot.config;
-    let job = args.job(&path, &snapshot, &diffusion)?;
-    let weaker = args.guiding.guide.as_deref().map(|path| args.snapshot.load(path, &open.device)).transpose()?;
-    let guide = weaker.as_ref().map(|(snapshot, diffusion)| trained(snapshot, diffusion));
-    let model = TrainedModel { guide: guide.as_ref(), ..trained(&snapshot, &diffusion) };
+    let loaded = args.load()?;
+    let guide = loaded.guide.as_ref().map(|(snapshot, diffusion)| trained(snapshot, diffusion));
+    let model = TrainedModel { guide: guide.as_ref(), ..loaded.model() };
+    let job = args.job(&loaded)?;
     // Before minutes of work, not after.
-    job.check(&model)?;
-    let held = args.shard.map_or(job.count, |shard| shard.range(job.count).len());
-    if let Err(reason) = memory::check(held, job.bytes_per_sample(&config.data)) {
-        bail!("{} samples are too many: {reason}", job.count);
-    }
-    let out = args.make_folder(run, &job_name(&path, &job, &diffusion))?;
+    args.check(&job, &model)?;
+    let name = job_name(&loaded.path, &job, &loaded.diffusion);
+    let out = args.make_folder(loaded.run.as_ref(), &name)?;
+    args.announce(&loaded, &job);
 
-    eprintln!(
-        "{}: {} samples of {} by {} in {} steps on {}{}{}",
-        path.display(),
-        job.count,
-        config.origin(),
-        job.sampler.name(),
-        job.steps_for(&diffusion),
-        open.name,
-        in_half(&snapshot.network),
-        args.remark_on_sampler(&job, &diffusion)
-    );
-    if let Some(remark) = open.first_use() {
-        eprintln!("{remark}");
-    }
-    let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
-    let mut evaluations = 0;
-    let mut batches = 0;
-    let mut draw = |job: &SamplingJob, part: Range<usize>| {
-        batches += part.len().div_ceil(job.batch_size);
-        let before = evaluations;
-        job.run_part(&model, part, &open.device, &mut |progress| {
-            evaluations = before + progress.evaluations;
-            show(&bar, progress);
-        })
-    };
-    let parts = args.parts(&out, &job, &path, &snapshot);
+    let parts = args.parts(&out, &job, &loaded);
     // An empty folder would only be in the way; one with something in it is not removed.
     let parts = parts.inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
+    let mut generation = Generation::new(&model, &loaded.open.device);
     if let (Some(shard), Some(parts)) = (args.shard, &parts) {
-        let part = shard.range(job.count);
-        let samples = draw(&SamplingJob { frames: 0, ..job.clone() }, part.clone())?;
-        bar.finish_and_clear();
-        eprintln!("shard {}/{}: {} of {} samples", shard.number, shard.of, part.len(), job.count);
-        return Ok(parts.write(&part, &samples.values)?);
+        return generation.shard(&job, shard, parts);
     }
     let samples = match &parts {
-        None => draw(&job, 0..job.count).map_err(anyhow::Error::from),
-        Some(parts) => {
-            let plain = SamplingJob { frames: 0, ..job.clone() };
-            let values = parts.join(job.count, |part| Ok::<_, anyhow::Error>(draw(&plain, part)?.values));
-            values.map(|values| Samples {
-                values,
-                shape: config.data.shape.clone(),
-                labels: job.labels(0..job.count, model.classes),
-                row: job.task.row(),
-                ..Samples::default()
-            })
-        }
+        None => generation.samples(&job, 0..job.count).map_err(anyhow::Error::from),
+        Some(parts) => generation.joined(&job, parts),
     };
-    bar.finish_and_clear();
+    generation.finish();
     let samples = samples.inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
-    eprintln!(
-        "{evaluations} network evaluations (NFE), in {batches} {}",
-        if batches == 1 { "batch" } else { "batches" }
-    );
-    let is_image = config.data.shape.len() == 3;
-    let beside = config.source.as_ref().filter(|_| !is_image).and_then(reference_points);
-    if args.overwrite {
-        samples_folder::clear(&out)?;
-    }
-    ddpm_render::write(&out, &samples, beside.as_deref())?;
-    if let Some(legend) = ddpm_render::legend(&samples, &config.data.classes) {
-        eprintln!("{legend}");
-    }
-    if let Some(summary) = task_files::write(&out, &job.task, &samples)? {
-        eprintln!("{summary}");
-    }
+    generation.report();
+    args.write(&out, &loaded.snapshot.config, &job, &samples)?;
     Ok(out)
+}
+
+/// What a job works with.
+struct Loaded {
+    path: PathBuf,
+    run: Option<RunFolder>,
+    open: OpenDevice,
+    snapshot: Snapshot,
+    diffusion: Diffusion,
+    /// A weaker model for autoguidance.
+    guide: Option<(Snapshot, Diffusion)>,
+}
+
+impl Loaded {
+    fn model(&self) -> TrainedModel<'_, Network> {
+        trained(&self.snapshot, &self.diffusion)
+    }
+}
+
+/// Generates samples under one progress bar, and counts what that takes.
+struct Generation<'a> {
+    model: &'a TrainedModel<'a, Network>,
+    device: &'a Device,
+    bar: ProgressBar,
+    evaluations: usize,
+    batches: usize,
+}
+
+impl<'a> Generation<'a> {
+    fn new(model: &'a TrainedModel<'a, Network>, device: &'a Device) -> Self {
+        let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
+        Self { model, device, bar, evaluations: 0, batches: 0 }
+    }
+
+    /// Some of the job's samples.
+    fn samples(&mut self, job: &SamplingJob, part: Range<usize>) -> Result<Samples, JobError> {
+        self.batches += part.len().div_ceil(job.batch_size);
+        let before = self.evaluations;
+        job.run_part(self.model, part, self.device, &mut |progress| {
+            self.evaluations = before + progress.evaluations;
+            show(&self.bar, progress);
+        })
+    }
+
+    /// Those of one process, as a file among the parts.
+    fn shard(&mut self, job: &SamplingJob, shard: Shard, parts: &Parts) -> anyhow::Result<PathBuf> {
+        let part = shard.range(job.count);
+        let samples = self.samples(&SamplingJob { frames: 0, ..job.clone() }, part.clone())?;
+        self.finish();
+        eprintln!("shard {}/{}: {} of {} samples", shard.number, shard.of, part.len(), job.count);
+        Ok(parts.write(&part, &samples.values)?)
+    }
+
+    /// All of them, of which only those that no part holds are generated.
+    fn joined(&mut self, job: &SamplingJob, parts: &Parts) -> anyhow::Result<Samples> {
+        let plain = SamplingJob { frames: 0, ..job.clone() };
+        let values = parts.join(job.count, |part| Ok::<_, anyhow::Error>(self.samples(&plain, part)?.values))?;
+        Ok(Samples {
+            values,
+            shape: self.model.data.shape.clone(),
+            labels: job.labels(0..job.count, self.model.classes),
+            row: job.task.row(),
+            ..Samples::default()
+        })
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn report(&self) {
+        let batches = if self.batches == 1 { "batch" } else { "batches" };
+        eprintln!("{} network evaluations (NFE), in {} {batches}", self.evaluations, self.batches);
+    }
 }
 
 impl SampleArgs {
@@ -214,10 +232,12 @@ impl SampleArgs {
         given.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option).collect()
     }
 
-    /// Samples of a model that draws them in one pass, with the options that have a meaning for it.
-    fn generate(&self, path: &Path, run: Option<RunFolder>, device: &OpenDevice) -> anyhow::Result<PathBuf> {
-        let model = open(path, &device.device).map_err(anyhow::Error::from_boxed)?;
-        let card = model.card();
+    /// Samples of a model that draws them in one pass, if it is such a model, with the options that have a meaning for it.
+    fn generate_at_once(&self) -> anyhow::Result<Option<PathBuf>> {
+        let (path, run) = self.snapshot.choose()?;
+        let Some(card) = ModelCard::find(&path)? else { return Ok(None) };
+        let device = self.snapshot.open()?;
+        let model = open(&path, &device.device).map_err(anyhow::Error::from_boxed)?;
         let Some(generator) = model.generate() else {
             bail!("{}: this snapshot is a {}: {}, not sample", path.display(), card.family, abilities(&*model));
         };
@@ -226,7 +246,7 @@ impl SampleArgs {
         }
         let count = self.count.unwrap_or(if card.data.shape.len() == 3 { 100 } else { 2048 });
         let name = format!("{}-seed{}-n{count}", path.file_stem().unwrap_or_default().to_string_lossy(), self.seed);
-        let out = self.make_folder(run, &name)?;
+        let out = self.make_folder(run.as_ref(), &name)?;
         eprintln!("{}: {count} samples of {} on {}", path.display(), card.origin(), device.name);
         let samples = generator.generate(self.seed, 0, count).map_err(anyhow::Error::from_boxed)?;
         let points = card.source.as_ref().filter(|_| card.data.shape.len() == 1).and_then(reference_points);
@@ -234,66 +254,99 @@ impl SampleArgs {
             samples_folder::clear(&out)?;
         }
         ddpm_render::write(&out, &samples, points.as_deref())?;
-        Ok(out)
+        Ok(Some(out))
     }
 
-    /// What is to be done with this model.
-    fn job(&self, path: &Path, snapshot: &Snapshot, diffusion: &Diffusion) -> anyhow::Result<SamplingJob> {
+    /// Reads the model, and the one that guides it.
+    fn load(&self) -> anyhow::Result<Loaded> {
+        let (path, run) = self.snapshot.choose()?;
+        let open = self.snapshot.open()?;
+        let (snapshot, diffusion) = self.snapshot.load(&path, &open.device)?;
+        let guide = self.guiding.guide.as_deref();
+        let guide = guide.map(|path| self.snapshot.load(path, &open.device)).transpose()?;
+        Ok(Loaded { path, run, open, snapshot, diffusion, guide })
+    }
+
+    /// The job, with what is usual for the model where nothing was chosen.
+    fn job(&self, loaded: &Loaded) -> anyhow::Result<SamplingJob> {
+        let Loaded { path, snapshot, diffusion, .. } = loaded;
         let config = &snapshot.config;
         let classes = config.network.num_classes();
         let task = self.task.choose(config)?;
-        let plan = if task == Task::Sample { self.follow(snapshot)? } else { None };
-        let (sampler, usual_steps) = match &plan {
-            Some(plan) => (plan.sampler, None),
-            None => self.sampler(&task, config, path, diffusion)?,
+        let choice = Choice {
+            sampler: self.sampler.as_deref(),
+            steps: self.steps,
+            options: self.options.all(diffusion),
+            has_levels: self.levels.are_given(),
+            generator: self.noise_compat,
         };
-        let levels = self.levels.of(sampler, diffusion)?;
+        let chosen = choice.resolve(&task, snapshot, path, diffusion)?;
+        let levels = self.levels.of(chosen.sampler, diffusion)?;
         let init_noise =
             self.init_noise.as_deref().map(|file| init_noise::read(file, &config.data.shape)).transpose()?;
-        let per_item = config.data.values_per_item();
-        let usual_count = match &init_noise {
-            Some(noise) => noise.len() / per_item,
-            None => {
-                let is_image = config.data.shape.len() == 3;
-                task.usual_count(classes, per_item).unwrap_or(if is_image { 100 } else { 2048 })
-            }
-        };
+        let usual_count = usual_count(&task, config, init_noise.as_deref());
         Ok(SamplingJob {
             count: self.count.unwrap_or(usual_count),
             task,
             seed: self.seed,
             batch_size: self.batch_size,
-            sampler,
-            // A list of levels knows its steps.
-            steps: self.steps.or(usual_steps.filter(|_| levels.own_steps().is_none())),
+            steps: chosen.steps(&levels),
             levels,
-            plan,
+            plan: chosen.plan,
             noise: NoiseChoice { generator: self.noise_compat, start: init_noise },
-            class: class_choice(self.class.as_deref(), classes, &config.data.classes)?,
-            clip: clip_for(&config.data),
+            class: ClassChoice::named(self.class.as_deref(), classes, &config.data.classes).map_err(of_option)?,
             guidance: self.guiding.at(self.guidance.unwrap_or(1.0)),
             frames: FRAMES,
+            ..SamplingJob::new(chosen.sampler, &loaded.model())
         })
     }
 
-    /// The sampler that was named, or that of the task, or else that of the model with its steps.
-    fn sampler(
-        &self,
-        task: &Task,
-        config: &SnapshotConfig,
-        path: &Path,
-        diffusion: &Diffusion,
-    ) -> anyhow::Result<(Sampler, Option<usize>)> {
-        let options = self.options.all(diffusion);
-        if let Some(name) = self.sampler.as_deref().or(task.usual_sampler()) {
-            return Ok((Sampler::new(name, options)?, None));
+    /// Refuses what cannot be done, or does not fit into memory.
+    fn check(&self, job: &SamplingJob, model: &TrainedModel<'_, Network>) -> anyhow::Result<()> {
+        job.check(model)?;
+        let held = self.shard.map_or(job.count, |shard| shard.range(job.count).len());
+        match memory::check(held, job.bytes_per_sample(model.data)) {
+            Err(reason) => bail!("{} samples are too many: {reason}", job.count),
+            Ok(()) => Ok(()),
         }
-        let Sampling { sampler, steps } = usual_sampling(config, path, diffusion);
-        let sampler = Sampler::new(&sampler, options).context("the default sampler of this model")?;
-        Ok((sampler, Some(steps)))
     }
 
-    /// How to have the sampler of the paper where another one was chosen unasked.
+    /// Prints what is about to happen.
+    fn announce(&self, loaded: &Loaded, job: &SamplingJob) {
+        eprintln!(
+            "{}: {} samples of {} by {} in {} steps on {}{}{}",
+            loaded.path.display(),
+            job.count,
+            loaded.snapshot.config.origin(),
+            job.sampler.name(),
+            job.steps_for(&loaded.diffusion),
+            loaded.open.name,
+            in_half(&loaded.snapshot.network),
+            self.remark_on_sampler(job, &loaded.diffusion)
+        );
+        if let Some(remark) = loaded.open.first_use() {
+            eprintln!("{remark}");
+        }
+    }
+
+    /// Writes the samples, in place of those that are there with --overwrite.
+    fn write(&self, out: &Path, config: &SnapshotConfig, job: &SamplingJob, samples: &Samples) -> anyhow::Result<()> {
+        let is_image = config.data.shape.len() == 3;
+        let beside = config.source.as_ref().filter(|_| !is_image).and_then(reference_points);
+        if self.overwrite {
+            samples_folder::clear(out)?;
+        }
+        ddpm_render::write(out, samples, beside.as_deref())?;
+        if let Some(legend) = ddpm_render::legend(samples, &config.data.classes) {
+            eprintln!("{legend}");
+        }
+        if let Some(summary) = task_files::write(out, &job.task, samples)? {
+            eprintln!("{summary}");
+        }
+        Ok(())
+    }
+
+    /// How to get ancestral sampling where the default is another sampler.
     fn remark_on_sampler(&self, job: &SamplingJob, diffusion: &Diffusion) -> String {
         let chosen = self.sampler.is_some() || job.plan.is_some() || job.task.usual_sampler().is_some();
         match diffusion {
@@ -305,7 +358,7 @@ impl SampleArgs {
     }
 
     /// The folder that the samples go to, without those of another job.
-    fn make_folder(&self, run: Option<RunFolder>, name: &str) -> anyhow::Result<PathBuf> {
+    fn make_folder(&self, run: Option<&RunFolder>, name: &str) -> anyhow::Result<PathBuf> {
         let out = match (&self.out, run) {
             (Some(out), _) => out.clone(),
             (None, Some(run)) => fresh_folder(&run.samples(), name),
@@ -320,7 +373,8 @@ impl SampleArgs {
     }
 
     /// The parts of the job that are kept in `out`: those that it is to have, or those that it has.
-    fn parts(&self, out: &Path, job: &SamplingJob, path: &Path, snapshot: &Snapshot) -> anyhow::Result<Option<Parts>> {
+    fn parts(&self, out: &Path, job: &SamplingJob, loaded: &Loaded) -> anyhow::Result<Option<Parts>> {
+        let Loaded { path, snapshot, .. } = loaded;
         if self.shard.is_none() && !Parts::are_in(out) {
             return Ok(None);
         }
@@ -340,30 +394,6 @@ impl SampleArgs {
         );
         Ok(Some(Parts::open(out, &snapshot.config.data.shape, &about)?))
     }
-
-    /// The walk of the scheduler that others chose, or of the one that diffusers would follow where the noise is to be
-    /// its own too, if there is one and nothing else was asked for.
-    fn follow(&self, snapshot: &Snapshot) -> anyhow::Result<Option<Plan>> {
-        let scheduler = match self.noise_compat {
-            Generator::Own => snapshot.chosen_scheduler(),
-            Generator::Torch => snapshot.scheduler.as_ref(),
-        };
-        let Some(scheduler) = scheduler else { return Ok(None) };
-        let eta = self.options.eta();
-        let eta_is_of_another = eta.is_some() && !matches!(scheduler.method, Method::Ddim { .. });
-        let asked =
-            [self.sampler.is_some(), self.levels.are_given(), self.options.are_given_beside_eta(), eta_is_of_another];
-        if asked.contains(&true) {
-            return Ok(None);
-        }
-        let eta = eta.unwrap_or(0.0);
-        let tables = match self.noise_compat {
-            Generator::Own => Tables::Exact,
-            Generator::Torch => Tables::Peer,
-        };
-        let steps = self.steps.unwrap_or_else(|| scheduler.default_steps());
-        Ok(Some(scheduler.plan(steps, eta, tables).with_context(|| format!("the snapshot's {}", scheduler.class()))?))
-    }
 }
 
 /// What the network's precision adds to the description of samples: nothing for f32.
@@ -374,24 +404,20 @@ pub(crate) fn in_half(network: &Network) -> String {
     }
 }
 
-/// The noise generators by name.
-fn generators() -> impl TypedValueParser<Value = Generator> {
-    PossibleValuesParser::new(["own", "torch"]).map(|name| match name.as_str() {
-        "torch" => Generator::Torch,
-        _ => Generator::Own,
-    })
+/// How many samples a job makes unless --count says otherwise.
+fn usual_count(task: &Task, config: &SnapshotConfig, init_noise: Option<&[f32]>) -> usize {
+    let per_item = config.data.values_per_item();
+    if let Some(noise) = init_noise {
+        return noise.len() / per_item;
+    }
+    let is_image = config.data.shape.len() == 3;
+    let of_task = task.usual_count(config.network.num_classes(), per_item);
+    of_task.unwrap_or(if is_image { 100 } else { 2048 })
 }
 
-/// A class by its name, or by its number where no name fits.
-pub(crate) fn class_choice(asked: Option<&str>, classes: usize, names: &[String]) -> anyhow::Result<ClassChoice> {
-    let Some(asked) = asked else { return Ok(ClassChoice::Any) };
-    if classes == 0 {
-        bail!("--class {asked}: the network was trained without classes");
-    }
-    match names.iter().position(|name| name == asked).or_else(|| asked.parse().ok()) {
-        Some(class) if class < classes => Ok(ClassChoice::One(class)),
-        _ => bail!("--class {asked}: there is no such class; there are {}", names.join(", ")),
-    }
+/// An error in a class, with the option that it was given by.
+pub(crate) fn of_option(error: ClassError) -> anyhow::Error {
+    anyhow::anyhow!("--{error}")
 }
 
 /// A name that says what is drawn.
@@ -412,6 +438,14 @@ fn fresh_folder(parent: &Path, name: &str) -> PathBuf {
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     let mut folders = std::iter::once(name.to_string()).chain(numbered).map(|name| parent.join(name));
     folders.find(|folder| !folder.exists()).unwrap_or_else(|| parent.join(name))
+}
+
+/// The noise generators by name.
+fn generators() -> impl TypedValueParser<Value = Generator> {
+    PossibleValuesParser::new(["own", "torch"]).map(|name| match name.as_str() {
+        "torch" => Generator::Torch,
+        _ => Generator::Own,
+    })
 }
 
 /// Counts the steps of all batches together, so that the bar moves from the first step on.

@@ -10,7 +10,7 @@ use crate::commands::shards::Parts;
 
 /// Written first of all, for every kind of data.
 const ARRAY: &str = "samples.npy";
-/// What else a job may write beside pictures with numbers.
+/// What else a job may write, besides images with numbers.
 const OTHERS: [&str; 8] = [
     "grid.png",
     "denoising.gif",

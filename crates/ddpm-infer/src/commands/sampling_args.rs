@@ -57,16 +57,6 @@ impl SamplerArgs {
         SamplerOptions { variance: diffusion.variance(), given: self.given.clone() }
     }
 
-    /// DDIM eta.
-    pub(crate) fn eta(&self) -> Option<f64> {
-        self.given.get("eta").copied()
-    }
-
-    /// Whether there is any besides eta.
-    pub(crate) fn are_given_beside_eta(&self) -> bool {
-        self.given.keys().any(|name| *name != "eta")
-    }
-
     /// Each of the samplers with the options that it takes. An option that none of them takes is refused.
     pub(crate) fn samplers(
         &self,

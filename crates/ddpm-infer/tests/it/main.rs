@@ -7,3 +7,4 @@ mod diffusers_peer;
 mod evaluate;
 mod hostile_files;
 mod import;
+mod pipeline;

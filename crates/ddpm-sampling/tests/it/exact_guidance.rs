@@ -22,7 +22,6 @@ use ddpm_sampling::levels::LevelSchedule;
 use ddpm_sampling::noise::NoiseChoice;
 use ddpm_sampling::noise::SampleNoise;
 use ddpm_sampling::samplers::{NoiseSource, Sampler};
-use ddpm_sampling::tasks::Task;
 use ddpm_testing::known;
 use known::{GAUSSIAN, MIXTURE, Mixture, tensor, values};
 
@@ -259,30 +258,14 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         Variance::default(),
     ));
     let data = DataInfo { name: "toy".into(), shape: vec![1, 2, 2], classes: Vec::new(), units: Units::identity(1) };
-    let guide = guide.map(|network| TrainedModel {
-        network,
-        diffusion: &diffusion,
-        data: &data,
-        classes: Some(3),
-        null_class: None,
-        self_conditioned: false,
-        guide: None,
-    });
-    let model = TrainedModel {
-        network,
-        diffusion: &diffusion,
-        data: &data,
-        classes: Some(3),
-        null_class: Some(3),
-        self_conditioned: false,
-        guide: guide.as_ref(),
-    };
+    let classes = Some(3);
+    let guide = guide.map(|network| TrainedModel { classes, ..TrainedModel::new(network, &diffusion, &data) });
+    let guide = guide.as_ref();
+    let model = TrainedModel { classes, null_class: Some(3), guide, ..TrainedModel::new(network, &diffusion, &data) };
     let job = SamplingJob {
-        task: Task::Sample,
         count: 3,
         seed: 1,
         batch_size: 2,
-        sampler: Sampler::Ddim { eta: 0.0 },
         steps: Some(2),
         levels: LevelSchedule::default(),
         plan: None,
@@ -290,7 +273,7 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         class: ClassChoice::Any,
         clip,
         guidance,
-        frames: 0,
+        ..SamplingJob::new(Sampler::Ddim { eta: 0.0 }, &model)
     };
     job.run(&model, &Device::flex(), &mut |_| {}).map_err(|error| error.to_string())
 }

@@ -15,14 +15,12 @@ use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{Schedule, ScheduleConfig};
 use ddpm_model::unet::UNetConfig;
 use ddpm_model::variance::Variance;
-use ddpm_sampling::guidance::Guidance;
 use ddpm_sampling::job::{ClassChoice, Predictor, SamplingJob, TrainedModel};
 use ddpm_sampling::levels::LevelSchedule;
 use ddpm_sampling::noise::NoiseChoice;
 use ddpm_sampling::noise::SampleNoise;
 use ddpm_sampling::samplers::{Churn, Langevin, NoiseSource, Sampler, Step, Tolerance, rk45};
 use ddpm_sampling::steps::{Spacing, levels};
-use ddpm_sampling::tasks::Task;
 use ddpm_testing::known;
 use known::{GAUSSIAN, MIXTURE, tensor, values};
 
@@ -260,33 +258,27 @@ fn data(shape: &[usize]) -> DataInfo {
 
 fn job(count: usize, batch_size: usize) -> SamplingJob {
     SamplingJob {
-        task: Task::Sample,
         count,
         seed: 9,
         batch_size,
-        sampler: Sampler::ALL[0],
         steps: Some(5),
         levels: LevelSchedule::default(),
         plan: None,
         noise: NoiseChoice::default(),
         class: ClassChoice::Any,
         clip: Clip::Unit,
-        guidance: Guidance::default(),
         frames: 3,
+        ..SamplingJob::of_data(Sampler::ALL[0], &toy_diffusion(), &data(&[2]))
     }
 }
 
+fn toy_diffusion() -> Diffusion {
+    GaussianDiffusion::new(linear(50), Prediction::Eps, Variance::FixedSmall).into()
+}
+
 fn toy_model<T>(run: impl FnOnce(&TrainedModel<'_, Toy>) -> T, shape: &[usize], classes: Option<usize>) -> T {
-    let diffusion = Diffusion::Discrete(GaussianDiffusion::new(linear(50), Prediction::Eps, Variance::FixedSmall));
-    run(&TrainedModel {
-        network: &Toy,
-        diffusion: &diffusion,
-        data: &data(shape),
-        classes,
-        null_class: None,
-        self_conditioned: false,
-        guide: None,
-    })
+    let (diffusion, data) = (toy_diffusion(), data(shape));
+    run(&TrainedModel { classes, ..TrainedModel::new(&Toy, &diffusion, &data) })
 }
 
 #[test]
@@ -373,15 +365,8 @@ fn networks_give_a_sample_the_same_values_in_any_batch() {
     {
         let network = config.with_io(&shape, shape[0]).init(&Device::flex()).map(&mut Shake);
         let diffusion = Diffusion::Discrete(GaussianDiffusion::new(linear(50), Prediction::X0, Variance::FixedSmall));
-        let model = TrainedModel {
-            network: &network,
-            diffusion: &diffusion,
-            data: &data(&shape),
-            classes: None,
-            null_class: None,
-            self_conditioned: false,
-            guide: None,
-        };
+        let data = data(&shape);
+        let model = TrainedModel::new(&network, &diffusion, &data);
         let run = |count, batch_size| {
             let job = SamplingJob { clip: Clip::None, ..job(count, batch_size) };
             job.run(&model, &Device::flex(), &mut |_| {}).unwrap().values

@@ -6,7 +6,7 @@ use ddpm_data::{DataInfo, Units};
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::diffusion::Diffusion;
-use ddpm_model::gaussian::{Clip, GaussianDiffusion};
+use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{Schedule, ScheduleConfig};
@@ -14,7 +14,6 @@ use ddpm_model::variance::Variance;
 use ddpm_sampling::guidance::Guidance;
 use ddpm_sampling::job::{ClassChoice, JobError, Predictor, Samples, SamplingJob, TrainedModel};
 use ddpm_sampling::levels::LevelSchedule;
-use ddpm_sampling::noise::NoiseChoice;
 use ddpm_sampling::noise::SampleNoise;
 use ddpm_sampling::samplers::{Langevin, NoiseSource, Sampler, Step};
 use ddpm_sampling::steps::{Spacing, levels};
@@ -194,37 +193,32 @@ impl Predictor for Best {
 type Classes = (Option<usize>, bool);
 
 fn run(job: &SamplingJob, (classes, null): Classes) -> Result<Samples, JobError> {
-    let schedule = ScheduleConfig::Linear { steps: 100, beta_start: 1e-3, beta_end: 0.2 }.init().unwrap();
-    let diffusion = GaussianDiffusion::new(schedule.clone(), Prediction::X0, Variance::FixedSmall);
-    let diffusion = Diffusion::Discrete(diffusion);
-    let data = DataInfo { name: "toy".into(), shape: vec![2], classes: Vec::new(), units: Units::identity(2) };
-    let model = TrainedModel {
-        network: &Best(schedule),
-        diffusion: &diffusion,
-        data: &data,
-        classes,
-        null_class: classes.filter(|_| null),
-        self_conditioned: false,
-        guide: None,
-    };
+    let (schedule, diffusion, data) = toy();
+    let network = Best(schedule);
+    let null_class = classes.filter(|_| null);
+    let model = TrainedModel { classes, null_class, ..TrainedModel::new(&network, &diffusion, &data) };
     job.run(&model, &Device::flex(), &mut |_| {})
 }
 
+/// A schedule, the diffusion over it, and points.
+fn toy() -> (Schedule, Diffusion, DataInfo) {
+    let schedule = ScheduleConfig::Linear { steps: 100, beta_start: 1e-3, beta_end: 0.2 }.init().unwrap();
+    let diffusion = GaussianDiffusion::new(schedule.clone(), Prediction::X0, Variance::FixedSmall);
+    let data = DataInfo { name: "toy".into(), shape: vec![2], classes: Vec::new(), units: Units::identity(2) };
+    (schedule, diffusion.into(), data)
+}
+
 fn job(task: Task, sampler: Sampler) -> SamplingJob {
+    let (_, diffusion, data) = toy();
     SamplingJob {
-        plan: None,
-        noise: NoiseChoice::default(),
         task,
         count: 7,
         seed: 4,
         batch_size: 7,
-        sampler,
         steps: Some(10),
         levels: LevelSchedule::default(),
-        class: ClassChoice::Any,
-        clip: Clip::None,
-        guidance: Guidance::default(),
         frames: 3,
+        ..SamplingJob::of_data(sampler, &diffusion, &data)
     }
 }
 
@@ -374,5 +368,5 @@ fn tasks_that_make_no_sense_say_why() {
     let one = SamplingJob { class: ClassChoice::One(1), ..job(Task::ClassGrid { per_class: 2 }, DDIM) };
     refuse(&one, (Some(3), false), "single class");
     let guided = Guidance { scale: 2.0, ..Guidance::default() };
-    refuse(&SamplingJob { guidance: guided, ..job(invert(), DDIM) }, (Some(3), true), "choose one");
+    refuse(&SamplingJob { guidance: guided, ..job(invert(), DDIM) }, (Some(3), true), "pass --class");
 }

@@ -27,12 +27,8 @@ use ddpm_kernels::{Precision, dense};
 use ddpm_model::condition::Condition;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{Network, NetworkConfig};
-use ddpm_sampling::guidance::Guidance;
-use ddpm_sampling::job::clip_for;
-use ddpm_sampling::job::{ClassChoice, SamplingJob, TrainedModel};
-use ddpm_sampling::noise::NoiseChoice;
+use ddpm_sampling::job::{SamplingJob, TrainedModel};
 use ddpm_sampling::samplers::Sampler;
-use ddpm_sampling::tasks::Task;
 use serde_json::json;
 
 use super::Shape;
@@ -179,15 +175,8 @@ impl Worker {
     }
 
     fn sample(&self, steps: usize) -> anyhow::Result<serde_json::Value> {
-        let model = TrainedModel {
-            network: DiffusionFamily::network(&self.average.net),
-            diffusion: &self.family.process,
-            data: &self.data,
-            classes: None,
-            null_class: None,
-            self_conditioned: false,
-            guide: None,
-        };
+        let network = DiffusionFamily::network(&self.average.net);
+        let model = TrainedModel::new(network, &self.family.process, &self.data);
         let job = job(self.shape.batch, steps, &self.data, &self.family.process);
         let mut done = Ok(());
         let measured = measure(1, || {
@@ -269,21 +258,7 @@ fn data_info(shape: Shape) -> DataInfo {
 
 fn job(count: usize, steps: usize, data: &DataInfo, diffusion: &Diffusion) -> SamplingJob {
     let sampler = Sampler::Ddim { eta: 0.0 };
-    SamplingJob {
-        task: Task::Sample,
-        count,
-        seed: 0,
-        batch_size: count,
-        sampler,
-        steps: Some(steps),
-        levels: sampler.usual_levels(diffusion),
-        plan: None,
-        noise: NoiseChoice::default(),
-        class: ClassChoice::Any,
-        clip: clip_for(data),
-        guidance: Guidance::default(),
-        frames: 0,
-    }
+    SamplingJob { count, batch_size: count, steps: Some(steps), ..SamplingJob::of_data(sampler, diffusion, data) }
 }
 
 fn measure(repeats: usize, work: impl FnMut()) -> serde_json::Value {

@@ -4,14 +4,9 @@ use std::path::Path;
 
 use anyhow::Context;
 use burn::tensor::Device;
-use ddpm_families::snapshot::Snapshot;
-use ddpm_families::snapshot::trained;
-use ddpm_sampling::guidance::Guidance;
-use ddpm_sampling::job::clip_for;
-use ddpm_sampling::job::{ClassChoice, SamplingJob};
-use ddpm_sampling::noise::NoiseChoice;
+use ddpm_families::snapshot::{Snapshot, trained};
+use ddpm_sampling::job::SamplingJob;
 use ddpm_sampling::samplers::{Sampler, SamplerOptions};
-use ddpm_sampling::tasks::Task;
 
 use super::check::{Group, off_by, tolerance};
 use super::networks::read_json;
@@ -48,21 +43,8 @@ fn samples(path: &Path, device: &Device) -> anyhow::Result<Vec<Vec<f64>>> {
     let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
     let of = |name: &&str| {
         let sampler = Sampler::new(name, options.clone())?;
-        let job = SamplingJob {
-            task: Task::Sample,
-            count: 4,
-            seed: 7,
-            batch_size: 4,
-            sampler,
-            steps: Some(STEPS),
-            levels: sampler.usual_levels(&diffusion),
-            plan: None,
-            noise: NoiseChoice::default(),
-            class: ClassChoice::Any,
-            clip: clip_for(&snapshot.config.data),
-            guidance: Guidance::default(),
-            frames: 0,
-        };
+        let job =
+            SamplingJob { count: 4, seed: 7, batch_size: 4, steps: Some(STEPS), ..SamplingJob::new(sampler, &model) };
         let samples = job.run(&model, device, &mut |_| {})?;
         Ok::<Vec<f64>, anyhow::Error>(samples.values.into_iter().map(f64::from).collect())
     };

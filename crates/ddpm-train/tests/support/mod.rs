@@ -7,15 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use burn::tensor::Device;
-use ddpm_families::snapshot::Snapshot;
-use ddpm_families::snapshot::trained;
+use ddpm_families::snapshot::{Snapshot, trained};
 use ddpm_files::runs::RunFolder;
-use ddpm_sampling::guidance::Guidance;
-use ddpm_sampling::job::clip_for;
-use ddpm_sampling::job::{ClassChoice, SamplingJob};
-use ddpm_sampling::noise::NoiseChoice;
+use ddpm_sampling::job::SamplingJob;
 use ddpm_sampling::samplers::{Sampler, SamplerOptions};
-use ddpm_sampling::tasks::Task;
 
 /// A folder for runs, and the program in it.
 pub struct Bench {
@@ -108,22 +103,9 @@ pub fn sample(run: &Path, count: usize, sampler: &str, steps: Option<usize>) -> 
     let diffusion = snapshot.config.diffusion.init().unwrap();
     let options = SamplerOptions { variance: diffusion.variance(), ..SamplerOptions::default() };
     let sampler = Sampler::new(sampler, options).unwrap();
-    let job = SamplingJob {
-        task: Task::Sample,
-        count,
-        seed: 1,
-        batch_size: 256,
-        sampler,
-        steps,
-        levels: sampler.usual_levels(&diffusion),
-        plan: None,
-        noise: NoiseChoice::default(),
-        class: ClassChoice::Any,
-        clip: clip_for(&snapshot.config.data),
-        guidance: Guidance::default(),
-        frames: 0,
-    };
-    job.run(&trained(&snapshot, &diffusion), &device, &mut |_| {}).unwrap().values
+    let model = trained(&snapshot, &diffusion);
+    let job = SamplingJob { count, seed: 1, batch_size: 256, steps, ..SamplingJob::new(sampler, &model) };
+    job.run(&model, &device, &mut |_| {}).unwrap().values
 }
 
 /// The bytes of one file of a checkpoint.

@@ -11,16 +11,13 @@ use ddpm_families::snapshot::Snapshot;
 use ddpm_families::snapshot::trained;
 use ddpm_families::usual_sampling::usual_sampling;
 use ddpm_model::diffusion::Diffusion;
-use ddpm_sampling::job::clip_for;
 use ddpm_sampling::job::{ClassChoice, SamplingJob, TrainedModel};
 use ddpm_sampling::levels::LevelSchedule;
-use ddpm_sampling::noise::NoiseChoice;
 use ddpm_sampling::samplers::Sampler;
-use ddpm_sampling::tasks::Task;
 
 use super::EvalArgs;
 use super::samples::{Guide, SampleSource, weights_hash};
-use crate::commands::sample::{class_choice, in_half};
+use crate::commands::sample::{in_half, of_option};
 use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, Named, SamplerArgs};
 
 /// How samples are generated. Options with a list are axes of the table.
@@ -186,19 +183,15 @@ impl SweepArgs {
         let guide = guide.filter(|_| guidance.is_active()).cloned();
         options.extend(self.guiding.named(guidance.scale));
         let job = SamplingJob {
-            task: Task::Sample,
             count: args.count.unwrap_or(if is_image { 1000 } else { 2048 }),
             seed: self.seed,
             batch_size: args.batch_size,
-            sampler,
             steps: Some(steps),
             levels,
-            plan: None,
-            noise: NoiseChoice::default(),
-            class: class_choice(self.class.as_deref(), config.network.num_classes(), &config.data.classes)?,
-            clip: clip_for(&config.data),
+            class: ClassChoice::named(self.class.as_deref(), config.network.num_classes(), &config.data.classes)
+                .map_err(of_option)?,
             guidance,
-            frames: 0,
+            ..SamplingJob::new(sampler, &trained(snapshot, diffusion))
         };
         let weaker = guide.as_ref().map(|guide| trained(&guide.snapshot, &guide.diffusion));
         // Before anything is sampled.
