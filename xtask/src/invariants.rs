@@ -20,40 +20,25 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 16] = [
         &["ddpm-data", "ddpm-files", "ddpm-kernels", "ddpm-model", "ddpm-render", "ddpm-sampling", "ddpm-weights"],
     ),
     // The programs are next to each other: neither knows the other.
-    (
-        "crates/ddpm-infer",
-        &[
-            "ddpm-console",
-            "ddpm-data",
-            "ddpm-device",
-            "ddpm-eval",
-            "ddpm-families",
-            "ddpm-files",
-            "ddpm-kernels",
-            "ddpm-model",
-            "ddpm-render",
-            "ddpm-sampling",
-            "ddpm-weights",
-        ],
-    ),
-    (
-        "crates/ddpm-train",
-        &[
-            "ddpm-console",
-            "ddpm-data",
-            "ddpm-device",
-            "ddpm-eval",
-            "ddpm-families",
-            "ddpm-files",
-            "ddpm-kernels",
-            "ddpm-model",
-            "ddpm-render",
-            "ddpm-sampling",
-            "ddpm-weights",
-        ],
-    ),
+    ("crates/ddpm-infer", BELOW_THE_PROGRAMS),
+    ("crates/ddpm-train", BELOW_THE_PROGRAMS),
     ("crates/ddpm-testing", &["ddpm-data", "ddpm-model", "ddpm-weights"]),
     ("xtask", &[]),
+];
+
+/// What both programs stand on.
+const BELOW_THE_PROGRAMS: &[&str] = &[
+    "ddpm-console",
+    "ddpm-data",
+    "ddpm-device",
+    "ddpm-eval",
+    "ddpm-families",
+    "ddpm-files",
+    "ddpm-kernels",
+    "ddpm-model",
+    "ddpm-render",
+    "ddpm-sampling",
+    "ddpm-weights",
 ];
 
 /// Crates whose tests need no Burn.

@@ -216,12 +216,7 @@ fn launch(plan: &Plan, model: State, run: &RunFolder, origin: String, options: &
     truncate_after(&run.metrics(), state.last_line())?;
     let events = train.tensorboard.then(|| EventFile::rebuild(run)).transpose();
     let events = events.with_context(|| format!("cannot write the events of {}", run.0.display()))?;
-    let optimizer = match moments {
-        Some(record) => experiment.optimizer.init(&live.net).load_record(record),
-        None => experiment.optimizer.init(&live.net),
-    };
-    let rate = RateSchedule { config: experiment.optimizer.clone(), batch_size: train.batch_size, step: state.step };
-    let learner = Learner::new(live, optimizer, rate);
+    let learner = learner(experiment, live, moments, state.step);
     let (loader, reading) = batches(plan, &devices)?;
     let held_out = held_out(plan);
     let preview = preview(plan)?;
@@ -274,6 +269,22 @@ fn launch(plan: &Plan, model: State, run: &RunFolder, origin: String, options: &
         anyhow::bail!("{} stopped: {error}", run.0.display());
     }
     Ok(outcome)
+}
+
+/// The model with its optimizer, whose moments a checkpoint may have, and its learning rate.
+fn learner(
+    experiment: &Experiment,
+    live: TrainModel,
+    moments: Option<OptimizerRecord>,
+    step: u64,
+) -> Learner<TrainModel> {
+    let Experiment { optimizer: config, train, .. } = experiment;
+    let optimizer = match moments {
+        Some(record) => config.init(&live.net).load_record(record),
+        None => config.init(&live.net),
+    };
+    let rate = RateSchedule { config: config.clone(), batch_size: train.batch_size, step };
+    Learner::new(live, optimizer, rate)
 }
 
 /// The batches of all steps, and how fast their items are read.

@@ -157,40 +157,40 @@ macro_rules! samplers {
 
             /// Goes from `x`, at `levels[0]`, to the last of `levels`, which is the clean one for samples.
             ///
-    /// Nothing is clipped here. A network that predicts eps amplifies its errors at levels with little signal, where a
-    /// cosine schedule begins: wrap its denoiser in [`Clipped`] for data in [-1, 1], or train it to predict v.
-    ///
-    /// # Shapes
-    ///
-    /// `x`, the noise and the result: `[B, ..]`, whatever the denoiser takes.
-    ///
-    /// ```
-    /// use burn::tensor::{Device, Tensor};
-    /// use ddpm_sampling::prelude::*;
-    ///
-    /// /// The exact denoiser of data that are all the point (0.3, -0.8).
-    /// struct OnePoint;
-    ///
-    /// impl Denoiser<2> for OnePoint {
-    ///     fn denoise(&self, x_t: &Tensor<2>, _level: NoiseLevel) -> Denoised<2> {
-    ///         let x_0 = Tensor::from_floats([[0.3, -0.8]], &x_t.device());
-    ///         Denoised { x_0: x_0.repeat_dim(0, x_t.dims()[0]), variance_logit: None }
-    ///     }
-    /// }
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let diffusion: Diffusion =
-    ///     GaussianDiffusion::new(ScheduleConfig::default().init()?, Prediction::X0, Variance::FixedSmall).into();
-    /// let sampler = Sampler::new("heun", SamplerOptions::default())?;
-    /// let levels = sampler.usual_levels(&diffusion).levels(10, &diffusion)?;
-    /// let mut noise = SampleNoise::new(7, 0..5, [5, 2], &Device::default());
-    /// let start = noise.start();
-    /// let x = sampler.run(&OnePoint, &levels, start, &mut noise, &mut |_| {});
-    /// let off = (x - Tensor::from_floats([[0.3, -0.8]], &Device::default())).abs().max();
-    /// assert!(off.into_scalar::<f32>() < 1e-4);
-    /// # Ok(())
-    /// # }
-    /// ```
+            /// Nothing is clipped here. A network that predicts eps amplifies its errors at levels with little signal, where a
+            /// cosine schedule begins: wrap its denoiser in [`Clipped`] for data in [-1, 1], or train it to predict v.
+            ///
+            /// # Shapes
+            ///
+            /// `x`, the noise and the result: `[B, ..]`, whatever the denoiser takes.
+            ///
+            /// ```
+            /// use burn::tensor::{Device, Tensor};
+            /// use ddpm_sampling::prelude::*;
+            ///
+            /// /// The exact denoiser of data that are all the point (0.3, -0.8).
+            /// struct OnePoint;
+            ///
+            /// impl Denoiser<2> for OnePoint {
+            ///     fn denoise(&self, x_t: &Tensor<2>, _level: NoiseLevel) -> Denoised<2> {
+            ///         let x_0 = Tensor::from_floats([[0.3, -0.8]], &x_t.device());
+            ///         Denoised { x_0: x_0.repeat_dim(0, x_t.dims()[0]), variance_logit: None }
+            ///     }
+            /// }
+            ///
+            /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+            /// let diffusion: Diffusion =
+            ///     GaussianDiffusion::new(ScheduleConfig::default().init()?, Prediction::X0, Variance::FixedSmall).into();
+            /// let sampler = Sampler::new("heun", SamplerOptions::default())?;
+            /// let levels = sampler.usual_levels(&diffusion).levels(10, &diffusion)?;
+            /// let mut noise = SampleNoise::new(7, 0..5, [5, 2], &Device::default());
+            /// let start = noise.start();
+            /// let x = sampler.run(&OnePoint, &levels, start, &mut noise, &mut |_| {});
+            /// let off = (x - Tensor::from_floats([[0.3, -0.8]], &Device::default())).abs().max();
+            /// assert!(off.into_scalar::<f32>() < 1e-4);
+            /// # Ok(())
+            /// # }
+            /// ```
     pub fn run<const D: usize>(
                 &self,
                 $denoiser: &dyn Denoiser<D>,
