@@ -1,5 +1,5 @@
 //! A diffusion model for use: what every family's commands can ask of it. The command `sample` asks for more, and has a
-//! [`SamplingJob`] of its own.
+//! [`SamplingJob`](ddpm_sampling::job::SamplingJob) of its own.
 
 use std::path::Path;
 
