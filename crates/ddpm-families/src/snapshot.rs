@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, DataInfo};
@@ -396,13 +397,8 @@ impl Snapshot {
 
 /// A snapshot as a sampling job takes it.
 pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a, Network> {
-    let classes = snapshot.config.network.num_classes();
-    TrainedModel {
-        classes: (classes > 0).then_some(classes),
-        null_class: snapshot.config.network.null_class(),
-        self_conditioned: snapshot.config.diffusion.self_conditioning,
-        ..TrainedModel::new(&snapshot.network, diffusion, &snapshot.config.data)
-    }
+    let self_conditioned = snapshot.config.diffusion.self_conditioning;
+    TrainedModel::of_network(&snapshot.network, diffusion, &snapshot.config.data, self_conditioned)
 }
 
 fn write(
@@ -411,40 +407,53 @@ fn write(
     scheduler: Option<&SchedulerConfig>,
     dir: &Path,
 ) -> Result<Written, SnapshotError> {
-    let io = |path: &Path| {
-        let path = path.to_path_buf();
-        move |error| SnapshotError::Io { path, error }
-    };
+    complete_or_not_at_all(dir, |aside| match Files::of(config, scheduler) {
+        Ok(files) => {
+            let layout = Layout::in_folders(aside);
+            let mut written = files.write(&layout)?;
+            save_weights(network, &layout.weights(), None)?;
+            written.push(layout.weights());
+            let checksums = checksums::of_files(aside, &written).map_err(io(aside))?;
+            write_json(&aside.join(OWN), &Described { config, checksums })?;
+            Ok(if config.network.num_classes() > 0 { Written::PipelineOfClasses } else { Written::Pipeline })
+        }
+        Err(reason) => {
+            let described = Described { config, checksums: BTreeMap::new() };
+            let json = serde_json::to_string_pretty(&described);
+            let json = json.map_err(|error| io(&aside.join(OWN))(error.into()))?;
+            save_weights(network, &aside.join(WEIGHTS), Some(json))?;
+            Ok(Written::Own { reason })
+        }
+    })
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> SnapshotError + use<> {
+    let path = path.to_path_buf();
+    move |error| SnapshotError::Io { path, error }
+}
+
+/// Prepares a folder under another name, and renames it to `dir` when all of it is written.
+pub(crate) fn complete_or_not_at_all(
+    dir: &Path,
+    write: impl FnOnce(&Path) -> Result<Written, SnapshotError>,
+) -> Result<Written, SnapshotError> {
     let aside = aside(dir);
     if aside.exists() {
         std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
     }
     std::fs::create_dir_all(&aside).map_err(io(&aside))?;
-    let json = |checksums| {
-        serde_json::to_string_pretty(&Described { config, checksums })
-            .map_err(|error| SnapshotError::Io { path: aside.join(OWN), error: error.into() })
-    };
-    let written = match Files::of(config, scheduler) {
-        Ok(files) => {
-            let layout = Layout::in_folders(&aside);
-            let mut written = files.write(&layout)?;
-            save_weights(network, &layout.weights(), None)?;
-            written.push(layout.weights());
-            let own = aside.join(OWN);
-            let json = json(checksums::of_files(&aside, &written).map_err(io(&aside))?)?;
-            std::fs::write(&own, json).and_then(|()| File::open(&own)?.sync_all()).map_err(io(&own))?;
-            if config.network.num_classes() > 0 { Written::PipelineOfClasses } else { Written::Pipeline }
-        }
-        Err(reason) => {
-            save_weights(network, &aside.join(WEIGHTS), Some(json(BTreeMap::new())?))?;
-            Written::Own { reason }
-        }
-    };
+    let written = write(&aside)?;
     if dir.exists() {
         std::fs::remove_dir_all(dir).map_err(io(dir))?;
     }
     std::fs::rename(&aside, dir).map_err(io(dir))?;
     Ok(written)
+}
+
+/// Writes a description as a file of its own.
+pub(crate) fn write_json(file: &Path, description: &impl Serialize) -> Result<(), SnapshotError> {
+    let json = serde_json::to_string_pretty(description).map_err(|error| io(file)(error.into()))?;
+    std::fs::write(file, json).and_then(|()| File::open(file)?.sync_all()).map_err(io(file))
 }
 
 /// A description as it is written, with the sums of the files that it describes.
@@ -458,7 +467,11 @@ struct Described<'a> {
 }
 
 /// Writes weights under PyTorch's names, with a description and a sum in the header where there is a description.
-fn save_weights(network: &Network, file: &Path, description: Option<String>) -> Result<(), SnapshotError> {
+pub(crate) fn save_weights<M: Module>(
+    model: &M,
+    file: &Path,
+    description: Option<String>,
+) -> Result<(), SnapshotError> {
     let io = |error| SnapshotError::Io { path: file.to_path_buf(), error };
     // Burn makes files that only their owner may read, unless they replace one: then they get its permissions.
     File::create(file).map_err(io)?;
@@ -472,7 +485,7 @@ fn save_weights(network: &Network, file: &Path, description: Option<String>) -> 
     if let Some(description) = description {
         store = store.metadata(CONFIG_KEY, description).metadata(checksums::HEADER_KEY, checksums::OPEN);
     }
-    network.save_into(&mut store).map_err(|error| io(std::io::Error::other(error.to_string())))?;
+    model.save_into(&mut store).map_err(|error| io(std::io::Error::other(error.to_string())))?;
     if is_whole {
         checksums::seal(file).map_err(io)?;
     }
@@ -496,7 +509,7 @@ fn with_weights(mut network: Network, weights: &Weights) -> Result<Network, Snap
 }
 
 /// The folder beside `dir` in which it is prepared.
-pub(crate) fn aside(dir: &Path) -> PathBuf {
+fn aside(dir: &Path) -> PathBuf {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     dir.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }

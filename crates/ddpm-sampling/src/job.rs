@@ -191,6 +191,24 @@ impl<'a, N> TrainedModel<'a, N> {
     }
 }
 
+impl<'a> TrainedModel<'a, Network> {
+    /// One of our own networks, which knows its classes.
+    pub fn of_network(
+        network: &'a Network,
+        diffusion: &'a Diffusion,
+        data: &'a DataInfo,
+        self_conditioned: bool,
+    ) -> Self {
+        let classes = network.num_classes();
+        Self {
+            classes: (classes > 0).then_some(classes),
+            null_class: network.null_class(),
+            self_conditioned,
+            ..Self::new(network, diffusion, data)
+        }
+    }
+}
+
 impl<N> TrainedModel<'_, N> {
     fn guidable(&self) -> Guidable<'_> {
         Guidable { shape: &self.data.shape, classes: self.classes, null_class: self.null_class }

@@ -106,11 +106,6 @@ impl TrainModel {
         &*self.family
     }
 
-    /// The same family with another model.
-    pub fn with(&self, net: AnyModule) -> Self {
-        Self { net, family: self.family.clone() }
-    }
-
     /// The loss of a batch, in a pass that may be looked at.
     pub fn losses(&self, batch: &TrainBatch, pass: &Pass<'_>) -> Losses {
         self.family.losses(&self.net, &batch.batch, pass)

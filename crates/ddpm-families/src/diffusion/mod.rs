@@ -100,11 +100,6 @@ impl DiffusionFamily {
     pub fn network(model: &AnyModule) -> &Network {
         model.get().unwrap_or_else(|| unreachable!("a model of another family"))
     }
-
-    /// The forward process over items.
-    pub fn noising(&self) -> &Noising {
-        &self.noising
-    }
 }
 
 /// Which labels the network is conditioned on.

@@ -78,15 +78,7 @@ impl Generate for TrainedDiffusion {
 impl DiffusionFamily {
     /// A network as a sampling job takes it.
     pub(super) fn trained_model<'a>(&'a self, network: &'a Network) -> TrainedModel<'a, Network> {
-        let classes = network.num_classes();
-        TrainedModel {
-            network,
-            diffusion: &self.process,
-            data: &self.origin.data,
-            classes: (classes > 0).then_some(classes),
-            null_class: network.null_class(),
-            self_conditioned: self.tables.diffusion.self_conditioning,
-            guide: None,
-        }
+        let self_conditioned = self.tables.diffusion.self_conditioning;
+        TrainedModel::of_network(network, &self.process, &self.origin.data, self_conditioned)
     }
 }

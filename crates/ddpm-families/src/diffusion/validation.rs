@@ -77,16 +77,20 @@ impl Validation {
         let count = self.batches.iter().map(Vec::len).sum::<usize>() as f64;
         let (mut loss, mut bits) = (0.0, 0.0);
         for items in &self.batches {
+            let mut prior = 0.0;
             for stretch in 0..self.levels {
                 let (batch, share) = self.batch(items, stretch);
                 let [loss_here, bits_here] = self.of_batch(network, &batch);
                 loss += share * loss_here / count;
                 if let Some(chain) = self.chain() {
                     bits += chain.schedule.len() as f64 * share * bits_here / count;
+                    // The data are the same in every stretch.
+                    if stretch == 0 {
+                        prior = total(chain.prior_bpd(&batch.x_0)) / count;
+                    }
                 }
             }
-            let prior = |chain: &GaussianDiffusion| total(chain.prior_bpd(&self.batch(items, 0).0.x_0)) / count;
-            bits += self.chain().map_or(0.0, prior);
+            bits += prior;
         }
         Measured { loss, bits_per_dim: self.chain().map(|_| bits) }
     }

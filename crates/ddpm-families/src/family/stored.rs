@@ -2,11 +2,10 @@
 //!
 //! Folders of format 1, which are of family diffusion and may be pipelines of diffusers, are [`crate::snapshot`]'s.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
+use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
 use ddpm_data::{DataConfig, DataInfo};
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -14,7 +13,7 @@ use toml::Table;
 use super::{Family, Progress};
 use crate::checksums;
 use crate::diffusers::pipeline::read_json;
-use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written};
+use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written, complete_or_not_at_all, save_weights, write_json};
 
 /// The format that names its family.
 pub const FORMAT: u32 = 2;
@@ -72,50 +71,27 @@ impl ModelCard {
 
 /// Writes a model as the folder `dir`, which appears complete or not at all.
 pub fn save<F: Family>(family: &F, model: &F::Model, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
-    let io = |path: &Path| {
-        let path = path.to_path_buf();
-        move |error| SnapshotError::Io { path, error }
-    };
-    let aside = crate::snapshot::aside(dir);
-    if aside.exists() {
-        std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
-    }
-    std::fs::create_dir_all(&aside).map_err(io(&aside))?;
-    let (own, weights) = (aside.join(OWN), aside.join(WEIGHTS));
-    save_weights(&model.clone().materialize(), &weights).map_err(io(&weights))?;
     let origin = family.origin();
-    let tables = Table::try_from(family.tables()).map_err(|error| io(&own)(std::io::Error::other(error)))?;
-    let card = ModelCard {
-        format: FORMAT,
-        family: F::NAME.into(),
-        tables,
-        data: origin.data.clone(),
-        source: origin.source.clone(),
-        experiment: origin.experiment.clone(),
-        step: progress.step,
-        images_seen: progress.images_seen,
-        checksums: checksums::of_files(&aside, &[weights]).map_err(io(&aside))?,
-    };
-    let json = serde_json::to_string_pretty(&card).map_err(|error| io(&own)(error.into()))?;
-    std::fs::write(&own, json).and_then(|()| File::open(&own)?.sync_all()).map_err(io(&own))?;
-    if dir.exists() {
-        std::fs::remove_dir_all(dir).map_err(io(dir))?;
-    }
-    std::fs::rename(&aside, dir).map_err(io(dir))?;
-    Ok(Written::Own { reason: format!("diffusers has no pipeline of family {}", F::NAME) })
-}
-
-fn save_weights<M: Module>(model: &M, file: &Path) -> std::io::Result<()> {
-    // Burn makes files that only their owner may read, unless they replace one: then they get its permissions.
-    File::create(file)?;
-    let mut store = SafetensorsStore::from_file(file)
-        .overwrite(true)
-        .with_to_adapter(BurnToPyTorchAdapter)
-        .skip_enum_variants(true)
-        .clear_metadata()
-        .metadata("format", "pt");
-    model.save_into(&mut store).map_err(|error| std::io::Error::other(error.to_string()))?;
-    File::open(file)?.sync_all()
+    complete_or_not_at_all(dir, |aside| {
+        let (own, weights) = (aside.join(OWN), aside.join(WEIGHTS));
+        let io = |path: &Path, error| SnapshotError::Io { path: path.to_path_buf(), error };
+        save_weights(&model.clone().materialize(), &weights, None)?;
+        let tables = Table::try_from(family.tables()).map_err(|error| io(&own, std::io::Error::other(error)))?;
+        let checksums = checksums::of_files(aside, &[weights]).map_err(|error| io(aside, error))?;
+        let card = ModelCard {
+            format: FORMAT,
+            family: F::NAME.into(),
+            tables,
+            data: origin.data.clone(),
+            source: origin.source.clone(),
+            experiment: origin.experiment.clone(),
+            step: progress.step,
+            images_seen: progress.images_seen,
+            checksums,
+        };
+        write_json(&own, &card)?;
+        Ok(Written::Own { reason: format!("diffusers has no pipeline of family {}", F::NAME) })
+    })
 }
 
 /// The model with the weights of a snapshot. None may be missing or left over.

@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddpm_console::bar::progress_bar;
 use ddpm_console::numbers::{at_least, from_zero};
-use ddpm_data::{fnv1a, reference_points};
+use ddpm_data::{DataInfo, fnv1a, reference_points};
 use ddpm_device::device::OpenDevice;
 use ddpm_device::memory;
 use ddpm_families::family::stored::ModelCard;
@@ -112,10 +112,11 @@ fn sampler_help() -> String {
 
 /// Generates samples as the arguments say and gives the folder with them.
 pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
-    if let Some(folder) = args.generate_at_once()? {
-        return Ok(folder);
+    let (path, run) = args.snapshot.choose()?;
+    if ModelCard::find(&path)?.is_some() {
+        return args.generate_at_once(&path, run.as_ref());
     }
-    let loaded = args.load()?;
+    let loaded = args.load(path, run)?;
     let guide = loaded.guide.as_ref().map(|(snapshot, diffusion)| trained(snapshot, diffusion));
     let model = TrainedModel { guide: guide.as_ref(), ..loaded.model() };
     let job = args.job(&loaded)?;
@@ -232,21 +233,20 @@ impl SampleArgs {
         given.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option).collect()
     }
 
-    /// Samples of a model that draws them in one pass, if it is such a model, with the options that have a meaning for it.
-    fn generate_at_once(&self) -> anyhow::Result<Option<PathBuf>> {
-        let (path, run) = self.snapshot.choose()?;
-        let Some(card) = ModelCard::find(&path)? else { return Ok(None) };
+    /// Samples of a model that draws them in one pass, with the options that have a meaning for it.
+    fn generate_at_once(&self, path: &Path, run: Option<&RunFolder>) -> anyhow::Result<PathBuf> {
         let device = self.snapshot.open()?;
-        let model = open(&path, &device.device).map_err(anyhow::Error::from_boxed)?;
+        let model = open(path, &device.device).map_err(anyhow::Error::from_boxed)?;
+        let card = model.card();
         let Some(generator) = model.generate() else {
             bail!("{}: this snapshot is a {}: {}, not sample", path.display(), card.family, abilities(&*model));
         };
         if let Some(option) = self.options_of_denoising().first() {
             bail!("{option} is about models that are denoised step by step; this snapshot is a {}", card.family);
         }
-        let count = self.count.unwrap_or(if card.data.shape.len() == 3 { 100 } else { 2048 });
+        let count = self.count.unwrap_or(usual_count_of(&card.data));
         let name = format!("{}-seed{}-n{count}", path.file_stem().unwrap_or_default().to_string_lossy(), self.seed);
-        let out = self.make_folder(run.as_ref(), &name)?;
+        let out = self.make_folder(run, &name)?;
         eprintln!("{}: {count} samples of {} on {}", path.display(), card.origin(), device.name);
         let samples = generator.generate(self.seed, 0, count).map_err(anyhow::Error::from_boxed)?;
         let points = card.source.as_ref().filter(|_| card.data.shape.len() == 1).and_then(reference_points);
@@ -254,12 +254,11 @@ impl SampleArgs {
             samples_folder::clear(&out)?;
         }
         ddpm_render::write(&out, &samples, points.as_deref())?;
-        Ok(Some(out))
+        Ok(out)
     }
 
     /// Reads the model, and the one that guides it.
-    fn load(&self) -> anyhow::Result<Loaded> {
-        let (path, run) = self.snapshot.choose()?;
+    fn load(&self, path: PathBuf, run: Option<RunFolder>) -> anyhow::Result<Loaded> {
         let open = self.snapshot.open()?;
         let (snapshot, diffusion) = self.snapshot.load(&path, &open.device)?;
         let guide = self.guiding.guide.as_deref();
@@ -410,9 +409,13 @@ fn usual_count(task: &Task, config: &SnapshotConfig, init_noise: Option<&[f32]>)
     if let Some(noise) = init_noise {
         return noise.len() / per_item;
     }
-    let is_image = config.data.shape.len() == 3;
     let of_task = task.usual_count(config.network.num_classes(), per_item);
-    of_task.unwrap_or(if is_image { 100 } else { 2048 })
+    of_task.unwrap_or_else(|| usual_count_of(&config.data))
+}
+
+/// How many samples of such data are usual, out of noise.
+fn usual_count_of(data: &DataInfo) -> usize {
+    if data.shape.len() == 3 { 100 } else { 2048 }
 }
 
 /// An error in a class, with the option that it was given by.

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::support::copy;
+
 fn conformance(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ddpm-train")).args(["conformance", "--quick"]).args(words).output().unwrap()
 }
@@ -48,17 +50,4 @@ fn a_backend_that_is_not_compiled_in_is_no_skipped_one() {
     let output = conformance(&["--device", missing]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains(&format!("--features {missing}")), "{}", said(&output));
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

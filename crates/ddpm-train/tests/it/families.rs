@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData};
-use clap::Parser;
 use ddpm_data::StreamItem;
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_families::family::erased::Of;
@@ -17,12 +16,13 @@ use ddpm_families::family::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, StartingWeights, Subject,
     registry,
 };
-use ddpm_infer::commands::sample::{self, SampleArgs};
 use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;
 use ddpm_render::Samples;
 use ddpm_train::train::{Finish, Options, run};
 use serde::{Deserialize, Serialize};
+
+use crate::support::sample_command;
 
 /// A linear autoencoder of points or images: `x` to a few numbers and back.
 #[derive(Clone, Debug)]
@@ -190,12 +190,6 @@ const EXPERIMENTS: [(&str, &str); 2] = [
 
 const TRAIN: &str = "[train]\nbatch_size = 4\nlog_every = 2\ncheckpoint_every = 3\nsnapshot_every = 6\n";
 
-#[derive(Parser)]
-struct Words {
-    #[command(flatten)]
-    args: SampleArgs,
-}
-
 /// The families of these tests, known to the programs.
 fn with_registry() {
     registry::register(&Of::<LinearAutoencoder>::NEW);
@@ -274,8 +268,7 @@ fn the_sample_command_draws_from_any_family_and_refuses_what_has_no_meaning() {
     let out = dir.path().join("out");
     let sample = |words: &[&str]| {
         let base = ["sample", "--run", run.to_str().unwrap(), "--out", out.to_str().unwrap(), "--count", "7"];
-        let words = Words::parse_from([&base[..], words].concat());
-        sample::run(&words.args).map_err(|error| format!("{error:#}"))
+        sample_command([&base[..], words].concat()).map_err(|error| format!("{error:#}"))
     };
     let refused = sample(&["--sampler", "ddim"]).unwrap_err();
     assert!(refused.contains("--sampler") && refused.contains("linear-autoencoder"), "{refused}");

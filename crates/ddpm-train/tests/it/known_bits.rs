@@ -10,14 +10,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clap::Parser;
 use ddpm_data::fnv1a;
 use ddpm_files::npy;
-use ddpm_infer::commands::sample::{self, SampleArgs};
 use ddpm_testing::support::fixture;
 use serde::{Deserialize, Serialize};
 
-use crate::support::metrics;
+use crate::support::{copy, metrics, sample_command};
 
 /// What each case trains: its name, the experiment, and what is set. Every case takes 20 steps.
 const CASES: [(&str, &str, &[&str]); 8] = [
@@ -117,15 +115,9 @@ fn drawn(run: &Path, sampler: &str) -> Vec<f32> {
             let output = Command::new(dir.join("ddpm-infer")).args(words).output().unwrap();
             assert!(output.status.success(), "{sampler}: {}", String::from_utf8_lossy(&output.stderr));
         }
-        None => drop(sample::run(&Words::parse_from(words).args).unwrap()),
+        None => drop(sample_command(words).unwrap()),
     }
     npy::decode(&std::fs::read(out.join("samples.npy")).unwrap()).unwrap().1
-}
-
-#[derive(Parser)]
-struct Words {
-    #[command(flatten)]
-    args: SampleArgs,
 }
 
 fn hash(bytes: &[u8]) -> String {
@@ -176,17 +168,6 @@ fn cases() -> BTreeMap<String, Case> {
     let run = train(dir.path(), &["--resume", "old-run", "--set", "train.steps=20"]);
     cases.insert("old-run".into(), case(&run, true));
     cases
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        match from.is_dir() {
-            true => copy(&from, &to),
-            false => assert!(std::fs::copy(from, to).unwrap() > 0),
-        }
-    }
 }
 
 /// What results may depend on: the vector instructions, and the caches that products are cut by. Virtual machines give

@@ -3,12 +3,14 @@
 
 pub mod judge;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use ddpm_families::snapshot::{Snapshot, trained};
 use ddpm_files::runs::RunFolder;
+use ddpm_infer::commands::sample::{self, SampleArgs};
 use ddpm_sampling::job::SamplingJob;
 use ddpm_sampling::samplers::{Sampler, SamplerOptions};
 
@@ -106,6 +108,30 @@ pub fn sample(run: &Path, count: usize, sampler: &str, steps: Option<usize>) -> 
     let model = trained(&snapshot, &diffusion);
     let job = SamplingJob { count, seed: 1, batch_size: 256, steps, ..SamplingJob::new(sampler, &model) };
     job.run(&model, &device, &mut |_| {}).unwrap().values
+}
+
+/// What `ddpm-infer sample` does with these words.
+pub fn sample_command<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> anyhow::Result<PathBuf> {
+    #[derive(clap::Parser)]
+    struct Words {
+        #[command(flatten)]
+        args: SampleArgs,
+    }
+    sample::run(&<Words as clap::Parser>::parse_from(words).args)
+}
+
+/// Copies a folder with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }
 
 /// The bytes of one file of a checkpoint.
