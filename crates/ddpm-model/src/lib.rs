@@ -3,6 +3,7 @@
 //! Nothing here touches files, clocks, threads, the environment or a terminal, and nothing is global.
 //! Randomness is always passed in.
 
+pub mod autoencoder;
 pub mod bound;
 pub mod condition;
 pub mod continuous;
@@ -11,6 +12,7 @@ pub mod diffusion;
 pub mod ema;
 pub mod embedding;
 pub mod gaussian;
+pub mod likelihood;
 pub mod network;
 pub mod noise_level;
 pub mod pass;
