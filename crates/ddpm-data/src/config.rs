@@ -48,9 +48,29 @@ pub enum DataConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DigitsConfig {
+    /// Which digits are for the test.
+    #[serde(default, skip_serializing_if = "DigitsSplit::is_usual")]
+    pub split: DigitsSplit,
     /// Threshold between 0 (black) and 1 (white): values at or above it become white, the others black.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binarize: Option<f64>,
+}
+
+/// Which digits are for the test: one in five in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DigitsSplit {
+    /// One in five of each class, so that every writer is on both sides.
+    #[default]
+    Stratified,
+    /// The last rows of the file, so that most writers of the test are in the test only.
+    LastRows,
+}
+
+impl DigitsSplit {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// All 1,152 combinations of 3 shapes, 6 scales and 8x8 positions, one image each; the class is the shape.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use burn_dataset::InMemDataset;
 use flate2::read::GzDecoder;
 
+use crate::config::{DigitsConfig, DigitsSplit};
 use crate::error::DataError;
 use crate::example::{DataInfo, Example, Flip, Units};
 use crate::open::{OpenData, Split};
@@ -22,9 +23,12 @@ const CLASSES: usize = 10;
 const TEST_ONE_IN: usize = 5;
 
 /// Opens a split of the bundled digits.
-pub(crate) fn open(split: Split) -> Result<OpenData, DataError> {
+pub(crate) fn open(config: &DigitsConfig, split: Split) -> Result<OpenData, DataError> {
     let digits = parse(&decompress()?)?;
-    let is_test = test_split(&digits);
+    let is_test = match config.split {
+        DigitsSplit::Stratified => test_split(&digits),
+        DigitsSplit::LastRows => last_rows(digits.len()),
+    };
     let items = digits
         .into_iter()
         .zip(is_test)
@@ -56,6 +60,11 @@ fn test_split(digits: &[Example]) -> Vec<bool> {
         is_test[line] = true;
     }
     is_test
+}
+
+/// The last fifth of the rows, rounded up.
+fn last_rows(count: usize) -> Vec<bool> {
+    (0..count).map(|row| row >= count - count.div_ceil(TEST_ONE_IN)).collect()
 }
 
 fn decompress() -> Result<String, DataError> {
@@ -100,7 +109,7 @@ mod tests {
     use super::*;
 
     fn all(split: Split) -> Vec<Example> {
-        let data = open(split).unwrap();
+        let data = open(&DigitsConfig::default(), split).unwrap();
         (0..data.items.len()).map(|item| data.items.get(item).unwrap()).collect()
     }
 
@@ -132,6 +141,17 @@ mod tests {
         let lines = test_split(&parse(&decompress().unwrap()).unwrap());
         let first: Vec<usize> = (0..lines.len()).filter(|&line| lines[line]).take(8).collect();
         assert_eq!(first, [8, 15, 31, 41, 47, 48, 49, 55]);
+    }
+
+    #[test]
+    fn the_last_rows_are_the_last() {
+        let config = DigitsConfig { split: DigitsSplit::LastRows, ..DigitsConfig::default() };
+        let lines = parse(&decompress().unwrap()).unwrap();
+        let of = |split| {
+            let data = open(&config, split).unwrap();
+            (0..data.items.len()).map(|item| data.items.get(item).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!((of(Split::Train), of(Split::Test)), (lines[..1437].to_vec(), lines[1437..].to_vec()));
     }
 
     #[test]

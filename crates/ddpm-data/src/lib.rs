@@ -32,8 +32,8 @@ pub mod zip;
 mod zip_pictures;
 
 pub use config::{
-    Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, ImageChannels, ImageLabels, ImageResize, ImagesConfig,
-    MnistConfig, MnistSize, OnBadFile, PackedConfig, PointsConfig, Problem, SpritesConfig,
+    Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, DigitsSplit, ImageChannels, ImageLabels, ImageResize,
+    ImagesConfig, MnistConfig, MnistSize, OnBadFile, PackedConfig, PointsConfig, Problem, SpritesConfig,
 };
 pub use error::{BadFile, DataError, Ignored};
 pub use example::{DataInfo, Example, Flip, Units};

@@ -86,7 +86,7 @@ pub fn open_with_progress(
     }
     let name = config.kind();
     let mut data = match config {
-        DataConfig::Digits(_) => digits::open(split)?,
+        DataConfig::Digits(config) => digits::open(config, split)?,
         DataConfig::Sprites(_) => sprites::open(split),
         DataConfig::Images(images) => image_folder::open(images, split, progress)?,
         DataConfig::Packed(packed) => packed::open(packed, split)?,
