@@ -32,6 +32,8 @@ operations! {
     ConvWeight => "convolution with a stride, gradient of the weight",
     Attention => "attention",
     AttentionBackward => "attention, gradients",
+    Gelu => "GELU",
+    GeluBackward => "GELU, gradients",
     Sum => "sum of a residual connection",
     Concat => "joining channels, and their gradients",
     Shift => "shifting channels by the time, and its gradient",

@@ -11,7 +11,7 @@
 //! | `conv.rs` | [`conv2d`]: the same |
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
 //! | `dense.rs`, `attention.rs` | [`dense`], [`dense_channels`]; [`attention`]: the same |
-//! | `channels.rs`, `sum.rs` | [`concat()`], [`shift`], [`add`]: the same |
+//! | `channels.rs`, `sum.rs`, `gelu.rs` | [`concat()`], [`shift`], [`add`], [`gelu`]: the same |
 //! | `precision.rs` | [`Precision`]: what products are computed in |
 //! | `weights.rs` | Adam, averages and norms of weights |
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
@@ -44,6 +44,7 @@ mod cube;
 mod dense;
 #[cfg(feature = "flex")]
 mod flex;
+mod gelu;
 mod group_norm;
 #[cfg(feature = "flex")]
 mod output;
@@ -64,6 +65,7 @@ pub use attention::attention;
 pub use channels::{concat, shift};
 pub use conv::{conv2d, conv2d_relu};
 pub use dense::{dense, dense_channels};
+pub use gelu::gelu;
 pub use group_norm::{group_norm, norm_scale_shift_silu, norm_silu};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use precision::Precision;

@@ -12,6 +12,7 @@ pub mod diffusion;
 pub mod ema;
 pub mod embedding;
 pub mod gaussian;
+pub mod hvae;
 pub mod likelihood;
 pub mod network;
 pub mod noise_level;

@@ -9,6 +9,7 @@ mod bf16;
 mod channels;
 mod conv;
 mod dense;
+mod gelu;
 mod group_norm;
 mod half;
 mod inference;
