@@ -3,6 +3,7 @@
 //! Nothing here touches files, clocks, threads, the environment or a terminal, and nothing is global.
 //! Randomness is always passed in.
 
+pub mod autoencoder;
 pub mod bound;
 pub mod condition;
 pub mod continuous;

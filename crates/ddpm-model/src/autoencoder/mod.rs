@@ -1,0 +1,3 @@
+//! Autoencoders: images to latents and back.
+
+pub mod diagonal_gaussian;
