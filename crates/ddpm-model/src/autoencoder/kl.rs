@@ -327,6 +327,20 @@ mod tests {
     }
 
     #[test]
+    fn half_precision_rounds_and_leaves_the_types_of_inputs_and_outputs() {
+        let device = Device::default();
+        let exact = config().init(&device);
+        let mut rounded = exact.clone();
+        rounded.set_precision(Precision::Bf16);
+        let x = Tensor::<4>::random([2, 3, 4, 6], Distribution::Default, &device);
+        let run = |network: &AutoencoderKL| network.decode(network.encode(x.clone()).mean());
+        let [exact, rounded] = [run(&exact), run(&rounded)];
+        assert_eq!(exact.dtype(), rounded.dtype());
+        let error = (exact - rounded).abs().max().into_scalar::<f32>();
+        assert!(error > 0.0 && error < 0.1, "{error}");
+    }
+
+    #[test]
     fn a_network_that_begins_encodes_and_decodes_something() {
         let device = Device::default();
         let network = config().init(&device);
