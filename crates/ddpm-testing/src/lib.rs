@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod drawn;
+pub mod gradients;
 pub mod hostile;
 pub mod known;
 pub mod networks;

@@ -83,7 +83,7 @@ pub fn compare(network: &Network, io: &Safetensors, case: &Value, what: &str) {
 }
 
 /// All parameters in PyTorch's layout.
-pub fn parameters(network: &Network) -> BTreeMap<String, Vec<f32>> {
+pub fn parameters<M: ModuleSnapshot>(network: &M) -> BTreeMap<String, Vec<f32>> {
     let tensors = network.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
     let values = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|word| f32::from_le_bytes(*word)).collect();
     tensors

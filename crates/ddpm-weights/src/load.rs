@@ -15,19 +15,28 @@ use super::{Fault, StoredTensor, Weights, WeightsError};
 ///
 /// What is missing, left over or of another shape is told together, and then nothing is replaced.
 pub fn load_into(network: &mut Network, weights: &Weights, scheme: Scheme) -> Result<(), WeightsError> {
-    let misfit = |faults| WeightsError::Misfit { path: weights.path().to_path_buf(), faults };
     let entries = entries(network, scheme).ok_or_else(|| WeightsError::Names {
         path: weights.path().to_path_buf(),
         reason: format!("these are names of a U-Net ({scheme}), but the network is another one"),
     })?;
-    let faults = faults(&entries, weights);
+    load_entries(network, weights, &entries)
+}
+
+/// As [`load_into`], for any module: `entries` lists its parameters and where they come from.
+pub fn load_entries<M: ModuleSnapshot>(
+    module: &mut M,
+    weights: &Weights,
+    entries: &[Entry],
+) -> Result<(), WeightsError> {
+    let misfit = |faults| WeightsError::Misfit { path: weights.path().to_path_buf(), faults };
+    let faults = faults(entries, weights);
     if !faults.is_empty() {
         return Err(misfit(faults));
     }
 
     let tensors =
         entries.iter().filter_map(|entry| Some(deferred(entry, weights.tensors().get(&entry.theirs)?))).collect();
-    let result = network.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
+    let result = module.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
     let mut faults: Vec<Fault> = result.missing.into_iter().map(|(key, _)| Fault::Missing(key)).collect();
     faults.extend(result.unused.into_iter().map(Fault::Unexpected));
     faults.extend(result.errors.iter().map(|error| Fault::Other { key: error.to_string(), reason: String::new() }));

@@ -125,6 +125,22 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A list of whole numbers from `least` to `most`; the default where the key is not there at all.
+    pub(super) fn wholes(
+        self,
+        key: &str,
+        default: &[usize],
+        most_entries: usize,
+        [least, most]: [usize; 2],
+    ) -> Result<Vec<usize>, DiffusersError> {
+        if !self.has(key) {
+            return Ok(default.to_vec());
+        }
+        let whole = |value: &Value| value.as_u64().map(|n| n as usize).filter(|n| (least..=most).contains(n));
+        let list: Option<Vec<usize>> = self.list(key, most_entries)?.iter().map(whole).collect();
+        list.ok_or_else(|| self.refuse(key, &format!("whole numbers from {least} to {most}")))
+    }
+
     pub(super) fn list(self, key: &str, most: usize) -> Result<&'a [Value], DiffusersError> {
         match self.get(key).as_array() {
             Some(list) if (1..=most).contains(&list.len()) => Ok(list),

@@ -12,10 +12,10 @@ use super::{DiffusersError, VERSION};
 
 const CLASS: &str = "UNet2DModel";
 /// No real file comes near these; larger claims are refused before memory is taken.
-const MOST_LEVELS: usize = 16;
-const MOST_BLOCKS: usize = 64;
-const MOST_CHANNELS: usize = 1 << 16;
-const MOST_PIXELS: usize = 1 << 16;
+pub(super) const MOST_LEVELS: usize = 16;
+pub(super) const MOST_BLOCKS: usize = 64;
+pub(super) const MOST_CHANNELS: usize = 1 << 16;
+pub(super) const MOST_PIXELS: usize = 1 << 16;
 const MOST_CLASSES: usize = 1 << 24;
 
 const KNOWN: [&str; 30] = [
@@ -244,13 +244,7 @@ fn head_width(config: &UNetConfig, channels: &[usize]) -> Result<Option<usize>, 
 
 fn channels(keys: Keys<'_>) -> Result<Vec<usize>, DiffusersError> {
     const DEFAULT: [usize; 4] = [224, 448, 672, 896];
-    if !keys.has("block_out_channels") {
-        return Ok(DEFAULT.to_vec());
-    }
-    let whole = |value: &Value| value.as_u64().map(|count| count as usize).filter(|c| (1..=MOST_CHANNELS).contains(c));
-    let list = keys.list("block_out_channels", MOST_LEVELS)?;
-    let channels: Option<Vec<usize>> = list.iter().map(whole).collect();
-    channels.ok_or_else(|| keys.refuse("block_out_channels", &format!("whole numbers from 1 to {MOST_CHANNELS}")))
+    keys.wholes("block_out_channels", &DEFAULT, MOST_LEVELS, [1, MOST_CHANNELS])
 }
 
 /// A number for squares, or height and width.

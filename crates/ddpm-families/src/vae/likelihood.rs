@@ -1,8 +1,8 @@
 //! The distribution of data given a latent: what the decoder's numbers mean.
 
-use burn::tensor::activation::sigmoid;
 use burn::tensor::{Tensor, TensorData};
-use ddpm_model::likelihood::{bernoulli, gaussian};
+use ddpm_model::likelihood::logistic_mixture::Tails;
+use ddpm_model::likelihood::{PixelLikelihood, gaussian};
 use serde::{Deserialize, Serialize};
 
 use super::tables::DecoderVariance;
@@ -16,6 +16,11 @@ pub enum LikelihoodKind {
     /// Gaussian errors; see `vae.variance`.
     #[default]
     Gaussian,
+    /// One logistic for each value, which gives each of the `vae.levels` values of a pixel a probability. For images.
+    DiscretizedLogistic,
+    /// A mixture of `vae.mixtures` logistics for each pixel, which gives each of the `vae.levels` values a probability
+    /// (Salimans et al. 2017). For images.
+    LogisticMixture,
 }
 
 /// A likelihood for data of one kind.
@@ -26,6 +31,10 @@ pub enum LikelihoodKind {
 pub struct Likelihood {
     /// The distribution.
     pub kind: LikelihoodKind,
+    /// Logistics of a mixture.
+    pub mixtures: usize,
+    /// Values that a pixel can have, where these have probabilities.
+    pub levels: usize,
     /// Where the variance of a Gaussian comes from.
     pub variance: DecoderVariance,
     /// The standard deviation of a Gaussian where that is fixed.
@@ -37,16 +46,23 @@ pub struct Likelihood {
 impl Likelihood {
     /// Numbers that the decoder gives in place of so many channels.
     pub fn outputs(&self, channels: usize) -> usize {
+        self.of_pixels().map_or(channels, |pixels| pixels.parameters(channels))
+    }
+
+    /// The likelihood of pixels, if it is one.
+    fn of_pixels(&self) -> Option<PixelLikelihood> {
+        let (mixtures, levels, tails) = (self.mixtures, self.levels, Tails::Density);
         match self.kind {
-            LikelihoodKind::Bernoulli | LikelihoodKind::Gaussian => channels,
+            LikelihoodKind::Gaussian => None,
+            LikelihoodKind::Bernoulli => Some(PixelLikelihood::Bernoulli),
+            LikelihoodKind::DiscretizedLogistic => Some(PixelLikelihood::DiscretizedLogistic { levels }),
+            LikelihoodKind::LogisticMixture => Some(PixelLikelihood::LogisticMixture { mixtures, levels, tails }),
         }
     }
 
     /// Whether it gives probabilities to values of 8 bits, not densities.
     pub fn is_discrete(&self) -> bool {
-        match self.kind {
-            LikelihoodKind::Bernoulli | LikelihoodKind::Gaussian => false,
-        }
+        matches!(self.kind, LikelihoodKind::DiscretizedLogistic | LikelihoodKind::LogisticMixture)
     }
 
     /// The shape of the parameter `ln sigma` for items of this shape, if there is one.
@@ -55,7 +71,7 @@ impl Likelihood {
         match (self.kind, self.variance) {
             (LikelihoodKind::Gaussian, DecoderVariance::LearnedByDimension) => Some([1, channels, height, width]),
             (LikelihoodKind::Gaussian, DecoderVariance::Learned | DecoderVariance::Optimal) => Some([1; 4]),
-            (LikelihoodKind::Gaussian, DecoderVariance::Fixed) | (LikelihoodKind::Bernoulli, _) => None,
+            _ => None,
         }
     }
 
@@ -77,11 +93,11 @@ impl Likelihood {
         gaussian::optimal_log_sigma(self.unit(x), self.unit(decoded))
     }
 
-    /// The mean of the distribution, in the units of the networks.
-    pub fn mean(&self, decoded: Tensor<4>) -> Tensor<4> {
-        match self.kind {
-            LikelihoodKind::Bernoulli => sigmoid(decoded).mul_scalar(2.0) - 1.0,
-            LikelihoodKind::Gaussian => decoded,
+    /// The mean of the distribution for items of so many channels, in the units of the networks.
+    pub fn mean(&self, decoded: Tensor<4>, channels: usize) -> Tensor<4> {
+        match self.of_pixels() {
+            Some(pixels) => pixels.mean(decoded, channels),
+            None => decoded,
         }
     }
 

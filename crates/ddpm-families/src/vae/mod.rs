@@ -89,14 +89,17 @@ impl Vae {
 
 impl VaeFamily {
     /// The family for data of which only the description is known.
-    pub fn new(tables: VaeTables, origin: Origin) -> Self {
+    pub fn new(mut tables: VaeTables, origin: Origin) -> Self {
         let (keys, shape) = (&tables.vae, three_axes(&origin.data.shape));
         let likelihood = Likelihood {
             kind: keys.likelihood,
+            mixtures: keys.mixtures,
+            levels: keys.levels,
             variance: keys.variance,
             sigma: keys.sigma,
             of_images: origin.data.shape.len() == 3,
         };
+        tables.model = tables.model.with_io(shape, likelihood.outputs(shape[0]));
         Self { likelihood, shape, latent: tables.model.latent_shape(shape), tables, origin }
     }
 
@@ -192,6 +195,7 @@ impl Family for VaeFamily {
 
     fn set_precision(&self, model: &mut Vae, precision: Precision) {
         model.precision = precision;
+        model.network.set_precision(precision);
     }
 
     fn memory_estimate(&self, parameters: usize, batch: usize) -> MemoryEstimate {

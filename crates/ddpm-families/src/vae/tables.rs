@@ -44,6 +44,11 @@ pub struct ObjectiveConfig {
     pub capacity_steps: u64,
     /// The distribution of data given a latent.
     pub likelihood: LikelihoodKind,
+    /// Logistics of the likelihood `"logistic-mixture"`.
+    pub mixtures: usize,
+    /// Values that a channel of a pixel can have, for `"discretized-logistic"` and `"logistic-mixture"`; 256 for bytes, 17
+    /// for the bundled digits.
+    pub levels: usize,
     /// Where the variance of a Gaussian likelihood comes from.
     pub variance: DecoderVariance,
     /// Standard deviation of a Gaussian likelihood of fixed variance, and where a learned one starts; in units of images
@@ -62,6 +67,8 @@ impl Default for ObjectiveConfig {
             capacity: 5.0,
             capacity_steps: 1000,
             likelihood: LikelihoodKind::Gaussian,
+            mixtures: 5,
+            levels: 256,
             variance: DecoderVariance::Learned,
             sigma: 0.3,
         }
@@ -117,8 +124,13 @@ impl ObjectiveConfig {
 
 impl VaeTables {
     /// The sections, each with what must be in it; more than once where kinds have keys of their own.
-    pub(super) const SECTIONS: &'static [(&'static str, &'static str)] =
-        &[("augment", ""), ("model", "kind = 'mlp'"), ("model", "kind = 'conv'"), ("vae", "")];
+    pub(super) const SECTIONS: &'static [(&'static str, &'static str)] = &[
+        ("augment", ""),
+        ("model", "kind = 'mlp'"),
+        ("model", "kind = 'conv'"),
+        ("model", "kind = 'kl'"),
+        ("vae", ""),
+    ];
 
     /// What is wrong with the values, before the data are known.
     pub(super) fn problems(&self) -> Vec<Problem> {
@@ -133,6 +145,11 @@ impl VaeTables {
             .collect();
         if !keys.sigma.is_finite() || keys.sigma <= 0.0 {
             problems.push(("vae.sigma".into(), format!("must be above 0, not {}", keys.sigma)));
+        }
+        for (key, value, least) in [("mixtures", keys.mixtures, 1), ("levels", keys.levels, 2)] {
+            if value < least {
+                problems.push((format!("vae.{key}"), format!("must be at least {least}, not {value}")));
+            }
         }
         if self.augment.has_labels() {
             let message = "is for networks that are conditioned on augmentation labels; augment.crop is not".into();
@@ -165,7 +182,7 @@ impl VaeTables {
         let mut problems: Vec<Problem> =
             network.into_iter().map(|problem| (format!("model.{}", problem.key), problem.message)).collect();
         let is_image = shape.len() == 3;
-        if !is_image && matches!(self.model, AutoencoderConfig::Conv(_)) {
+        if !is_image && !matches!(self.model, AutoencoderConfig::Mlp(_)) {
             problems
                 .push(("model.kind".into(), format!("convolutions are for images [C, H, W], the data are {shape:?}")));
         }

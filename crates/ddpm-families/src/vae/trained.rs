@@ -40,7 +40,7 @@ impl TrainedVae {
 
     /// The means of `p(x|z)` for latents.
     fn mean_of(&self, z: Tensor<4>) -> Tensor<4> {
-        self.family.likelihood.mean(self.model.decode(z, &Pass::default()))
+        self.family.likelihood.mean(self.model.decode(z, &Pass::default()), self.family.shape[0])
     }
 
     fn posterior_mean(&self, x: Tensor<4>) -> Tensor<4> {

@@ -4,15 +4,14 @@
 
 use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
-use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, SafetensorsStore};
+use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use ddpm_families::diffusers::unet_config::{self, UNetFile};
 use ddpm_families::snapshot::load_weights;
 use ddpm_model::condition::Condition;
 use ddpm_model::network::{Network, NetworkConfig};
 use ddpm_model::unet::{UNet, UNetConfig};
+use ddpm_testing::gradients::{assert_gradients, gradients};
 use ddpm_testing::support;
 use serde_json::Value;
 use support::*;
@@ -79,22 +78,7 @@ fn gradients_are_those_of_diffusers() {
         let wanted_loss = number(&model.meta["grad"], "loss_f64");
         assert_close(&[loss_value], &[wanted_loss], 1e-5_f64.max(4e-6 * wanted_loss), &model.id);
 
-        // The gradients, dressed as a network, leave under the names of diffusers.
-        let grads = GradientsParams::from_grads(loss.backward(), &network);
-        let mut missing = Vec::new();
-        network.visit(&mut Ungraded { grads: &grads, missing: &mut missing });
-        assert_eq!(missing, Vec::<String>::new(), "{}: parameters without a gradient", model.id);
-        let found = exported(network.map(&mut IntoGradients { grads }));
-        assert_eq!(found.names(), wanted.names(), "{}", model.id);
-
-        for name in wanted.names() {
-            let (found, wanted) = (found.f64(&name), wanted.f64(&name));
-            assert_eq!(found.len(), wanted.len(), "{name}");
-            let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-            let error = norm(&mut found.iter().zip(&wanted).map(|(f, w)| f - w));
-            let allowed = 1e-4 * norm(&mut wanted.iter().copied()) + 1e-6 * (wanted.len() as f64).sqrt();
-            assert!(error <= allowed, "{} {name}: off by {error:e}, allowed {allowed:e}", model.id);
-        }
+        assert_gradients(&gradients(network, &loss), &wanted, [1e-4, 1e-6], &model.id);
         compared += 1;
     }
     assert!(compared > 0, "no fixture has gradients");
@@ -202,46 +186,5 @@ impl Model {
             }
         };
         network.forward(x, t, &condition)
-    }
-}
-
-/// The network's parameters under the names, and in the layout, of diffusers.
-fn exported(network: UNet) -> Safetensors {
-    static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("ddpm-golden-{}-{count}.safetensors", std::process::id()));
-    let mut store = SafetensorsStore::from_file(&path)
-        .with_to_adapter(BurnToPyTorchAdapter)
-        .skip_enum_variants(true)
-        .overwrite(true);
-    network.save_into(&mut store).unwrap();
-    let file = Safetensors::open(&path);
-    std::fs::remove_file(&path).unwrap();
-    file
-}
-
-/// Collects the parameters that have no gradient.
-struct Ungraded<'a> {
-    grads: &'a GradientsParams,
-    missing: &'a mut Vec<String>,
-}
-
-impl ModuleVisitor for Ungraded<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.grads.get::<D>(param.id).is_none() {
-            self.missing.push(format!("{:?}", param.id));
-        }
-    }
-}
-
-/// Puts each parameter's gradient in its place.
-struct IntoGradients {
-    grads: GradientsParams,
-}
-
-impl burn::module::ModuleMapper for IntoGradients {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let grad = self.grads.remove::<D>(param.id).expect("every parameter has a gradient");
-        Param::initialized(param.id, grad)
     }
 }

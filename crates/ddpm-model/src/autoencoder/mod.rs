@@ -1,19 +1,28 @@
 //! Autoencoders: images or points to latents and back.
+//!
+//! Field names of `AutoencoderKL` and `AutoencoderTiny` spell the keys of diffusers, so that weights pass in and out by
+//! name.
 
+mod config;
 pub mod convolutional;
 pub mod diagonal_gaussian;
 pub mod elbo;
+mod kl;
 pub mod perceptron;
+mod tiny;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use ddpm_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
+pub use self::config::{AutoencoderKLConfig, Level};
 use self::convolutional::{Convolutional, ConvolutionalConfig};
-use self::diagonal_gaussian::DiagonalGaussian;
+pub use self::diagonal_gaussian::DiagonalGaussian;
+pub use self::kl::AutoencoderKL;
 use self::perceptron::{Perceptron, PerceptronConfig};
-use crate::network::Problem;
+pub use self::tiny::{AutoencoderTiny, AutoencoderTinyConfig};
+use crate::network::{NetworkError, Problem};
 use crate::pass::Pass;
 
 /// The config of an autoencoder's networks, tagged by its `kind`.
@@ -24,22 +33,43 @@ pub enum AutoencoderConfig {
     Mlp(PerceptronConfig),
     /// Residual convolutions, for images; one vector as the latent.
     Conv(ConvolutionalConfig),
+    /// The autoencoder of latent diffusion, for images; a smaller image as the latent. The keys are those of diffusers'
+    /// `AutoencoderKL`; `in_channels`, `out_channels` and `sample_size` follow from the data.
+    Kl(AutoencoderKLConfig),
 }
 
 impl AutoencoderConfig {
+    /// With what follows from the data: the shape of the items, and the numbers that the decoder gives in place of each
+    /// channel.
+    pub fn with_io(mut self, shape: [usize; 3], outputs: usize) -> Self {
+        if let Self::Kl(config) = &mut self {
+            (config.in_channels, config.out_channels, config.sample_size) = (shape[0], outputs, shape[1]);
+        }
+        self
+    }
+
     /// All reasons why the networks cannot be built for items of this shape; a point `[N]` is `[N, 1, 1]`.
     pub fn problems(&self, shape: [usize; 3]) -> Vec<Problem> {
         match self {
             Self::Mlp(config) => config.problems(),
             Self::Conv(config) => config.problems(shape),
+            Self::Kl(config) => {
+                let mut problems = config.problems();
+                let [channels, height, width] = shape;
+                if let Err(NetworkError::Input { reason, .. }) = config.check_images(&[1, channels, height, width]) {
+                    problems.push(Problem::new("block_out_channels", reason));
+                }
+                problems
+            }
         }
     }
 
     /// The shape of a latent.
-    pub fn latent_shape(&self, _: [usize; 3]) -> [usize; 3] {
+    pub fn latent_shape(&self, shape: [usize; 3]) -> [usize; 3] {
         match self {
             Self::Mlp(config) => [config.latent, 1, 1],
             Self::Conv(config) => [config.latent, 1, 1],
+            Self::Kl(config) => config.latent_shape(shape),
         }
     }
 
@@ -49,6 +79,7 @@ impl AutoencoderConfig {
         match self {
             Self::Mlp(config) => Autoencoder::Mlp(config.init(shape, outputs, device)),
             Self::Conv(config) => Autoencoder::Conv(config.init(shape, outputs, device)),
+            Self::Kl(config) => Autoencoder::Kl(config.init(device)),
         }
     }
 
@@ -57,6 +88,7 @@ impl AutoencoderConfig {
         match self {
             Self::Mlp(config) => config.kept_values(shape, outputs),
             Self::Conv(config) => config.kept_values(shape, outputs),
+            Self::Kl(config) => config.kept_values(shape),
         }
     }
 }
@@ -69,6 +101,8 @@ pub enum Autoencoder {
     Mlp(Perceptron),
     /// Residual convolutions.
     Conv(Convolutional),
+    /// The autoencoder of latent diffusion.
+    Kl(AutoencoderKL),
 }
 
 impl Autoencoder {
@@ -78,6 +112,14 @@ impl Autoencoder {
         match self {
             Self::Mlp(network) => network.encode(x, pass),
             Self::Conv(network) => network.encode(x, pass),
+            Self::Kl(network) => network.encode_with(x, pass),
+        }
+    }
+
+    /// Has the networks compute in this precision; weights stay as they are.
+    pub fn set_precision(&mut self, precision: Precision) {
+        if let Self::Kl(network) = self {
+            network.set_precision(precision);
         }
     }
 
@@ -87,6 +129,7 @@ impl Autoencoder {
         match self {
             Self::Mlp(network) => network.decode(z, pass),
             Self::Conv(network) => network.decode(z, pass),
+            Self::Kl(network) => network.decode_with(z, pass),
         }
     }
 }

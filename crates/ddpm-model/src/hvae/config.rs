@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::{DecoderBlock, EncoderBlock, parse_decoder, parse_encoder, parse_widths};
-use super::likelihood::HvaeLikelihood;
+use crate::likelihood::PixelLikelihood;
 use crate::network::Problem;
 
 /// A hierarchical VAE with the modules of VDVAE (Child 2021, arXiv:2011.10650). The defaults are its network for CIFAR-10,
@@ -40,7 +40,7 @@ pub struct HvaeConfig {
     /// The posterior as an offset from the prior in mean and log scale (Vahdat & Kautz 2020, NVAE).
     pub residual_posterior: bool,
     /// What the network puts out for a pixel.
-    pub likelihood: HvaeLikelihood,
+    pub likelihood: PixelLikelihood,
 }
 
 impl Default for HvaeConfig {
@@ -56,7 +56,7 @@ impl Default for HvaeConfig {
             latent_channels: 16,
             no_bias_above: 64,
             residual_posterior: false,
-            likelihood: HvaeLikelihood::default(),
+            likelihood: PixelLikelihood::default(),
         }
     }
 }

@@ -7,7 +7,6 @@ mod config;
 mod decoder;
 mod encoder;
 mod layers;
-mod likelihood;
 mod normal;
 
 use burn::module::Module;
@@ -21,7 +20,6 @@ pub use decoder::Latent;
 use decoder::{Decoder, Source};
 pub use encoder::Activations;
 use encoder::Encoder;
-pub use likelihood::{HvaeLikelihood, UniformShapes, Uniforms};
 pub use normal::DiagonalNormal;
 
 impl HvaeConfig {

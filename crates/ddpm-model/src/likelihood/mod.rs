@@ -4,3 +4,6 @@ pub mod bernoulli;
 pub mod discretized_logistic;
 pub mod gaussian;
 pub mod logistic_mixture;
+mod pixels;
+
+pub use pixels::{PixelLikelihood, UniformShapes, Uniforms};

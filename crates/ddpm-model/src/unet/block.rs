@@ -11,12 +11,13 @@ use super::layers::{Norm, Start, conv1x1, conv3x3, linear};
 use super::resample::Resize;
 use crate::pass::Pass;
 
-/// A time-conditioned residual block from `in_channels` to `out_channels`.
+/// A residual block from `in_channels` to `out_channels`, conditioned on the time where it has a width.
 #[derive(Clone, Copy)]
 pub(crate) struct ResidualBlockConfig {
     pub(crate) in_channels: usize,
     pub(crate) out_channels: usize,
-    pub(crate) time_width: usize,
+    /// Width of the time embedding; none in a block without a time, as autoencoders have.
+    pub(crate) time_width: Option<usize>,
     pub(crate) norm: Norm,
     pub(crate) time_shift: TimeShift,
     pub(crate) dropout: f64,
@@ -30,7 +31,7 @@ impl ResidualBlockConfig {
         ResidualBlock {
             norm1: self.norm.init(in_channels, device),
             conv1: conv3x3([in_channels, out_channels], Start::Random, device),
-            time_emb_proj: linear(self.time_width, time_outputs, Start::Random, device),
+            time_emb_proj: self.time_width.map(|width| linear(width, time_outputs, Start::Random, device)),
             norm2: self.norm.init(out_channels, device),
             dropout: DropoutConfig::new(self.dropout).init(),
             conv2: conv3x3([out_channels, out_channels], Start::Zero, device),
@@ -46,7 +47,7 @@ impl ResidualBlockConfig {
 pub(crate) struct ResidualBlock {
     norm1: GroupNorm,
     conv1: Conv2d,
-    time_emb_proj: Linear,
+    time_emb_proj: Option<Linear>,
     norm2: GroupNorm,
     dropout: Dropout,
     conv2: Conv2d,
@@ -60,14 +61,28 @@ pub(crate) struct ResidualBlock {
 impl ResidualBlock {
     /// `[B, in, H, W]` and the activated time embedding `[B, time]` to `[B, out, H', W']`.
     pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, pass: &Pass<'_>) -> Tensor<4> {
+        self.run(x, Some(time), pass)
+    }
+
+    /// As [`forward`](Self::forward), of a block without a time.
+    pub(crate) fn forward_without_time(&self, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
+        self.run(x, None, pass)
+    }
+
+    fn run(&self, x: Tensor<4>, time: Option<Tensor<2>>, pass: &Pass<'_>) -> Tensor<4> {
         let h = pass.layer("norm1", x.clone(), |x| norm_silu(&self.norm1, x));
         let (x, h) = (self.resize.apply(x), self.resize.apply(h));
         let h = pass.layer("conv1", h, |h| conv2d(&self.conv1, h, pass.precision));
 
-        let time = pass.layer("time_emb_proj", time, |time| dense(&self.time_emb_proj, time, pass.precision));
-        let h = match self.time_shift {
-            TimeShift::Additive => pass.layer("norm2", shift(h, time), |h| norm_silu(&self.norm2, h)),
-            TimeShift::ScaleShift => pass.layer("norm2", h, |h| norm_scale_shift_silu(&self.norm2, h, time)),
+        let time = self.time_emb_proj.as_ref().zip(time).map(|(projection, time)| {
+            pass.layer("time_emb_proj", time, |time| dense(projection, time, pass.precision))
+        });
+        let h = match (time, self.time_shift) {
+            (None, _) => pass.layer("norm2", h, |h| norm_silu(&self.norm2, h)),
+            (Some(time), TimeShift::Additive) => pass.layer("norm2", shift(h, time), |h| norm_silu(&self.norm2, h)),
+            (Some(time), TimeShift::ScaleShift) => {
+                pass.layer("norm2", h, |h| norm_scale_shift_silu(&self.norm2, h, time))
+            }
         };
         let h = pass.layer("conv2", self.dropout.forward(h), |h| conv2d(&self.conv2, h, pass.precision));
 
@@ -88,7 +103,7 @@ mod tests {
         ResidualBlockConfig {
             in_channels: 4,
             out_channels: 4,
-            time_width: 8,
+            time_width: Some(8),
             norm: Norm { groups: 2, eps: 1e-6 },
             time_shift: TimeShift::Additive,
             dropout: 0.0,

@@ -352,7 +352,7 @@ impl std::fmt::Display for Heads {
 }
 
 /// Each value once, so that a problem is reported once, not once per level.
-fn distinct(values: impl Iterator<Item = usize>) -> Vec<usize> {
+pub(crate) fn distinct(values: impl Iterator<Item = usize>) -> Vec<usize> {
     let mut values: Vec<usize> = values.collect();
     values.sort_unstable();
     values.dedup();

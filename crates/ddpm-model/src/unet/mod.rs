@@ -2,9 +2,9 @@
 //!
 //! Field names spell the keys of diffusers' `UNet2DModel`, so that weights pass in and out by name.
 
-mod attention;
-mod block;
-mod config;
+pub(crate) mod attention;
+pub(crate) mod block;
+pub(crate) mod config;
 pub(crate) mod layers;
 mod memory;
 pub(crate) mod resample;
@@ -103,7 +103,7 @@ impl UNetConfig {
         let config = ResidualBlockConfig {
             in_channels,
             out_channels,
-            time_width: self.time_width(),
+            time_width: Some(self.time_width()),
             norm: self.norm(),
             time_shift: self.time_shift,
             dropout: self.dropout,

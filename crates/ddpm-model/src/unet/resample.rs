@@ -49,16 +49,12 @@ pub(crate) enum Downsampler {
 
 impl Downsampler {
     pub(crate) fn conv(channels: usize, padding: DownsamplePadding, device: &Device) -> Self {
-        let padding = match padding {
-            DownsamplePadding::RightBottom => PaddingConfig2d::Explicit(0, 0, 1, 1),
-            DownsamplePadding::Symmetric => PaddingConfig2d::Explicit(1, 1, 1, 1),
-        };
-        Self::Conv(ConvDown { conv: conv3x3_strided([channels, channels], padding, device) })
+        Self::Conv(ConvDown::new(channels, padding, device))
     }
 
     pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, pass: &Pass<'_>) -> Tensor<4> {
         match self {
-            Self::Conv(down) => pass.layer("conv", x, |x| conv2d(&down.conv, x, pass.precision)),
+            Self::Conv(down) => down.forward(x, pass),
             Self::Residual(block) => block.forward(x, time, pass),
         }
     }
@@ -76,12 +72,12 @@ pub(crate) enum Upsampler {
 
 impl Upsampler {
     pub(crate) fn conv(channels: usize, device: &Device) -> Self {
-        Self::Conv(ConvUp { conv: conv3x3([channels, channels], Start::Random, device) })
+        Self::Conv(ConvUp::new(channels, device))
     }
 
     pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, pass: &Pass<'_>) -> Tensor<4> {
         match self {
-            Self::Conv(up) => pass.layer("conv", Resize::Double.apply(x), |x| conv2d(&up.conv, x, pass.precision)),
+            Self::Conv(up) => up.forward(x, pass),
             Self::Residual(block) => block.forward(x, time, pass),
         }
     }
@@ -93,10 +89,34 @@ pub(crate) struct ConvDown {
     conv: Conv2d,
 }
 
+impl ConvDown {
+    pub(crate) fn new(channels: usize, padding: DownsamplePadding, device: &Device) -> Self {
+        let padding = match padding {
+            DownsamplePadding::RightBottom => PaddingConfig2d::Explicit(0, 0, 1, 1),
+            DownsamplePadding::Symmetric => PaddingConfig2d::Explicit(1, 1, 1, 1),
+        };
+        Self { conv: conv3x3_strided([channels, channels], padding, device) }
+    }
+
+    pub(crate) fn forward(&self, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
+        pass.layer("conv", x, |x| conv2d(&self.conv, x, pass.precision))
+    }
+}
+
 /// A module of its own so that the key of the convolution is `conv`, as in diffusers' files.
 #[derive(Module, Debug)]
 pub(crate) struct ConvUp {
     conv: Conv2d,
+}
+
+impl ConvUp {
+    pub(crate) fn new(channels: usize, device: &Device) -> Self {
+        Self { conv: conv3x3([channels, channels], Start::Random, device) }
+    }
+
+    pub(crate) fn forward(&self, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
+        pass.layer("conv", Resize::Double.apply(x), |x| conv2d(&self.conv, x, pass.precision))
+    }
 }
 
 #[cfg(test)]

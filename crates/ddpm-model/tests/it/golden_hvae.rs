@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
 use burn::tensor::{DType, Device, Gradients, Tensor};
-use ddpm_model::hvae::{Hvae, HvaeConfig, HvaeLikelihood, TopDown, Uniforms};
+use ddpm_model::hvae::{Hvae, HvaeConfig, PixelLikelihood, TopDown, Uniforms};
 use ddpm_model::likelihood::logistic_mixture::Tails;
 use ddpm_model::pass::Pass;
 use ddpm_testing::support;
@@ -38,8 +38,11 @@ fn all() -> Vec<Golden> {
 
 fn config(meta: &Value) -> HvaeConfig {
     let config = &meta["config"];
-    let likelihood =
-        HvaeLikelihood::LogisticMixture { mixtures: whole(config, "num_mixtures"), levels: 256, tails: Tails::Density };
+    let likelihood = PixelLikelihood::LogisticMixture {
+        mixtures: whole(config, "num_mixtures"),
+        levels: 256,
+        tails: Tails::Density,
+    };
     HvaeConfig {
         image_channels: whole(config, "image_channels"),
         image_size: whole(config, "image_size"),

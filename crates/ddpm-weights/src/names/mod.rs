@@ -1,8 +1,9 @@
-//! Naming schemes: the names of this U-Net's weights in other projects, and how theirs are mapped to ours.
+//! Naming schemes: the names of our networks' weights in other projects, and how theirs are mapped to ours.
 //!
 //! A scheme is data: a name for each module and for each layer in it. The modules and their shapes follow from
-//! the [`UNetConfig`]. So for every scheme the exact list of tensors is known before a file is read.
+//! the config of the network. So for every scheme the exact list of tensors is known before a file is read.
 
+mod autoencoder;
 mod deduce;
 mod diffusers;
 mod modules;
@@ -14,6 +15,7 @@ use std::ops::Range;
 use ddpm_model::unet::UNetConfig;
 
 use super::{Weights, WeightsError};
+pub use autoencoder::{AutoencoderNames, tiny_entries};
 pub use deduce::{Deduced, deduce};
 use modules::{Kind, Module, modules};
 
@@ -134,7 +136,6 @@ impl Scheme {
 
     fn of_module(self, module: &Module, config: &UNetConfig) -> Vec<Entry> {
         let names = [diffusers::name(module, config), self.name(module, config)];
-        let (ours, theirs) = (diffusers::LAYERS, self.layer_names());
         let layer = |layers: [&str; 2], shape: &[usize]| layer(&names, layers, shape);
         match module.kind {
             Kind::Layer { inputs, outputs, kernel } => match kernel {
@@ -144,20 +145,27 @@ impl Scheme {
             Kind::Norm { channels } => layer([""; 2], &[channels]),
             Kind::Table { rows, width } => layer([""; 2], &[rows, width]).into_iter().take(1).collect(),
             Kind::Residual { inputs, outputs, time, time_outputs } => {
-                let mut entries = vec![
-                    layer([ours.norm1, theirs.norm1], &[inputs]),
-                    layer([ours.conv1, theirs.conv1], &[outputs, inputs, 3, 3]),
-                    layer([ours.time, theirs.time], &[time_outputs, time]),
-                    layer([ours.norm2, theirs.norm2], &[outputs]),
-                    layer([ours.conv2, theirs.conv2], &[outputs, outputs, 3, 3]),
-                ];
-                if inputs != outputs {
-                    entries.push(layer([ours.shortcut, theirs.shortcut], &[outputs, inputs, 1, 1]));
-                }
-                entries.concat()
+                self.residual(&names, [inputs, outputs], Some([time_outputs, time]))
             }
             Kind::Attention { channels, heads, norm } => self.attention(&names, channels, heads, norm),
         }
+    }
+
+    /// A residual block; `time` is the shape of its projection of the time embedding, if it has one.
+    fn residual(self, names: &[String; 2], [inputs, outputs]: [usize; 2], time: Option<[usize; 2]>) -> Vec<Entry> {
+        let (ours, theirs) = (diffusers::LAYERS, self.layer_names());
+        let layer = |layers: [&str; 2], shape: &[usize]| layer(names, layers, shape);
+        let mut entries = vec![
+            layer([ours.norm1, theirs.norm1], &[inputs]),
+            layer([ours.conv1, theirs.conv1], &[outputs, inputs, 3, 3]),
+        ];
+        entries.extend(time.map(|shape| layer([ours.time, theirs.time], &shape)));
+        entries.push(layer([ours.norm2, theirs.norm2], &[outputs]));
+        entries.push(layer([ours.conv2, theirs.conv2], &[outputs, outputs, 3, 3]));
+        if inputs != outputs {
+            entries.push(layer([ours.shortcut, theirs.shortcut], &[outputs, inputs, 1, 1]));
+        }
+        entries.concat()
     }
 
     fn attention(self, names: &[String; 2], channels: usize, heads: usize, norm: bool) -> Vec<Entry> {

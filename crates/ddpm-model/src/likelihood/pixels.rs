@@ -1,17 +1,19 @@
-//! What a hierarchical VAE puts out for a pixel, and how probable the data are under it.
+//! Likelihoods of images of 8 bits, which go from -1 to 1: what a decoder puts out for a pixel, and how probable the data
+//! are under it.
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::{log_sigmoid, sigmoid};
+use burn::tensor::activation::sigmoid;
 use serde::{Deserialize, Serialize};
 
-use crate::likelihood::discretized_logistic::DiscretizedLogistic;
-use crate::likelihood::logistic_mixture::{LogisticMixture, MixtureUniforms, Tails};
+use super::bernoulli;
+use super::discretized_logistic::DiscretizedLogistic;
+use super::logistic_mixture::{LogisticMixture, MixtureUniforms, Tails};
 
 /// The likelihood of a pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum HvaeLikelihood {
-    /// A discretized mixture of logistics, for levels from -1 to 1.
+pub enum PixelLikelihood {
+    /// A discretized mixture of logistics.
     LogisticMixture {
         /// Number of mixture components.
         #[serde(default = "ten_mixtures", alias = "num_mixtures")]
@@ -23,13 +25,14 @@ pub enum HvaeLikelihood {
         #[serde(default)]
         tails: Tails,
     },
-    /// One discretized logistic per channel, for levels from -1 to 1: the means, then the log scales.
+    /// One discretized logistic per channel: the means, then the log scales.
     DiscretizedLogistic {
         /// Number of values of a channel; 256 for bytes.
         #[serde(default = "bytes")]
         levels: usize,
     },
-    /// The logits of independent Bernoulli variables, for data from 0 to 1.
+    /// The logits of independent Bernoulli variables: -1 is black, 1 is white, and values between them are read as
+    /// probabilities.
     Bernoulli,
 }
 
@@ -41,13 +44,13 @@ fn bytes() -> usize {
     256
 }
 
-impl Default for HvaeLikelihood {
+impl Default for PixelLikelihood {
     fn default() -> Self {
         Self::LogisticMixture { mixtures: ten_mixtures(), levels: bytes(), tails: Tails::Density }
     }
 }
 
-impl HvaeLikelihood {
+impl PixelLikelihood {
     /// What is wrong with it.
     pub fn problem(&self) -> Option<String> {
         match self {
@@ -82,7 +85,7 @@ impl HvaeLikelihood {
                 let [mean, log_scale] = halves(output);
                 DiscretizedLogistic { levels }.log_prob(data, mean, log_scale)
             }
-            Self::Bernoulli => data * output.clone() + log_sigmoid(output.neg()),
+            Self::Bernoulli => bernoulli::log_prob((data + 1.0).mul_scalar(0.5), output),
         };
         sum_per_image(of_values)
     }
@@ -97,7 +100,7 @@ impl HvaeLikelihood {
                 let [mean, _] = halves(output);
                 mean.clamp(-1.0, 1.0)
             }
-            Self::Bernoulli => sigmoid(output),
+            Self::Bernoulli => sigmoid(output).mul_scalar(2.0) - 1.0,
         }
     }
 
@@ -128,7 +131,7 @@ impl HvaeLikelihood {
             }
             Self::Bernoulli => {
                 let dtype = output.dtype();
-                values.lower(sigmoid(output)).float().cast(dtype)
+                values.lower(sigmoid(output)).float().cast(dtype).mul_scalar(2.0) - 1.0
             }
         }
     }

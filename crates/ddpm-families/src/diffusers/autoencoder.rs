@@ -1,0 +1,61 @@
+//! The folder of an autoencoder, as `vae/` in a pipeline of diffusers: `config.json` and the weights.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use ddpm_model::autoencoder::{AutoencoderKL, AutoencoderKLConfig, AutoencoderTiny, AutoencoderTinyConfig};
+use ddpm_weights::names::{AutoencoderNames, tiny_entries};
+use ddpm_weights::{Weights, load_entries};
+use serde_json::Value;
+
+use super::DiffusersError;
+use super::autoencoder_config::{read, read_tiny, write, write_tiny};
+use super::pipeline::{CONFIG, WEIGHTS, read_json};
+use crate::snapshot::{SnapshotError, save_weights, write_json};
+
+/// Writes an autoencoder into a folder under the names of diffusers. Other files of the folder stay.
+pub fn save_autoencoder(model: &AutoencoderKL, folder: &Path) -> Result<(), SnapshotError> {
+    save(model, &write(model.config()), folder)
+}
+
+/// Reads an `AutoencoderKL`, under the names of today or of the first releases of diffusers. No tensor may be missing or
+/// left over.
+pub fn load_autoencoder(folder: &Path, device: &Device) -> Result<AutoencoderKL, SnapshotError> {
+    let config = describe_autoencoder(folder)?;
+    let weights = Weights::find_in(folder, None)?;
+    let mut model = config.init(device);
+    load_entries(&mut model, &weights, &AutoencoderNames::detect(&weights).entries(&config))?;
+    Ok(model)
+}
+
+/// Reads only the config of what [`load_autoencoder`] reads.
+pub fn describe_autoencoder(folder: &Path) -> Result<AutoencoderKLConfig, SnapshotError> {
+    config(folder, read)
+}
+
+/// Writes a TAESD into a folder under the names of diffusers. Other files of the folder stay.
+pub fn save_tiny_autoencoder(model: &AutoencoderTiny, folder: &Path) -> Result<(), SnapshotError> {
+    save(model, &write_tiny(model.config()), folder)
+}
+
+/// Reads an `AutoencoderTiny`. No tensor may be missing or left over.
+pub fn load_tiny_autoencoder(folder: &Path, device: &Device) -> Result<AutoencoderTiny, SnapshotError> {
+    let config: AutoencoderTinyConfig = config(folder, read_tiny)?;
+    let weights = Weights::find_in(folder, None)?;
+    let mut model = config.init(device);
+    load_entries(&mut model, &weights, &tiny_entries(&config))?;
+    Ok(model)
+}
+
+fn config<C>(folder: &Path, read: impl FnOnce(&Value) -> Result<C, DiffusersError>) -> Result<C, SnapshotError> {
+    let file = folder.join(CONFIG);
+    let json = read_json(&file)?;
+    read(&json).map_err(|error| SnapshotError::Diffusers { path: file, error })
+}
+
+fn save<M: Module>(model: &M, config: &Value, folder: &Path) -> Result<(), SnapshotError> {
+    std::fs::create_dir_all(folder).map_err(|error| SnapshotError::Io { path: folder.to_path_buf(), error })?;
+    write_json(&folder.join(CONFIG), config)?;
+    save_weights(model, &folder.join(WEIGHTS), None)
+}
