@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub use dtype::Dtype;
 pub use error::{Fault, WeightsError};
 pub use load::faults;
-pub use load::load_into;
+pub use load::{load_into, load_own_names};
 pub use names::{QkvOrder, Scheme};
 pub use stored::StoredTensor;
 

@@ -15,19 +15,32 @@ use super::{Fault, StoredTensor, Weights, WeightsError};
 ///
 /// What is missing, left over or of another shape is told together, and then nothing is replaced.
 pub fn load_into(network: &mut Network, weights: &Weights, scheme: Scheme) -> Result<(), WeightsError> {
-    let misfit = |faults| WeightsError::Misfit { path: weights.path().to_path_buf(), faults };
     let entries = entries(network, scheme).ok_or_else(|| WeightsError::Names {
         path: weights.path().to_path_buf(),
         reason: format!("these are names of a U-Net ({scheme}), but the network is another one"),
     })?;
-    let faults = faults(&entries, weights);
+    load_entries(network, weights, &entries)
+}
+
+/// Replaces all parameters of a module by the weights of the same names, in `f32`: a hierarchical VAE has the names of
+/// VDVAE.
+///
+/// What is missing, left over or of another shape is reported together, and then nothing is replaced.
+pub fn load_own_names<M: ModuleSnapshot>(module: &mut M, weights: &Weights) -> Result<(), WeightsError> {
+    let entries = own_entries(module);
+    load_entries(module, weights, &entries)
+}
+
+fn load_entries<M: ModuleSnapshot>(module: &mut M, weights: &Weights, entries: &[Entry]) -> Result<(), WeightsError> {
+    let misfit = |faults| WeightsError::Misfit { path: weights.path().to_path_buf(), faults };
+    let faults = faults(entries, weights);
     if !faults.is_empty() {
         return Err(misfit(faults));
     }
 
     let tensors =
         entries.iter().filter_map(|entry| Some(deferred(entry, weights.tensors().get(&entry.theirs)?))).collect();
-    let result = network.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
+    let result = module.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
     let mut faults: Vec<Fault> = result.missing.into_iter().map(|(key, _)| Fault::Missing(key)).collect();
     faults.extend(result.unused.into_iter().map(Fault::Unexpected));
     faults.extend(result.errors.iter().map(|error| Fault::Other { key: error.to_string(), reason: String::new() }));
@@ -39,19 +52,22 @@ fn entries(network: &Network, scheme: Scheme) -> Option<Vec<Entry>> {
     match (network, scheme) {
         (Network::UNet(network), scheme) => Some(scheme.entries(network.config())),
         // Its own names are the network's field names.
-        (network, Scheme::Diffusers) => {
-            let own = |tensor: PackTensor| Entry {
-                ours: tensor.name.clone(),
-                shape: tensor.shape.to_vec(),
-                theirs: tensor.name,
-                their_shape: tensor.shape.to_vec(),
-                rows: None,
-                pointwise: false,
-            };
-            Some(network.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true).into_iter().map(own).collect())
-        }
+        (network, Scheme::Diffusers) => Some(own_entries(network)),
         _ => None,
     }
+}
+
+/// The parameters of a module under its field names.
+fn own_entries<M: ModuleSnapshot>(module: &M) -> Vec<Entry> {
+    let own = |tensor: PackTensor| Entry {
+        ours: tensor.name.clone(),
+        shape: tensor.shape.to_vec(),
+        theirs: tensor.name,
+        their_shape: tensor.shape.to_vec(),
+        rows: None,
+        pointwise: false,
+    };
+    module.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true).into_iter().map(own).collect()
 }
 
 /// All that keeps the weights from being those of the network.

@@ -30,7 +30,8 @@ pub enum HvaeLikelihood {
         levels: usize,
     },
     /// The logits of independent Bernoulli variables, for data from 0 to 1.
-    Bernoulli,
+    // With braces, for unknown keys to be refused.
+    Bernoulli {},
 }
 
 fn ten_mixtures() -> usize {
@@ -67,7 +68,7 @@ impl HvaeLikelihood {
                 LogisticMixture { mixtures, channels, levels, tails }.parameters()
             }
             Self::DiscretizedLogistic { .. } => 2 * channels,
-            Self::Bernoulli => channels,
+            Self::Bernoulli {} => channels,
         }
     }
 
@@ -82,7 +83,7 @@ impl HvaeLikelihood {
                 let [mean, log_scale] = halves(output);
                 DiscretizedLogistic { levels }.log_prob(data, mean, log_scale)
             }
-            Self::Bernoulli => data * output.clone() + log_sigmoid(output.neg()),
+            Self::Bernoulli {} => data * output.clone() + log_sigmoid(output.neg()),
         };
         sum_per_image(of_values)
     }
@@ -97,7 +98,7 @@ impl HvaeLikelihood {
                 let [mean, _] = halves(output);
                 mean.clamp(-1.0, 1.0)
             }
-            Self::Bernoulli => sigmoid(output),
+            Self::Bernoulli {} => sigmoid(output),
         }
     }
 
@@ -126,7 +127,7 @@ impl HvaeLikelihood {
                 let [mean, log_scale] = halves(output);
                 DiscretizedLogistic { levels }.sample(mean, log_scale, values)
             }
-            Self::Bernoulli => {
+            Self::Bernoulli {} => {
                 let dtype = output.dtype();
                 values.lower(sigmoid(output)).float().cast(dtype)
             }
