@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use dtype::Dtype;
 pub use error::{Fault, WeightsError};
-pub use load::{faults, load_entries, load_into};
+pub use load::{faults, load_entries, load_into, load_own_names};
 pub use names::{QkvOrder, Scheme};
 pub use stored::StoredTensor;
 

@@ -22,6 +22,15 @@ pub fn load_into(network: &mut Network, weights: &Weights, scheme: Scheme) -> Re
     load_entries(network, weights, &entries)
 }
 
+/// Replaces all parameters of a module by the weights of the same names, in `f32`: a hierarchical VAE has the names of
+/// VDVAE.
+///
+/// What is missing, left over or of another shape is reported together, and then nothing is replaced.
+pub fn load_own_names<M: ModuleSnapshot>(module: &mut M, weights: &Weights) -> Result<(), WeightsError> {
+    let entries = own_entries(module);
+    load_entries(module, weights, &entries)
+}
+
 /// As [`load_into`], for any module: `entries` lists its parameters and where they come from.
 pub fn load_entries<M: ModuleSnapshot>(
     module: &mut M,
@@ -48,19 +57,22 @@ fn entries(network: &Network, scheme: Scheme) -> Option<Vec<Entry>> {
     match (network, scheme) {
         (Network::UNet(network), scheme) => Some(scheme.entries(network.config())),
         // Its own names are the network's field names.
-        (network, Scheme::Diffusers) => {
-            let own = |tensor: PackTensor| Entry {
-                ours: tensor.name.clone(),
-                shape: tensor.shape.to_vec(),
-                theirs: tensor.name,
-                their_shape: tensor.shape.to_vec(),
-                rows: None,
-                pointwise: false,
-            };
-            Some(network.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true).into_iter().map(own).collect())
-        }
+        (network, Scheme::Diffusers) => Some(own_entries(network)),
         _ => None,
     }
+}
+
+/// The parameters of a module under its field names.
+fn own_entries<M: ModuleSnapshot>(module: &M) -> Vec<Entry> {
+    let own = |tensor: PackTensor| Entry {
+        ours: tensor.name.clone(),
+        shape: tensor.shape.to_vec(),
+        theirs: tensor.name,
+        their_shape: tensor.shape.to_vec(),
+        rows: None,
+        pointwise: false,
+    };
+    module.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true).into_iter().map(own).collect()
 }
 
 /// All that keeps the weights from being those of the network.

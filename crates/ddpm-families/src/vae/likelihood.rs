@@ -54,7 +54,7 @@ impl Likelihood {
         let (mixtures, levels, tails) = (self.mixtures, self.levels, Tails::Density);
         match self.kind {
             LikelihoodKind::Gaussian => None,
-            LikelihoodKind::Bernoulli => Some(PixelLikelihood::Bernoulli),
+            LikelihoodKind::Bernoulli => Some(PixelLikelihood::Bernoulli {}),
             LikelihoodKind::DiscretizedLogistic => Some(PixelLikelihood::DiscretizedLogistic { levels }),
             LikelihoodKind::LogisticMixture => Some(PixelLikelihood::LogisticMixture { mixtures, levels, tails }),
         }
@@ -77,15 +77,12 @@ impl Likelihood {
 
     /// `log p(x|z)` of each row in nats, `[B]`.
     pub fn log_prob(&self, x: Tensor<4>, decoded: Tensor<4>, log_sigma: Option<Tensor<4>>) -> Tensor<1> {
-        let rows = x.dims()[0];
-        let values = match self.kind {
-            LikelihoodKind::Bernoulli => bernoulli::log_prob(self.unit(x), decoded),
-            LikelihoodKind::Gaussian => {
-                let log_sigma = log_sigma.unwrap_or_else(|| Tensor::full([1; 4], self.sigma.ln(), &decoded.device()));
-                gaussian::log_prob(self.unit(x), self.unit(decoded), log_sigma)
-            }
-        };
-        values.reshape([rows as i32, -1]).sum_dim(1).reshape([rows])
+        if let Some(pixels) = self.of_pixels() {
+            return pixels.log_prob(decoded, x);
+        }
+        let log_sigma = log_sigma.unwrap_or_else(|| Tensor::full([1; 4], self.sigma.ln(), &decoded.device()));
+        let of_values = gaussian::log_prob(self.unit(x), self.unit(decoded), log_sigma);
+        of_values.flatten::<2>(1, 3).sum_dim(1).squeeze_dim(1)
     }
 
     /// The `ln sigma` under which the errors of a batch are most likely.

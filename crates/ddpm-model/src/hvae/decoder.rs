@@ -17,6 +17,7 @@ use crate::pass::Pass;
 
 /// Where the latent of a block comes from.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // One per block: a box would save nothing.
 pub(super) enum Source {
     /// The posterior given this state of the encoder.
     Posterior { activation: Tensor<4>, noise: Tensor<4> },

@@ -33,7 +33,8 @@ pub enum PixelLikelihood {
     },
     /// The logits of independent Bernoulli variables: -1 is black, 1 is white, and values between them are read as
     /// probabilities.
-    Bernoulli,
+    // With braces, for unknown keys to be refused.
+    Bernoulli {},
 }
 
 fn ten_mixtures() -> usize {
@@ -70,7 +71,7 @@ impl PixelLikelihood {
                 LogisticMixture { mixtures, channels, levels, tails }.parameters()
             }
             Self::DiscretizedLogistic { .. } => 2 * channels,
-            Self::Bernoulli => channels,
+            Self::Bernoulli {} => channels,
         }
     }
 
@@ -85,7 +86,7 @@ impl PixelLikelihood {
                 let [mean, log_scale] = halves(output);
                 DiscretizedLogistic { levels }.log_prob(data, mean, log_scale)
             }
-            Self::Bernoulli => bernoulli::log_prob((data + 1.0).mul_scalar(0.5), output),
+            Self::Bernoulli {} => bernoulli::log_prob((data + 1.0).mul_scalar(0.5), output),
         };
         sum_per_image(of_values)
     }
@@ -100,7 +101,7 @@ impl PixelLikelihood {
                 let [mean, _] = halves(output);
                 mean.clamp(-1.0, 1.0)
             }
-            Self::Bernoulli => sigmoid(output).mul_scalar(2.0) - 1.0,
+            Self::Bernoulli {} => sigmoid(output).mul_scalar(2.0) - 1.0,
         }
     }
 
@@ -129,7 +130,7 @@ impl PixelLikelihood {
                 let [mean, log_scale] = halves(output);
                 DiscretizedLogistic { levels }.sample(mean, log_scale, values)
             }
-            Self::Bernoulli => {
+            Self::Bernoulli {} => {
                 let dtype = output.dtype();
                 values.lower(sigmoid(output)).float().cast(dtype).mul_scalar(2.0) - 1.0
             }
