@@ -227,7 +227,7 @@ pub struct SnapshotConfig {
 /// A sampler and how many steps it takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sampling {
-    /// The name of the sampler.
+    /// The name of the sampler, which options may follow.
     pub sampler: String,
     /// Its steps.
     pub steps: usize,

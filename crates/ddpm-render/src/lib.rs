@@ -365,4 +365,13 @@ mod tests {
         let message = write(&file.join("deep"), &images(&[None], [1, 2, 2]), None).unwrap_err().to_string();
         assert!(message.contains("deep"), "{message}");
     }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_file_is_named_and_nothing_half_written_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("0001.png")).unwrap();
+        let message = write(folder.path(), &images(&[None; 2], [1, 2, 2]), None).unwrap_err().to_string();
+        assert!(message.contains("0001.png: is a directory"), "{message}");
+        assert_eq!(names(folder.path()), ["0000.png", "0001.png", "samples.npy"]);
+    }
 }
