@@ -201,7 +201,7 @@ fn mistakes_are_answered_with_what_there_is() {
     let from = from.to_str().unwrap();
     let points = points(dir.path());
     let points = points.to_str().unwrap();
-    let cases: [(&[&str], &[&str]); 22] = [
+    let cases: [(&[&str], &[&str]); 23] = [
         (&["sample"], &["runs", "cargo run -p ddpm-train"]),
         (&["sample", "--run", "yesterday"], &["yesterday"]),
         (&["sample", "--from", "nowhere"], &["nowhere", "not a snapshot"]),
