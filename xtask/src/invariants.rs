@@ -7,7 +7,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 16] = [
     ("crates/ddpm-features", &[]),
     ("crates/ddpm-kernels", &[]),
     ("crates/ddpm-model", &["ddpm-kernels"]),
-    ("crates/ddpm-data", &[]),
+    ("crates/ddpm-data", &["ddpm-files"]),
     ("crates/ddpm-files", &[]),
     ("crates/ddpm-console", &[]),
     ("crates/ddpm-device", &["ddpm-features", "ddpm-kernels"]),
@@ -71,6 +71,18 @@ const BACKENDS: [&str; 9] = [
     "Device::metal",
 ];
 
+/// What makes or replaces a file, and may leave half of it or two of them.
+const WRITERS: [&str; 4] = ["File::create", "fs::copy", "fs::rename", "fs::write"];
+
+/// Where which of them may stand, and why.
+const MAY_WRITE: [(&str, &[&str], &str); 5] = [
+    ("crates/ddpm-files/src/atomic.rs", &WRITERS, "it is the writer"),
+    ("crates/ddpm-testing/", &WRITERS, "tests make the files that they need"),
+    ("crates/ddpm-train/src/config/reference/mod.rs", &["fs::write"], "a test, which writes docs/config.md"),
+    ("crates/ddpm-train/src/run_folder.rs", &["File::create"], "the lock of a run, which stays empty"),
+    ("crates/ddpm-train/src/tensorboard.rs", &["File::create"], "a log: it is appended to while others read it"),
+];
+
 /// Prints every breach and fails if there is one.
 pub fn check(root: &Path) -> Result<(), u8> {
     let mut breaches = Vec::new();
@@ -101,6 +113,12 @@ pub fn check(root: &Path) -> Result<(), u8> {
         let may_name = ["crates/ddpm-kernels/", "crates/ddpm-testing/"].iter().any(|dir| name.starts_with(dir));
         if in_src && !name.ends_with("/device.rs") && !may_name {
             forbid(&BACKENDS, code, "backends are named in device.rs, Cargo features and kernels only");
+        }
+        if in_src && !name.ends_with("/tests.rs") {
+            let allowed = MAY_WRITE.iter().filter(|(place, ..)| name.starts_with(place));
+            let allowed: Vec<&str> = allowed.flat_map(|(_, words, _)| *words).copied().collect();
+            let forbidden: Vec<&str> = WRITERS.into_iter().filter(|word| !allowed.contains(word)).collect();
+            forbid(&forbidden, code, "files are written by ddpm_files::atomic, complete or not at all");
         }
         forbid(&["#[ignore"], &text, "a test runs or is not there");
     }

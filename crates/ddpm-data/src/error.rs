@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ddpm_files::WriteError;
+
 use crate::names::{printable, shown};
 
 /// A file that is not a readable picture.
@@ -128,6 +130,12 @@ pub enum DataError {
         /// What would help.
         reason: &'static str,
     },
+}
+
+impl From<WriteError> for DataError {
+    fn from(WriteError { path, error }: WriteError) -> Self {
+        Self::Write { path, source: error }
+    }
 }
 
 impl DataError {

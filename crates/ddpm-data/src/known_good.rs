@@ -7,6 +7,8 @@ use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use ddpm_files::atomic;
+
 use crate::hold_out::key_of_name;
 use crate::random::{Stream, mix};
 
@@ -67,13 +69,8 @@ impl KnownGood {
         }
         let numbers: Vec<u8> = stamps.iter().flat_map(|stamp| stamp.to_le_bytes()).collect();
         let bytes = [&MAGIC[..], &crc32fast::hash(&numbers).to_le_bytes(), &numbers].concat();
-        let aside = note.with_extension(format!("{}.tmp", std::process::id()));
-        let _ = note
-            .parent()
-            .map_or(Ok(()), fs::create_dir_all)
-            .and_then(|()| fs::write(&aside, bytes))
-            .and_then(|()| fs::rename(&aside, note))
-            .inspect_err(|_| _ = fs::remove_file(&aside));
+        let _ = note.parent().map(fs::create_dir_all);
+        let _ = atomic::write_derived(note, bytes);
     }
 }
 

@@ -5,11 +5,12 @@
 //! but what is asked for; the checksum of all is compared by [`verify`].
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use burn_dataset::{Dataset, DatasetError};
+use ddpm_files::atomic::AtomicFile;
 use memmap2::Mmap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -73,43 +74,34 @@ pub fn build(
     let info = splits[0].info();
 
     let on_io = |source| DataError::Write { path: out.to_path_buf(), source };
-    let aside = out.with_extension(format!("{}.tmp", std::process::id()));
-    let written = (|| {
-        let mut file =
-            Summed { file: BufWriter::new(File::create(&aside).map_err(on_io)?), crc: Default::default(), len: 0 };
-        file.write(MAGIC).map_err(on_io)?;
-        let (mut done, all) = (0, splits.iter().map(Dataset::len).sum());
-        for images in &splits {
-            for start in (0..images.len()).step_by(TOGETHER) {
-                let end = (start + TOGETHER).min(images.len());
-                let pixels: Vec<_> = (start..end).into_par_iter().map(|index| images.pixels(index)).collect();
-                for pixels in pixels {
-                    file.write(&pixels?).map_err(on_io)?;
-                }
-                done += end - start;
-                progress(done, all);
+    let mut file = Summed { file: AtomicFile::begin(out)?, crc: Default::default(), len: 0 };
+    file.write(MAGIC).map_err(on_io)?;
+    let (mut done, all) = (0, splits.iter().map(Dataset::len).sum());
+    for images in &splits {
+        for start in (0..images.len()).step_by(TOGETHER) {
+            let end = (start + TOGETHER).min(images.len());
+            let pixels: Vec<_> = (start..end).into_par_iter().map(|index| images.pixels(index)).collect();
+            for pixels in pixels {
+                file.write(&pixels?).map_err(on_io)?;
             }
+            done += end - start;
+            progress(done, all);
         }
-        for label in splits.iter().filter_map(|images| images.labels.as_deref()).flatten() {
-            file.write(&label.to_le_bytes()).map_err(on_io)?;
-        }
-        let [train, test] = [splits[0].len(), splits[1].len()];
-        let checksum = file.crc.clone().finalize();
-        let packed = Packed { info, train, test, source: source.clone(), fingerprint, checksum };
-        let description = serde_json::to_vec(&packed).map_err(|error| on_io(error.into()))?;
-        let start = file.len;
-        file.write(&description).map_err(on_io)?;
-        file.write(&start.to_le_bytes()).map_err(on_io)?;
-        file.write(&crc32fast::hash(&description).to_le_bytes()).map_err(on_io)?;
-        let file = file.file.into_inner().map_err(|error| on_io(error.into_error()))?;
-        file.sync_all().and_then(|()| fs::rename(&aside, out)).map_err(on_io)?;
-        Ok(packed)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&aside);
     }
+    for label in splits.iter().filter_map(|images| images.labels.as_deref()).flatten() {
+        file.write(&label.to_le_bytes()).map_err(on_io)?;
+    }
+    let [train, test] = [splits[0].len(), splits[1].len()];
+    let checksum = file.crc.clone().finalize();
+    let packed = Packed { info, train, test, source: source.clone(), fingerprint, checksum };
+    let description = serde_json::to_vec(&packed).map_err(|error| on_io(error.into()))?;
+    let start = file.len;
+    file.write(&description).map_err(on_io)?;
+    file.write(&start.to_le_bytes()).map_err(on_io)?;
+    file.write(&crc32fast::hash(&description).to_le_bytes()).map_err(on_io)?;
+    file.file.commit()?;
     let [train, _] = splits;
-    Ok((written?, train.skipped, train.ignored))
+    Ok((packed, train.skipped, train.ignored))
 }
 
 /// Reads a whole file and compares it with its checksum.
@@ -269,7 +261,7 @@ impl Dataset<Example> for Mapped {
 
 /// A file that is written from front to back, with its checksum so far.
 struct Summed {
-    file: BufWriter<File>,
+    file: AtomicFile,
     crc: crc32fast::Hasher,
     len: u64,
 }

@@ -7,9 +7,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ddpm_data::fnv1a;
-use ddpm_files::npy;
+use ddpm_files::atomic;
+use ddpm_files::npy::{self, RowReader};
 
-use super::arrays::RowReader;
 use super::extractor::{Extracted, FeatureExtractor};
 use super::sources::{ImageSource, SamplingStep};
 use super::{EvaluationError, Features, InceptionScore, Moments, Score, Statistics};
@@ -51,8 +51,7 @@ impl<'a> FeatureBlocks<'a> {
             source.name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
         let folder = root.join(format!("{slug}-{:016x}", fnv1a(identity.bytes())));
         std::fs::create_dir_all(&folder).map_err(EvaluationError::io(&folder))?;
-        let about = folder.join("about.txt");
-        std::fs::write(&about, identity).map_err(EvaluationError::io(&about))?;
+        atomic::write_derived(&folder.join("about.txt"), identity)?;
         Ok(Self { folder, source, extractor, count: count.min(source.count()), batch_size })
     }
 
@@ -120,11 +119,8 @@ impl<'a> FeatureBlocks<'a> {
                 on_progress(Progress::Extracted(images.len()));
             }
             let path = self.path(block);
-            let partial = path.with_extension(format!("{}.partial", std::process::id()));
             let shape = [range.len(), self.extractor.widths().iter().sum()];
-            std::fs::write(&partial, npy::encode(&shape, &values))
-                .and_then(|()| std::fs::rename(&partial, &path))
-                .map_err(EvaluationError::io(&path))?;
+            atomic::write_derived(&path, npy::encode(&shape, &values))?;
         }
         Ok(())
     }

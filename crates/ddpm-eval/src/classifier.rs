@@ -13,6 +13,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::random::{RngExt, Stream, rng};
 use ddpm_data::{DataConfig, DataInfo, Example, OpenData, Split};
+use ddpm_files::atomic::AtomicFile;
 
 use super::EvaluationError;
 use super::extractor::{Extracted, FeatureExtractor, in_shape};
@@ -187,14 +188,13 @@ fn save(network: &Network, file: &Path) -> Result<(), EvaluationError> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).map_err(EvaluationError::io(folder))?;
     }
-    let partial = file.with_extension("partial.safetensors");
     // A file that Burn creates is readable by its owner only; one that it overwrites keeps its permissions.
-    std::fs::File::create(&partial).map_err(EvaluationError::io(&partial))?;
-    let mut store = SafetensorsStore::from_file(&partial).with_to_adapter(BurnToPyTorchAdapter).overwrite(true);
+    let written = AtomicFile::begin(file)?;
+    let mut store = SafetensorsStore::from_file(written.path()).with_to_adapter(BurnToPyTorchAdapter).overwrite(true);
     network
         .save_into(&mut store)
         .map_err(|error| EvaluationError::format(file, format!("cannot be written: {error}")))?;
-    std::fs::rename(&partial, file).map_err(EvaluationError::io(file))
+    Ok(written.commit_derived()?)
 }
 
 fn load(mut network: Network, file: &Path) -> Result<Network, EvaluationError> {

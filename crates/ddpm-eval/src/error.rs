@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ddpm_files::{FileError, WriteError};
+
 /// Why a metric cannot be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluationError {
@@ -51,6 +53,9 @@ pub enum EvaluationError {
         /// What was found, and what was expected.
         reason: String,
     },
+    /// A file cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// The dataset cannot be read.
     #[error(transparent)]
     Data(#[from] ddpm_data::DataError),
@@ -89,8 +94,17 @@ pub enum EvaluationError {
     },
 }
 
+impl From<FileError> for EvaluationError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io { path, source } => Self::Io { path, source },
+            FileError::Format { path, reason } => Self::Format { path, reason },
+        }
+    }
+}
+
 impl EvaluationError {
-    /// Of a file that cannot be read or written.
+    /// Of a file that cannot be read.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }

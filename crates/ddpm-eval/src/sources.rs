@@ -8,9 +8,10 @@ use std::sync::Mutex;
 
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_data::{DataConfig, OpenData, Split, fnv1a};
+use ddpm_files::npy::{Number, RowReader};
 use faer::Mat;
 
-use super::arrays::{Number, RowReader, npz_member};
+use super::arrays::npz_member;
 use super::classifier::get;
 use super::frechet::root;
 use super::image::{Image, files};

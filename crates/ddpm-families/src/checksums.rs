@@ -10,6 +10,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
 
+use ddpm_files::checksums::{self, crc32, hex};
+
 use crate::diffusers::pipeline::read_json;
 use crate::snapshot::{OWN, WEIGHTS};
 
@@ -49,7 +51,7 @@ impl fmt::Display for Changed {
 pub fn of_files(dir: &Path, files: &[PathBuf]) -> io::Result<BTreeMap<String, String>> {
     let of = |file: &PathBuf| {
         let within: Vec<_> = file.strip_prefix(dir).unwrap_or(file).iter().map(|part| part.to_string_lossy()).collect();
-        Ok((within.join("/"), sum(&mut File::open(file)?, &[])?))
+        Ok((within.join("/"), checksums::of_file(file)?))
     };
     files.iter().map(of).collect()
 }
@@ -59,7 +61,7 @@ pub fn seal(file: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).write(true).open(file)?;
     let header = read_header(&mut file)?;
     let Some(place) = place(&header) else { return Ok(()) };
-    let sum = sum(&mut file, &header)?;
+    let sum = hex(crc32(header.as_slice().chain(&mut file))?);
     file.seek(SeekFrom::Start(place as u64))?;
     file.write_all(sum.as_bytes())
 }
@@ -82,7 +84,7 @@ fn changed_files(dir: &Path, own: &Path) -> Vec<Changed> {
         // A list from elsewhere must not lead out of the folder.
         let is_within = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
         let (file, written) = (dir.join(name), written.as_str().filter(|_| is_within)?.to_string());
-        let found = match File::open(&file).and_then(|mut file| sum(&mut file, &[])) {
+        let found = match checksums::of_file(&file) {
             Ok(found) if found == written => return None,
             Ok(found) => Some(found),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -100,7 +102,7 @@ fn changed_file(path: &Path) -> io::Result<Option<Changed>> {
     let sealed = &mut header[place..place + OPEN.len()];
     let written = String::from_utf8_lossy(sealed).into_owned();
     sealed.copy_from_slice(OPEN.as_bytes());
-    let found = sum(&mut file, &header)?;
+    let found = hex(crc32(header.as_slice().chain(file))?);
     Ok((found != written).then(|| Changed { file: path.to_path_buf(), found: Some(found), written }))
 }
 
@@ -119,17 +121,4 @@ fn place(header: &[u8]) -> Option<usize> {
     let key = format!("\"{HEADER_KEY}\":\"");
     let place = header.windows(key.len()).position(|bytes| bytes == key.as_bytes())? + key.len();
     (place + OPEN.len() <= header.len()).then_some(place)
-}
-
-/// The CRC-32 of what was read of a file and of its rest, in eight hexadecimal digits.
-pub fn sum(file: &mut File, read: &[u8]) -> io::Result<String> {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(read);
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(format!("{:08x}", hasher.finalize())),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
 }

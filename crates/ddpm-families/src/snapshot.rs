@@ -14,6 +14,8 @@ use burn::module::Module;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, DataInfo};
+use ddpm_files::WriteError;
+use ddpm_files::atomic::AtomicFolder;
 use ddpm_model::bound::Loss;
 use ddpm_model::continuous::{ContinuousDiffusion, Target};
 use ddpm_model::diffusion::Diffusion;
@@ -225,7 +227,7 @@ pub struct SnapshotConfig {
 /// A sampler and how many steps it takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sampling {
-    /// The name of the sampler.
+    /// The name of the sampler, which options may follow.
     pub sampler: String,
     /// Its steps.
     pub steps: usize,
@@ -284,6 +286,9 @@ pub enum SnapshotError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// It cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// There is no snapshot at this path.
     #[error("{path} is not a snapshot: {reason}")]
     NotASnapshot {
@@ -407,24 +412,27 @@ fn write(
     scheduler: Option<&SchedulerConfig>,
     dir: &Path,
 ) -> Result<Written, SnapshotError> {
-    complete_or_not_at_all(dir, |aside| match Files::of(config, scheduler) {
+    let folder = AtomicFolder::begin(dir)?;
+    let written = match Files::of(config, scheduler) {
         Ok(files) => {
-            let layout = Layout::in_folders(aside);
-            let mut written = files.write(&layout)?;
-            save_weights(network, &layout.weights(), None)?;
+            let layout = Layout::in_folders(folder.path());
+            let mut written = files.write(&layout, &folder)?;
+            save_weights(network, &layout.weights(), None, &folder)?;
             written.push(layout.weights());
-            let checksums = checksums::of_files(aside, &written).map_err(io(aside))?;
-            write_json(&aside.join(OWN), &Described { config, checksums })?;
-            Ok(if config.network.num_classes() > 0 { Written::PipelineOfClasses } else { Written::Pipeline })
+            let checksums = checksums::of_files(folder.path(), &written).map_err(io(folder.path()))?;
+            write_json(&folder.path().join(OWN), &Described { config, checksums }, &folder)?;
+            if config.network.num_classes() > 0 { Written::PipelineOfClasses } else { Written::Pipeline }
         }
         Err(reason) => {
             let described = Described { config, checksums: BTreeMap::new() };
             let json = serde_json::to_string_pretty(&described);
-            let json = json.map_err(|error| io(&aside.join(OWN))(error.into()))?;
-            save_weights(network, &aside.join(WEIGHTS), Some(json))?;
-            Ok(Written::Own { reason })
+            let json = json.map_err(|error| io(&folder.path().join(OWN))(error.into()))?;
+            save_weights(network, &folder.path().join(WEIGHTS), Some(json), &folder)?;
+            Written::Own { reason }
         }
-    })
+    };
+    folder.commit()?;
+    Ok(written)
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> SnapshotError + use<> {
@@ -432,28 +440,14 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> SnapshotError + use<> {
     move |error| SnapshotError::Io { path, error }
 }
 
-/// Prepares a folder under another name, and renames it to `dir` when all of it is written.
-pub(crate) fn complete_or_not_at_all(
-    dir: &Path,
-    write: impl FnOnce(&Path) -> Result<Written, SnapshotError>,
-) -> Result<Written, SnapshotError> {
-    let aside = aside(dir);
-    if aside.exists() {
-        std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
-    }
-    std::fs::create_dir_all(&aside).map_err(io(&aside))?;
-    let written = write(&aside)?;
-    if dir.exists() {
-        std::fs::remove_dir_all(dir).map_err(io(dir))?;
-    }
-    std::fs::rename(&aside, dir).map_err(io(dir))?;
-    Ok(written)
-}
-
-/// Writes a description as a file of its own.
-pub(crate) fn write_json(file: &Path, description: &impl Serialize) -> Result<(), SnapshotError> {
+/// Writes a description as a file of its own in a snapshot.
+pub(crate) fn write_json(
+    file: &Path,
+    description: &impl Serialize,
+    snapshot: &AtomicFolder,
+) -> Result<(), SnapshotError> {
     let json = serde_json::to_string_pretty(description).map_err(|error| io(file)(error.into()))?;
-    std::fs::write(file, json).and_then(|()| File::open(file)?.sync_all()).map_err(io(file))
+    Ok(snapshot.write(file, json)?)
 }
 
 /// A description as it is written, with the sums of the files that it describes.
@@ -466,15 +460,17 @@ struct Described<'a> {
     checksums: BTreeMap<String, String>,
 }
 
-/// Writes weights under PyTorch's names, with a description and a sum in the header where there is a description.
+/// Writes weights into a snapshot under PyTorch's names, with a description and a sum in the header where there is a
+/// description.
 pub(crate) fn save_weights<M: Module>(
     model: &M,
     file: &Path,
     description: Option<String>,
+    snapshot: &AtomicFolder,
 ) -> Result<(), SnapshotError> {
     let io = |error| SnapshotError::Io { path: file.to_path_buf(), error };
     // Burn makes files that only their owner may read, unless they replace one: then they get its permissions.
-    File::create(file).map_err(io)?;
+    snapshot.write(file, "")?;
     let mut store = SafetensorsStore::from_file(file)
         .overwrite(true)
         .with_to_adapter(BurnToPyTorchAdapter)
@@ -489,7 +485,7 @@ pub(crate) fn save_weights<M: Module>(
     if is_whole {
         checksums::seal(file).map_err(io)?;
     }
-    File::open(file).and_then(|file| file.sync_all()).map_err(io)
+    Ok(())
 }
 
 /// A network with the weights of a file, under the names of today or of the first versions of diffusers. None may be
@@ -506,12 +502,6 @@ fn with_weights(mut network: Network, weights: &Weights) -> Result<Network, Snap
     };
     load_into(&mut network, weights, scheme)?;
     Ok(network)
-}
-
-/// The folder beside `dir` in which it is prepared.
-fn aside(dir: &Path) -> PathBuf {
-    let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    dir.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }
 
 /// What there is to say of a path at which there is nothing: it may be the name of a model on the Hub.

@@ -19,7 +19,7 @@ use ddpm_sampling::tasks::Task;
 /// What was chosen of sampler and steps.
 #[derive(Clone, Debug, Default)]
 pub struct Choice<'a> {
-    /// The sampler's name.
+    /// The sampler's name, which options may follow.
     pub sampler: Option<&'a str>,
     /// Its steps.
     pub steps: Option<usize>,
@@ -183,6 +183,9 @@ mod tests {
         std::fs::write(dir.path().join("config.toml"), "[preview]\nsampler = \"deis\"\nsteps = 7\n").unwrap();
         assert_eq!(usual(steps(1000), Value::Null, &snapshot), ("deis".into(), 7));
         assert_eq!(usual(steps(1000), unipc, &snapshot), ("unipc".into(), 30));
+        std::fs::write(dir.path().join("config.toml"), "[preview]\nsampler = \"ddim:eta=0.5\"\nsteps = 7\n").unwrap();
+        let (sampler, _) = usual(steps(1000), Value::Null, &snapshot);
+        assert_eq!(Sampler::new(&sampler, SamplerOptions::default()).unwrap(), Sampler::Ddim { eta: 0.5 });
         std::fs::write(dir.path().join("config.toml"), "[preview]\nsteps = -7\n").unwrap();
         assert_eq!(usual(steps(1000), Value::Null, &snapshot), ("ddim".into(), 50));
     }

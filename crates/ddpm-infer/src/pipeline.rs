@@ -136,7 +136,8 @@ impl Pipeline {
         })
     }
 
-    /// The sampler, by a name of [`Sampler::NAMES`](ddpm_sampling::samplers::Sampler::NAMES).
+    /// The sampler, by a name of [`Sampler::NAMES`](ddpm_sampling::samplers::Sampler::NAMES), which options may follow:
+    /// `heun:churn=40`.
     pub fn sampler(self, name: impl Into<String>) -> Self {
         Self { sampler: Some(name.into()), ..self }
     }

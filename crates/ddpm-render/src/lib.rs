@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use animation::gif;
-use ddpm_files::npy;
+use ddpm_files::{WriteError, atomic, npy};
 use grid::{grid, square_columns};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 pub use samples::{Frame, Samples};
@@ -29,13 +29,8 @@ const STRIP_ROWS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
     /// The file system refused.
-    #[error("cannot write {}: {error}", path.display())]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// The error of the system.
-        error: io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// The encoder refused.
     #[error("cannot make {}: {error}", path.display())]
     Encode {
@@ -69,7 +64,7 @@ pub enum RenderError {
 ///
 /// `data` are points of the data in their own units, row-major, to draw next to the samples.
 pub fn write(folder: &Path, samples: &Samples, data: Option<&[f32]>) -> Result<(), RenderError> {
-    std::fs::create_dir_all(folder).map_err(|error| RenderError::Write { path: folder.to_path_buf(), error })?;
+    std::fs::create_dir_all(folder).map_err(|error| WriteError { path: folder.to_path_buf(), error })?;
     // First of all, because it loses nothing and fits every shape.
     samples.save_npy(folder.join("samples.npy"))?;
     match samples.shape[..] {
@@ -127,7 +122,7 @@ impl Samples {
 
     /// Writes all values as a NumPy array of f32, `[N, ..]`.
     pub fn save_npy(&self, path: impl AsRef<Path>) -> Result<(), RenderError> {
-        write_file(path.as_ref(), &npy::encode(&self.array_shape(), &self.values))
+        Ok(atomic::write(path.as_ref(), npy::encode(&self.array_shape(), &self.values))?)
     }
 }
 
@@ -251,7 +246,7 @@ fn write_csv(path: &Path, points: &[[f32; 2]], labels: &[Option<usize>]) -> Resu
         table.write_record(record).map_err(failed)?;
     }
     let bytes = table.into_inner().map_err(|error| failed(error.into_error().into()))?;
-    write_file(path, &bytes)
+    Ok(atomic::write_derived(path, bytes)?)
 }
 
 /// Writes an image, in grayscale for samples of one channel.
@@ -262,22 +257,12 @@ fn write_png(path: &Path, image: &RgbImage, channels: usize) -> Result<(), Rende
     image
         .write_to(&mut bytes, ImageFormat::Png)
         .map_err(|error| RenderError::Encode { path: path.to_path_buf(), error })?;
-    write_file(path, bytes.get_ref())
+    Ok(atomic::write_derived(path, bytes.into_inner())?)
 }
 
 fn write_gif(path: &Path, frames: Vec<RgbImage>) -> Result<(), RenderError> {
     let bytes = gif(frames).map_err(|error| RenderError::Encode { path: path.to_path_buf(), error })?;
-    write_file(path, &bytes)
-}
-
-/// Writes to a temporary name and renames, so that no incomplete file has the final name.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), RenderError> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    std::fs::write(&partial, bytes)
-        .and_then(|()| std::fs::rename(&partial, path))
-        .map_err(|error| RenderError::Write { path: path.to_path_buf(), error })
+    Ok(atomic::write_derived(path, bytes)?)
 }
 
 #[cfg(test)]
@@ -379,5 +364,14 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let message = write(&file.join("deep"), &images(&[None], [1, 2, 2]), None).unwrap_err().to_string();
         assert!(message.contains("deep"), "{message}");
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_file_is_named_and_nothing_half_written_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("0001.png")).unwrap();
+        let message = write(folder.path(), &images(&[None; 2], [1, 2, 2]), None).unwrap_err().to_string();
+        assert!(message.contains("0001.png: is a directory"), "{message}");
+        assert_eq!(names(folder.path()), ["0000.png", "0001.png", "samples.npy"]);
     }
 }

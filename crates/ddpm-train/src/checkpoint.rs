@@ -4,7 +4,6 @@
 //! whether it is still what was written. `ParamId`s travel with the records, so the model must be loaded before the
 //! optimiser that refers to them.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
@@ -18,6 +17,8 @@ use burn_train::checkpoint::{
 use burn_train::metric::store::EventStoreClient;
 use burn_train::{Learner, LearnerModel, LearningCheckpointer};
 use ddpm_families::loss_sum::exact;
+use ddpm_files::WriteError;
+use ddpm_files::atomic::{self, AtomicFolder, remove_half_written};
 use ddpm_files::runs::{step_name, steps_in, width_name};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,9 @@ pub enum CheckpointError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file or the folder cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// A record of Burn could not be written, read or applied.
     #[error("{path}: {reason}")]
     Record {
@@ -167,27 +171,22 @@ impl Checkpoint {
         if target.exists() {
             return Ok(target);
         }
-        let aside = checkpoints.join(format!(".{}.{}.tmp", step_name(self.state.step), std::process::id()));
-        if aside.exists() {
-            std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
-        }
-        std::fs::create_dir_all(&aside).map_err(io(&aside))?;
+        let folder = AtomicFolder::begin(&target)?;
         let record = |path: &Path, result: Result<(), burn::store::RecordError>| {
             result.map_err(|error| CheckpointError::Record { path: path.to_path_buf(), reason: error.to_string() })
         };
-        let [model, ema, optimizer, state] = files(&aside);
+        let [model, ema, optimizer, state] = files(folder.path());
         record(&model, self.model.save(&model))?;
         record(&ema, self.ema.save(&ema))?;
         record(&optimizer, self.optimizer.save(&optimizer))?;
         for (width, average) in self.post_hoc {
-            let path = average_file(&aside, width);
+            let path = average_file(folder.path(), width);
             record(&path, average.save(&path))?;
         }
         let json = serde_json::to_vec_pretty(&self.state).map_err(|error| io(&state)(error.into()))?;
-        std::fs::write(&state, json).map_err(io(&state))?;
-        Checksums::seal(&aside, run)?;
-        std::fs::rename(&aside, &target).map_err(io(&target))?;
-        File::open(checkpoints).and_then(|dir| dir.sync_all()).map_err(io(checkpoints))?;
+        folder.write(&state, json)?;
+        Checksums::seal(&folder, run)?;
+        folder.commit()?;
         Ok(target)
     }
 
@@ -267,7 +266,7 @@ pub fn set_aside(path: &Path) -> Result<PathBuf, CheckpointError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut names = (1..).map(|n| path.with_file_name(format!("set-aside-{n}-{name}")));
     let target = names.find(|target| !target.exists()).unwrap_or_default();
-    std::fs::rename(path, &target).map_err(io(path))?;
+    atomic::rename(path, &target)?;
     Ok(target)
 }
 
@@ -286,27 +285,11 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> CheckpointError {
 
 /// Removes all but the newest `keep` checkpoints, and what a killed run left half-written.
 pub fn prune(checkpoints: &Path, keep: usize) {
-    let steps = steps_in(checkpoints);
-    // Under another name first: a removal that is cut short leaves nothing that looks like a checkpoint.
-    for (step, path) in steps.iter().rev().skip(keep) {
-        let _ = std::fs::rename(path, checkpoints.join(format!(".{}.old", step_name(*step))));
+    for (_, path) in steps_in(checkpoints).iter().rev().skip(keep) {
+        // They only cost space: failing to remove one must not stop the training.
+        let _ = atomic::remove_folder(path);
     }
     remove_half_written(checkpoints);
-}
-
-/// Removes the folders of steps that were never completed, or are half removed, from a folder of checkpoints, snapshots
-/// or averages.
-pub fn remove_half_written(steps: &Path) {
-    let torn = std::fs::read_dir(steps)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".step-")));
-    for path in torn.collect::<Vec<_>>() {
-        // They only cost space: failing to remove one must not stop the training.
-        let _ = std::fs::remove_dir_all(path);
-    }
 }
 
 /// Fits a record to a network of the same shape, with the keys at fault in the error.

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use ddpm_families::checksums::sum;
+use ddpm_files::WriteError;
+use ddpm_files::atomic::AtomicFolder;
+use ddpm_files::checksums::{crc32, hex};
 use serde::{Deserialize, Serialize};
 
 /// The file's name within a folder.
@@ -23,6 +25,9 @@ pub enum ChecksumError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The list cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// The list itself is damaged.
     #[error("{path} is not a list of checksums: {reason}")]
     List {
@@ -86,21 +91,19 @@ struct Checksum {
 }
 
 impl Checksums {
-    /// Measures the files of a folder that `run` has written, brings them to the disk, and adds the list to them.
-    pub fn seal(dir: &Path, run: &str) -> Result<(), ChecksumError> {
+    /// Measures the files of a folder that `run` has written, and adds the list to them.
+    pub fn seal(folder: &AtomicFolder, run: &str) -> Result<(), ChecksumError> {
+        let dir = folder.path();
         let mut files = BTreeMap::new();
         for entry in std::fs::read_dir(dir).map_err(io(dir))? {
             let entry = entry.map_err(io(dir))?;
             let path = entry.path();
-            sync(&path)?;
             files.insert(entry.file_name().to_string_lossy().into_owned(), Checksum::of(&path).map_err(io(&path))?);
         }
         let list = dir.join(NAME);
         let json =
             serde_json::to_vec_pretty(&Self { run: run.into(), files }).map_err(|error| io(&list)(error.into()))?;
-        std::fs::write(&list, json).map_err(io(&list))?;
-        sync(&list)?;
-        sync(dir)
+        Ok(folder.write(&list, json)?)
     }
 
     /// Compares a folder with its list. False if it has none: it was written before there were lists.
@@ -136,14 +139,9 @@ impl Checksums {
 
 impl Checksum {
     fn of(path: &Path) -> std::io::Result<Self> {
-        let mut file = File::open(path)?;
-        Ok(Self { bytes: file.metadata()?.len(), crc32: sum(&mut file, &[])? })
+        let file = File::open(path)?;
+        Ok(Self { bytes: file.metadata()?.len(), crc32: hex(crc32(file)?) })
     }
-}
-
-/// Waits until a file or folder is on the disk.
-fn sync(path: &Path) -> Result<(), ChecksumError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(io(path))
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> ChecksumError {
@@ -158,10 +156,12 @@ mod tests {
 
     fn sealed() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
+        let folder = AtomicFolder::begin(dir.path()).unwrap();
         // The check value that CRC catalogues give for CRC-32/ISO-HDLC.
-        std::fs::write(dir.path().join("digits"), "123456789").unwrap();
-        std::fs::write(dir.path().join("empty"), "").unwrap();
-        Checksums::seal(dir.path(), "me").unwrap();
+        folder.write(&folder.path().join("digits"), "123456789").unwrap();
+        folder.write(&folder.path().join("empty"), "").unwrap();
+        Checksums::seal(&folder, "me").unwrap();
+        folder.commit().unwrap();
         dir
     }
 

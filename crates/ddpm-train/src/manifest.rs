@@ -85,11 +85,4 @@ impl Manifest {
     pub fn read(path: &Path) -> std::io::Result<Self> {
         Ok(serde_json::from_slice(&std::fs::read(path)?)?)
     }
-
-    /// Writes it, whole or not at all.
-    pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        let aside = path.with_extension("json.tmp");
-        std::fs::write(&aside, serde_json::to_vec_pretty(self)?)?;
-        std::fs::rename(aside, path)
-    }
 }

@@ -13,6 +13,7 @@ use burn_train::metric::{
     Metric, MetricAttributes, MetricDefinition, MetricId, MetricMetadata, MetricName, Numeric, NumericAttributes,
     NumericEntry, SerializedEntry,
 };
+use ddpm_files::{WriteError, atomic};
 
 use crate::model::StepReport;
 use crate::progress::Reporter;
@@ -217,10 +218,10 @@ fn number(value: f64) -> String {
 }
 
 /// Drops the lines after `step`, which a resumed run will write again.
-pub fn truncate_after(path: &Path, step: u64) -> std::io::Result<()> {
+pub fn truncate_after(path: &Path, step: u64) -> Result<(), WriteError> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        text => text?,
+        text => text.map_err(|error| WriteError { path: path.to_path_buf(), error })?,
     };
     let kept: String = text
         .split_inclusive('\n')
@@ -229,9 +230,7 @@ pub fn truncate_after(path: &Path, step: u64) -> std::io::Result<()> {
             line.and_then(|line| line.get("step")?.as_u64()).is_some_and(|at| at <= step)
         })
         .collect();
-    let aside: PathBuf = path.with_extension("jsonl.tmp");
-    std::fs::write(&aside, kept)?;
-    std::fs::rename(aside, path)
+    atomic::write(path, kept)
 }
 
 /// Reads the lines of `metrics.jsonl`, each as its names and numbers; what is torn or no number is left out.

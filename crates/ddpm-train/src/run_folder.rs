@@ -5,11 +5,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use ddpm_files::atomic::{self, remove_half_written};
 use ddpm_files::runs::{RunFolder, list, steps_in, widths_in};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::checkpoint::{Found, prune, remove_half_written, set_aside};
+use crate::checkpoint::{Found, prune, set_aside};
 use crate::manifest::{self, Manifest};
 use crate::plan::Plan;
 use crate::say;
@@ -149,10 +150,11 @@ pub(crate) fn write_records(
     begun: manifest::Start,
 ) -> anyhow::Result<Manifest> {
     let Plan { name, experiment, data, from, .. } = plan;
-    let config = toml::to_string(experiment)?;
-    let aside = run.config().with_extension("toml.tmp");
-    std::fs::write(&aside, config).with_context(|| format!("cannot write {}", aside.display()))?;
-    std::fs::rename(&aside, run.config()).with_context(|| format!("cannot write {}", run.config().display()))?;
+    for folder in [run.0.clone(), run.snapshots(), run.previews()] {
+        remove_half_written(&folder);
+    }
+    widths_in(&run.averages()).iter().for_each(|(_, folder)| remove_half_written(folder));
+    atomic::write(&run.config(), toml::to_string(experiment)?)?;
     let before = Manifest::read(&run.manifest()).ok();
     let (starts, started_from) = before.map_or_else(Default::default, |before| (before.starts, before.from));
     let manifest = Manifest {
@@ -164,9 +166,7 @@ pub(crate) fn write_records(
         from: started_from.or(from.as_ref().map(|from| from.to_string_lossy().into_owned().into())),
         starts: starts.into_iter().chain([begun]).collect(),
     };
-    manifest.write(&run.manifest()).with_context(|| format!("cannot write {}", run.manifest().display()))?;
+    atomic::write(&run.manifest(), serde_json::to_vec_pretty(&manifest)?)?;
     prune(&run.checkpoints(), experiment.train.keep_checkpoints);
-    remove_half_written(&run.snapshots());
-    widths_in(&run.averages()).iter().for_each(|(_, folder)| remove_half_written(folder));
     Ok(manifest)
 }

@@ -16,7 +16,7 @@ use ddpm_files::runs::{step_name, steps_in, width_name};
 use ddpm_model::ema::{gamma_of, power_decay};
 
 use crate::anomaly;
-use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, prune, remove_half_written};
+use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, prune};
 use crate::config::OnNonFinite;
 use crate::devices::Workers;
 use crate::divergence::Divergence;
@@ -421,10 +421,7 @@ impl<'a> Loop<'a> {
                 .collect(),
             optimizer,
         };
-        let saved = checkpoint.save(&checkpoints, &self.strategy.origin).map_err(|error| {
-            remove_half_written(&checkpoints);
-            failed(error)
-        })?;
+        let saved = checkpoint.save(&checkpoints, &self.strategy.origin).map_err(failed)?;
         self.checkpoint = (step, Instant::now());
         prune(&checkpoints, self.strategy.experiment.train.keep_checkpoints);
         Ok(saved)
@@ -454,10 +451,8 @@ impl<'a> Loop<'a> {
 
     fn save_weights(&self, model: &TrainModel, dir: &Path) -> Result<Written, TrainError> {
         let TrainState { step, images_seen, .. } = self.state;
-        self.strategy.family.save(&model.net, Progress { step, images_seen }, dir).map_err(|source| {
-            dir.parent().into_iter().for_each(remove_half_written);
-            TrainError::Snapshot { step, source }
-        })
+        let saved = self.strategy.family.save(&model.net, Progress { step, images_seen }, dir);
+        saved.map_err(|source| TrainError::Snapshot { step, source })
     }
 
     /// What the averaged weights make of held-out data, where it is time for it and a regular line of metrics is due:

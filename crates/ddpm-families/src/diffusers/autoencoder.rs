@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use ddpm_files::atomic::AtomicFolder;
 use ddpm_model::autoencoder::{AutoencoderKL, AutoencoderKLConfig, AutoencoderTiny, AutoencoderTinyConfig};
 use ddpm_weights::names::{AutoencoderNames, tiny_entries};
 use ddpm_weights::{Weights, load_entries};
@@ -14,7 +15,7 @@ use super::autoencoder_config::{read, read_tiny, write, write_tiny};
 use super::pipeline::{CONFIG, WEIGHTS, read_json};
 use crate::snapshot::{SnapshotError, save_weights, write_json};
 
-/// Writes an autoencoder into a folder under the names of diffusers. Other files of the folder stay.
+/// Writes an autoencoder as a folder under the names of diffusers.
 pub fn save_autoencoder(model: &AutoencoderKL, folder: &Path) -> Result<(), SnapshotError> {
     save(model, &write(model.config()), folder)
 }
@@ -34,7 +35,7 @@ pub fn describe_autoencoder(folder: &Path) -> Result<AutoencoderKLConfig, Snapsh
     config(folder, read)
 }
 
-/// Writes a TAESD into a folder under the names of diffusers. Other files of the folder stay.
+/// Writes a TAESD as a folder under the names of diffusers.
 pub fn save_tiny_autoencoder(model: &AutoencoderTiny, folder: &Path) -> Result<(), SnapshotError> {
     save(model, &write_tiny(model.config()), folder)
 }
@@ -55,7 +56,8 @@ fn config<C>(folder: &Path, read: impl FnOnce(&Value) -> Result<C, DiffusersErro
 }
 
 fn save<M: Module>(model: &M, config: &Value, folder: &Path) -> Result<(), SnapshotError> {
-    std::fs::create_dir_all(folder).map_err(|error| SnapshotError::Io { path: folder.to_path_buf(), error })?;
-    write_json(&folder.join(CONFIG), config)?;
-    save_weights(model, &folder.join(WEIGHTS), None)
+    let folder = AtomicFolder::begin(folder)?;
+    write_json(&folder.path().join(CONFIG), config, &folder)?;
+    save_weights(model, &folder.path().join(WEIGHTS), None, &folder)?;
+    Ok(folder.commit()?)
 }

@@ -8,6 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ddpm_data::{DataInfo, Units};
+use ddpm_files::atomic::AtomicFolder;
 use ddpm_model::network::NetworkConfig;
 use serde_json::{Value, json};
 
@@ -153,8 +154,8 @@ impl Files {
         Ok(Self { unet: unet_config::write(network, [height, width])?, scheduler: scheduler.write() })
     }
 
-    /// Writes them and says which they are. Weights go to [`Layout::weights`].
-    pub fn write(&self, layout: &Layout) -> Result<Vec<PathBuf>, SnapshotError> {
+    /// Writes them into a snapshot of this layout and says which they are. Weights go to [`Layout::weights`].
+    pub fn write(&self, layout: &Layout, snapshot: &AtomicFolder) -> Result<Vec<PathBuf>, SnapshotError> {
         let index = json!({
             "_class_name": "DDPMPipeline",
             "_diffusers_version": VERSION,
@@ -164,12 +165,7 @@ impl Files {
         let files = [(layout.network.join(CONFIG), &self.unet), (layout.scheduler.clone(), &self.scheduler)];
         let mut written = Vec::new();
         for (file, json) in files.into_iter().chain(layout.index.clone().map(|file| (file, &index))) {
-            let text = format!("{json:#}\n");
-            let folder = file.parent().unwrap_or(Path::new("."));
-            std::fs::create_dir_all(folder)
-                .and_then(|()| std::fs::write(&file, text))
-                .and_then(|()| File::open(&file)?.sync_all())
-                .map_err(|error| SnapshotError::Io { path: file.clone(), error })?;
+            snapshot.write(&file, format!("{json:#}\n"))?;
             written.push(file);
         }
         Ok(written)

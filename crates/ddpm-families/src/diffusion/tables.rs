@@ -5,7 +5,7 @@ use ddpm_data::{DataConfig, ImageLabels, OpenData};
 use ddpm_model::bound::Loss;
 use ddpm_model::network::{NetworkConfig, NetworkError};
 use ddpm_model::variance::Variance;
-use ddpm_sampling::samplers::Sampler;
+use ddpm_sampling::samplers::{Sampler, SamplerOptions};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -76,7 +76,7 @@ pub enum TimeSampling {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PreviewKeys {
-    /// The sampler: any name that `cargo xtask sample --help` lists.
+    /// The sampler: any name that `cargo xtask sample --help` lists. Its options may follow: `"heun:churn=40"`.
     pub sampler: String,
     /// Steps of the sampler, at most those of the schedule.
     pub steps: usize,
@@ -166,11 +166,9 @@ impl DiffusionTables {
             format!("must lie between 0 and 1, not {}", train.label_drop),
         );
         require(validation.levels >= 2, "validation.levels", format!("must be at least 2, not {}", validation.levels));
-        require(
-            Sampler::NAMES.contains(&preview.sampler.as_str()),
-            "preview.sampler",
-            format!("there is no sampler `{}`; there are: {}", preview.sampler, Sampler::NAMES.join(", ")),
-        );
+        if let Err(error) = Sampler::new(&preview.sampler, SamplerOptions::default()) {
+            require(false, "preview.sampler", error.to_string());
+        }
         let is_continuous = diffusion.continuous.is_some();
         require(
             !(is_continuous && train.time_sampling == TimeSampling::LossSecondMoment),

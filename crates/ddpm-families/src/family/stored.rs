@@ -8,6 +8,7 @@ use burn::module::Module;
 use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, DataInfo};
+use ddpm_files::atomic::AtomicFolder;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -17,7 +18,7 @@ use super::{AnyError, Family, Origin, Progress, StartingWeights};
 use crate::checksums;
 use crate::diffusers::pipeline::read_json;
 use crate::parameters::settle;
-use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written, complete_or_not_at_all, save_weights, write_json};
+use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written, save_weights, write_json};
 
 /// The format that names its family.
 pub const FORMAT: u32 = 2;
@@ -91,17 +92,17 @@ impl ModelCard {
 
 /// Writes a model as the folder `dir`, which appears complete or not at all.
 pub fn save<F: Family>(family: &F, model: &F::Model, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
-    complete_or_not_at_all(dir, |aside| {
-        let (own, weights) = (aside.join(OWN), aside.join(WEIGHTS));
-        let io = |path: &Path, error| SnapshotError::Io { path: path.to_path_buf(), error };
-        save_weights(&model.clone().materialize(), &weights, None)?;
-        let tables = Table::try_from(family.tables()).map_err(|error| io(&own, std::io::Error::other(error)))?;
-        let checksums = checksums::of_files(aside, &[weights]).map_err(|error| io(aside, error))?;
-        let Progress { step, images_seen } = progress;
-        let card = ModelCard { tables, step, images_seen, checksums, ..ModelCard::in_training(family) };
-        write_json(&own, &card)?;
-        Ok(Written::Own { reason: format!("diffusers has no pipeline of family {}", F::NAME) })
-    })
+    let folder = AtomicFolder::begin(dir)?;
+    let (own, weights) = (folder.path().join(OWN), folder.path().join(WEIGHTS));
+    let io = |path: &Path, error| SnapshotError::Io { path: path.to_path_buf(), error };
+    save_weights(&model.clone().materialize(), &weights, None, &folder)?;
+    let tables = Table::try_from(family.tables()).map_err(|error| io(&own, std::io::Error::other(error)))?;
+    let checksums = checksums::of_files(folder.path(), &[weights]).map_err(|error| io(folder.path(), error))?;
+    let Progress { step, images_seen } = progress;
+    let card = ModelCard { tables, step, images_seen, checksums, ..ModelCard::in_training(family) };
+    write_json(&own, &card, &folder)?;
+    folder.commit()?;
+    Ok(Written::Own { reason: format!("diffusers has no pipeline of family {}", F::NAME) })
 }
 
 /// The model with the weights of a snapshot. None may be missing or left over.

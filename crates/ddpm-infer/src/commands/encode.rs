@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use ddpm_families::family::trained::abilities;
-use ddpm_files::npy;
+use ddpm_files::{atomic, npy};
 
 use crate::commands::choose::SnapshotArgs;
 use crate::commands::given_items::ItemsArgs;
@@ -37,7 +37,6 @@ pub fn run(args: &EncodeArgs) -> anyhow::Result<PathBuf> {
     let latents = model.encode(&items.values).map_err(anyhow::Error::from_boxed)?;
     let shape: Vec<usize> = [items.count].into_iter().chain(model.latent_shape()).collect();
     eprintln!("{}: latents {shape:?} of {}", open.path.display(), items.from);
-    let path = out.join(LATENTS);
-    std::fs::write(&path, npy::encode(&shape, &latents)).with_context(|| format!("cannot write {}", path.display()))?;
+    atomic::write(&out.join(LATENTS), npy::encode(&shape, &latents))?;
     Ok(out)
 }

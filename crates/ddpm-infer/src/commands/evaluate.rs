@@ -8,7 +8,7 @@ mod samples;
 mod sweep;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser};
@@ -18,6 +18,7 @@ use ddpm_eval::metrics::{Evaluation, Measurement};
 use ddpm_eval::record::{Record, SamplingSettings, append};
 use ddpm_eval::report::{self, Scale};
 use ddpm_eval::resize::Resize;
+use ddpm_files::atomic;
 use ddpm_files::runs::{RunFolder, steps_in, width_of, widths_in};
 use extraction::Extractor;
 use input_set::InputSet;
@@ -242,19 +243,17 @@ impl EvalArgs {
     }
 
     fn write(&self, evaluations: &[Evaluation], sets: &[SampleSet]) -> anyhow::Result<()> {
-        let put = |path: &Path, bytes: &[u8]| {
-            std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
-        };
         if let Some(path) = &self.json {
-            put(path, &serde_json::to_vec_pretty(&serde_json::json!({ "verdicts": to_json(evaluations, sets)? }))?)?;
+            let json = serde_json::json!({ "verdicts": to_json(evaluations, sets)? });
+            atomic::write(path, serde_json::to_vec_pretty(&json)?)?;
         }
         let Some(out) = &self.out else { return Ok(()) };
         std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
         let settings: Vec<&SamplingSettings> = sets.iter().map(|set| &set.settings).collect();
-        put(&out.join("table.csv"), &report::csv(evaluations, &settings)?)?;
+        atomic::write(&out.join("table.csv"), report::csv(evaluations, &settings)?)?;
         match sets.len() {
             0 | 1 => Ok(()),
-            _ => put(&out.join("plot.svg"), self.plot(evaluations, sets).as_bytes()),
+            _ => Ok(atomic::write(&out.join("plot.svg"), self.plot(evaluations, sets))?),
         }
     }
 

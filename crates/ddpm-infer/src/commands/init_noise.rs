@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use ddpm_files::npy::{self, words};
+use ddpm_files::npy::{self, numbers};
 use safetensors::{Dtype, SafeTensors};
 
 /// Reads `[N, ..]` standard normal numbers from a `.npy` file, or a safetensors file that holds one tensor. Gives
@@ -30,8 +30,8 @@ fn one_tensor(bytes: &[u8]) -> anyhow::Result<(Vec<usize>, Vec<f32>)> {
     };
     let tensor = file.tensor(name)?;
     let values = match tensor.dtype() {
-        Dtype::F32 => words(tensor.data(), f32::from_le_bytes),
-        Dtype::F64 => words(tensor.data(), |word| f64::from_le_bytes(word) as f32),
+        Dtype::F32 => numbers(tensor.data(), f32::from_le_bytes),
+        Dtype::F64 => numbers(tensor.data(), |word| f64::from_le_bytes(word) as f32),
         other => bail!("{name} is {other:?}, expected F32 or F64"),
     };
     Ok((tensor.shape().to_vec(), values))

@@ -174,7 +174,7 @@ impl LikelihoodArgs {
     fn write(&self, result: &serde_json::Value) -> anyhow::Result<()> {
         let Some(path) = &self.json else { return Ok(()) };
         let text = serde_json::to_string_pretty(result)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        Ok(ddpm_files::atomic::write(path, text)?)
     }
 
     /// The method that was named, or else the one that suits the model.

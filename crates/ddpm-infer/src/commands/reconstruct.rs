@@ -3,12 +3,12 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use ddpm_console::numbers::{at_least, from_zero};
 use ddpm_data::DataInfo;
 use ddpm_families::family::trained::{Draw, abilities};
-use ddpm_files::npy;
+use ddpm_files::{atomic, npy};
 use ddpm_render::Samples;
 
 use crate::commands::choose::SnapshotArgs;
@@ -102,7 +102,7 @@ fn write(out: &Path, items: Items, found: Vec<f32>, data: &DataInfo) -> anyhow::
     let shape: Vec<usize> = [items.count].into_iter().chain(data.shape.iter().copied()).collect();
     let [inputs, found] = [items.values, found].map(|values| in_units_of_files(data, values));
     for (name, values) in [("inputs.npy", &inputs), ("reconstructions.npy", &found)] {
-        write_file(&out.join(name), &npy::encode(&shape, values))?;
+        atomic::write(&out.join(name), npy::encode(&shape, values))?;
     }
     let path = out.join("comparison.png");
     if data.shape.len() == 3 {
@@ -119,9 +119,5 @@ fn write_errors(out: &Path, errors: &[Error]) -> anyhow::Result<()> {
         let psnr = error.psnr.map(|psnr| psnr.to_string()).unwrap_or_default();
         writeln!(table, "{k},{},{psnr}", error.mse)?;
     }
-    write_file(&out.join("errors.csv"), table.as_bytes())
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    Ok(atomic::write(&out.join("errors.csv"), table)?)
 }

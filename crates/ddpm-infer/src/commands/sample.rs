@@ -71,7 +71,7 @@ pub struct SampleArgs {
     /// Samples generated at once; changes the speed, not the samples.
     #[arg(long, value_name = "B", default_value_t = USUAL_BATCH, value_parser = at_least::<1, usize>, help_heading = "Samples")]
     batch_size: usize,
-    #[arg(long, value_name = "NAME", help = sampler_help(), help_heading = "Sampler")]
+    #[arg(long, value_name = "NAME[:OPTION=VALUE]", help = sampler_help(), help_heading = "Sampler")]
     sampler: Option<String>,
     /// Steps of the sampler; default: those of the default sampler, or what is usual for --sampler.
     #[arg(long, value_name = "N", value_parser = at_least::<1, usize>, help_heading = "Sampler")]
@@ -112,7 +112,8 @@ fn sampler_help() -> String {
     let line = |sampler: &Sampler| format!("{}: {}", sampler.name(), sampler.description());
     format!(
         "The sampler; default: that of the experiment's previews, or else one that suits the model (ddim in 50 steps, \
-         flow-heun, heun); ddim for --interpolate and --invert, and the scheduler in a folder of diffusers\n{}",
+         flow-heun, heun); ddim for --interpolate and --invert, and the scheduler in a folder of diffusers. Its options \
+         may follow, in place of the ones below, as in heun:churn=40:max=80\n{}",
         Sampler::ALL.iter().map(line).collect::<Vec<_>>().join("\n")
     )
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use ddpm_eval::arrays::RowReader;
+use ddpm_files::npy::RowReader;
 
 use crate::commands::shards::Parts;
 

@@ -57,7 +57,8 @@ impl SamplerArgs {
         SamplerOptions { variance: diffusion.variance(), given: self.given.clone() }
     }
 
-    /// Each of the samplers with the options that it takes. An option that none of them takes is refused.
+    /// Each of the samplers, whose names may bring options, with the options that it takes. An option that none of them
+    /// takes is refused.
     pub(crate) fn samplers(
         &self,
         names: &[String],
@@ -67,14 +68,15 @@ impl SamplerArgs {
         let mut unused = all.clone();
         let mut samplers = Vec::new();
         for name in names {
-            let specs = Sampler::new(name, SamplerOptions::default())?.about().options.specs;
-            let mut own = SamplerOptions { variance: all.variance, ..SamplerOptions::default() };
+            let (about, given) = Sampler::parse(name)?;
+            let specs = about.options.specs;
+            let mut own = SamplerOptions { variance: all.variance, given };
             for spec in specs {
                 own.given.extend(all.given.get_key_value(spec.name));
                 unused.given.remove(spec.name);
             }
             let named = named(specs, &own);
-            samplers.push((Sampler::new(name, own)?, named));
+            samplers.push((Sampler::new(about.name, own)?, named));
         }
         if let Some(name) = names.first() {
             // The error names the option and the samplers that take it.
@@ -211,6 +213,15 @@ mod tests {
         let langevin = "langevin-epsilon 0.2, langevin-steps 7";
         assert_eq!(found, ["eta 0.5", "", "atol 0.00001, rtol 0.001", "s-churn 5, s-max 80", langevin]);
         assert_eq!(recorded(&[], &["ddim"]).unwrap(), [""]);
+    }
+
+    #[test]
+    fn options_behind_the_names_are_recorded_as_those_of_the_command_line_which_win() {
+        let found = recorded(&[], &["heun", "heun:churn=40", "heun:churn=80:max=50", "ddim:eta=0.5"]).unwrap();
+        assert_eq!(found, ["", "s-churn 40", "s-churn 80, s-max 50", "eta 0.5"]);
+        assert_eq!(recorded(&["--eta", "0.25"], &["ddim:eta=0.5"]).unwrap(), ["eta 0.25"]);
+        let unknown = recorded(&[], &["ddim", "heun:speed=1"]).unwrap_err();
+        assert!(unknown.contains("`speed` of heun") && unknown.contains("churn (a number from 0 up)"), "{unknown}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use ddpm_files::npy;
+use ddpm_files::{WriteError, atomic, npy};
 
 /// The folder of the parts, beside what is made of them.
 const PARTS: &str = "parts";
@@ -26,6 +26,9 @@ pub enum ShardError {
         /// What the system said.
         error: io::Error,
     },
+    /// A part cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// A part that cannot be read.
     #[error("{path} is not a part of these samples: {reason}; remove it and run its shard again")]
     Part {
@@ -107,7 +110,7 @@ impl Parts {
         match std::fs::read_to_string(&about) {
             Ok(found) if found == job => {}
             Ok(found) => return Err(ShardError::OtherJob { path: folder, found, wanted: job.into() }),
-            Err(_) => write_at_once(&about, job.as_bytes())?,
+            Err(_) => atomic::write(&about, job)?,
         }
         Ok(Self { folder, shape: shape.to_vec() })
     }
@@ -118,6 +121,7 @@ impl Parts {
             return Ok(());
         }
         let parts = Self { folder: out.join(PARTS), shape: Vec::new() };
+        atomic::remove_half_written(&parts.folder);
         let files = parts.ranges()?.into_iter().map(|(_, path)| path);
         for path in files.chain(Some(parts.folder.join(ABOUT)).filter(|about| about.exists())) {
             std::fs::remove_file(&path).map_err(failed(&path))?;
@@ -129,7 +133,7 @@ impl Parts {
     pub fn write(&self, range: &Range<usize>, values: &[f32]) -> Result<PathBuf, ShardError> {
         let path = self.folder.join(format!("{:08}-{:08}.npy", range.start, range.end));
         let shape: Vec<usize> = [range.len()].into_iter().chain(self.shape.iter().copied()).collect();
-        write_at_once(&path, &npy::encode(&shape, values))?;
+        atomic::write(&path, npy::encode(&shape, values))?;
         Ok(path)
     }
 
@@ -183,12 +187,6 @@ impl Parts {
         let wanted: Vec<usize> = [range.len()].into_iter().chain(self.shape.iter().copied()).collect();
         if shape == wanted { Ok(values) } else { Err(part(format!("its shape is {shape:?}, not {wanted:?}"))) }
     }
-}
-
-/// Under another name first: a file that is there is complete, whenever its writer was stopped.
-fn write_at_once(path: &Path, bytes: &[u8]) -> Result<(), ShardError> {
-    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-    std::fs::write(&aside, bytes).and_then(|()| std::fs::rename(&aside, path)).map_err(failed(path))
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> ShardError {

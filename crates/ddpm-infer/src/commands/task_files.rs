@@ -4,8 +4,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::Context;
-use ddpm_files::npy;
+use ddpm_files::{atomic, npy};
 use ddpm_sampling::job::Samples;
 use ddpm_sampling::tasks::Task;
 
@@ -28,8 +27,7 @@ pub fn write(folder: &Path, task: &Task, samples: &Samples) -> anyhow::Result<Op
     let Task::Invert { .. } = task else { return Ok(None) };
     let shape: Vec<usize> = [samples.count()].into_iter().chain(samples.shape.iter().copied()).collect();
     let path = folder.join("noise.npy");
-    std::fs::write(&path, npy::encode(&shape, &samples.noise))
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    atomic::write(&path, npy::encode(&shape, &samples.noise))?;
     let per_item: usize = samples.shape.iter().product();
     let errors: Vec<Error> =
         given.chunks(per_item).zip(samples.values.chunks(per_item)).map(|(a, b)| Error::between(a, b)).collect();
@@ -38,7 +36,7 @@ pub fn write(folder: &Path, task: &Task, samples: &Samples) -> anyhow::Result<Op
         writeln!(table, "{k},{},{}", error.root_mean_square, error.largest)?;
     }
     let path = folder.join("errors.csv");
-    std::fs::write(&path, table).with_context(|| format!("cannot write {}", path.display()))?;
+    atomic::write(&path, table)?;
     let squares = errors.iter().map(|error| error.root_mean_square.powi(2)).sum::<f64>();
     Ok(Some(format!(
         "the reconstructions are off by {:.4} in the root mean square and by {:.4} at most, on the scale from -1 to 1",

@@ -201,7 +201,7 @@ fn mistakes_are_answered_with_what_there_is() {
     let from = from.to_str().unwrap();
     let points = points(dir.path());
     let points = points.to_str().unwrap();
-    let cases: [(&[&str], &[&str]); 22] = [
+    let cases: [(&[&str], &[&str]); 23] = [
         (&["sample"], &["runs", "cargo run -p ddpm-train"]),
         (&["sample", "--run", "yesterday"], &["yesterday"]),
         (&["sample", "--from", "nowhere"], &["nowhere", "not a snapshot"]),
@@ -216,6 +216,10 @@ fn mistakes_are_answered_with_what_there_is() {
         (&["sample", "--from", from, "--sampler", "lms", "--s-churn", "1"], &["lms", "churn", "heun"]),
         (&["sample", "--from", from, "--sampler", "heun", "--s-churn=-1"], &["-1"]),
         (&["sample", "--from", from, "--sampler", "heun", "--s-noise", "1"], &["--s-churn"]),
+        (
+            &["sample", "--from", from, "--sampler", "heun:speed=1"],
+            &["`speed` of heun", "churn (a number from 0 up), min (a number"],
+        ),
         (&["sample", "--from", from, "--guidance=-1"], &["-1", "from 0 up"]),
         (&["sample", "--from", from, "--guidance", "2", "--guidance-interval", "3,1"], &["from sigma 3 to 1"]),
         (&["sample", "--from", from, "--guidance", "2", "--guidance-interval", "3"], &["`3`", "LO,HI"]),
@@ -231,6 +235,21 @@ fn mistakes_are_answered_with_what_there_is() {
             assert!(said.contains(part), "{words:?}: `{part}` is missing: {said}");
         }
     }
+}
+
+#[test]
+fn options_behind_the_name_of_a_sampler_are_those_of_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = points(dir.path());
+    let sample = |words: &[&str]| {
+        let start = ["sample", "--from", from.to_str().unwrap(), "--steps", "4", "--count", "3", "--out", "o"];
+        let output = infer(dir.path(), &[&start[..], &["--overwrite"], words].concat());
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        npy(&dir.path().join("o/samples.npy"))
+    };
+    let churned = sample(&["--sampler", "heun:churn=4:noise=1.1"]);
+    assert_eq!(churned, sample(&["--sampler", "heun", "--s-churn", "4", "--s-noise", "1.1"]));
+    assert_ne!(churned, sample(&["--sampler", "heun"]));
 }
 
 #[test]

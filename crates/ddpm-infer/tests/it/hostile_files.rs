@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
-use ddpm_eval::arrays::{Array, RowReader, npz_member, read_npz, write_npz};
+use ddpm_eval::arrays::{Array, npz_member, read_npz, write_npz};
 use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
-use ddpm_files::npy;
+use ddpm_files::npy::{self, RowReader};
 use ddpm_infer::commands::init_noise;
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::point_mlp::PointMlpConfig;

@@ -130,6 +130,14 @@ impl SamplerOptions {
         self
     }
 
+    /// The same with those of other options that it does not have.
+    pub fn or(mut self, others: BTreeMap<&'static str, f64>) -> Self {
+        for (name, value) in others {
+            self.given.entry(name).or_insert(value);
+        }
+        self
+    }
+
     /// The value of an option.
     pub fn value(&self, spec: &OptionSpec) -> f64 {
         self.given.get(spec.name).copied().unwrap_or(spec.usual)

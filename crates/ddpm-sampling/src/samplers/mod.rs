@@ -27,6 +27,7 @@ mod predictor_corrector;
 pub mod probability_flow;
 mod rk45;
 mod straight_path;
+mod text;
 mod unipc;
 mod variance_exploding;
 
@@ -101,6 +102,16 @@ pub enum SamplerError {
         found: f64,
         /// What was expected.
         expected: String,
+    },
+    /// An option behind the name of a sampler.
+    #[error("option `{option}` of {sampler}: {reason}")]
+    Option {
+        /// The sampler.
+        sampler: &'static str,
+        /// The option as it was given.
+        option: String,
+        /// What is wrong with it, and what was expected.
+        reason: String,
     },
     /// An option of other samplers.
     #[error("--{option} applies to {takers} only, not to {sampler}")]
@@ -349,10 +360,11 @@ impl Sampler {
         options
     }
 
-    /// The sampler called `name`.
-    pub fn new(name: &str, options: SamplerOptions) -> Result<Self, SamplerError> {
-        let named = Self::ABOUTS.iter().find(|about| about.name == name);
-        let about = named.ok_or_else(|| SamplerError::Unknown { name: name.to_string() })?;
+    /// The sampler of a name, which options may follow: `heun:churn=40`. One that is among `options` too has the value
+    /// there.
+    pub fn new(text: &str, options: SamplerOptions) -> Result<Self, SamplerError> {
+        let (about, in_text) = Self::parse(text)?;
+        let options = options.or(in_text);
         for (option, value) in &options.given {
             about.check(option, *value)?;
         }

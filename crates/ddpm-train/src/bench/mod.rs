@@ -161,7 +161,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
             "comparisons": comparisons,
         });
         let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        ddpm_files::atomic::write(file, text)?;
         print_path(file)?;
     }
     Ok(())

@@ -556,6 +556,21 @@ mod tests {
     }
 
     #[test]
+    fn the_sampler_of_previews_may_bring_its_options() {
+        assert_eq!(problems_of(&format!("{DIGITS}[preview]\nsampler = \"heun:churn=40\"\n"), &[]), []);
+        assert_eq!(problems_of(DIGITS, &["preview.sampler=heun:churn=40"]), []);
+        for (sampler, said) in [
+            ("heun:speed=1", "churn (a number from 0 up)"),
+            ("heun:churn=-1", "not `-1`"),
+            ("magic", "there is no sampler `magic`; there are: ddpm, ddim"),
+        ] {
+            let problems = problems_of(DIGITS, &[&format!("preview.sampler={sampler}")]);
+            assert_eq!((problems.len(), &problems[0].key[..]), (1, "preview.sampler"), "{problems:?}");
+            assert!(problems[0].message.contains(said), "{problems:?}");
+        }
+    }
+
+    #[test]
     fn messages_have_no_names_of_types() {
         let sets = [
             "model.base_channels=\"64\"",

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use chart::{Chart, Series, escape, short, smoothed};
 use ddpm_families::family::registry::families;
 use ddpm_files::runs::{RunFolder, steps_in};
@@ -50,7 +49,7 @@ pub const NAME: &str = "report.html";
 /// Writes the page of these runs.
 pub fn write(runs: &[RunFolder], out: &Path) -> anyhow::Result<()> {
     let runs: Vec<Facts> = runs.iter().map(Facts::read).collect();
-    std::fs::write(out, page(&runs)).with_context(|| format!("cannot write {}", out.display()))
+    Ok(ddpm_files::atomic::write(out, page(&runs))?)
 }
 
 fn page(runs: &[Facts]) -> String {

@@ -134,6 +134,34 @@ fn thirty_kills_lose_nothing() {
     println!("thirty kills took {:.1} s, to step {last}", started.elapsed().as_secs_f64());
 }
 
+#[test]
+fn what_a_killed_run_left_half_written_is_removed_when_it_goes_on() {
+    let bench = Bench::new();
+    let run = run_of_six(&bench, "runs");
+    let left = [
+        ".config.toml.4711.tmp",
+        "manifest.json.tmp",
+        "checkpoints/.step-00000007.4711.tmp/model.bpk",
+        "checkpoints/.step-00000001.old/model.bpk",
+        "snapshots/.step-00000007.4711.tmp/ddpm.json",
+        "previews/.step-00000007.png.4711.tmp",
+    ];
+    for name in left {
+        std::fs::create_dir_all(run.join(name).parent().unwrap()).unwrap();
+        std::fs::write(run.join(name), "half").unwrap();
+    }
+    let kept = run.join("notes.tmp");
+    std::fs::write(&kept, "not ours").unwrap();
+    let resumed = bench.run(&["--resume", run.to_str().unwrap(), "--set", "train.steps=7"]);
+    assert!(resumed.status.success(), "{}", stderr(&resumed));
+    for name in left {
+        let gone =
+            Path::new(name).ancestors().take_while(|path| path.to_string_lossy().contains(['.'])).last().unwrap();
+        assert!(!run.join(gone).exists(), "{name}");
+    }
+    assert!(kept.exists());
+}
+
 /// A run of six steps with the checkpoints of steps 2, 4 and 6.
 fn run_of_six(bench: &Bench, runs: &str) -> PathBuf {
     let sets = ["--runs", runs, "--set", "train.steps=6", "--set", "train.checkpoint_every=2"];

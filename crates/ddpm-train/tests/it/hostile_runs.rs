@@ -86,6 +86,7 @@ fn damaged_checkpoints_and_metrics_are_survived() {
     }
     let metrics = run.join("metrics.jsonl");
     damage_within(&metrics, 400, || {
-        read_lines(&metrics).and_then(|_| truncate_after(&metrics, 1)).map_err(|e| e.to_string())
+        read_lines(&metrics).map_err(|e| e.to_string())?;
+        truncate_after(&metrics, 1).map_err(|e| e.to_string())
     });
 }

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use ddpm_data::{DataConfig, Split};
-use ddpm_eval::arrays::{RowReader, read_npz};
+use ddpm_eval::arrays::read_npz;
 use ddpm_eval::sources::{Folder, ImageSource, Rows};
+use ddpm_files::npy::RowReader;
 
 use crate::commands::inspect_data::{BUILT_IN, guess};
 

@@ -4,11 +4,11 @@ use anyhow::bail;
 use ddpm_console::bar::progress_bar;
 use ddpm_data::{DataConfig, Split};
 use ddpm_device::device::OpenDevice;
-use ddpm_eval::arrays::RowReader;
 use ddpm_eval::metrics::{Evaluation, Measurement};
 use ddpm_eval::points::{DIRECTIONS, chamfer, energy_distance, mode_weights, sliced_wasserstein_2};
 use ddpm_eval::sources::gaussian_draws;
 use ddpm_eval::{Features, Moments, symmetric_root};
+use ddpm_files::npy::RowReader;
 
 use super::input_set::InputSet;
 use super::{EvalArgs, SampleSet};

@@ -29,7 +29,8 @@ pub(super) struct SweepArgs {
     /// Only this class, by name or number, against the reference items of this class; default: all classes in turn.
     #[arg(long, value_name = "C", conflicts_with = "files", help_heading = "Samples")]
     class: Option<String>,
-    /// Samplers, separated by commas; default: that of `ddpm-infer sample`.
+    /// Samplers, separated by commas, each with its own options if need be (heun:churn=40); default: that of
+    /// `ddpm-infer sample`.
     #[arg(
         long,
         visible_alias = "sampler",
