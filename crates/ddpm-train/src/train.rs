@@ -22,6 +22,7 @@ use ddpm_kernels::Precision;
 
 use crate::batches::Batches;
 use crate::checkpoint::{Checkpoint, CheckpointError, Found, TrainState, restore};
+use crate::config::load::Source;
 use crate::config::{Balance, Experiment};
 use crate::manifest;
 use crate::metrics::{JsonLines, STEP_LOSS, StepMetric, fields, truncate_after};
@@ -63,6 +64,24 @@ pub struct Options {
     pub dry_run: bool,
 }
 
+impl Default for Options {
+    /// A new run in `runs`, on the device of the compiled-in feature.
+    fn default() -> Self {
+        Self {
+            experiment: String::new(),
+            set: Vec::new(),
+            resume: None,
+            step: None,
+            from: None,
+            devices: Vec::new(),
+            runs: RUNS.into(),
+            tui: false,
+            detect_anomaly: false,
+            dry_run: false,
+        }
+    }
+}
+
 /// How it ended well.
 #[derive(Debug)]
 pub enum Finish {
@@ -84,10 +103,15 @@ const LEFT_AT_ONCE: i32 = 131;
 
 /// Trains.
 pub fn run(options: &Options) -> anyhow::Result<Finish> {
+    run_experiment(options, None)
+}
+
+/// Trains `experiment` in place of the one that the options name.
+pub(crate) fn run_experiment(options: &Options, experiment: Option<Source>) -> anyhow::Result<Finish> {
     if options.tui && !cfg!(feature = "tui") {
         return Err(UsageError("--tui: the dashboard is not compiled in; build with `--features tui`".into()).into());
     }
-    let plan = Plan::make(options)?;
+    let plan = Plan::make(options, experiment)?;
     if options.dry_run {
         plan.describe()?;
         return Ok(Finish::DryRun);

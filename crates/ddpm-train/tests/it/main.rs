@@ -13,6 +13,7 @@ mod families;
 mod hostile_runs;
 mod known_bits;
 mod objectives;
+mod own_network;
 mod post_hoc;
 mod resume;
 mod runs;
