@@ -6,7 +6,7 @@ use ddpm_families::diffusion::networks;
 use ddpm_model::custom::CustomNetwork;
 
 use crate::config::load::Source;
-use crate::train::{Finish, Options, run_experiment};
+use crate::train::{Caller, Finish, Options, run_for};
 
 /// A training: an experiment, and what the command line can say besides.
 ///
@@ -87,6 +87,6 @@ impl Trainer {
 
     /// Trains until the steps are done or the process is asked to stop.
     pub fn run(self) -> anyhow::Result<Finish> {
-        run_experiment(&self.options, self.experiment)
+        run_for(Caller::Trainer, &self.options, self.experiment)
     }
 }
