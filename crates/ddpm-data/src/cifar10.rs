@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn config(path: &Path) -> Cifar10Config {
-        Cifar10Config { path: path.into(), horizontal_flip: true }
+        Cifar10Config { path: path.into(), horizontal_flip: true, binarize: None }
     }
 
     #[test]

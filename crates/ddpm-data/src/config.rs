@@ -12,6 +12,8 @@ use crate::names::read_path;
 pub enum DataConfig {
     /// The bundled UCI handwritten digits, 8x8, 10 classes.
     Digits(DigitsConfig),
+    /// Generated images of a square, an ellipse or a triangle, 16x16, with known factors: shape, scale and position.
+    Sprites(SpritesConfig),
     /// A folder or zip archive of images.
     Images(ImagesConfig),
     /// Images that `cargo xtask data build` decoded into one file.
@@ -42,10 +44,23 @@ pub enum DataConfig {
     Csv(CsvConfig),
 }
 
-/// No keys: mirrored digits are not digits.
+/// No key mirrors them: mirrored digits are not digits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DigitsConfig {}
+pub struct DigitsConfig {
+    /// Threshold between 0 (black) and 1 (white): values at or above it become white, the others black.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binarize: Option<f64>,
+}
+
+/// All 1,152 combinations of 3 shapes, 6 scales and 8x8 positions, one image each; the class is the shape.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpritesConfig {
+    /// Threshold between 0 (black) and 1 (white): values at or above it become white, the others black.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binarize: Option<f64>,
+}
 
 /// A folder or zip archive of png, jpeg, webp, bmp or tiff files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +88,9 @@ pub struct ImagesConfig {
     /// decoded once.
     #[serde(default)]
     pub on_bad_file: OnBadFile,
+    /// Threshold between 0 (black) and 1 (white): values at or above it become white, the others black.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binarize: Option<f64>,
 }
 
 /// Colour or grey.
@@ -128,6 +146,9 @@ pub struct PackedConfig {
     /// Mirrors half of the training images left to right.
     #[serde(default)]
     pub horizontal_flip: bool,
+    /// Threshold between 0 (black) and 1 (white): values at or above it become white, the others black.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binarize: Option<f64>,
 }
 
 /// The binary version, as its authors distribute it.
@@ -140,6 +161,9 @@ pub struct Cifar10Config {
     /// Mirrors half of the training images left to right, as the DDPM paper does.
     #[serde(default = "default_true")]
     pub horizontal_flip: bool,
+    /// Threshold between 0 (black) and 1 (white): values at or above it become white, the others black.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binarize: Option<f64>,
 }
 
 /// The four idx files, as their authors distribute them.
@@ -155,6 +179,9 @@ pub struct MnistConfig {
     /// Mirrors half of the training images left to right (sensible for some clothes, not for digits).
     #[serde(default)]
     pub horizontal_flip: bool,
+    /// Threshold between 0 (black) and 1 (white): values at or above it become white, the others black.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binarize: Option<f64>,
 }
 
 /// Height and width of an MNIST picture.
@@ -216,6 +243,7 @@ impl DataConfig {
     pub fn kind(&self) -> &'static str {
         match self {
             DataConfig::Digits(_) => "digits",
+            DataConfig::Sprites(_) => "sprites",
             DataConfig::Images(_) => "images",
             DataConfig::Packed(_) => "packed",
             DataConfig::Cifar10(_) => "cifar10",
@@ -232,9 +260,29 @@ impl DataConfig {
         }
     }
 
+    /// The threshold of binarized images; none for points and for images that stay as they are.
+    pub fn binarize(&self) -> Option<f64> {
+        match self {
+            DataConfig::Digits(config) => config.binarize,
+            DataConfig::Sprites(config) => config.binarize,
+            DataConfig::Images(config) => config.binarize,
+            DataConfig::Packed(config) => config.binarize,
+            DataConfig::Cifar10(config) => config.binarize,
+            DataConfig::Mnist(config) | DataConfig::FashionMnist(config) => config.binarize,
+            DataConfig::SwissRoll(_)
+            | DataConfig::Moons(_)
+            | DataConfig::Circles(_)
+            | DataConfig::SCurve(_)
+            | DataConfig::Gaussians8(_)
+            | DataConfig::Gaussians25(_)
+            | DataConfig::Checkerboard(_)
+            | DataConfig::Csv(_) => None,
+        }
+    }
+
     /// Everything that can be found wrong without looking at a file.
     pub fn problems(&self) -> Vec<Problem> {
-        match self {
+        let mut problems = match self {
             DataConfig::Images(images) => range_problem("size", images.size, 1..=MAX_IMAGE_SIZE),
             DataConfig::SwissRoll(points)
             | DataConfig::Moons(points)
@@ -248,7 +296,15 @@ impl DataConfig {
                 reason: "both coordinates name the same column; expected two different columns".into(),
             }],
             _ => Vec::new(),
+        };
+        // Written so that NaN is a problem.
+        if let Some(threshold) = self.binarize()
+            && !(threshold > 0.0 && threshold <= 1.0)
+        {
+            let reason = format!("{threshold} is out of range; expected a threshold above 0 and at most 1");
+            problems.push(Problem { key: "binarize", reason });
         }
+        problems
     }
 }
 
@@ -317,8 +373,9 @@ fn default_columns() -> [Column; 2] {
 mod tests {
     use super::*;
 
-    const KINDS: [(&str, &str); 14] = [
+    const KINDS: [(&str, &str); 15] = [
         ("digits", ""),
+        ("sprites", ""),
         ("images", "path = 'p'"),
         ("packed", "path = 'p'"),
         ("cifar10", "path = 'p'"),
@@ -382,7 +439,7 @@ mod tests {
 
     #[test]
     fn all_options_are_read_and_written() {
-        let text = "kind = 'images'\npath = 'p'\nsize = 64\nchannels = 'grayscale'\nlabels = 'folders'\n\
+        let text = "kind = 'images'\npath = 'p'\nbinarize = 0.5\nsize = 64\nchannels = 'grayscale'\nlabels = 'folders'\n\
                     resize = 'cover-and-centre-crop'\nhorizontal_flip = true\non_bad_file = 'skip'";
         let config = parse(text).unwrap();
         let DataConfig::Images(images) = &config else { panic!("{config:?}") };

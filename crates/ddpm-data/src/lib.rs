@@ -4,6 +4,7 @@
 //! [`OrderedLoader`] turns the items into batches in an order that depends on the seed alone.
 
 pub mod augment;
+mod binarize;
 mod cifar10;
 mod config;
 mod csv_points;
@@ -26,12 +27,13 @@ mod pictures;
 mod pixels;
 mod points;
 pub mod random;
+pub mod sprites;
 pub mod zip;
 mod zip_pictures;
 
 pub use config::{
     Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, ImageChannels, ImageLabels, ImageResize, ImagesConfig,
-    MnistConfig, MnistSize, OnBadFile, PackedConfig, PointsConfig, Problem,
+    MnistConfig, MnistSize, OnBadFile, PackedConfig, PointsConfig, Problem, SpritesConfig,
 };
 pub use error::{BadFile, DataError, Ignored};
 pub use example::{DataInfo, Example, Flip, Units};

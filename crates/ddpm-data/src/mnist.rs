@@ -202,7 +202,7 @@ mod tests {
     }
 
     fn open_at(path: &Path, size: MnistSize) -> Result<OpenData, DataError> {
-        let config = MnistConfig { path: path.into(), size, horizontal_flip: false };
+        let config = MnistConfig { path: path.into(), size, horizontal_flip: false, binarize: None };
         open(&config, "mnist", &DIGITS, Split::Train)
     }
 

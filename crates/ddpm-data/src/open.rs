@@ -8,7 +8,7 @@ use crate::config::DataConfig;
 use crate::error::{BadFile, DataError, Ignored};
 use crate::example::{DataInfo, Example, Flip};
 use crate::points::Shape;
-use crate::{cifar10, csv_points, digits, image_folder, mnist, packed, points};
+use crate::{binarize, cifar10, csv_points, digits, image_folder, mnist, packed, points, sprites};
 
 /// What items are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,7 @@ pub fn open_with_progress(
     let name = config.kind();
     let mut data = match config {
         DataConfig::Digits(_) => digits::open(split)?,
+        DataConfig::Sprites(_) => sprites::open(split),
         DataConfig::Images(images) => image_folder::open(images, split, progress)?,
         DataConfig::Packed(packed) => packed::open(packed, split)?,
         DataConfig::Cifar10(cifar) => cifar10::open(cifar, split)?,
@@ -108,6 +109,9 @@ pub fn open_with_progress(
             reason: "more items are needed to have both splits",
         });
     }
+    if let Some(threshold) = config.binarize() {
+        data.items = binarize::binarized(data.items, threshold);
+    }
     if split == Split::Test {
         data.flip = Flip::Never;
     }
@@ -123,6 +127,7 @@ mod tests {
     fn what_ships_opens_with_nothing_but_its_kind() {
         for (kind, shape, len) in [
             ("digits", vec![1, 8, 8], [1437, 360]),
+            ("sprites", vec![1, 16, 16], [1037, 115]),
             ("swiss-roll", vec![2], [1_000_000; 2]),
             ("moons", vec![2], [1_000_000; 2]),
             ("circles", vec![2], [1_000_000; 2]),

@@ -59,6 +59,10 @@ pub fn build(
     checked: CheckProgress<'_>,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<(Packed, Vec<BadFile>, Ignored), DataError> {
+    if source.binarize.is_some() {
+        let reason = "a packed file has the images as they are; give the threshold where the file is read".into();
+        return Err(DataError::Config { key: "binarize", reason });
+    }
     let mut source = source.clone();
     source.path =
         fs::canonicalize(&source.path).map_err(|error| DataError::io(&source.path, image_folder::EXPECTED, error))?;
@@ -315,7 +319,7 @@ mod tests {
     }
 
     fn packed(path: &Path) -> DataConfig {
-        DataConfig::Packed(PackedConfig { path: path.into(), horizontal_flip: false })
+        DataConfig::Packed(PackedConfig { path: path.into(), horizontal_flip: false, binarize: None })
     }
 
     #[test]
@@ -382,6 +386,9 @@ mod tests {
         let (dir, config, out) = folder();
         fs::write(config.path.join("cat/bad.png"), "no picture").unwrap();
         assert!(build(&config, &out, &|_, _| {}, |_, _| {}).unwrap_err().to_string().contains("bad.png"));
+        let binary = ImagesConfig { binarize: Some(0.5), ..config.clone() };
+        let said = build(&binary, &out, &|_, _| {}, |_, _| {}).unwrap_err().to_string();
+        assert!(said.contains("data.binarize"), "{said}");
         let nowhere = dir.path().join("no/folder/x.ddpm");
         let skip = ImagesConfig { on_bad_file: crate::OnBadFile::Skip, ..config };
         assert!(build(&skip, &nowhere, &|_, _| {}, |_, _| {}).unwrap_err().to_string().contains("cannot be written"));

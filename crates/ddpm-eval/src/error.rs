@@ -73,6 +73,14 @@ pub enum EvaluationError {
         /// Those of the image.
         found: [usize; 3],
     },
+    /// Arguments that do not fit each other, or the metric.
+    #[error("{what}: {reason}")]
+    Argument {
+        /// The metric or the model.
+        what: &'static str,
+        /// What was found, and what was expected.
+        reason: String,
+    },
     /// A classifier for data without classes.
     #[error("the classifier is trained on labelled data, and {data} has no classes; use another extractor")]
     NoClasses {

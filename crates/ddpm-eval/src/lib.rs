@@ -4,8 +4,10 @@
 //! One file each.
 
 pub mod arrays;
+pub mod bernoulli_mixture;
 pub mod blocks;
 pub mod classifier;
+pub mod disentanglement;
 mod error;
 pub mod extractor;
 mod features;
@@ -17,8 +19,11 @@ mod kid;
 mod memorization;
 pub mod metrics;
 mod moments;
+pub mod pca;
 pub mod points;
 mod precision_recall;
+pub mod probabilistic_pca;
+pub mod reconstruction;
 pub mod record;
 pub mod report;
 pub mod resize;

@@ -8,3 +8,4 @@ pub mod loss_sum;
 pub mod parameters;
 pub mod snapshot;
 pub mod usual_sampling;
+pub mod vae;

@@ -11,7 +11,8 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use ddpm_console::errors::in_one_line;
 use ddpm_infer::commands::{
-    average_weights, evaluate, import, inspect, inspect_data, list_devices, measure_likelihood, sample,
+    average_weights, encode, evaluate, import, inspect, inspect_data, list_devices, measure_likelihood, reconstruct,
+    sample,
 };
 
 /// Sample from diffusion models.
@@ -29,6 +30,10 @@ struct Args {
 enum Command {
     /// Draw samples from a snapshot.
     Sample(Box<sample::SampleArgs>),
+    /// Encode items, decode them again, and measure what was lost.
+    Reconstruct(reconstruct::ReconstructArgs),
+    /// Encode items: the means of their posteriors as an array.
+    Encode(encode::EncodeArgs),
     /// Measure the log-likelihood of data under a snapshot: bits per dimension of images, nats of points.
     Likelihood(measure_likelihood::LikelihoodArgs),
     /// Reconstruct a post-hoc EMA of any width, from the averages that the run stored.
@@ -65,6 +70,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Sample(args) => print(sample::run(&args)?.display()),
+        Command::Reconstruct(args) => print(reconstruct::run(&args)?.display()),
+        Command::Encode(args) => print(encode::run(&args)?.display()),
         Command::Likelihood(args) => print(measure_likelihood::run(&args)?),
         Command::Ema(args) => print(average_weights::run(&args)?.display()),
         Command::Import(args) => print(import::run(&args)?.display()),

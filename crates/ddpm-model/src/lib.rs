@@ -4,6 +4,7 @@
 //! Randomness is always passed in.
 
 pub mod any_module;
+pub mod autoencoder;
 pub mod bound;
 pub mod condition;
 pub mod continuous;
@@ -13,6 +14,7 @@ pub mod diffusion;
 pub mod ema;
 pub mod embedding;
 pub mod gaussian;
+pub mod likelihood;
 pub mod network;
 pub mod noise_level;
 pub mod pass;

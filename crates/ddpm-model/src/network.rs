@@ -223,15 +223,7 @@ impl NetworkConfig {
                 channels.saturating_mul(height).saturating_mul(width)
             }
         };
-        // Saturated, so that absurd sizes are reported and do not overflow.
-        let bytes = |values: usize| (values as u64).saturating_mul(size_of::<f32>() as u64);
-        MemoryEstimate {
-            parameters: bytes(num_params),
-            gradients: bytes(num_params),
-            optimizer: bytes(2 * num_params),
-            ema: bytes(num_params),
-            activations: bytes(kept.saturating_mul(batch_size)),
-        }
+        MemoryEstimate::of(num_params, kept, batch_size)
     }
 }
 
@@ -251,6 +243,19 @@ pub struct MemoryEstimate {
 }
 
 impl MemoryEstimate {
+    /// For so many parameters, values that a training step keeps for one item, and items in a batch.
+    pub fn of(parameters: usize, kept: usize, batch_size: usize) -> Self {
+        // Saturated, so that absurd sizes are reported and do not overflow.
+        let bytes = |values: usize| (values as u64).saturating_mul(size_of::<f32>() as u64);
+        Self {
+            parameters: bytes(parameters),
+            gradients: bytes(parameters),
+            optimizer: bytes(parameters.saturating_mul(2)),
+            ema: bytes(parameters),
+            activations: bytes(kept.saturating_mul(batch_size)),
+        }
+    }
+
     /// All of it.
     pub fn total(&self) -> u64 {
         [self.gradients, self.optimizer, self.ema, self.activations]

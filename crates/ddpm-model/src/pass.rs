@@ -111,7 +111,7 @@ impl Pass<'_> {
     }
 
     /// The same pass inside a part of the network: `pass.inside(format_args!("resnets.{i}"))`.
-    pub(crate) fn inside(&self, name: fmt::Arguments<'_>) -> Self {
+    pub fn inside(&self, name: fmt::Arguments<'_>) -> Self {
         let path = if self.trace.is_some() { self.path_of(name) } else { String::new() };
         Self { precision: self.precision, path, trace: self.trace }
     }

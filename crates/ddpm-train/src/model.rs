@@ -8,7 +8,7 @@ use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use ddpm_families::family::any_module::AnyModule;
 use ddpm_families::family::erased::{AnyBatch, AnyFamily};
-use ddpm_families::family::{Losses, RowLoss};
+use ddpm_families::family::{Losses, RowLoss, StepLosses};
 use ddpm_model::pass::Pass;
 
 /// A part of the batch of a step: what the family made of some items, and what the loop adds to it.
@@ -70,8 +70,8 @@ pub struct StepReport {
     pub held_out: Vec<(&'static str, f64)>,
     /// Place of the first row in the endless stream of items.
     pub first_item: u64,
-    /// What became of each row; until the step is counted.
-    pub rows: Vec<RowLoss>,
+    /// What became of the rows and of the terms of the loss; until the step is counted.
+    pub losses: StepLosses,
 }
 
 impl ItemLazy for StepReport {
@@ -123,14 +123,15 @@ impl TrainStep for TrainModel {
     type Output = StepReport;
 
     fn step(&self, batch: TrainBatch) -> TrainOutput<StepReport> {
-        let (loss, rows, gradients) = ddpm_kernels::among_the_kernels(&batch.device, || {
-            let Losses { loss, rows } = self.losses(&batch, &Pass::default());
+        let (loss, rows, parts, gradients) = ddpm_kernels::among_the_kernels(&batch.device, || {
+            let Losses { loss, rows, parts } = self.losses(&batch, &Pass::default());
             let loss = loss.mul_scalar(batch.share);
             let gradients = loss.clone().mul_scalar(batch.loss_scale).backward();
-            (loss, rows, gradients)
+            (loss, rows, parts, gradients)
         });
-        let (first_item, rows) = (batch.first_item, self.rows(&batch, rows));
-        let report = StepReport { loss: host(loss), first_item, rows, ..StepReport::default() };
+        let parts = parts.into_iter().map(|part| batch.share * host(part)).collect();
+        let losses = StepLosses { rows: self.rows(&batch, rows), parts };
+        let report = StepReport { loss: host(loss), first_item: batch.first_item, losses, ..StepReport::default() };
         TrainOutput::new(self, gradients, report)
     }
 }

@@ -8,8 +8,8 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn_train::{EventProcessorTraining, Learner, LearnerEvent, TrainLoader, TrainingComponents, TrainingItem};
 use ddpm_data::random::{Stream, mix};
-use ddpm_families::family::Progress;
 use ddpm_families::family::erased::Memory;
+use ddpm_families::family::{Progress, StepLosses};
 use ddpm_families::parameters::gradients_of;
 use ddpm_families::snapshot::Written;
 use ddpm_files::runs::{step_name, steps_in, width_name};
@@ -165,7 +165,7 @@ impl<'a> Loop<'a> {
             let outputs = workers.compute(learner, given).map_err(|error| Fault::Device(error.to_string()))?;
             for output in outputs {
                 report.loss += output.item.loss;
-                report.rows.extend(output.item.rows);
+                report.losses.extend(output.item.losses);
                 accumulator.accumulate(&learner.model(), output.grads);
             }
         }
@@ -352,7 +352,7 @@ impl<'a> Loop<'a> {
         if let Some(scale) = &mut state.loss_scale {
             scale.held();
         }
-        self.strategy.family.remember(&mut self.memory, &report.rows);
+        self.strategy.family.remember(&mut self.memory, &report.losses);
     }
 
     fn log(&mut self, mut report: StepReport, parts: &mut Parts, learner: &Learner<TrainModel>) {
@@ -361,7 +361,7 @@ impl<'a> Loop<'a> {
         report.step = state.step;
         report.images_seen = state.images_seen;
         report.skipped = state.skipped;
-        report.rows = Vec::new();
+        report.losses = StepLosses::default();
         let (since, items) = self.window;
         report.images_per_sec = (state.images_seen - items) as f64 / since.elapsed().as_secs_f64();
         // The last step always has a line; one that falls between two regular ones is dropped on resumption.

@@ -258,7 +258,7 @@ fn launch(plan: &Plan, model: State, run: &RunFolder, origin: String, options: &
     let display = if options.tui { Display::Dashboard } else { Display::Plain };
     let reporter = Reporter::new(display);
     stop_on_signals(&interrupter, &reporter)?;
-    let fields = fields(family.curve_names(), &held_out.as_ref().map(|held_out| held_out.names()).unwrap_or_default());
+    let fields = fields(&family.curve_names(), &held_out.as_ref().map(|held_out| held_out.names()).unwrap_or_default());
     let lines = JsonLines::append(&run.metrics(), fields.clone(), events, reporter.clone())?;
     let outcome = Arc::new(Mutex::new(Outcome::default()));
     let strategy = StepStrategy {

@@ -15,6 +15,7 @@ fn config(path: &Path) -> ImagesConfig {
         resize: ImageResize::CoverAndCentreCrop,
         horizontal_flip: true,
         on_bad_file: OnBadFile::Stop,
+        binarize: None,
     }
 }
 

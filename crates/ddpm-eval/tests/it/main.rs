@@ -4,4 +4,5 @@
 mod formula;
 mod golden_inception;
 mod golden_metrics;
+mod golden_vae_baselines;
 mod known_answers;

@@ -33,7 +33,7 @@ impl Objective<'_> {
             None => rows.mean(),
             Some(importance) => (per_row(importance, &rows) * rows).mean(),
         };
-        Losses { loss, rows: seen }
+        Losses { loss, rows: seen, parts: Vec::new() }
     }
 
     /// The loss of each row: by default `L_simple`, eq. 14 of Ho et al. 2020. A self-conditioned network is evaluated

@@ -37,7 +37,7 @@ use crate::family::stored::ModelCard;
 use crate::family::trained::Trained;
 use crate::family::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, RowLoss,
-    StartingWeights, Subject,
+    StartingWeights, StepLosses, Subject,
 };
 use crate::loss_sum::LossSum;
 use crate::snapshot::{Snapshot, SnapshotConfig, SnapshotError, Written};
@@ -117,7 +117,14 @@ impl Family for DiffusionFamily {
     const ABOUT: &'static str = "diffusion, score and flow models of images and points";
     const SECTIONS: &'static [(&'static str, &'static str)] = DiffusionTables::SECTIONS;
     const SHARED_KEYS: &'static [(&'static str, &'static str)] = DiffusionTables::SHARED_KEYS;
-    const CURVES: &'static [&'static str] = &["loss_q1", "loss_q2", "loss_q3", "loss_q4"];
+    const CURVES: &'static [(&'static str, &'static str)] = &[
+        ("loss_q1", "Loss, least noise"),
+        ("loss_q2", "Loss, second quarter"),
+        ("loss_q3", "Loss, third quarter"),
+        ("loss_q4", "Loss, most noise"),
+    ];
+    const MEASURES: &'static [(&'static str, &'static str)] =
+        &[("valid_bpd", "Bits per dimension, held out"), ("valid_loss", "Loss, held out")];
 
     type Tables = DiffusionTables;
     type Model = Network;
@@ -210,12 +217,13 @@ impl Family for DiffusionFamily {
         }
     }
 
-    fn remember(&self, memory: &mut LossMemory, rows: &[RowLoss]) {
-        for RowLoss { time, loss } in rows {
+    fn remember(&self, memory: &mut LossMemory, step: &StepLosses) {
+        for RowLoss { time, loss } in &step.rows {
             memory.quartiles[self.quartiles.index(*time)].add(*loss);
         }
         if let Some(history) = &mut memory.loss_history {
-            let (steps, losses): (Vec<usize>, Vec<f64>) = rows.iter().map(|row| (row.time as usize, row.loss)).unzip();
+            let (steps, losses): (Vec<usize>, Vec<f64>) =
+                step.rows.iter().map(|row| (row.time as usize, row.loss)).unzip();
             LossSecondMoment::default().record(history, &steps, &losses);
         }
     }

@@ -12,6 +12,8 @@ use ddpm_model::condition::Condition;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::resample::{importance_weight, step_at};
 
+use crate::family::three_axes;
+
 /// One batch, with everything random about it already drawn. A point `[N]` is `[N, 1, 1]`, as every item has three axes.
 #[derive(Clone, Debug)]
 pub struct NoisedBatch {
@@ -152,12 +154,6 @@ impl Noising {
             _ => label,
         }
     }
-}
-
-/// An item's shape with three axes: a point `[N]` is `[N, 1, 1]`, a series `[K, L]` is `[K, L, 1]`.
-pub(crate) fn three_axes(shape: &[usize]) -> [usize; 3] {
-    let axis = |number: usize| shape.get(number).copied().unwrap_or(1);
-    [axis(0), axis(1), axis(2)]
 }
 
 fn values(items: Vec<StreamItem>) -> Vec<f32> {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use ddpm_kernels::Precision;
 use ddpm_model::network::Network;
 use ddpm_render::Samples;
 use ddpm_sampling::job::TrainedModel;
@@ -14,7 +15,7 @@ use super::DiffusionFamily;
 use super::preview::sampling_job;
 use super::tables::{DiffusionTables, PreviewKeys};
 use crate::family::stored::{FORMAT, ModelCard};
-use crate::family::trained::{Generate, Trained};
+use crate::family::trained::{Draw, Generate, Trained};
 use crate::family::{AnyError, Family, Origin};
 use crate::snapshot::{Snapshot, SnapshotConfig};
 
@@ -34,8 +35,9 @@ impl TrainedDiffusion {
     }
 
     /// Opens a snapshot of format 1, or a folder of diffusers.
-    pub fn open(path: &Path, device: &Device) -> Result<Self, AnyError> {
+    pub fn open(path: &Path, device: &Device, precision: Precision) -> Result<Self, AnyError> {
         let Snapshot { config, network, .. } = Snapshot::load(path, device)?;
+        let network = network.in_precision(precision);
         let SnapshotConfig { data, source, experiment, step, images_seen, sampling, .. } = config;
         let mut tables = DiffusionTables::of(config.network, config.diffusion);
         if let Some(sampling) = sampling {
@@ -68,9 +70,9 @@ impl Trained for TrainedDiffusion {
 }
 
 impl Generate for TrainedDiffusion {
-    fn generate(&self, seed: u64, first: u64, count: usize) -> Result<Samples, AnyError> {
+    fn generate(&self, draw: &Draw, first: u64, count: usize) -> Result<Samples, AnyError> {
         let (first, family) = (first as usize, &self.family);
-        let job = sampling_job(family, seed, first + count)?;
+        let job = sampling_job(family, draw.seed, first + count)?;
         Ok(job.run_part(&family.trained_model(&self.network), first..first + count, &self.device, &mut |_| {})?)
     }
 }

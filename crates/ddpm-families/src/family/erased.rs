@@ -20,8 +20,8 @@ use super::registry::default_family;
 use super::stored::{ModelCard, load_weights};
 use super::trained::Trained;
 use super::{
-    AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, RowLoss,
-    StartingWeights, Subject,
+    AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, StartingWeights,
+    StepLosses, Subject,
 };
 use crate::parameters::settle;
 use crate::snapshot::{SnapshotError, Written};
@@ -36,12 +36,20 @@ pub trait FamilyKind: Sync {
     fn sections(&self) -> &'static [(&'static str, &'static str)];
     /// Its keys in sections that every family has.
     fn shared_keys(&self) -> &'static [(&'static str, &'static str)];
+    /// The titles of its numbers in `metrics.jsonl`: [`Family::CURVES`] and [`Family::MEASURES`].
+    fn titles(&self) -> Vec<(&'static str, &'static str)>;
     /// Reads its sections.
     fn read(&self, tables: Table) -> Result<FamilyTables, String>;
     /// Weights that a run can start from.
     fn starting_weights(&self, path: &Path, device: &Device) -> Result<Box<dyn StartingWeights>, AnyError>;
     /// The model of a snapshot, for use.
-    fn open(&self, card: ModelCard, folder: &Path, device: &Device) -> Result<Box<dyn Trained>, AnyError>;
+    fn open(
+        &self,
+        card: ModelCard,
+        folder: &Path,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Box<dyn Trained>, AnyError>;
 }
 
 /// The registry's entry of a family.
@@ -69,6 +77,10 @@ impl<F: Family> FamilyKind for Of<F> {
         F::SHARED_KEYS
     }
 
+    fn titles(&self) -> Vec<(&'static str, &'static str)> {
+        F::CURVES.iter().chain(F::MEASURES).copied().collect()
+    }
+
     fn read(&self, tables: Table) -> Result<FamilyTables, String> {
         Ok(FamilyTables::of::<F>(F::read(tables)?))
     }
@@ -77,11 +89,18 @@ impl<F: Family> FamilyKind for Of<F> {
         F::starting_weights(path, device)
     }
 
-    fn open(&self, card: ModelCard, folder: &Path, device: &Device) -> Result<Box<dyn Trained>, AnyError> {
+    fn open(
+        &self,
+        card: ModelCard,
+        folder: &Path,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Box<dyn Trained>, AnyError> {
         let (experiment, data, source) = (card.experiment.clone(), card.data.clone(), card.source.clone());
         let origin = Origin { experiment, data, source };
         let family = F::restored(F::read(card.tables.clone())?, origin)?;
-        let model = load_weights(settle(Family::init(&family, device)), folder)?;
+        let mut model = load_weights(settle(Family::init(&family, device)), folder)?;
+        Family::set_precision(&family, &mut model, precision);
         Ok(family.trained(model, card))
     }
 }
@@ -349,11 +368,11 @@ pub trait AnyFamily: fmt::Debug + Send + Sync {
     /// [`Family::redraw`].
     fn redraw(&self, batch: &mut AnyBatch, memory: &Memory, seed: u64);
     /// [`Family::remember`].
-    fn remember(&self, memory: &mut Memory, rows: &[RowLoss]);
+    fn remember(&self, memory: &mut Memory, step: &StepLosses);
     /// The names and values of [`Family::curves`].
     fn curves(&self, memory: &Memory) -> Vec<(&'static str, Option<f64>)>;
-    /// [`Family::CURVES`].
-    fn curve_names(&self) -> &'static [&'static str];
+    /// The names of [`Family::CURVES`].
+    fn curve_names(&self) -> Vec<&'static str>;
     /// [`Family::clear_sums`].
     fn clear_sums(&self, memory: &mut Memory);
     /// [`Family::held_out`].
@@ -428,16 +447,16 @@ impl<F: Family> AnyFamily for F {
         }
     }
 
-    fn remember(&self, memory: &mut Memory, rows: &[RowLoss]) {
-        Family::remember(self, memory_of_mut::<F>(memory), rows);
+    fn remember(&self, memory: &mut Memory, step: &StepLosses) {
+        Family::remember(self, memory_of_mut::<F>(memory), step);
     }
 
     fn curves(&self, memory: &Memory) -> Vec<(&'static str, Option<f64>)> {
-        F::CURVES.iter().copied().zip(Family::curves(self, memory_of::<F>(memory))).collect()
+        F::CURVES.iter().map(|(name, _)| *name).zip(Family::curves(self, memory_of::<F>(memory))).collect()
     }
 
-    fn curve_names(&self) -> &'static [&'static str] {
-        F::CURVES
+    fn curve_names(&self) -> Vec<&'static str> {
+        F::CURVES.iter().map(|(name, _)| *name).collect()
     }
 
     fn clear_sums(&self, memory: &mut Memory) {

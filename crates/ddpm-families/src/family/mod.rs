@@ -76,8 +76,10 @@ pub trait Family: Sized + Debug + Send + Sync + 'static {
     const SECTIONS: &'static [(&'static str, &'static str)];
     /// Its keys in the sections that every family has: `("train", "label_drop")`.
     const SHARED_KEYS: &'static [(&'static str, &'static str)] = &[];
-    /// Names in `metrics.jsonl` of what it makes of the losses between two lines.
-    const CURVES: &'static [&'static str] = &[];
+    /// What it makes of the losses between two lines of `metrics.jsonl`: the names there, each with a title.
+    const CURVES: &'static [(&'static str, &'static str)] = &[];
+    /// What it measures of held-out data, likewise.
+    const MEASURES: &'static [(&'static str, &'static str)] = &[];
 
     /// Its sections of an experiment, as serde reads them; those shared with the trainer hold its own keys only.
     type Tables: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync;
@@ -110,7 +112,9 @@ pub trait Family: Sized + Debug + Send + Sync + 'static {
     fn resolve(tables: Self::Tables, subject: &Subject<'_>) -> Result<Self, Vec<Problem>>;
 
     /// Weights that a run can start from, of a snapshot of this family.
-    fn starting_weights(path: &Path, device: &Device) -> Result<Box<dyn StartingWeights>, AnyError>;
+    fn starting_weights(path: &Path, device: &Device) -> Result<Box<dyn StartingWeights>, AnyError> {
+        stored::starting_weights::<Self>(path, device)
+    }
 
     /// Its sections, resolved.
     fn tables(&self) -> &Self::Tables;
@@ -148,16 +152,18 @@ pub trait Family: Sized + Debug + Send + Sync + 'static {
     fn losses(&self, model: &Self::Model, batch: &Self::Batch, pass: &Pass<'_>) -> Losses;
 
     /// The time of every row, where a family has such: how far it is noised.
-    fn times(&self, batch: &Self::Batch) -> Vec<f64>;
+    fn times(&self, _: &Self::Batch) -> Vec<f64> {
+        Vec::new()
+    }
 
     /// The memory of a run before its first step, or of one that is resumed and had none.
     fn first_memory(&self) -> Self::Memory;
 
-    /// Draws again what depends on the steps before: importance sampling.
+    /// Changes what depends on the steps before: importance sampling, a weight that rises.
     fn redraw(&self, _: &mut Self::Batch, _: &Self::Memory, _: u64) {}
 
-    /// Remembers the rows of a step that was taken.
-    fn remember(&self, _: &mut Self::Memory, _: &[RowLoss]) {}
+    /// Remembers a step that was taken.
+    fn remember(&self, _: &mut Self::Memory, _: &StepLosses) {}
 
     /// The values of [`Self::CURVES`] since the last line of metrics.
     fn curves(&self, _: &Self::Memory) -> Vec<Option<f64>> {
@@ -191,6 +197,26 @@ pub struct Losses {
     pub loss: Tensor<1>,
     /// The loss of each row before any weight of the row, `[B]`, detached.
     pub rows: Tensor<1>,
+    /// What else of the batch is to be remembered, `[1]` each, detached: the terms of the loss.
+    pub parts: Vec<Tensor<1>>,
+}
+
+/// What became of a step, on the host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepLosses {
+    /// Each row of the batch.
+    pub rows: Vec<RowLoss>,
+    /// [`Losses::parts`], as means over the batch.
+    pub parts: Vec<f64>,
+}
+
+impl StepLosses {
+    /// Adds what became of a part of the batch, whose means count with its share.
+    pub fn extend(&mut self, part: Self) {
+        self.rows.extend(part.rows);
+        self.parts.resize(self.parts.len().max(part.parts.len()), 0.0);
+        self.parts.iter_mut().zip(part.parts).for_each(|(sum, value)| *sum += value);
+    }
 }
 
 /// What became of one row of a batch, on the host.
@@ -200,6 +226,13 @@ pub struct RowLoss {
     pub time: f64,
     /// Its loss before any weight of the row.
     pub loss: f64,
+}
+
+/// An item's shape with three axes, as the trainer has all items: a point `[N]` is `[N, 1, 1]`, a series `[K, L]` is
+/// `[K, L, 1]`.
+pub fn three_axes(shape: &[usize]) -> [usize; 3] {
+    let axis = |number: usize| shape.get(number).copied().unwrap_or(1);
+    [axis(0), axis(1), axis(2)]
 }
 
 /// How far a run has come.

@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
+use burn::tensor::Device;
 use ddpm_data::{DataConfig, DataInfo};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use super::{Family, Progress};
+use super::any_module::AnyModule;
+use super::erased::FamilyTables;
+use super::{AnyError, Family, Origin, Progress, StartingWeights};
 use crate::checksums;
 use crate::diffusers::pipeline::read_json;
+use crate::parameters::settle;
 use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written, complete_or_not_at_all, save_weights, write_json};
 
 /// The format that names its family.
@@ -63,6 +67,22 @@ impl ModelCard {
         }
     }
 
+    /// The card of a model that is still trained.
+    pub fn in_training<F: Family>(family: &F) -> Self {
+        let Origin { experiment, data, source } = family.origin().clone();
+        Self {
+            format: FORMAT,
+            family: F::NAME.into(),
+            tables: Table::try_from(family.tables()).unwrap_or_default(),
+            data,
+            source,
+            experiment,
+            step: 0,
+            images_seen: 0,
+            checksums: Default::default(),
+        }
+    }
+
     /// What it is a snapshot of, in words.
     pub fn origin(&self) -> String {
         format!("{} after step {}", self.experiment, self.step)
@@ -71,24 +91,14 @@ impl ModelCard {
 
 /// Writes a model as the folder `dir`, which appears complete or not at all.
 pub fn save<F: Family>(family: &F, model: &F::Model, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
-    let origin = family.origin();
     complete_or_not_at_all(dir, |aside| {
         let (own, weights) = (aside.join(OWN), aside.join(WEIGHTS));
         let io = |path: &Path, error| SnapshotError::Io { path: path.to_path_buf(), error };
         save_weights(&model.clone().materialize(), &weights, None)?;
         let tables = Table::try_from(family.tables()).map_err(|error| io(&own, std::io::Error::other(error)))?;
         let checksums = checksums::of_files(aside, &[weights]).map_err(|error| io(aside, error))?;
-        let card = ModelCard {
-            format: FORMAT,
-            family: F::NAME.into(),
-            tables,
-            data: origin.data.clone(),
-            source: origin.source.clone(),
-            experiment: origin.experiment.clone(),
-            step: progress.step,
-            images_seen: progress.images_seen,
-            checksums,
-        };
+        let Progress { step, images_seen } = progress;
+        let card = ModelCard { tables, step, images_seen, checksums, ..ModelCard::in_training(family) };
         write_json(&own, &card)?;
         Ok(Written::Own { reason: format!("diffusers has no pipeline of family {}", F::NAME) })
     })
@@ -106,5 +116,66 @@ pub fn load_weights<M: Module>(mut model: M, folder: &Path) -> Result<M, Snapsho
     match (&applied.missing[..], &applied.unused[..]) {
         ([], []) => Ok(model),
         (missing, unused) => Err(not(format!("weights are missing: {missing:?}, or left over: {unused:?}"))),
+    }
+}
+
+/// The weights of a snapshot of a family, for a run to start from.
+pub fn starting_weights<F: Family>(path: &Path, device: &Device) -> Result<Box<dyn StartingWeights>, AnyError> {
+    let not = |reason: String| SnapshotError::NotASnapshot { path: path.to_path_buf(), reason };
+    let card = ModelCard::find(path)?
+        .filter(|card| card.family == F::NAME)
+        .ok_or_else(|| not(format!("no snapshot of family {}", F::NAME)))?;
+    let (experiment, data, source) = (card.experiment.clone(), card.data.clone(), card.source.clone());
+    let family = F::restored(F::read(card.tables.clone())?, Origin { experiment, data, source })?;
+    let model = load_weights(settle(family.init(device)), path)?;
+    Ok(Box::new(Start::<F> { path: path.to_path_buf(), card, model }))
+}
+
+/// The weights of a snapshot, and what it says about itself.
+#[derive(Debug)]
+struct Start<F: Family> {
+    path: PathBuf,
+    card: ModelCard,
+    model: F::Model,
+}
+
+/// The section of the network.
+const MODEL: &str = "model";
+
+impl<F: Family> StartingWeights for Start<F> {
+    fn sections(&self) -> Table {
+        self.card.tables.clone()
+    }
+
+    fn name_in(&self, file: &Path, _: &FamilyTables) -> PathBuf {
+        file.to_path_buf()
+    }
+
+    fn check(&self, tables: &FamilyTables) -> Result<(), AnyError> {
+        let path = self.path.display();
+        if tables.get::<F>().is_none() {
+            let family = tables.name();
+            return Err(
+                format!("--from {path}: of family {}, and the experiment is of family {family}", F::NAME).into()
+            );
+        }
+        let (is, was) = (tables.sections()?, &self.card.tables);
+        match is.get(MODEL) == was.get(MODEL) {
+            true => Ok(()),
+            false => Err(format!(
+                "--from {path}: its [{MODEL}] is not that of the experiment (without that section, an experiment takes \
+                 it from there)"
+            )
+            .into()),
+        }
+    }
+
+    fn describe(&self, _: &FamilyTables) -> Vec<String> {
+        vec![format!("starting from {}, {}", self.path.display(), self.card.origin())]
+    }
+
+    fn load_into(self: Box<Self>, model: AnyModule) -> Result<AnyModule, AnyError> {
+        let record = self.model.into_record();
+        model.try_load_record(record).map_err(|error| format!("{}: {error}", self.path.display()).into())
     }
 }

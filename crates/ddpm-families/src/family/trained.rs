@@ -1,8 +1,11 @@
 //! What a trained model can do. A command asks for what it needs, and never which family it has.
+//!
+//! Items go in and out as values in the units of the networks, one item after the other: images from -1 to 1.
 
 use std::path::Path;
 
 use burn::tensor::Device;
+use ddpm_kernels::Precision;
 use ddpm_render::Samples;
 
 use super::AnyError;
@@ -19,29 +22,144 @@ pub trait Trained {
     fn generate(&self) -> Option<&dyn Generate> {
         None
     }
+
+    /// Items to latents and back.
+    fn encode(&self) -> Option<&dyn Encode> {
+        None
+    }
+
+    /// Items, and what is left of them after the latent.
+    fn reconstruct(&self) -> Option<&dyn Reconstruct> {
+        None
+    }
+
+    /// Bounds of the likelihood of items.
+    fn bound(&self) -> Option<&dyn Bound> {
+        None
+    }
+}
+
+/// What is random about samples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// Sample k depends on the seed and on k alone.
+    pub seed: u64,
+    /// Factor of the standard deviation of latents that are drawn from the prior.
+    pub temperature: f64,
+}
+
+impl Draw {
+    /// Samples of this seed, from the prior as it is.
+    pub fn of_seed(seed: u64) -> Self {
+        Self { seed, temperature: 1.0 }
+    }
 }
 
 /// Draws samples in one pass.
 pub trait Generate {
-    /// Samples number `first` to `first + count` of this seed: sample k is the same whatever is drawn with it.
-    fn generate(&self, seed: u64, first: u64, count: usize) -> Result<Samples, AnyError>;
+    /// Samples number `first` to `first + count`: sample k is the same whatever is drawn with it.
+    fn generate(&self, draw: &Draw, first: u64, count: usize) -> Result<Samples, AnyError>;
+}
+
+/// Goes from items to latents, and from latents to items.
+pub trait Encode {
+    /// The shape of a latent: `[Z]`, or `[C, H, W]`.
+    fn latent_shape(&self) -> Vec<usize>;
+    /// Draws number `first` to `first + count` of the prior.
+    fn prior(&self, draw: &Draw, first: u64, count: usize) -> Result<Vec<f32>, AnyError>;
+    /// The latents of items: the means of their posteriors.
+    fn encode(&self, items: &[f32]) -> Result<Vec<f32>, AnyError>;
+    /// The items that latents stand for.
+    fn decode(&self, latents: &[f32]) -> Result<Vec<f32>, AnyError>;
+}
+
+/// Reconstructs items from what their latents hold of them.
+pub trait Reconstruct {
+    /// Layers of latents, the coarsest first.
+    fn layers(&self) -> usize {
+        1
+    }
+
+    /// Items number `first` and so on, from the means of the posteriors of their first `layers` latents; the latents of the
+    /// layers below are drawn from the prior.
+    fn reconstruct(&self, items: &[f32], layers: usize, draw: &Draw, first: u64) -> Result<Vec<f32>, AnyError>;
+}
+
+/// Bounds the likelihood of items from below.
+pub trait Bound {
+    /// What the divergence of the latent is a sum over: `"dimension"` or `"layer"`.
+    fn parts(&self) -> &'static str;
+    /// Values of an item that have a probability, where the likelihood is one of 8-bit values: bits per dimension mean
+    /// something then.
+    fn discrete_values(&self) -> Option<usize>;
+    /// The terms of items number `first` and so on, with so many draws of the latent of each.
+    fn bound(&self, items: &[f32], draws: usize, seed: u64, first: u64) -> Result<Vec<BoundTerms>, AnyError>;
+}
+
+/// The terms of the evidence lower bound of an item, in nats.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BoundTerms {
+    /// `-log p(x|z)`, as a mean over the draws.
+    pub reconstruction: f64,
+    /// `KL(q(z|x) || p(z))` by dimension or layer of the latent.
+    pub kl: Vec<f64>,
+    /// `ln p(x, z) - ln q(z|x)` of each draw.
+    pub log_weights: Vec<f64>,
+}
+
+impl BoundTerms {
+    /// The evidence lower bound.
+    pub fn elbo(&self) -> f64 {
+        -self.reconstruction - self.kl.iter().sum::<f64>()
+    }
+
+    /// The importance-weighted bound of the first K draws (Burda et al. 2016).
+    pub fn importance_weighted(&self, k: usize) -> f64 {
+        let weights = &self.log_weights[..k.min(self.log_weights.len())];
+        let largest = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = weights.iter().map(|weight| (weight - largest).exp()).sum();
+        largest + (sum / weights.len() as f64).ln()
+    }
 }
 
 /// What a model can do, as a message names it.
 pub fn abilities(model: &dyn Trained) -> String {
-    let all = [("sample", model.generate().is_some())];
+    let all = [
+        ("sample", model.generate().is_some()),
+        ("reconstruct", model.reconstruct().is_some()),
+        ("encode", model.encode().is_some()),
+        ("measure its likelihood", model.bound().is_some()),
+    ];
     let known: Vec<&str> = all.iter().filter(|(_, can)| *can).map(|(name, _)| *name).collect();
-    match known[..] {
+    match &known[..] {
         [] => "it can be trained further, and nothing else".into(),
-        _ => format!("it can {}", known.join(", ")),
+        [only] => format!("it can {only}"),
+        [first @ .., last] => format!("it can {} and {last}", first.join(", ")),
     }
 }
 
-/// Opens a snapshot of any family.
-pub fn open(path: &Path, device: &Device) -> Result<Box<dyn Trained>, AnyError> {
-    let Some(card) = ModelCard::find(path)? else { return Ok(Box::new(TrainedDiffusion::open(path, device)?)) };
+/// Opens a snapshot of any family, to compute in this precision.
+pub fn open(path: &Path, device: &Device, precision: Precision) -> Result<Box<dyn Trained>, AnyError> {
+    let Some(card) = ModelCard::find(path)? else {
+        return Ok(Box::new(TrainedDiffusion::open(path, device, precision)?));
+    };
     family(&card.family)
         .map_err(|_| format!("{}: family {} is not in this program", path.display(), card.family))?
-        .open(card, path, device)
+        .open(card, path, device, precision)
         .map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_follow_from_their_terms() {
+        let terms = BoundTerms { reconstruction: 3.0, kl: vec![0.5, 1.5], log_weights: vec![-1000.0, -1001.0, -990.0] };
+        assert_eq!(terms.elbo(), -5.0);
+        assert_eq!(terms.importance_weighted(1), -1000.0);
+        let two = -1000.0 + ((1.0 + (-1f64).exp()) / 2.0).ln();
+        assert!((terms.importance_weighted(2) - two).abs() < 1e-9);
+        assert_eq!(terms.importance_weighted(9), terms.importance_weighted(3));
+    }
 }

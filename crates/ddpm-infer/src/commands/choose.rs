@@ -9,6 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddpm_data::Split;
 use ddpm_device::device::{self, DeviceError, OpenDevice};
 use ddpm_families::checksums;
+use ddpm_families::family::trained::{Trained, open};
 use ddpm_families::snapshot::Snapshot;
 use ddpm_files::runs::{RUNS, RunError, RunFolder};
 use ddpm_kernels::Precision;
@@ -60,6 +61,17 @@ impl SnapshotArgs {
         Ok(open)
     }
 
+    /// The model of a snapshot of any family, for use.
+    pub(crate) fn open_model(&self) -> anyhow::Result<OpenModel> {
+        let (path, run) = self.choose()?;
+        let device = self.open()?;
+        for changed in checksums::changed(&path) {
+            eprintln!("warning: {changed}");
+        }
+        let model = open(&path, &device.device, self.precision).map_err(anyhow::Error::from_boxed)?;
+        Ok(OpenModel { path, run, device, model })
+    }
+
     /// A snapshot and the process that it was trained for.
     pub(crate) fn load(&self, path: &Path, device: &Device) -> anyhow::Result<(Snapshot, Diffusion)> {
         for changed in checksums::changed(path) {
@@ -71,6 +83,14 @@ impl SnapshotArgs {
             snapshot.config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
         Ok((snapshot, diffusion))
     }
+}
+
+/// A model for use, and where it comes from.
+pub(crate) struct OpenModel {
+    pub(crate) path: PathBuf,
+    pub(crate) run: Option<RunFolder>,
+    pub(crate) device: OpenDevice,
+    pub(crate) model: Box<dyn Trained>,
 }
 
 /// The parser of `--split`.

@@ -77,6 +77,22 @@ impl FromStr for Images {
 }
 
 impl TaskArgs {
+    /// Samples in a row of an interpolation, if there is to be one.
+    pub fn row(&self) -> Option<usize> {
+        self.interpolate
+    }
+
+    /// The option of a task that is about denoising, if there is one.
+    pub fn option_of_denoising(&self) -> Option<&'static str> {
+        let given = [
+            ("--class-grid", self.class_grid.is_some()),
+            ("--from-image", self.from_image.is_some()),
+            ("--inpaint", self.inpaint.is_some()),
+            ("--invert", self.invert.is_some()),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+    }
+
     /// The task, with its images read, for the model of a snapshot.
     pub fn choose(&self, model: &SnapshotConfig) -> anyhow::Result<Task> {
         let given = |images: &Images, word: &str| self.read(images, model).with_context(|| format!("{word} {images}"));

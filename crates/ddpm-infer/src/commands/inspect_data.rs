@@ -11,8 +11,9 @@ use ddpm_data::{DataConfig, ImagesConfig, OpenData, Split, printable, shown, wit
 use ddpm_render::{self, Samples};
 
 /// Built-in datasets, which need no path, and their descriptions.
-pub(crate) const BUILT_IN: [(&str, &str); 8] = [
+pub(crate) const BUILT_IN: [(&str, &str); 9] = [
     ("digits", "1,797 handwritten digits, 8x8, ten classes (built in)"),
+    ("sprites", "1,152 images of three shapes, 16x16, with known factors (generated)"),
     ("swiss-roll", "2-D points on a spiral (generated)"),
     ("moons", "2-D points on two half circles (generated)"),
     ("circles", "2-D points on two circles (generated)"),

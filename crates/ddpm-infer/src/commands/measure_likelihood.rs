@@ -1,7 +1,7 @@
 //! `ddpm-infer likelihood`: the log-likelihood of training or test data under a snapshot.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use burn::module::Module;
@@ -11,6 +11,8 @@ use ddpm_console::bar::progress_bar;
 use ddpm_console::numbers::{above_zero, at_least, from_zero};
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_data::{DataInfo, Example, Split};
+use ddpm_families::family::stored::ModelCard;
+use ddpm_families::family::trained::abilities;
 use ddpm_families::snapshot::SnapshotConfig;
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Estimate, NetworkDenoiser, concat_estimate, time_tensor};
@@ -23,16 +25,18 @@ use ddpm_sampling::job::condition;
 use ddpm_sampling::likelihood::{ProbeKind, Trace, bits_per_dimension, dequantise, log_likelihood};
 use ddpm_sampling::samplers::Tolerance;
 
-use crate::commands::choose::{SnapshotArgs, split_parser};
+use crate::commands::choose::{OpenModel, SnapshotArgs, split_parser};
+use crate::commands::given_items::of_split;
+use crate::commands::measure_bound;
 
 /// Measure the log-likelihood of data under a snapshot: bits per dimension of images, nats of points.
 #[derive(Args, Debug)]
 pub struct LikelihoodArgs {
     #[command(flatten)]
     snapshot: SnapshotArgs,
-    /// Number of items, the first ones of the split.
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least::<1, usize>)]
-    count: usize,
+    /// Number of items, the first ones of the split; default: 128, and all for a model with a latent.
+    #[arg(long, value_name = "N", value_parser = at_least::<1, usize>)]
+    count: Option<usize>,
     /// Split of the data.
     #[arg(long, value_name = "SPLIT", value_parser = split_parser(), default_value = Split::Test.name())]
     split: Split,
@@ -58,7 +62,18 @@ pub struct LikelihoodArgs {
     /// Items at once; changes the speed, and the result of the ODE within its tolerance.
     #[arg(long, value_name = "B", default_value_t = 64, value_parser = at_least::<1, usize>)]
     batch_size: usize,
+    /// Draws of the latent for importance-weighted bounds (IWAE), separated by commas; for a model with a latent, where the
+    /// reconstruction is a mean over as many draws as the largest.
+    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "1,10,100", value_parser = at_least::<1, usize>)]
+    iwae: Vec<usize>,
+    /// Writes the result: elbo_nats, reconstruction_nats, kl_nats, iwae_nats and bits_per_dim of a model with a latent,
+    /// bits_per_dim or nats_per_dim of another, and count.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
+
+/// Items unless --count says otherwise, where each takes many network evaluations.
+const USUAL_COUNT: usize = 128;
 
 /// `--method`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -90,6 +105,9 @@ struct Likelihood<'a> {
 /// Measures, and returns the line with the result; the value is its first word.
 pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
     let (path, _) = args.snapshot.choose()?;
+    if ModelCard::find(&path)?.is_some() {
+        return args.bound_of_latent();
+    }
     let open = args.snapshot.open()?;
     let (mut snapshot, diffusion) = args.snapshot.load(&path, &open.device)?;
     let method = args.method_for(&snapshot.config.data, &diffusion)?;
@@ -126,7 +144,9 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
         items,
         device,
     };
-    likelihood.measure(method)
+    let line = likelihood.measure(method)?;
+    args.write(&likelihood.in_json(&line))?;
+    Ok(line)
 }
 
 fn is_image(data: &DataInfo) -> bool {
@@ -134,6 +154,29 @@ fn is_image(data: &DataInfo) -> bool {
 }
 
 impl LikelihoodArgs {
+    /// The bounds of a model with a latent.
+    fn bound_of_latent(&self) -> anyhow::Result<String> {
+        let OpenModel { path, device, model, .. } = self.snapshot.open_model()?;
+        let card = model.card();
+        let Some(bound) = model.bound() else {
+            let (path, family, abilities) = (path.display(), &card.family, abilities(&*model));
+            bail!("{path}: this snapshot is a {family}: {abilities}, not measure a likelihood");
+        };
+        let items = of_split(card, &path, self.split, self.count.unwrap_or(usize::MAX))?;
+        eprintln!("{}: {}, {} {} on {}", path.display(), card.origin(), items.count, items.from, device.name);
+        let report = measure_bound::measure(bound, &items, &self.iwae, self.seed)?;
+        eprintln!("{}", report.details());
+        self.write(&serde_json::to_value(&report)?)?;
+        Ok(report.line())
+    }
+
+    /// Writes the result as --json says.
+    fn write(&self, result: &serde_json::Value) -> anyhow::Result<()> {
+        let Some(path) = &self.json else { return Ok(()) };
+        let text = serde_json::to_string_pretty(result)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// The method that was named, or else the one that suits the model.
     fn method_for(&self, data: &DataInfo, diffusion: &Diffusion) -> anyhow::Result<Method> {
         let has_bound = is_image(data) && matches!(diffusion, Diffusion::Discrete(_));
@@ -151,11 +194,20 @@ impl LikelihoodArgs {
             .as_ref()
             .with_context(|| format!("{}: the snapshot does not record its training data", path.display()))?;
         let data = ddpm_data::open(source, self.split, 0)?;
-        Ok((0..data.items.len().min(self.count)).map(|k| data.items.get(k)).collect::<Result<Vec<_>, _>>()?)
+        Ok((0..data.items.len().min(self.count.unwrap_or(USUAL_COUNT)))
+            .map(|k| data.items.get(k))
+            .collect::<Result<Vec<_>, _>>()?)
     }
 }
 
 impl Likelihood<'_> {
+    /// The value that a line begins with, under the name of its unit.
+    fn in_json(&self, line: &str) -> serde_json::Value {
+        let value: Option<f64> = line.split(' ').next().and_then(|word| word.parse().ok());
+        let key = if is_image(self.data) { "bits_per_dim" } else { "nats_per_dim" };
+        serde_json::json!({ key: value, "count": self.items.len() })
+    }
+
     fn measure(&self, method: Method) -> anyhow::Result<String> {
         match (method, self.data.shape.len(), self.diffusion) {
             (Method::Bound, _, Diffusion::Discrete(diffusion)) => self.bound(diffusion),

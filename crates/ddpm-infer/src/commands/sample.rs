@@ -13,7 +13,7 @@ use ddpm_data::{DataInfo, fnv1a, reference_points};
 use ddpm_device::device::OpenDevice;
 use ddpm_device::memory;
 use ddpm_families::family::stored::ModelCard;
-use ddpm_families::family::trained::{abilities, open};
+use ddpm_families::family::trained::abilities;
 use ddpm_families::snapshot::{Snapshot, SnapshotConfig, trained};
 use ddpm_families::usual_sampling::Choice;
 use ddpm_files::runs::RunFolder;
@@ -29,10 +29,15 @@ use ddpm_sampling::tasks::Task;
 use indicatif::ProgressBar;
 
 use super::{init_noise, samples_folder, task_files};
-use crate::commands::choose::SnapshotArgs;
+use crate::commands::choose::{OpenModel, SnapshotArgs};
 use crate::commands::choose_task::TaskArgs;
+use crate::commands::latents::{LatentArgs, interpolation};
+use crate::commands::output_folder::fresh_folder;
 use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, SamplerArgs};
 use crate::commands::shards::{Parts, Shard};
+
+/// Rows of an interpolation.
+const ROWS: usize = 8;
 
 /// Frames of the animation.
 const FRAMES: usize = 36;
@@ -87,6 +92,8 @@ pub struct SampleArgs {
     guidance: Option<f64>,
     #[command(flatten)]
     guiding: GuidanceArgs,
+    #[command(flatten)]
+    latents: LatentArgs,
     /// Folder for the samples; default: a new one in the run's folder.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
@@ -114,7 +121,10 @@ fn sampler_help() -> String {
 pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let (path, run) = args.snapshot.choose()?;
     if ModelCard::find(&path)?.is_some() {
-        return args.generate_at_once(&path, run.as_ref());
+        return args.generate_at_once();
+    }
+    if let Some(option) = args.latents.given().first() {
+        bail!("{option} is about latents that are drawn at once; this snapshot is denoised step by step");
     }
     let loaded = args.load(path, run)?;
     let guide = loaded.guide.as_ref().map(|(snapshot, diffusion)| trained(snapshot, diffusion));
@@ -230,13 +240,13 @@ impl SampleArgs {
             ("--guide", self.guiding.guide.is_some()),
             ("--shard", self.shard.is_some()),
         ];
-        given.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option).collect()
+        let given = given.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option);
+        given.chain(self.task.option_of_denoising()).collect()
     }
 
     /// Samples of a model that draws them in one pass, with the options that have a meaning for it.
-    fn generate_at_once(&self, path: &Path, run: Option<&RunFolder>) -> anyhow::Result<PathBuf> {
-        let device = self.snapshot.open()?;
-        let model = open(path, &device.device).map_err(anyhow::Error::from_boxed)?;
+    fn generate_at_once(&self) -> anyhow::Result<PathBuf> {
+        let OpenModel { path, run, device, model } = self.snapshot.open_model()?;
         let card = model.card();
         let Some(generator) = model.generate() else {
             bail!("{}: this snapshot is a {}: {}, not sample", path.display(), card.family, abilities(&*model));
@@ -244,11 +254,16 @@ impl SampleArgs {
         if let Some(option) = self.options_of_denoising().first() {
             bail!("{option} is about models that are denoised step by step; this snapshot is a {}", card.family);
         }
-        let count = self.count.unwrap_or(usual_count_of(&card.data));
+        let (count, row) = (self.count.unwrap_or(usual_count_of(&card.data)), self.task.row());
         let name = format!("{}-seed{}-n{count}", path.file_stem().unwrap_or_default().to_string_lossy(), self.seed);
-        let out = self.make_folder(run, &name)?;
-        eprintln!("{}: {count} samples of {} on {}", path.display(), card.origin(), device.name);
-        let samples = generator.generate(self.seed, 0, count).map_err(anyhow::Error::from_boxed)?;
+        let out = self.make_folder(run.as_ref(), &name)?;
+        eprintln!("{}: samples of {} on {}", path.display(), card.origin(), device.name);
+        let draw = self.latents.draw(self.seed);
+        let samples = match (self.latents.traversal(&*model, &path)?, row) {
+            (Some(samples), _) => samples,
+            (None, Some(row)) => interpolation(&*model, &draw, row, self.count.unwrap_or(row * ROWS))?,
+            (None, None) => generator.generate(&draw, 0, count).map_err(anyhow::Error::from_boxed)?,
+        };
         let points = card.source.as_ref().filter(|_| card.data.shape.len() == 1).and_then(reference_points);
         if self.overwrite {
             samples_folder::clear(&out)?;
@@ -434,13 +449,6 @@ fn job_name(snapshot: &Path, job: &SamplingJob, diffusion: &Diffusion) -> String
     let guided = if job.guidance.is_active() { format!("-guided{}", job.guidance.scale) } else { String::new() };
     let task = if job.task == Task::Sample { String::new() } else { format!("-{}", job.task.name()) };
     format!("{snapshot}-{}-{steps}-seed{}{class}{guided}{task}", job.sampler.name(), job.seed)
-}
-
-/// A folder of this name, or of one after it that no other job has.
-fn fresh_folder(parent: &Path, name: &str) -> PathBuf {
-    let numbered = (2..).map(|number| format!("{name}-{number}"));
-    let mut folders = std::iter::once(name.to_string()).chain(numbered).map(|name| parent.join(name));
-    folders.find(|folder| !folder.exists()).unwrap_or_else(|| parent.join(name))
 }
 
 /// The noise generators by name.

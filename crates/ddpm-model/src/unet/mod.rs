@@ -5,9 +5,9 @@
 mod attention;
 mod block;
 mod config;
-mod layers;
+pub(crate) mod layers;
 mod memory;
-mod resample;
+pub(crate) mod resample;
 mod stages;
 
 use attention::{SelfAttention, SelfAttentionConfig};

@@ -5,4 +5,5 @@ mod golden_ema;
 mod golden_gaussian;
 mod golden_resample;
 mod golden_schedules;
+mod golden_vae;
 mod unet_kernels;

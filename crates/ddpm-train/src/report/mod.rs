@@ -3,12 +3,13 @@
 mod chart;
 mod quality;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use chart::{Chart, Series, escape, short, smoothed};
+use ddpm_families::family::registry::families;
 use ddpm_files::runs::{RunFolder, steps_in};
 use toml::{Table, Value};
 
@@ -135,9 +136,10 @@ fn charts(runs: &[Facts]) -> Vec<Chart> {
         }
         _ => quarters.iter().map(|(label, name)| of_all(&format!("Loss, {label}"), name)).collect(),
     };
+    let of_families = families().into_iter().flat_map(|family| family.titles());
+    let of_families: BTreeMap<&str, &str> = of_families.filter(|(name, _)| !name.starts_with("loss_q")).collect();
+    let of_families = of_families.iter().map(|(name, title)| of_all(title, name));
     let others = [
-        ("Bits per dimension, held out", "valid_bpd"),
-        ("Loss, held out", "valid_loss"),
         ("Learning rate", "learning_rate"),
         ("Gradient norm", "grad_norm"),
         ("Weight norm", "weight_norm"),
@@ -146,7 +148,7 @@ fn charts(runs: &[Facts]) -> Vec<Chart> {
         ("Memory in MiB", "memory_mib"),
     ];
     let others = others.iter().map(|(title, name)| of_all(title, name));
-    std::iter::once(loss).chain(by_noise).chain(others).collect()
+    std::iter::once(loss).chain(by_noise).chain(of_families).chain(others).collect()
 }
 
 /// A number of the metrics over the steps.

@@ -11,11 +11,11 @@ use ddpm_data::StreamItem;
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_families::family::erased::Of;
 use ddpm_families::family::stored::ModelCard;
-use ddpm_families::family::trained::{Generate, Trained, open};
+use ddpm_families::family::trained::{Draw, Generate, Trained, open};
 use ddpm_families::family::{
-    AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, StartingWeights, Subject,
-    registry,
+    AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Subject, registry,
 };
+use ddpm_kernels::Precision;
 use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;
 use ddpm_render::Samples;
@@ -71,10 +71,6 @@ impl Family for LinearAutoencoder {
         Ok(Self { tables, origin })
     }
 
-    fn starting_weights(_: &Path, _: &Device) -> Result<Box<dyn StartingWeights>, AnyError> {
-        Err("a linear autoencoder starts from nothing".into())
-    }
-
     fn tables(&self) -> &Tables {
         &self.tables
     }
@@ -107,11 +103,7 @@ impl Family for LinearAutoencoder {
     fn losses(&self, model: &Autoencoder, x: &Tensor<2>, _: &Pass<'_>) -> Losses {
         let error = model.decoder.forward(model.encoder.forward(x.clone())) - x.clone();
         let rows = error.square().mean_dim(1).squeeze::<1>();
-        Losses { loss: rows.clone().mean(), rows: rows.detach() }
-    }
-
-    fn times(&self, _: &Tensor<2>) -> Vec<f64> {
-        Vec::new()
+        Losses { loss: rows.clone().mean(), rows: rows.detach(), parts: Vec::new() }
     }
 
     fn first_memory(&self) {}
@@ -167,10 +159,10 @@ impl Trained for Decoder {
 }
 
 impl Generate for Decoder {
-    fn generate(&self, seed: u64, first: u64, count: usize) -> Result<Samples, AnyError> {
+    fn generate(&self, draw: &Draw, first: u64, count: usize) -> Result<Samples, AnyError> {
         let places = first..first + count as u64;
         let values: Vec<f32> =
-            places.flat_map(|k| normals(&mut rng(seed, Stream::SampleStart, k), self.latent)).collect();
+            places.flat_map(|k| normals(&mut rng(draw.seed, Stream::SampleStart, k), self.latent)).collect();
         let device = self.model.decoder.weight.device();
         let latents = Tensor::<2>::from_data(TensorData::new(values, [count, self.latent]), &device);
         let values = self.model.decoder.forward(latents).into_data().iter::<f32>().collect();
@@ -251,9 +243,9 @@ fn a_snapshot_alone_draws_the_same_samples_at_any_count() {
         let snapshot = alone.path().join("snapshot");
         std::fs::rename(run.join("snapshots/step-00000006"), &snapshot).unwrap();
         drop(dir);
-        let model = open(&snapshot, &Device::default()).unwrap();
+        let model = open(&snapshot, &Device::default(), Precision::F32).unwrap();
         assert_eq!((&*model.card().family, model.card().step), (name, 6));
-        let draw = |first, count| model.generate().unwrap().generate(5, first, count).unwrap();
+        let draw = |first, count| model.generate().unwrap().generate(&Draw::of_seed(5), first, count).unwrap();
         let (all, last) = (draw(0, 5), draw(3, 2));
         assert_eq!((all.shape.clone(), all.count()), (vec![2], 5));
         assert!(all.values[6..].iter().zip(&last.values).all(|(a, b)| (a - b).abs() <= 1e-6 * a.abs()), "{name}");

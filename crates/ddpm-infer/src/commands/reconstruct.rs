@@ -1,0 +1,127 @@
+//! `ddpm-infer reconstruct`: items, and what is left of them after the latent.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use ddpm_console::numbers::{at_least, from_zero};
+use ddpm_data::DataInfo;
+use ddpm_families::family::trained::{Draw, abilities};
+use ddpm_files::npy;
+use ddpm_render::Samples;
+
+use crate::commands::choose::SnapshotArgs;
+use crate::commands::given_items::{Items, ItemsArgs, in_units_of_files};
+use crate::commands::output_folder::OutputArgs;
+
+/// Encode items, decode them again, and measure what was lost.
+#[derive(Args, Debug)]
+pub struct ReconstructArgs {
+    #[command(flatten, next_help_heading = "Model and device")]
+    snapshot: SnapshotArgs,
+    #[command(flatten)]
+    items: ItemsArgs,
+    /// Layers of a hierarchical model whose latents are those of the item, the coarsest first; the latents of the layers
+    /// below are drawn from the prior. Default: all.
+    #[arg(long, value_name = "K", value_parser = at_least::<0, usize>, help_heading = "Latents")]
+    layers: Option<usize>,
+    /// Seed of what is drawn from the prior: that of item k depends on the seed and on k alone.
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = at_least::<0, u64>, help_heading = "Latents")]
+    seed: u64,
+    /// Factor of the standard deviation of what is drawn from the prior.
+    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = from_zero, help_heading = "Latents")]
+    temperature: f64,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What the command writes.
+const FILES: [&str; 4] = ["inputs.npy", "reconstructions.npy", "errors.csv", "comparison.png"];
+
+/// Reconstructs, and gives the folder with the result.
+pub fn run(args: &ReconstructArgs) -> anyhow::Result<PathBuf> {
+    let open = args.snapshot.open_model()?;
+    let card = open.model.card();
+    let Some(model) = open.model.reconstruct() else {
+        bail!(
+            "{}: this snapshot is a {}: {}, not reconstruct",
+            open.path.display(),
+            card.family,
+            abilities(&*open.model)
+        );
+    };
+    let layers = args.layers.unwrap_or(model.layers());
+    if layers > model.layers() {
+        bail!("--layers {layers}: the model has {}", model.layers());
+    }
+    let items = args.items.read(card, &open.path)?;
+    let out = args.output.make(open.run.as_ref(), "reconstructions", &open.path, &FILES)?;
+    eprintln!("{}: {} of {}, {}", open.path.display(), items.count, items.from, card.origin());
+    let draw = Draw { seed: args.seed, temperature: args.temperature };
+    let found = model.reconstruct(&items.values, layers, &draw, 0).map_err(anyhow::Error::from_boxed)?;
+    let errors = errors(&items.values, &found, &card.data);
+    write(&out, items, found, &card.data)?;
+    write_errors(&out, &errors)?;
+    eprintln!("{}", summary(&errors));
+    Ok(out)
+}
+
+/// How far a reconstruction is off.
+struct Error {
+    /// The mean square error of a value, of images from 0 to 1 or of standardized points.
+    mse: f64,
+    /// The peak signal-to-noise ratio of an image, in decibels.
+    psnr: Option<f64>,
+}
+
+fn errors(inputs: &[f32], found: &[f32], data: &DataInfo) -> Vec<Error> {
+    let (size, is_image) = (data.values_per_item(), data.shape.len() == 3);
+    // Images go from -1 to 1 here.
+    let scale = if is_image { 0.25 } else { 1.0 };
+    let one = |(a, b): (&[f32], &[f32])| {
+        let squares: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        let mse = scale * squares / size as f64;
+        Error { mse, psnr: is_image.then(|| -10.0 * mse.log10()) }
+    };
+    inputs.chunks(size).zip(found.chunks(size)).map(one).collect()
+}
+
+fn summary(errors: &[Error]) -> String {
+    let mse = errors.iter().map(|error| error.mse).sum::<f64>() / errors.len() as f64;
+    match errors.iter().map(|error| error.psnr).sum::<Option<f64>>() {
+        Some(sum) => {
+            let psnr = sum / errors.len() as f64;
+            format!("mean square error {mse:.5} on the scale from 0 to 1, PSNR {psnr:.2} dB (means over the items)")
+        }
+        None => format!("mean square error {mse:.5} of standardized coordinates"),
+    }
+}
+
+fn write(out: &Path, items: Items, found: Vec<f32>, data: &DataInfo) -> anyhow::Result<()> {
+    let shape: Vec<usize> = [items.count].into_iter().chain(data.shape.iter().copied()).collect();
+    let [inputs, found] = [items.values, found].map(|values| in_units_of_files(data, values));
+    for (name, values) in [("inputs.npy", &inputs), ("reconstructions.npy", &found)] {
+        write_file(&out.join(name), &npy::encode(&shape, values))?;
+    }
+    let path = out.join("comparison.png");
+    if data.shape.len() == 3 {
+        return Ok(ddpm_render::write_comparison(&path, &[&inputs, &found], &data.shape)?);
+    }
+    let labels = vec![None; items.count];
+    let samples = Samples { values: found, shape: data.shape.clone(), labels, ..Samples::default() };
+    Ok(ddpm_render::write_overview(&path, &samples, Some(&inputs))?)
+}
+
+fn write_errors(out: &Path, errors: &[Error]) -> anyhow::Result<()> {
+    let mut table = "item,mse,psnr\n".to_string();
+    for (k, error) in errors.iter().enumerate() {
+        let psnr = error.psnr.map(|psnr| psnr.to_string()).unwrap_or_default();
+        writeln!(table, "{k},{},{psnr}", error.mse)?;
+    }
+    write_file(&out.join("errors.csv"), table.as_bytes())
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
