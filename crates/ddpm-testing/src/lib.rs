@@ -6,4 +6,5 @@ pub mod drawn;
 pub mod hostile;
 pub mod known;
 pub mod networks;
+pub mod sources;
 pub mod support;
