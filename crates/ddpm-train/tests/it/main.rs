@@ -13,6 +13,8 @@ mod families;
 mod hostile_runs;
 mod known_bits;
 mod objectives;
+mod own_network;
+mod places;
 mod post_hoc;
 mod resume;
 mod runs;
