@@ -4,6 +4,7 @@
 //! Randomness is always passed in.
 
 pub mod autoencoder;
+pub mod batch_norm;
 pub mod bound;
 pub mod condition;
 pub mod continuous;

@@ -129,6 +129,7 @@ impl VaeTables {
         ("model", "kind = 'mlp'"),
         ("model", "kind = 'conv'"),
         ("model", "kind = 'kl'"),
+        ("model", "kind = 'vanilla'"),
         ("vae", ""),
     ];
 
@@ -189,6 +190,11 @@ impl VaeTables {
         if !is_image && self.vae.likelihood != LikelihoodKind::Gaussian {
             let message = format!("is for images of 8 bits, and the data are {shape:?}: \"gaussian\" fits any data");
             problems.push(("vae.likelihood".into(), message));
+        }
+        let is_gaussian = self.vae.likelihood == LikelihoodKind::Gaussian;
+        if matches!(&self.model, AutoencoderConfig::Vanilla(config) if config.tanh == Some(true)) && !is_gaussian {
+            let message = "is for vae.likelihood = \"gaussian\": the numbers of other likelihoods have no bounds";
+            problems.push(("model.tanh".into(), message.into()));
         }
         for problem in self.augment.problems_with(data) {
             problems.push((format!("augment.{}", problem.key), problem.reason));
