@@ -66,7 +66,6 @@ fn a_trained_linear_vae_reaches_the_likelihood_of_probabilistic_pca_and_never_ex
     let model = open(&snapshot, &Device::default(), Precision::F32).unwrap();
     let terms = model.bound().unwrap().bound(&items, 64, 3, 0).unwrap();
     let elbo = mean(terms.iter().map(|terms| terms.elbo()));
-    eprintln!("ELBO {elbo} of {closed_form}");
     // The error of an estimate by so many draws: that of each draw is about one nat for every two dimensions.
     let error = 4.0 * (LATENT as f64 / 2.0).sqrt() / ((64 * terms.len()) as f64).sqrt();
     assert!(elbo <= closed_form + error, "{elbo} over {closed_form}");
