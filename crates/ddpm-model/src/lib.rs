@@ -5,6 +5,7 @@
 
 pub mod any_module;
 pub mod autoencoder;
+pub mod batch_norm;
 pub mod bound;
 pub mod condition;
 pub mod continuous;

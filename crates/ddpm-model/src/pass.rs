@@ -1,11 +1,13 @@
-//! The context of one forward pass: the precision of its products, and optionally a trace of every layer.
-//! Without a trace it costs nothing.
+//! The context of one forward pass: the precision of its products, whether it is one of training, and optionally a trace of
+//! every layer. Without a trace it costs nothing.
 
 use std::cell::RefCell;
 use std::fmt;
 
 use burn::tensor::Tensor;
 use ddpm_kernels::Precision;
+
+use crate::batch_norm::BatchStatistics;
 
 /// Statistics of the values of a tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -102,6 +104,19 @@ pub struct Pass<'a> {
     pub(crate) precision: Precision,
     path: String,
     trace: Option<&'a RefCell<Vec<TracedLayer>>>,
+    statistics: Option<&'a BatchStatistics>,
+}
+
+impl<'a> Pass<'a> {
+    /// The same pass in training: batch normalizations use the statistics of their batch, which they record.
+    pub fn training(self, statistics: &'a BatchStatistics) -> Self {
+        Self { statistics: Some(statistics), ..self }
+    }
+
+    /// Where the statistics of the batch are recorded, in training.
+    pub(crate) fn statistics(&self) -> Option<&'a BatchStatistics> {
+        self.statistics
+    }
 }
 
 impl Pass<'_> {
@@ -113,7 +128,7 @@ impl Pass<'_> {
     /// The same pass inside a part of the network: `pass.inside(format_args!("resnets.{i}"))`.
     pub fn inside(&self, name: fmt::Arguments<'_>) -> Self {
         let path = if self.trace.is_some() { self.path_of(name) } else { String::new() };
-        Self { precision: self.precision, path, trace: self.trace }
+        Self { path, ..*self }
     }
 
     /// Runs a layer.

@@ -5,6 +5,7 @@ use std::fmt;
 use burn::optim::GradientsParams;
 use ddpm_families::family::RowLoss;
 use ddpm_families::parameters::{gradients_of, is_inside, weights_of};
+use ddpm_model::batch_norm::BatchStatistics;
 use ddpm_model::pass::{Trace, TracedLayer, Values};
 
 use crate::model::{TrainBatch, TrainModel};
@@ -58,8 +59,8 @@ pub fn find(model: &TrainModel, parts: &[TrainBatch], gradients: &GradientsParam
     let weights = |path: &str| weights_of(&model.net, path);
     let mut layers = Vec::new();
     for part in parts {
-        let trace = Trace::default();
-        let rows = model.rows(part, model.losses(part, &trace.pass()).rows);
+        let (trace, statistics) = (Trace::default(), BatchStatistics::default());
+        let rows = model.rows(part, model.losses(part, &trace.pass().training(&statistics)).rows);
         layers = trace.into_layers();
         if let Some(layer) = layers.iter().find(|layer| !layer.output.are_finite()) {
             return Some(Anomaly::Layer { weights: weights(&layer.path), layer: layer.clone() });

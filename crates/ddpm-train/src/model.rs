@@ -1,14 +1,17 @@
 //! What burn-train's `Learner` trains: the model of a family, whichever that is.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::Module;
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use ddpm_families::family::any_module::AnyModule;
 use ddpm_families::family::erased::{AnyBatch, AnyFamily};
 use ddpm_families::family::{Losses, RowLoss, StepLosses};
+use ddpm_model::batch_norm::{BatchStatistic, BatchStatistics, with_statistics};
 use ddpm_model::pass::Pass;
 
 /// A part of the batch of a step: what the family made of some items, and what the loop adds to it.
@@ -72,6 +75,8 @@ pub struct StepReport {
     pub first_item: u64,
     /// What became of the rows and of the terms of the loss; until the step is counted.
     pub losses: StepLosses,
+    /// What batch normalizations have seen of the batch; until the step is taken.
+    pub statistics: Vec<BatchStatistic>,
 }
 
 impl ItemLazy for StepReport {
@@ -93,17 +98,25 @@ pub struct TrainModel {
     pub net: AnyModule,
     #[module(skip)]
     family: Arc<dyn AnyFamily>,
+    /// For the step that is taken next. All clones share them, because burn-train gives its model away for that step only.
+    #[module(skip)]
+    statistics: Arc<Mutex<Vec<BatchStatistic>>>,
 }
 
 impl TrainModel {
     /// A model to be trained.
     pub fn new(net: AnyModule, family: Arc<dyn AnyFamily>) -> Self {
-        Self { net, family }
+        Self { net, family, statistics: Arc::default() }
     }
 
     /// The family that it is of.
     pub fn family(&self) -> &dyn AnyFamily {
         &*self.family
+    }
+
+    /// Has the next step move the running averages of batch normalizations towards these statistics.
+    pub(crate) fn set_statistics(&self, statistics: Vec<BatchStatistic>) {
+        *self.statistics.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
     }
 
     /// The loss of a batch, in a pass that may be looked at.
@@ -123,16 +136,24 @@ impl TrainStep for TrainModel {
     type Output = StepReport;
 
     fn step(&self, batch: TrainBatch) -> TrainOutput<StepReport> {
-        let (loss, rows, parts, gradients) = ddpm_kernels::among_the_kernels(&batch.device, || {
-            let Losses { loss, rows, parts } = self.losses(&batch, &Pass::default());
+        let (loss, rows, parts, gradients, statistics) = ddpm_kernels::among_the_kernels(&batch.device, || {
+            let statistics = BatchStatistics::default();
+            let Losses { loss, rows, parts } = self.losses(&batch, &Pass::default().training(&statistics));
             let loss = loss.mul_scalar(batch.share);
             let gradients = loss.clone().mul_scalar(batch.loss_scale).backward();
-            (loss, rows, parts, gradients)
+            (loss, rows, parts, gradients, statistics.into_values())
         });
         let parts = parts.into_iter().map(|part| batch.share * host(part)).collect();
         let losses = StepLosses { rows: self.rows(&batch, rows), parts };
-        let report = StepReport { loss: host(loss), first_item: batch.first_item, losses, ..StepReport::default() };
+        let (loss, first_item) = (host(loss), batch.first_item);
+        let report = StepReport { loss, first_item, losses, statistics, ..StepReport::default() };
         TrainOutput::new(self, gradients, report)
+    }
+
+    fn optimize(self, optimizer: &mut ModuleOptimizer, rate: ModuleLearningRate, gradients: GradientsParams) -> Self {
+        let statistics = std::mem::take(&mut *self.statistics.lock().unwrap_or_else(PoisonError::into_inner));
+        let model = optimizer.step(rate, self, gradients);
+        with_statistics(model, &statistics)
     }
 }
 

@@ -166,6 +166,7 @@ impl<'a> Loop<'a> {
             for output in outputs {
                 report.loss += output.item.loss;
                 report.losses.extend(output.item.losses);
+                report.statistics.extend(output.item.statistics);
                 accumulator.accumulate(&learner.model(), output.grads);
             }
         }
@@ -216,6 +217,7 @@ impl<'a> Loop<'a> {
                 self.skip(what, diagnosis, &report, parts, learner)?;
             }
             None => {
+                learner.model().set_statistics(std::mem::take(&mut report.statistics));
                 learner.optimizer_step(grads);
                 self.count(&report);
             }

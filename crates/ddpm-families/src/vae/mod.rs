@@ -21,7 +21,7 @@ use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;
 use serde::{Deserialize, Serialize};
 
-use self::likelihood::{Likelihood, batch_of};
+use self::likelihood::{Likelihood, LikelihoodKind, batch_of};
 use self::tables::{DecoderVariance, ObjectiveConfig, VaeTables};
 use self::trained::TrainedVae;
 use crate::diffusers::autoencoder::{describe_autoencoder, is_autoencoder, load_autoencoder, write_autoencoder};
@@ -104,7 +104,9 @@ impl VaeFamily {
             sigma: keys.sigma,
             of_images: origin.data.shape.len() == 3,
         };
-        tables.model = tables.model.with_io(shape, likelihood.outputs(shape[0]));
+        let gaussian_images = likelihood.of_images && likelihood.kind == LikelihoodKind::Gaussian;
+        let model = tables.model.with_io(shape, likelihood.outputs(shape[0]));
+        tables.model = model.with_gaussian_images(gaussian_images);
         Self { likelihood, shape, latent: tables.model.latent_shape(shape), tables, origin }
     }
 

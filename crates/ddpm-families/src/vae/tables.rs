@@ -129,6 +129,7 @@ impl VaeTables {
         ("model", "kind = 'mlp'"),
         ("model", "kind = 'conv'"),
         ("model", "kind = 'kl'"),
+        ("model", "kind = 'vanilla'"),
         ("vae", ""),
     ];
 
@@ -195,6 +196,11 @@ impl VaeTables {
         if is_kl && self.vae.variance == DecoderVariance::LearnedByDimension {
             let message = "has no place in the files of kind = \"kl\": \"learned\" is one for all values".into();
             problems.push(("vae.variance".into(), message));
+        }
+        let is_gaussian = self.vae.likelihood == LikelihoodKind::Gaussian;
+        if matches!(&self.model, AutoencoderConfig::Vanilla(config) if config.tanh == Some(true)) && !is_gaussian {
+            let message = "is for vae.likelihood = \"gaussian\": the numbers of other likelihoods have no bounds";
+            problems.push(("model.tanh".into(), message.into()));
         }
         for problem in self.augment.problems_with(data) {
             problems.push((format!("augment.{}", problem.key), problem.reason));

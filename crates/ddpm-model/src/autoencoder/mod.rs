@@ -10,6 +10,7 @@ pub mod elbo;
 mod kl;
 pub mod perceptron;
 mod tiny;
+pub mod vanilla;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -22,6 +23,7 @@ pub use self::diagonal_gaussian::DiagonalGaussian;
 pub use self::kl::AutoencoderKL;
 use self::perceptron::{Perceptron, PerceptronConfig};
 pub use self::tiny::{AutoencoderTiny, AutoencoderTinyConfig};
+use self::vanilla::{Vanilla, VanillaConfig};
 use crate::network::{NetworkError, Problem};
 use crate::pass::Pass;
 
@@ -36,6 +38,9 @@ pub enum AutoencoderConfig {
     /// The autoencoder of latent diffusion, for images; a smaller image as the latent. The keys are those of diffusers'
     /// `AutoencoderKL`; `in_channels`, `out_channels` and `sample_size` follow from the data.
     Kl(AutoencoderKLConfig),
+    /// Strided convolutions with batch normalization, for images: the network of PyTorch-VAE's `VanillaVAE`; one vector as
+    /// the latent.
+    Vanilla(VanillaConfig),
 }
 
 impl AutoencoderConfig {
@@ -44,6 +49,14 @@ impl AutoencoderConfig {
     pub fn with_io(mut self, shape: [usize; 3], outputs: usize) -> Self {
         if let Self::Kl(config) = &mut self {
             (config.in_channels, config.out_channels, config.sample_size) = (shape[0], outputs, shape[1]);
+        }
+        self
+    }
+
+    /// With what follows from the likelihood: whether values of images have a Gaussian, whose mean is in [-1, 1] as they are.
+    pub fn with_gaussian_images(mut self, are_gaussian: bool) -> Self {
+        if let Self::Vanilla(config) = &mut self {
+            config.tanh.get_or_insert(are_gaussian);
         }
         self
     }
@@ -61,6 +74,7 @@ impl AutoencoderConfig {
                 }
                 problems
             }
+            Self::Vanilla(config) => config.problems(shape),
         }
     }
 
@@ -70,6 +84,7 @@ impl AutoencoderConfig {
             Self::Mlp(config) => [config.latent, 1, 1],
             Self::Conv(config) => [config.latent, 1, 1],
             Self::Kl(config) => config.latent_shape(shape),
+            Self::Vanilla(config) => [config.latent, 1, 1],
         }
     }
 
@@ -80,6 +95,7 @@ impl AutoencoderConfig {
             Self::Mlp(config) => Autoencoder::Mlp(config.init(shape, outputs, device)),
             Self::Conv(config) => Autoencoder::Conv(config.init(shape, outputs, device)),
             Self::Kl(config) => Autoencoder::Kl(config.init(device)),
+            Self::Vanilla(config) => Autoencoder::Vanilla(config.init(shape, outputs, device)),
         }
     }
 
@@ -89,6 +105,7 @@ impl AutoencoderConfig {
             Self::Mlp(config) => config.kept_values(shape, outputs),
             Self::Conv(config) => config.kept_values(shape, outputs),
             Self::Kl(config) => config.kept_values(shape),
+            Self::Vanilla(config) => config.kept_values(shape, outputs),
         }
     }
 }
@@ -103,6 +120,8 @@ pub enum Autoencoder {
     Conv(Convolutional),
     /// The autoencoder of latent diffusion.
     Kl(AutoencoderKL),
+    /// Strided convolutions with batch normalization.
+    Vanilla(Vanilla),
 }
 
 impl Autoencoder {
@@ -113,6 +132,7 @@ impl Autoencoder {
             Self::Mlp(network) => network.encode(x, pass),
             Self::Conv(network) => network.encode(x, pass),
             Self::Kl(network) => network.encode_with(x, pass),
+            Self::Vanilla(network) => network.encode(x, pass),
         }
     }
 
@@ -130,6 +150,7 @@ impl Autoencoder {
             Self::Mlp(network) => network.decode(z, pass),
             Self::Conv(network) => network.decode(z, pass),
             Self::Kl(network) => network.decode_with(z, pass),
+            Self::Vanilla(network) => network.decode(z, pass),
         }
     }
 }

@@ -8,6 +8,8 @@ mod golden_likelihood;
 mod golden_resample;
 mod golden_schedules;
 mod golden_vae;
+mod golden_vae_conv;
+mod golden_vae_linear;
 mod unet_kernels;
 
 /// The folders of `fixtures/vae` of this kind, of which there must be one.

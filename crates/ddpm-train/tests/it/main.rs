@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod batch_norm;
 mod command_line;
 mod conformance;
 mod crash;
@@ -12,6 +13,7 @@ mod evaluations;
 mod families;
 mod hostile_runs;
 mod known_bits;
+mod linear_vae;
 mod objectives;
 mod own_network;
 mod places;
