@@ -19,7 +19,7 @@ use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;
 use serde::{Deserialize, Serialize};
 
-use self::likelihood::{Likelihood, batch_of};
+use self::likelihood::Likelihood;
 use self::tables::{DecoderVariance, VaeTables};
 use self::trained::TrainedVae;
 use crate::family::stored::ModelCard;
@@ -28,6 +28,7 @@ use crate::family::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, StepLosses, Subject,
     three_axes,
 };
+use crate::items::batch_of;
 use crate::loss_sum::LossSum;
 
 /// Variational autoencoders of images or points.

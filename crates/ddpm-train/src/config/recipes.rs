@@ -24,6 +24,7 @@ recipes!(
     "digits",
     "digits-edm",
     "digits-flow",
+    "digits-hvae",
     "digits-improved",
     "mnist",
     "points-edm",
