@@ -25,8 +25,8 @@ const AT_ONCE: usize = 256;
 
 /// A trained hierarchical VAE.
 pub struct TrainedHvae {
-    family: HvaeFamily,
-    model: Hvae,
+    pub(super) family: HvaeFamily,
+    pub(super) model: Hvae,
     device: Device,
     card: ModelCard,
 }

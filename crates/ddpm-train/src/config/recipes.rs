@@ -25,6 +25,7 @@ recipes!(
     "digits-edm",
     "digits-flow",
     "digits-hvae",
+    "digits-hvae-grey",
     "digits-improved",
     "mnist",
     "points-edm",
