@@ -10,6 +10,7 @@ mod crash;
 mod devices;
 mod evaluations;
 mod families;
+mod hierarchy;
 mod hostile_runs;
 mod known_bits;
 mod objectives;
