@@ -46,7 +46,7 @@ impl TrainedHvae {
     }
 
     /// Draws number `places` of the prior.
-    fn from_prior(&self, draw: &Draw, places: Range<u64>) -> TopDown {
+    fn prior_draws(&self, draw: &Draw, places: Range<u64>) -> TopDown {
         let noises = self.family.noises(draw.seed, Stream::SampleStart, places, &self.device);
         self.model.from_prior(noises, draw.temperature, &Pass::default())
     }
@@ -149,7 +149,7 @@ impl Trained for TrainedHvae {
 impl Generate for TrainedHvae {
     fn generate(&self, draw: &Draw, first: u64, count: usize) -> Result<Samples, AnyError> {
         let part = |places: Range<u64>| {
-            let output = self.from_prior(draw, places.clone()).output;
+            let output = self.prior_draws(draw, places.clone()).output;
             self.pixels(output, draw.seed, places)
         };
         let values = parts(first, count).flat_map(part).collect();
@@ -165,7 +165,7 @@ impl Encode for TrainedHvae {
     }
 
     fn prior(&self, draw: &Draw, first: u64, count: usize) -> Result<Vec<f32>, AnyError> {
-        Ok(parts(first, count).flat_map(|places| self.flat(self.from_prior(draw, places))).collect())
+        Ok(parts(first, count).flat_map(|places| self.flat(self.prior_draws(draw, places))).collect())
     }
 
     /// Every mean is that of the posterior given the means above.
