@@ -4,6 +4,8 @@ pub mod checksums;
 pub mod diffusers;
 pub mod diffusion;
 pub mod family;
+pub mod hvae;
+mod items;
 pub mod loss_sum;
 pub mod parameters;
 pub mod snapshot;

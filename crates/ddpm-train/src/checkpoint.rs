@@ -114,7 +114,10 @@ pub struct TrainState {
     /// The last loss that was finite.
     #[serde(with = "exact")]
     pub last_finite_loss: f64,
-    /// Steps that were not taken because something about them was not finite.
+    /// Steps that were taken with clipped gradients.
+    #[serde(default)]
+    pub clipped: u64,
+    /// Steps that were not taken because something about them was not finite or their gradients were too large.
     #[serde(default)]
     pub skipped: u64,
     /// How many of them came last, one after the other.

@@ -73,14 +73,19 @@ const LAST: [Field; 9] = [
     Field::of("memory_mib", |report| report.memory_mib.unwrap_or(f64::NAN)),
 ];
 
+/// Steps with clipped gradients so far; only where steps with large gradients are skipped.
+const CLIPPED: Field = Field::of("clipped", |report| report.clipped as f64);
+
 /// Seconds since 1970.
 const TIME: Field = Field::of("time", |report| report.time.unwrap_or(f64::NAN));
 
-/// The fields of a line, in their order: those of a family and of its held-out data follow the loss.
-pub fn fields(curves: &[&'static str], held_out: &[&'static str]) -> Vec<Field> {
+/// The fields of a line, in their order: those of a family and of its held-out data follow the loss. `skips_large`: steps
+/// with large gradients are skipped.
+pub fn fields(curves: &[&'static str], held_out: &[&'static str], skips_large: bool) -> Vec<Field> {
     let curves = curves.iter().map(|&name| Field { name, read: Read::Curve });
     let held_out = held_out.iter().map(|&name| Field { name, read: Read::HeldOut });
-    FIRST.into_iter().chain(curves).chain(held_out).chain(LAST).chain([TIME]).collect()
+    let clipped = skips_large.then_some(CLIPPED);
+    FIRST.into_iter().chain(curves).chain(held_out).chain(clipped).chain(LAST).chain([TIME]).collect()
 }
 
 /// The raw loss of every step, for the progress bar and the dashboard.

@@ -57,6 +57,8 @@ pub struct StepReport {
     pub curves: Vec<(&'static str, Option<f64>)>,
     /// Norm of all weights together; only where a line is due.
     pub weight_norm: Option<f64>,
+    /// Steps that were taken with clipped gradients so far.
+    pub clipped: u64,
     /// Steps that were not taken so far.
     pub skipped: u64,
     /// Speed since the last line of metrics.

@@ -129,6 +129,11 @@ impl PlainRenderer {
             let short = format!("waits {:.0} %", 100.0 * share);
             [format!("{short} for data ({:.0}/s)", self.value("data_per_sec")), short]
         });
+        // Only where large gradients are skipped.
+        let skips = self.values.get("clipped").map(|clipped| {
+            let skipped = self.value("skipped");
+            [format!("clipped {clipped}, skipped {skipped}"), format!("skipped {skipped}")]
+        });
         let short = |time: Duration| if time.as_secs() < 60 { format!("{}s", time.as_secs()) } else { clock(time) };
         let passed = short(now - self.began);
         Parts {
@@ -138,6 +143,7 @@ impl PlainRenderer {
             held_out,
             rate: format!("{:.1} images/s", self.value("images_per_sec")),
             waits,
+            skips,
             memory: self.values.get("memory_mib").map(|mib| format!("{mib:.0} MiB")),
             clock: left.map_or_else(|| passed.clone(), |left| format!("{passed} < {}", short(left))),
         }

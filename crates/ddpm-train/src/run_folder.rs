@@ -20,7 +20,7 @@ use crate::train::{Options, UsageError};
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Keys that may change when a run goes on. With any other key it would be another run.
-const RESUMABLE: [&str; 16] = [
+const RESUMABLE: [&str; 17] = [
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
@@ -36,6 +36,7 @@ const RESUMABLE: [&str; 16] = [
     "preview.",
     "validation.",
     "optimizer.learning_rate",
+    "optimizer.skip_norm",
     "data.on_bad_file",
 ];
 

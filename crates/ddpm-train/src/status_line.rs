@@ -27,6 +27,8 @@ pub struct Parts {
     pub rate: String,
     /// How long steps wait for data, in full and in short.
     pub waits: Option<[String; 2]>,
+    /// Steps with clipped gradients and steps that were skipped, in full and in short.
+    pub skips: Option<[String; 2]>,
     /// The memory.
     pub memory: Option<String>,
     /// The time that has passed and that is left.
@@ -42,6 +44,7 @@ impl Parts {
             full(&self.held_out),
             Some(self.rate.clone()),
             full(&self.waits),
+            full(&self.skips),
             self.memory.clone(),
         ];
         words.into_iter().flatten().collect::<Vec<_>>().join("  ")
@@ -52,19 +55,19 @@ impl Parts {
     fn versions(&self) -> [String; 6] {
         let steps = format!("{}/{}", self.done, self.total);
         let pick = |words: &Option<[String; 2]>, k: usize| words.as_ref().map(|words| words[k].clone());
-        let joined = |held_out, rate, waits, memory| {
-            let words = [Some(steps.clone()), Some(self.loss.clone()), held_out, rate, waits, memory];
+        let joined = |held_out, rate, waits, skips, memory| {
+            let words = [Some(steps.clone()), Some(self.loss.clone()), held_out, rate, waits, skips, memory];
             let words = words.into_iter().flatten().chain([self.clock.clone()]);
             words.filter(|words| !words.is_empty()).collect::<Vec<_>>().join("  ")
         };
-        let (held_out, waits, rate) = (&self.held_out, &self.waits, Some(self.rate.clone()));
+        let (held_out, waits, skips, rate) = (&self.held_out, &self.waits, &self.skips, Some(self.rate.clone()));
         [
-            joined(pick(held_out, 0), rate.clone(), pick(waits, 0), self.memory.clone()),
-            joined(pick(held_out, 0), rate, pick(waits, 0), None),
-            joined(pick(held_out, 0), None, pick(waits, 0), None),
-            joined(pick(held_out, 1), None, pick(waits, 1), None),
-            joined(pick(held_out, 1), None, None, None),
-            joined(None, None, None, None),
+            joined(pick(held_out, 0), rate.clone(), pick(waits, 0), pick(skips, 0), self.memory.clone()),
+            joined(pick(held_out, 0), rate, pick(waits, 0), pick(skips, 0), None),
+            joined(pick(held_out, 0), None, pick(waits, 0), pick(skips, 1), None),
+            joined(pick(held_out, 1), None, pick(waits, 1), pick(skips, 1), None),
+            joined(pick(held_out, 1), None, None, None, None),
+            joined(None, None, None, None, None),
         ]
     }
 }
@@ -155,6 +158,7 @@ mod tests {
             held_out: words("held out 3.214 bits/dim", "held out 3.214"),
             rate: "171.2 images/s".into(),
             waits: None,
+            skips: None,
             memory: Some("117 MiB".into()),
             clock: "14s < 10s".into(),
         }
@@ -177,6 +181,14 @@ mod tests {
         ] {
             assert_eq!(fit(&parts(), width), expected, "in {width} columns");
         }
+        let skips = Some(["clipped 20, skipped 1".to_string(), "skipped 1".to_string()]);
+        let skipping = Parts { skips, memory: None, ..parts() };
+        assert!(skipping.message().ends_with("171.2 images/s  clipped 20, skipped 1"));
+        assert!(
+            fit(&skipping, 100).ends_with("held out 3.214 bits/dim  skipped 1  14s < 10s"),
+            "{}",
+            fit(&skipping, 100)
+        );
         let unheld = Parts { held_out: None, memory: None, ..parts() };
         assert_eq!(fit(&unheld, 79), format!("{long}  {steps}  171.2 images/s  14s < 10s"));
     }

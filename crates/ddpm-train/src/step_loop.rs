@@ -204,6 +204,7 @@ impl<'a> Loop<'a> {
         report.grad_norm = clip_global_norm(&learner.model(), &mut grads, experiment.optimizer.clip_norm);
         report.learning_rate = experiment.optimizer.rate_at(self.state.step, experiment.train.batch_size);
         let at_fault = non_finite(&report, &learner.model(), &grads);
+        let is_large = at_fault.is_none() && is_above(report.grad_norm, experiment.optimizer.skip_norm);
         learner.lr_step();
         match &at_fault {
             // The price of the largest scale that there is room for.
@@ -216,13 +217,14 @@ impl<'a> Loop<'a> {
                 });
                 self.skip(what, diagnosis, &report, parts, learner)?;
             }
+            None if is_large => self.skip_large(&report, parts, learner)?,
             None => {
                 learner.model().set_statistics(std::mem::take(&mut report.statistics));
                 learner.optimizer_step(grads);
                 self.count(&report);
             }
         }
-        self.average(&mut report, at_fault.is_none(), learner);
+        self.average(&mut report, at_fault.is_none() && !is_large, learner);
         Ok(report)
     }
 
@@ -319,16 +321,40 @@ impl<'a> Loop<'a> {
                 diagnosis,
             });
         }
-        self.state.skipped += 1;
-        self.state.skipped_in_a_row += 1;
-        self.state.skipped_since_line += 1;
-        self.strategy.reporter.say(&format!(
-            "warning: step {step}: {what} is not finite; the step is skipped ({} in a row, at most {}){}",
-            skipped + 1,
-            config.max_skips,
-            diagnosis.map_or_else(String::new, |diagnosis| seen(&Some(diagnosis)))
-        ));
+        let diagnosis = diagnosis.map_or_else(String::new, |diagnosis| seen(&Some(diagnosis)));
+        self.count_skip(&format!("{what} is not finite"), &diagnosis);
         Ok(())
+    }
+
+    /// A step whose gradients are above `optimizer.skip_norm` is not taken; too many in a row stop the run.
+    fn skip_large(
+        &mut self,
+        report: &StepReport,
+        parts: &mut Parts,
+        learner: &mut Learner<TrainModel>,
+    ) -> Result<(), TrainError> {
+        let (norm, limit) = (report.grad_norm, self.strategy.experiment.optimizer.skip_norm);
+        let skipped = self.state.skipped_in_a_row;
+        if skipped >= self.strategy.experiment.train.max_skips {
+            let (step, learning_rate) = (self.state.step + 1, report.learning_rate);
+            let saved = self.save_checkpoint(parts, learner)?;
+            return Err(TrainError::TooLarge { step, norm, limit, learning_rate, skipped, saved });
+        }
+        self.count_skip(&format!("the norm of the gradients, {norm:.4}, is above optimizer.skip_norm = {limit}"), "");
+        Ok(())
+    }
+
+    /// Counts a step that is not taken, and says why.
+    fn count_skip(&mut self, why: &str, more: &str) {
+        let most = self.strategy.experiment.train.max_skips;
+        let state = &mut self.state;
+        state.skipped += 1;
+        state.skipped_in_a_row += 1;
+        state.skipped_since_line += 1;
+        let (step, in_a_row) = (state.step + 1, state.skipped_in_a_row);
+        self.strategy.reporter.say(&format!(
+            "warning: step {step}: {why}; the step is skipped ({in_a_row} in a row, at most {most}){more}"
+        ));
     }
 
     /// Whether gradients that are not finite may be due to the factor of the loss, which is then halved.
@@ -345,7 +371,9 @@ impl<'a> Loop<'a> {
 
     /// Counts the losses of a step that was taken.
     fn count(&mut self, report: &StepReport) {
+        let is_clipped = is_above(report.grad_norm, self.strategy.experiment.optimizer.clip_norm);
         let state = &mut self.state;
+        state.clipped += u64::from(is_clipped);
         state.skipped_in_a_row = 0;
         state.last_finite_loss = report.loss;
         state.loss_sum += report.loss;
@@ -362,6 +390,7 @@ impl<'a> Loop<'a> {
         let state = &mut self.state;
         report.step = state.step;
         report.images_seen = state.images_seen;
+        report.clipped = state.clipped;
         report.skipped = state.skipped;
         report.losses = StepLosses::default();
         let (since, items) = self.window;
@@ -500,6 +529,11 @@ fn non_finite(report: &StepReport, model: &TrainModel, gradients: &GradientsPara
         // Every gradient is finite, and the sum of their squares too large for a number.
         None => what.into(),
     })
+}
+
+/// Whether a norm is above a limit; 0: there is none.
+fn is_above(norm: f64, limit: f64) -> bool {
+    limit > 0.0 && norm > limit
 }
 
 /// Whether something that happens every so many steps does at this one; 0: never.

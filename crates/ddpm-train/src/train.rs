@@ -258,7 +258,8 @@ fn launch(plan: &Plan, model: State, run: &RunFolder, origin: String, options: &
     let display = if options.tui { Display::Dashboard } else { Display::Plain };
     let reporter = Reporter::new(display);
     stop_on_signals(&interrupter, &reporter)?;
-    let fields = fields(&family.curve_names(), &held_out.as_ref().map(|held_out| held_out.names()).unwrap_or_default());
+    let measured = held_out.as_ref().map(|held_out| held_out.names()).unwrap_or_default();
+    let fields = fields(&family.curve_names(), &measured, experiment.optimizer.skip_norm > 0.0);
     let lines = JsonLines::append(&run.metrics(), fields.clone(), events, reporter.clone())?;
     let outcome = Arc::new(Mutex::new(Outcome::default()));
     let strategy = StepStrategy {
@@ -375,6 +376,11 @@ fn finish(
     if let Some(values) = outcome.diverged {
         let rate = optimizer.rate_at(outcome.state.step.saturating_sub(1), train.batch_size);
         say!("warning: {}", divergence_words(values, rate));
+    }
+    if optimizer.skip_norm > 0.0 {
+        let (clip, skip) = (optimizer.clip_norm, optimizer.skip_norm);
+        let TrainState { step, clipped, skipped, .. } = &outcome.state;
+        say!("of {step} steps {clipped} were clipped (norm above {clip}) and {skipped} skipped (norm above {skip})");
     }
     if outcome.state.step < train.steps {
         let resume = resume_words(&run);

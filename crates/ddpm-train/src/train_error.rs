@@ -31,6 +31,26 @@ pub enum TrainError {
         /// What computing the step once more showed, if it was.
         diagnosis: Option<Diagnosis>,
     },
+    /// Gradients that are too large, too many times in a row.
+    #[error(
+        "step {step}: the norm of the gradients, {norm:.4}, is above optimizer.skip_norm = {limit} (learning rate \
+         {learning_rate:e}{}): with a higher one, --resume goes on from {saved}",
+        skips(*.skipped)
+    )]
+    TooLarge {
+        /// The step that was being taken.
+        step: u64,
+        /// The norm of its gradients.
+        norm: f64,
+        /// The norm that is allowed.
+        limit: f64,
+        /// Its learning rate.
+        learning_rate: f64,
+        /// Steps just before that were skipped.
+        skipped: u64,
+        /// The checkpoint before the step.
+        saved: PathBuf,
+    },
     /// The data gave out.
     #[error("step {step}: {reason}; everything before this step is saved in {saved}")]
     Data {

@@ -1,6 +1,6 @@
 //! The distribution of data given a latent: what the decoder's numbers mean.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use ddpm_model::likelihood::logistic_mixture::Tails;
 use ddpm_model::likelihood::{PixelLikelihood, gaussian};
 use serde::{Deserialize, Serialize};
@@ -102,11 +102,4 @@ impl Likelihood {
     fn unit(&self, x: Tensor<4>) -> Tensor<4> {
         if self.of_images { (x + 1.0).mul_scalar(0.5) } else { x }
     }
-}
-
-/// Items, one after the other, as a batch.
-pub(super) fn batch_of(values: Vec<f32>, shape: [usize; 3], device: &burn::tensor::Device) -> Tensor<4> {
-    let [channels, height, width] = shape;
-    let rows = values.len() / (channels * height * width);
-    Tensor::from_data(TensorData::new(values, [rows, channels, height, width]), device)
 }

@@ -21,7 +21,7 @@ use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;
 use serde::{Deserialize, Serialize};
 
-use self::likelihood::{Likelihood, LikelihoodKind, batch_of};
+use self::likelihood::{Likelihood, LikelihoodKind};
 use self::tables::{DecoderVariance, ObjectiveConfig, VaeTables};
 use self::trained::TrainedVae;
 use crate::diffusers::autoencoder::{describe_autoencoder, is_autoencoder, load_autoencoder, write_autoencoder};
@@ -31,6 +31,7 @@ use crate::family::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, StepLosses,
     Subject, three_axes,
 };
+use crate::items::batch_of;
 use crate::loss_sum::LossSum;
 use crate::parameters::settle;
 use crate::snapshot::{SnapshotError, Written};

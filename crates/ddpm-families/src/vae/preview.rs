@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ddpm_data::{DataConfig, Split, reference_points};
+use ddpm_data::reference_points;
 use ddpm_render::Samples;
 
 use super::trained::TrainedVae;
@@ -10,6 +10,7 @@ use super::{Vae, VaeFamily};
 use crate::family::stored::ModelCard;
 use crate::family::trained::{Draw, Generate, Reconstruct};
 use crate::family::{AnyError, Preview, PreviewSetup};
+use crate::items::held_out_items;
 
 /// All that a preview needs besides the weights.
 pub struct VaePreview {
@@ -37,16 +38,6 @@ impl VaePreview {
 
 /// Points of a scatter plot.
 const MANY_POINTS: usize = 1000;
-
-/// The first items of the test split, or of the train split where there is no other.
-fn held_out_items(config: &DataConfig, count: usize) -> Result<Vec<f32>, AnyError> {
-    let data = ddpm_data::open(config, Split::Test, 0).or_else(|_| ddpm_data::open(config, Split::Train, 0))?;
-    let mut values = Vec::new();
-    for item in 0..count.min(data.items.len()) {
-        values.extend(data.items.get(item)?.values);
-    }
-    Ok(values)
-}
 
 impl Preview<Vae> for VaePreview {
     fn draw(&self, model: &Vae, folder: &Path, name: &str) -> Result<PathBuf, AnyError> {

@@ -7,11 +7,11 @@ use ddpm_model::autoencoder::elbo::log_importance_weight;
 use ddpm_model::pass::Pass;
 use ddpm_render::Samples;
 
-use super::likelihood::batch_of;
 use super::{Vae, VaeFamily};
 use crate::family::AnyError;
 use crate::family::stored::ModelCard;
 use crate::family::trained::{Bound, BoundTerms, Draw, Encode, Generate, Reconstruct, Trained};
+use crate::items::batch_of;
 
 /// Items at once: what comes out is the same for any number.
 const AT_ONCE: usize = 256;

@@ -116,6 +116,24 @@ impl HvaeConfig {
         (width as f64 * self.bottleneck_multiple) as usize
     }
 
+    /// Values that a training step keeps for one item, roughly.
+    pub fn kept_values(&self, layout: &Layout) -> usize {
+        // Of a bottleneck block: what goes into each of its convolutions before and after the GELU, and the sum.
+        let block = |inputs: usize, resolution: usize| {
+            let inside = self.bottleneck(layout.width(resolution));
+            (2 * inputs + 6 * inside + layout.width(resolution)) * resolution * resolution
+        };
+        let encoder = layout.encoder.iter().map(|at| block(layout.width(at.resolution), at.resolution));
+        let decoder = layout.decoder.iter().map(|at| {
+            let (width, pixels) = (layout.width(at.resolution), at.resolution * at.resolution);
+            // Prior, posterior and what follows; the state and the latent.
+            let blocks = [width, 2 * width, width].map(|inputs| block(inputs, at.resolution));
+            blocks.iter().sum::<usize>() + (3 * width + 10 * self.latent_channels) * pixels
+        });
+        let outputs = self.likelihood.parameters(self.image_channels) * self.image_size * self.image_size;
+        encoder.chain(decoder).sum::<usize>() + 4 * outputs
+    }
+
     /// All reasons why this network cannot be built for data of this shape.
     pub fn problems(&self, data_shape: &[usize]) -> Vec<Problem> {
         let mut problems = self.number_problems();

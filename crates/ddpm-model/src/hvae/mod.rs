@@ -32,13 +32,18 @@ impl HvaeConfig {
             return Err(NetworkError::Config { problems });
         }
         let layout = self.layout().map_err(|problems| NetworkError::Config { problems })?;
-        Ok(Hvae {
-            encoder: Encoder::init(self, &layout, device),
-            decoder: Decoder::init(self, &layout, device),
+        Ok(self.build(&layout, device))
+    }
+
+    /// Builds the network of a config that has no problems, with its own layout.
+    pub fn build(&self, layout: &Layout, device: &Device) -> Hvae {
+        Hvae {
+            encoder: Encoder::init(self, layout, device),
+            decoder: Decoder::init(self, layout, device),
             config: self.clone(),
-            layout,
+            layout: layout.clone(),
             precision: Precision::F32,
-        })
+        }
     }
 }
 
@@ -104,6 +109,11 @@ impl Hvae {
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
+    }
+
+    /// Has the convolutions compute in this precision.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     /// Shapes of the standard normal noise of a batch: that of each latent, the uppermost first.

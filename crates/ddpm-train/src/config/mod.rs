@@ -203,6 +203,9 @@ pub struct OptimizerConfig {
     pub weight_decay: Option<f64>,
     /// Largest norm of all gradients together; 0: no clipping.
     pub clip_norm: f64,
+    /// Norm of all gradients together, before clipping, above which a step is skipped (Child 2021, VDVAE), as long as
+    /// `train.max_skips` allows it; 0: no step is. `metrics.jsonl` then has the steps `clipped` and `skipped` so far.
+    pub skip_norm: f64,
 }
 
 impl Default for OptimizerConfig {
@@ -221,6 +224,7 @@ impl Default for OptimizerConfig {
             epsilon: None,
             weight_decay: None,
             clip_norm: 1.0,
+            skip_norm: 0.0,
         }
     }
 }
@@ -450,6 +454,11 @@ impl Experiment {
             optimizer.clip_norm >= 0.0 && optimizer.clip_norm.is_finite(),
             "optimizer.clip_norm",
             format!("must not be negative, but is {}", optimizer.clip_norm),
+        );
+        require(
+            optimizer.skip_norm == 0.0 || optimizer.skip_norm.is_finite() && optimizer.skip_norm > optimizer.clip_norm,
+            "optimizer.skip_norm",
+            format!("must be 0 or above optimizer.clip_norm = {}, but is {}", optimizer.clip_norm, optimizer.skip_norm),
         );
         for (key, message) in self.family.problems() {
             require(false, &key, message);

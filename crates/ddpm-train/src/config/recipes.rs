@@ -24,6 +24,8 @@ recipes!(
     "digits",
     "digits-edm",
     "digits-flow",
+    "digits-hvae",
+    "digits-hvae-grey",
     "digits-improved",
     "mnist",
     "points-edm",

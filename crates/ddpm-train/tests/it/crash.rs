@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use ddpm_data::random::{Stream, mix};
-use support::{Bench, TINY_DIGITS, checkpoint_file, metrics, stderr};
+use support::{Bench, TINY_DIGITS, checkpoint_file, last_line, metrics, stderr};
 
 use crate::support;
 
@@ -576,4 +576,66 @@ fn too_many_steps_that_are_not_finite_stop_the_run_and_name_the_parameter() {
     for part in ["(1 in a row, at most 3)", "(3 in a row, at most 3)", "step 4: ", "after 3 skipped in a row"] {
         assert!(said.contains(part), "{part} is missing: {said}");
     }
+}
+
+/// The lines of metrics as numbers by name.
+fn numbers(run: &Path) -> Vec<serde_json::Value> {
+    metrics(run).into_iter().map(|line| serde_json::from_str(&format!("{line}}}")).unwrap()).collect()
+}
+
+#[test]
+fn steps_with_large_gradients_are_skipped_and_counted() {
+    let bench = Bench::new();
+    let every = ["--set", "train.log_every=1", "--set", "train.max_skips=60"];
+    let usual = bench.train(&words(&words(&["--runs", "a", "--set", "train.steps=60"], &RESTLESS), &every));
+    let norm = |line: &serde_json::Value| line["grad_norm"].as_f64().unwrap();
+    let mut norms: Vec<f64> = numbers(&usual).iter().map(norm).collect();
+    norms.sort_by(f64::total_cmp);
+    assert!(numbers(&usual).iter().all(|line| line.get("clipped").is_none()));
+
+    let (clip, skip) = (norms[15], norms[45]);
+    let limits = [format!("optimizer.clip_norm={clip}"), format!("optimizer.skip_norm={skip}")];
+    let sets = words(&words(&RESTLESS, &every), &["--set", &limits[0], "--set", &limits[1]]);
+    let output = bench.run(&words(&["--runs", "b", "--set", "train.steps=60"], &sets));
+    let (whole, said) = (bench.path(&last_line(&output)), stderr(&output));
+    let (mut clipped, mut skipped, mut weights) = (0, 0, None);
+    for line in numbers(&whole) {
+        let is_large = norm(&line) > skip;
+        skipped += u64::from(is_large);
+        clipped += u64::from(norm(&line) > clip && !is_large);
+        assert_eq!([&line["clipped"], &line["skipped"]].map(|count| count.as_u64().unwrap()), [clipped, skipped]);
+        assert!(!is_large || weights.is_none() || weights == Some(line["weight_norm"].clone()), "{line}");
+        weights = Some(line["weight_norm"].clone());
+    }
+    assert!(clipped > 0 && (1..60).contains(&skipped), "{clipped} {skipped}");
+    for part in [
+        format!("is above optimizer.skip_norm = {skip}; the step is skipped (1 in a row, at most 60)"),
+        format!("clipped {clipped}, skipped {skipped}"),
+        format!("of 60 steps {clipped} were clipped (norm above {clip}) and {skipped} skipped (norm above {skip})"),
+    ] {
+        assert!(said.contains(&part), "{part} is missing: {said}");
+    }
+
+    let half = bench.train(&words(&["--runs", "c", "--set", "train.steps=31"], &sets));
+    bench.train(&["--resume", half.to_str().unwrap(), "--set", "train.steps=60"]);
+    for name in ["model.bpk", "ema.bpk", "state.json"] {
+        assert!(checkpoint_file(&whole, 60, name) == checkpoint_file(&half, 60, name), "{name} differs");
+    }
+    assert_eq!(metrics(&whole), metrics(&half));
+}
+
+#[test]
+fn too_many_steps_with_large_gradients_stop_the_run() {
+    let bench = Bench::new();
+    let limits = ["--set", "optimizer.clip_norm=0", "--set", "optimizer.skip_norm=1e-9", "--set", "train.max_skips=3"];
+    let (code, said) = bench.refusal(&words(&words(&RESTLESS, &limits), &["--set", "train.steps=60"]));
+    assert_eq!(code, 1);
+    for part in ["(3 in a row, at most 3)", "step 4: the norm", "skip_norm = 0.000000001", "after 3 skipped in a row"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+    // A higher limit is enough to go on.
+    let run = run_with(&bench.path("runs"), "metrics.jsonl");
+    bench.train(&["--resume", run.to_str().unwrap(), "--set", "optimizer.skip_norm=1e9", "--set", "train.steps=5"]);
+    let (code, said) = bench.refusal(&["--set", "optimizer.clip_norm=2", "--set", "optimizer.skip_norm=1"]);
+    assert!(code == 2 && said.contains("optimizer.skip_norm: must be 0 or above optimizer.clip_norm = 2"), "{said}");
 }

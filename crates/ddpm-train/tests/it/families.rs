@@ -172,7 +172,7 @@ impl Generate for Decoder {
 }
 
 /// The tiny experiment of each family.
-const EXPERIMENTS: [(&str, &str); 5] = [
+const EXPERIMENTS: [(&str, &str); 6] = [
     ("linear-autoencoder", "family = \"linear-autoencoder\"\n[data]\nkind = \"swiss-roll\"\n[model]\nlatent = 1\n"),
     (
         "diffusion",
@@ -188,6 +188,11 @@ const EXPERIMENTS: [(&str, &str); 5] = [
         "vae-kl",
         "family = \"vae\"\n[data]\nkind = \"digits\"\n[model]\nkind = \"kl\"\nblock_out_channels = [4, 8]\n\
          norm_num_groups = 2\n[vae]\nvariance = \"optimal\"\n",
+    ),
+    (
+        "hvae",
+        "family = \"hvae\"\n[data]\nkind = \"digits\"\n[model]\nencoder = \"8d8,1x1\"\ndecoder = \"1x1,8m1\"\nwidth = 4\n\
+         bottleneck_multiple = 0.5\nlatent_channels = 2\nlikelihood = { kind = \"bernoulli\" }\n[hvae]\nkl_warmup = 4\n",
     ),
 ];
 

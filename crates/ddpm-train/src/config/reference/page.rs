@@ -7,7 +7,7 @@ use ddpm_console::settings::insert;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::schema::{Keys, shortest};
+use super::schema::{Keys, shortest, shortest_of};
 use super::source::{Body, Content, Field, Item, Sources, Variant, texts};
 use crate::config::OptimizerKind;
 
@@ -31,13 +31,24 @@ A `kind` selects the keys that its table may have. Small tables are written inli
 /// all of them.
 const ROOTS: [&str; 2] = ["Experiment", "DiffusionTables"];
 
+/// The families whose tables have sections of their own, with the struct of these. A table that is there already, of the
+/// same type, is not repeated.
+const FAMILIES: [(&str, &str); 1] = [("hvae", "HvaeTables")];
+
 /// The whole page.
 pub fn of(sources: &Sources) -> String {
-    let mut page = Page { sources, text: INTRODUCTION.into(), done: BTreeSet::new() };
+    let mut page = Page { sources, text: INTRODUCTION.into(), done: BTreeSet::new(), family: None };
     let tables: Vec<Field> = ROOTS.iter().flat_map(|root| sources.fields(root)).collect();
     for table in &tables {
         let more = tables.iter().filter(|other| other.name == table.name).skip(1);
         page.table(&table.name, &table.docs, &table.ty, more.map(|other| &*other.ty).collect(), &shortest());
+    }
+    for (family, root) in FAMILIES {
+        page.family = Some(family);
+        let shared = |table: &Field| tables.iter().any(|other| (&other.name, &other.ty) == (&table.name, &table.ty));
+        for table in sources.fields(root).iter().filter(|table| !shared(table)) {
+            page.table(&table.name, &table.docs, &table.ty, Vec::new(), &shortest_of(family));
+        }
     }
     page.text
 }
@@ -45,18 +56,21 @@ pub fn of(sources: &Sources) -> String {
 struct Page<'a> {
     sources: &'a Sources,
     text: String,
-    /// Tables that have their section.
-    done: BTreeSet<String>,
+    /// Tables that have their section, each with its family.
+    done: BTreeSet<(Option<&'static str>, String)>,
+    /// The family whose tables come next, if they are of one alone.
+    family: Option<&'static str>,
 }
 
 impl Page<'_> {
     /// The section of a table, of a type and the keys of `more`.
     fn table(&mut self, path: &str, docs: &[String], ty: &str, more: Vec<&str>, tree: &Table) {
-        if !self.done.insert(path.into()) {
+        if !self.done.insert((self.family, path.into())) {
             return;
         }
         let level = if path.contains('.') { "###" } else { "##" };
-        self.line(&format!("\n{level} `[{path}]`"));
+        let of_family = self.family.map(|family| format!(" of `family = \"{family}\"`")).unwrap_or_default();
+        self.line(&format!("\n{level} `[{path}]`{of_family}"));
         let mut item = self.sources.item(ty).unwrap();
         let mut tree = tree.clone();
         match &mut item.body {

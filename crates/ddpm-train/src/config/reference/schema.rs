@@ -11,6 +11,11 @@ pub fn shortest() -> Table {
     "[data]\nkind = 'digits'\n[model]\nkind = 'unet'".parse().unwrap()
 }
 
+/// The shortest experiment of a family that needs no key of its own.
+pub fn shortest_of(family: &str) -> Table {
+    format!("family = '{family}'\n[data]\nkind = 'digits'\n[model]").parse().unwrap()
+}
+
 /// The keys of a table in an experiment.
 pub struct Keys {
     /// Those that must be given.
