@@ -3,7 +3,8 @@
 
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
 use burn::tensor::Device;
-use ddpm_model::hvae::{HvaeConfig, PixelLikelihood};
+use ddpm_model::hvae::HvaeConfig;
+use ddpm_model::likelihood::PixelLikelihood;
 use ddpm_testing::support::{Safetensors, fixture, number, read_json, text, whole};
 use ddpm_weights::{Weights, load_own_names};
 
