@@ -103,7 +103,7 @@ impl ConvolutionalConfig {
     /// Values that a training step keeps for one item.
     pub fn kept_values(&self, shape: [usize; 3], outputs: usize) -> usize {
         let [channels, height, width] = shape;
-        let level = |level: usize| 2 * (6 * self.blocks + 2) * self.channels[level] * (height * width >> (2 * level));
+        let level = |level: usize| 2 * (6 * self.blocks + 2) * self.channels[level] * ((height * width) >> (2 * level));
         (channels + 3 * outputs) * height * width + (0..self.channels.len()).map(level).sum::<usize>()
     }
 }
