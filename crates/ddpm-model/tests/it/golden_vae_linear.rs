@@ -89,9 +89,12 @@ impl Linear {
     }
 }
 
+/// Values with their shape.
+type Stored = (Vec<f64>, Vec<usize>);
+
 /// Puts values, with matrices `[out, in]`, in place of those drawn.
 struct Load<'a> {
-    values: [(&'a str, (Vec<f64>, Vec<usize>)); 6],
+    values: [(&'a str, Stored); 6],
     path: Vec<String>,
     dtype: DType,
 }

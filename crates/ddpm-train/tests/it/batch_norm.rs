@@ -85,6 +85,16 @@ fn twice_three_steps_are_six_bit_for_bit() {
 }
 
 #[test]
+fn two_devices_see_what_one_sees_in_two_parts() {
+    let bench = Bench::new();
+    let one = train(&bench, "a", &["train.steps=3"]);
+    std::fs::write(bench.path("two.toml"), TINY.replace("accumulate = 2", "accumulate = 1")).unwrap();
+    let words = ["--experiment", "two.toml", "--runs", "b", "--set", "train.steps=3", "--devices", "flex,flex"];
+    let two = bench.train(&words);
+    assert!(checkpoint_file(&one, 3, "model.bpk") == checkpoint_file(&two, 3, "model.bpk"));
+}
+
+#[test]
 fn a_trained_network_makes_the_same_of_an_item_whatever_is_next_to_it() {
     let bench = Bench::new();
     let run = train(&bench, "a", &["train.steps=4", "ema.kind=none"]);
