@@ -259,6 +259,29 @@ pub struct Problem {
 }
 
 impl DataConfig {
+    /// Built-in datasets, which need no path, and their descriptions.
+    pub const BUILT_IN: [(&str, &str); 9] = [
+        ("digits", "1,797 handwritten digits, 8x8, ten classes (built in)"),
+        ("sprites", "1,152 images of three shapes, 16x16, with known factors (generated)"),
+        ("swiss-roll", "2-D points on a spiral (generated)"),
+        ("moons", "2-D points on two half circles (generated)"),
+        ("circles", "2-D points on two circles (generated)"),
+        ("s-curve", "2-D points on the letter S (generated)"),
+        ("gaussians-8", "2-D points of eight Gaussians on a circle (generated)"),
+        ("gaussians-25", "2-D points of 25 Gaussians on a grid (generated)"),
+        ("checkerboard", "2-D points on every other field of a board (generated)"),
+    ];
+
+    /// Kinds of data that are read from a path, and their descriptions.
+    pub const FROM_PATH: [(&str, &str); 6] = [
+        ("images", "a folder or zip archive of png, jpeg, webp, bmp or tiff files, classes by sub-folder if wanted"),
+        ("packed", "images that `data build` decoded into one file"),
+        ("cifar10", "the folder of CIFAR-10's binary version"),
+        ("mnist", "the folder of MNIST's idx files, with or without .gz"),
+        ("fashion-mnist", "the same for Fashion-MNIST"),
+        ("csv", "a CSV file with two columns of numbers"),
+    ];
+
     /// The kind, as it is written in a config.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -391,25 +414,15 @@ fn default_columns() -> [Column; 2] {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
-    const KINDS: [(&str, &str); 15] = [
-        ("digits", ""),
-        ("sprites", ""),
-        ("images", "path = 'p'"),
-        ("packed", "path = 'p'"),
-        ("cifar10", "path = 'p'"),
-        ("mnist", "path = 'p'"),
-        ("fashion-mnist", "path = 'p'"),
-        ("swiss-roll", ""),
-        ("moons", ""),
-        ("circles", ""),
-        ("s-curve", ""),
-        ("gaussians-8", ""),
-        ("gaussians-25", ""),
-        ("checkerboard", ""),
-        ("csv", "path = 'p'"),
-    ];
+    /// Every kind, with what must be given besides.
+    fn kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
+        let built_in = DataConfig::BUILT_IN.into_iter().map(|(kind, _)| (kind, ""));
+        built_in.chain(DataConfig::FROM_PATH.into_iter().map(|(kind, _)| (kind, "path = 'p'")))
+    }
 
     fn parse(text: &str) -> Result<DataConfig, toml::de::Error> {
         toml::from_str(text)
@@ -417,7 +430,7 @@ mod tests {
 
     #[test]
     fn every_kind_needs_at_most_a_path_and_comes_back_whole() {
-        for (kind, path) in KINDS {
+        for (kind, path) in kinds() {
             let config = parse(&format!("kind = '{kind}'\n{path}")).unwrap();
             assert_eq!(config.kind(), kind);
             assert_eq!(config.problems(), []);
@@ -429,7 +442,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_refused_in_every_kind() {
-        for (kind, path) in KINDS {
+        for (kind, path) in kinds() {
             let error = parse(&format!("kind = '{kind}'\n{path}\nsizze = 3")).unwrap_err();
             assert!(error.to_string().contains("sizze"), "{kind}: {error}");
         }
@@ -438,8 +451,11 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_answered_with_the_kinds_there_are() {
-        let error = parse("kind = 'digit'").unwrap_err().to_string();
-        assert!(error.contains("digit") && error.contains("gaussians-25"), "{error}");
+        let error = parse("kind = 'digit'").unwrap_err();
+        assert!(error.to_string().contains("digit") && error.to_string().contains("gaussians-25"), "{error}");
+        // Each of them is listed, with its description.
+        let named: BTreeSet<&str> = error.message().split('`').skip(3).step_by(2).collect();
+        assert_eq!(named, kinds().map(|(kind, _)| kind).collect());
     }
 
     #[test]
@@ -450,7 +466,7 @@ mod tests {
 
     #[test]
     fn a_tilde_at_the_front_of_a_path_is_the_home_folder() {
-        for (kind, _) in KINDS.into_iter().filter(|(_, path)| !path.is_empty()) {
+        for (kind, _) in kinds().filter(|(_, path)| !path.is_empty()) {
             let config = serde_json::to_value(parse(&format!("kind = '{kind}'\npath = '~/pics'")).unwrap()).unwrap();
             let expected = crate::with_home(std::path::Path::new("~/pics"));
             assert_eq!(config["path"], serde_json::json!(expected), "{kind}");

@@ -34,6 +34,7 @@ use crate::checksums;
 use crate::diffusers::DiffusersError;
 use crate::diffusers::pipeline::{Files, Layout, read_json};
 use crate::diffusers::scheduler_config::SchedulerConfig;
+use crate::diffusion::networks;
 
 /// The description in a snapshot that is a pipeline.
 pub const OWN: &str = "ddpm.json";
@@ -205,6 +206,7 @@ pub struct SnapshotConfig {
     /// Version of this description.
     pub format: u32,
     /// The network, with every size resolved.
+    #[serde(deserialize_with = "networks::of_snapshot")]
     pub network: NetworkConfig,
     /// The process it was trained for.
     pub diffusion: DiffusionConfig,
@@ -495,8 +497,8 @@ pub fn load_weights(network: Network, file: &Path) -> Result<Network, SnapshotEr
 }
 
 fn with_weights(mut network: Network, weights: &Weights) -> Result<Network, SnapshotError> {
-    let scheme = match Scheme::detect(weights) {
-        Ok(Scheme::DiffusersOfOld) => Scheme::DiffusersOfOld,
+    let scheme = match (&network, Scheme::detect(weights)) {
+        (Network::UNet(_), Ok(Scheme::DiffusersOfOld)) => Scheme::DiffusersOfOld,
         // Whatever else there is must have our own names, or every key is at fault.
         _ => Scheme::Diffusers,
     };

@@ -88,12 +88,12 @@ impl AtomicFile {
 
     /// Brings the content to the disk and gives it its name.
     pub fn commit(mut self) -> Result<(), WriteError> {
-        let synced = self.file.flush().and_then(|()| self.temporary.as_deref().map_or(Ok(()), sync_file));
-        let (folder, name) = (parent(&self.target).to_path_buf(), self.target.clone());
-        let is_renamed = self.temporary.is_some();
-        synced.map_err(WriteError::at(&name))?;
+        let target = self.target.clone();
+        self.file.flush().map_err(WriteError::at(&target))?;
+        let Some(temporary) = &self.temporary else { return Ok(()) };
+        sync_file(temporary).map_err(WriteError::at(&target))?;
         self.commit_derived()?;
-        if is_renamed { sync_folder(&folder).map_err(WriteError::at(&name)) } else { Ok(()) }
+        sync_folder(parent(&target)).map_err(WriteError::at(&target))
     }
 
     /// Gives the content its name without waiting for the disk; see [`write_derived`].

@@ -3,10 +3,12 @@
 //! Nothing here touches files, clocks, threads, the environment or a terminal, and nothing is global.
 //! Randomness is always passed in.
 
+pub mod any_module;
 pub mod autoencoder;
 pub mod bound;
 pub mod condition;
 pub mod continuous;
+pub mod custom;
 pub mod denoiser;
 pub mod diffusion;
 pub mod ema;

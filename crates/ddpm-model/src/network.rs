@@ -3,15 +3,16 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use ddpm_kernels::Precision;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::condition::Condition;
+use crate::custom::{CustomConfig, CustomModule};
 use crate::pass::Pass;
 use crate::point_mlp::{PointMlp, PointMlpConfig};
 use crate::unet::{UNet, UNetConfig};
 
 /// The config of a network, tagged by its `kind`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum NetworkConfig {
     /// A U-Net, for images.
@@ -19,6 +20,26 @@ pub enum NetworkConfig {
     UNet(UNetConfig),
     /// A multi-layer perceptron, for points.
     PointMlp(PointMlpConfig),
+    /// A network that is defined elsewhere, and read by whoever knows its kind.
+    #[serde(skip_deserializing)]
+    Custom(CustomConfig),
+}
+
+impl Serialize for NetworkConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(tag = "kind", rename_all = "kebab-case")]
+        enum Known<'a> {
+            #[serde(rename = "unet")]
+            UNet(&'a UNetConfig),
+            PointMlp(&'a PointMlpConfig),
+        }
+        match self {
+            Self::UNet(config) => Known::UNet(config).serialize(serializer),
+            Self::PointMlp(config) => Known::PointMlp(config).serialize(serializer),
+            Self::Custom(config) => config.serialize(serializer),
+        }
+    }
 }
 
 /// One thing that is wrong with a network's config.
@@ -66,6 +87,18 @@ fn list(problems: &[Problem]) -> String {
 }
 
 impl NetworkConfig {
+    /// The kinds of the networks that are defined here.
+    pub const KINDS: [&'static str; 2] = ["unet", "point-mlp"];
+
+    /// Its `kind`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::UNet(_) => Self::KINDS[0],
+            Self::PointMlp(_) => Self::KINDS[1],
+            Self::Custom(config) => config.kind(),
+        }
+    }
+
     /// Fills in the sizes that the config leaves open (0) from the shape of the data and `out_channels`. Stated values
     /// stay; [`validate`](Self::validate) checks them.
     pub fn with_io(mut self, data_shape: &[usize], out_channels: usize) -> Self {
@@ -84,6 +117,7 @@ impl NetworkConfig {
                 fill(&mut config.in_dims, dims);
                 fill(&mut config.out_dims, out_channels);
             }
+            (Self::Custom(config), shape) => config.io.fill(shape, out_channels),
             // A network for another kind of data: `validate` reports it.
             _ => {}
         }
@@ -94,7 +128,7 @@ impl NetworkConfig {
     pub fn augment_dim(&self) -> usize {
         match self {
             Self::UNet(config) => config.augment_dim,
-            Self::PointMlp(_) => 0,
+            Self::PointMlp(_) | Self::Custom(_) => 0,
         }
     }
 
@@ -114,6 +148,7 @@ impl NetworkConfig {
         let problems = match self {
             Self::UNet(config) => config.problems(data_shape),
             Self::PointMlp(config) => config.problems(data_shape),
+            Self::Custom(config) => config.problems(data_shape),
         };
         if problems.is_empty() { Ok(()) } else { Err(NetworkError::Config { problems }) }
     }
@@ -123,6 +158,7 @@ impl NetworkConfig {
         match self {
             Self::UNet(config) => [config.in_channels, config.out_channels],
             Self::PointMlp(config) => [config.in_dims, config.out_dims],
+            Self::Custom(config) => [config.io.in_channels, config.io.out_channels],
         }
     }
 
@@ -133,6 +169,7 @@ impl NetworkConfig {
         match self {
             Self::UNet(config) => Network::UNet(config.init(device)),
             Self::PointMlp(config) => Network::PointMlp(config.init(device)),
+            Self::Custom(config) => Network::Custom(config.init(device)),
         }
     }
 
@@ -141,6 +178,7 @@ impl NetworkConfig {
         match self {
             Self::UNet(config) => config.classes,
             Self::PointMlp(config) => config.classes,
+            Self::Custom(config) => config.io.classes,
         }
     }
 
@@ -149,6 +187,7 @@ impl NetworkConfig {
         match &mut self {
             Self::UNet(config) => config.classes = classes,
             Self::PointMlp(config) => config.classes = classes,
+            Self::Custom(config) => config.io.classes = classes,
         }
         self
     }
@@ -158,15 +197,31 @@ impl NetworkConfig {
         match self {
             Self::UNet(config) => config.null_class(),
             Self::PointMlp(config) => config.null_class(),
+            Self::Custom(config) => config.io.null_class(),
         }
     }
 
-    /// An estimate of the memory of training in f32 with Adam and one EMA.
+    /// Whether a forward pass in training draws from the device's generator.
+    pub fn has_dropout(&self) -> bool {
+        match self {
+            Self::UNet(config) => config.dropout > 0.0,
+            Self::PointMlp(_) => false,
+            Self::Custom(config) => config.has_dropout(),
+        }
+    }
+
+    /// An estimate of the memory of training in f32 with Adam and one EMA. Of a custom network it counts no activations but
+    /// input and prediction.
     pub fn memory_estimate(&self, num_params: usize, data_shape: &[usize], batch_size: usize) -> MemoryEstimate {
         let kept = match (self, data_shape) {
             (Self::UNet(config), &[_, height, width]) => config.kept_values(height, width),
             (Self::UNet(config), _) => config.kept_values(config.sample_size, config.sample_size),
             (Self::PointMlp(config), _) => config.kept_values(),
+            (Self::Custom(config), _) => {
+                let [height, width] = config.io.size;
+                let channels = config.io.in_channels.saturating_add(config.io.out_channels);
+                channels.saturating_mul(height).saturating_mul(width)
+            }
         };
         MemoryEstimate::of(num_params, kept, batch_size)
     }
@@ -217,6 +272,8 @@ pub enum Network {
     UNet(UNet),
     /// A multi-layer perceptron for points.
     PointMlp(PointMlp),
+    /// A network that is defined elsewhere.
+    Custom(CustomModule),
 }
 
 impl Network {
@@ -270,6 +327,15 @@ impl Network {
                 shape[..2].copy_from_slice(&y.dims());
                 y.reshape(shape)
             }
+            Self::Custom(network) => {
+                // Four axes, whatever the data have: a point is an image of one pixel.
+                let axes: [usize; 4] = std::array::from_fn(|axis| shape.as_slice().get(axis).copied().unwrap_or(1));
+                let y = pass.layer(network.extra.config.kind(), x_t.reshape(axes), |x_t: Tensor<4>| {
+                    network.forward(x_t, t, condition)
+                });
+                let axes = y.dims();
+                y.reshape(std::array::from_fn::<_, D, _>(|axis| axes.get(axis).copied().unwrap_or(1)))
+            }
         }
     }
 
@@ -284,6 +350,7 @@ impl Network {
         match self {
             Self::UNet(network) => network.precision = precision,
             Self::PointMlp(network) => network.precision = precision,
+            Self::Custom(network) => network.set_precision(precision),
         }
     }
 
@@ -292,6 +359,7 @@ impl Network {
         match self {
             Self::UNet(network) => network.precision,
             Self::PointMlp(network) => network.precision,
+            Self::Custom(network) => network.extra.precision,
         }
     }
 
@@ -310,6 +378,7 @@ impl Network {
                 (dims != expected).then(|| format!("it takes points of {expected} coordinates"))
             }
             (Self::PointMlp(_), _) => Some("it takes [batch, coordinates]".into()),
+            (Self::Custom(network), shape) => network.input_problem(shape),
         };
         match reason {
             Some(reason) => Err(NetworkError::Input { shape: shape.to_vec(), reason }),
@@ -322,6 +391,7 @@ impl Network {
         match self {
             Self::UNet(network) => network.config().classes,
             Self::PointMlp(network) => network.config().classes,
+            Self::Custom(network) => network.extra.config.io.classes,
         }
     }
 
@@ -330,6 +400,7 @@ impl Network {
         match self {
             Self::UNet(network) => network.config().null_class(),
             Self::PointMlp(network) => network.config().null_class(),
+            Self::Custom(network) => network.extra.config.io.null_class(),
         }
     }
 }

@@ -7,4 +7,5 @@ pub mod gradients;
 pub mod hostile;
 pub mod known;
 pub mod networks;
+pub mod sources;
 pub mod support;

@@ -1,4 +1,6 @@
 //! Trains diffusion models with burn-train's `Learner`: step by step, resumable bit for bit.
+//!
+//! Start at [`Trainer`], which trains an experiment, and a network of your own, from another program.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic where nobody can read any more")]
 
@@ -38,3 +40,17 @@ pub mod tensorboard;
 pub mod train;
 pub mod train_error;
 pub mod trained_part;
+pub mod trainer;
+
+pub use train::Finish;
+pub use trainer::Trainer;
+
+/// The names that training a network of your own needs, of this crate and of those below it.
+pub mod prelude {
+    pub use ddpm_model::custom::{CustomNetwork, Io, NoKeys};
+    pub use ddpm_model::embedding::SinusoidConfig;
+    pub use ddpm_model::network::Problem;
+
+    pub use crate::train::Finish;
+    pub use crate::trainer::Trainer;
+}

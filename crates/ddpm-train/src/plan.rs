@@ -43,12 +43,13 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Reads and checks everything that the command line asks for.
-    pub(crate) fn make(options: &Options) -> anyhow::Result<Self> {
+    /// Reads and checks everything that the command line asks for; `experiment` stands for the one that it names.
+    pub(crate) fn make(options: &Options, experiment: Option<Source>) -> anyhow::Result<Self> {
         let resumed = options.resume.as_deref().map(|run| resumable(&options.runs, run, &options.set)).transpose()?;
-        let source = match &resumed {
-            Some((run, _)) => Source::File(run.config()),
-            None => Source::find(&options.experiment)?,
+        let source = match (&resumed, experiment) {
+            (Some((run, _)), _) => Source::File(run.config()),
+            (None, Some(source)) => source,
+            (None, None) => Source::find(&options.experiment)?,
         };
         let name = resumed.as_ref().map_or_else(|| source.name(), |(_, manifest)| manifest.experiment.clone());
         let file = source.file();

@@ -22,6 +22,7 @@ use ddpm_kernels::Precision;
 
 use crate::batches::Batches;
 use crate::checkpoint::{Checkpoint, CheckpointError, Found, TrainState, restore};
+use crate::config::load::Source;
 use crate::config::{Balance, Experiment};
 use crate::manifest;
 use crate::metrics::{JsonLines, STEP_LOSS, StepMetric, fields, truncate_after};
@@ -63,6 +64,24 @@ pub struct Options {
     pub dry_run: bool,
 }
 
+impl Default for Options {
+    /// A new run in `runs`, on the device of the compiled-in feature.
+    fn default() -> Self {
+        Self {
+            experiment: String::new(),
+            set: Vec::new(),
+            resume: None,
+            step: None,
+            from: None,
+            devices: Vec::new(),
+            runs: RUNS.into(),
+            tui: false,
+            detect_anomaly: false,
+            dry_run: false,
+        }
+    }
+}
+
 /// How it ended well.
 #[derive(Debug)]
 pub enum Finish {
@@ -84,18 +103,32 @@ const LEFT_AT_ONCE: i32 = 131;
 
 /// Trains.
 pub fn run(options: &Options) -> anyhow::Result<Finish> {
+    run_for(Caller::CommandLine, options, None)
+}
+
+/// Who trains, and so how a run that was stopped is resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The program `ddpm-train`.
+    CommandLine,
+    /// Another program, by [`Trainer`](crate::Trainer).
+    Trainer,
+}
+
+/// Trains `experiment`, or the one that the options name.
+pub(crate) fn run_for(caller: Caller, options: &Options, experiment: Option<Source>) -> anyhow::Result<Finish> {
     if options.tui && !cfg!(feature = "tui") {
         return Err(UsageError("--tui: the dashboard is not compiled in; build with `--features tui`".into()).into());
     }
-    let plan = Plan::make(options)?;
+    let plan = Plan::make(options, experiment)?;
     if options.dry_run {
         plan.describe()?;
         return Ok(Finish::DryRun);
     }
-    train(plan, options)
+    train(plan, options, caller)
 }
 
-fn train(mut plan: Plan, options: &Options) -> anyhow::Result<Finish> {
+fn train(mut plan: Plan, options: &Options, caller: Caller) -> anyhow::Result<Finish> {
     let mut model = first_model(&mut plan)?;
     plan.warn(model.parameters);
     // The run folder, and what was left in it.
@@ -123,7 +156,7 @@ fn train(mut plan: Plan, options: &Options) -> anyhow::Result<Finish> {
     }
     let outcome = launch(&plan, model, &run, manifest.origin(), options)?;
     drop(lock);
-    finish(&plan, run, &outcome, options)
+    finish(&plan, run, &outcome, |run| resume_words(caller, run, options))
 }
 
 /// A model with all that changes from step to step.
@@ -330,7 +363,12 @@ fn preview(plan: &Plan) -> anyhow::Result<Option<Box<dyn Preview<AnyModule>>>> {
 }
 
 /// Writes the report, and says what became of the run and how to go on with it.
-fn finish(plan: &Plan, run: RunFolder, outcome: &Outcome, options: &Options) -> anyhow::Result<Finish> {
+fn finish(
+    plan: &Plan,
+    run: RunFolder,
+    outcome: &Outcome,
+    resume_words: impl Fn(&RunFolder) -> String,
+) -> anyhow::Result<Finish> {
     let Experiment { train, optimizer, .. } = &plan.experiment;
     if let Err(error) = report::write(std::slice::from_ref(&run), &run.0.join(report::NAME)) {
         say!("warning: no report: {error:#}");
@@ -345,7 +383,7 @@ fn finish(plan: &Plan, run: RunFolder, outcome: &Outcome, options: &Options) -> 
         say!("of {step} steps {clipped} were clipped (norm above {clip}) and {skipped} skipped (norm above {skip})");
     }
     if outcome.state.step < train.steps {
-        let resume = resume_words(&run, options);
+        let resume = resume_words(&run);
         say!("stopped after step {} of {}; to go on: {resume}", outcome.state.step, train.steps);
         return Ok(Finish::Interrupted(run.0));
     }
@@ -375,8 +413,11 @@ fn renderer(display: Display, interrupter: &Interrupter, reporter: &Reporter, to
     Box::new(PlainRenderer::new(reporter.clone(), total))
 }
 
-/// The command that goes on with a run, started as this program was.
-fn resume_words(run: &RunFolder, options: &Options) -> String {
+/// What goes on with a run: the command, started as this program was, or the call.
+fn resume_words(caller: Caller, run: &RunFolder, options: &Options) -> String {
+    if caller == Caller::Trainer {
+        return format!("Trainer::resume({:?})", run.0);
+    }
     // A path that is no text can only be given by --runs.
     let name = run.0.to_str().map(OsStr::new).or(run.0.file_name()).unwrap_or_default();
     let mut words = vec![started_as::program(), "--resume".into(), quoted(name)];
@@ -392,4 +433,18 @@ fn resume_words(run: &RunFolder, options: &Options) -> String {
         words.push("--tui".into());
     }
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stopped_run_is_resumed_as_it_was_started() {
+        let run = RunFolder("runs/own-1".into());
+        let options = Options { devices: vec!["flex".into()], ..Options::default() };
+        assert_eq!(resume_words(Caller::Trainer, &run, &options), "Trainer::resume(\"runs/own-1\")");
+        let command = resume_words(Caller::CommandLine, &run, &options);
+        assert!(command.ends_with("--resume runs/own-1 --device flex"), "{command}");
+    }
 }

@@ -1,6 +1,6 @@
 //! The folder of an autoencoder, as `vae/` in a pipeline of diffusers: `config.json` and the weights.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -11,7 +11,7 @@ use ddpm_weights::{Weights, load_entries};
 use serde_json::Value;
 
 use super::DiffusersError;
-use super::autoencoder_config::{read, read_tiny, write, write_tiny};
+use super::autoencoder_config::{KL_CLASS, read, read_tiny, write, write_tiny};
 use super::pipeline::{CONFIG, WEIGHTS, read_json};
 use crate::snapshot::{SnapshotError, save_weights, write_json};
 
@@ -55,9 +55,26 @@ fn config<C>(folder: &Path, read: impl FnOnce(&Value) -> Result<C, DiffusersErro
     read(&json).map_err(|error| SnapshotError::Diffusers { path: file, error })
 }
 
+/// Writes the files of an autoencoder into a folder that is being written, and gives their paths.
+pub fn write_autoencoder(model: &AutoencoderKL, folder: &AtomicFolder) -> Result<Vec<PathBuf>, SnapshotError> {
+    write_files(model, &write(model.config()), folder)
+}
+
 fn save<M: Module>(model: &M, config: &Value, folder: &Path) -> Result<(), SnapshotError> {
     let folder = AtomicFolder::begin(folder)?;
-    write_json(&folder.path().join(CONFIG), config, &folder)?;
-    save_weights(model, &folder.path().join(WEIGHTS), None, &folder)?;
+    write_files(model, config, &folder)?;
     Ok(folder.commit()?)
+}
+
+fn write_files<M: Module>(model: &M, config: &Value, folder: &AtomicFolder) -> Result<Vec<PathBuf>, SnapshotError> {
+    let files = [CONFIG, WEIGHTS].map(|name| folder.path().join(name));
+    write_json(&files[0], config, folder)?;
+    save_weights(model, &files[1], None, folder)?;
+    Ok(files.to_vec())
+}
+
+/// Whether a folder is an `AutoencoderKL` by its `config.json`.
+pub fn is_autoencoder(folder: &Path) -> bool {
+    let class = read_json(&folder.join(CONFIG)).ok();
+    class.is_some_and(|json| json.get("_class_name").and_then(Value::as_str) == Some(KL_CLASS))
 }

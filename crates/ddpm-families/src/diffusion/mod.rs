@@ -1,6 +1,7 @@
 //! The family `diffusion`: a network that learns to take noise away (Ho et al. 2020, and what came of it).
 
 pub mod loss;
+pub mod networks;
 pub mod noising;
 pub mod preview;
 pub mod quartiles;

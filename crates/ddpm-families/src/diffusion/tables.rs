@@ -9,6 +9,7 @@ use ddpm_sampling::samplers::{Sampler, SamplerOptions};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::networks;
 use crate::family::Problem;
 use crate::snapshot::DiffusionConfig;
 
@@ -20,6 +21,7 @@ pub struct DiffusionTables {
     #[serde(default)]
     pub augment: AugmentConfig,
     /// The network.
+    #[serde(deserialize_with = "networks::of_experiment")]
     pub model: NetworkConfig,
     /// Whether the network has as many classes as the data: `model.classes = "data"`, which is a number as soon as the
     /// data are open.
@@ -201,10 +203,7 @@ impl DiffusionTables {
 
     /// Whether the network draws random numbers in training.
     pub(super) fn has_dropout(&self) -> bool {
-        match &self.model {
-            NetworkConfig::UNet(config) => config.dropout > 0.0,
-            NetworkConfig::PointMlp(_) => false,
-        }
+        self.model.has_dropout()
     }
 
     /// Channels of the network's input: a self-conditioned one has its own estimate of the data beside its input.

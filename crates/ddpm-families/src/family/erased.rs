@@ -17,13 +17,12 @@ use toml::Table;
 
 use super::any_module::AnyModule;
 use super::registry::default_family;
-use super::stored::{ModelCard, load_weights};
+use super::stored::ModelCard;
 use super::trained::Trained;
 use super::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, StartingWeights,
     StepLosses, Subject,
 };
-use crate::parameters::settle;
 use crate::snapshot::{SnapshotError, Written};
 
 /// A family as the registry has it: before an experiment says anything.
@@ -42,6 +41,8 @@ pub trait FamilyKind: Sync {
     fn read(&self, tables: Table) -> Result<FamilyTables, String>;
     /// Weights that a run can start from.
     fn starting_weights(&self, path: &Path, device: &Device) -> Result<Box<dyn StartingWeights>, AnyError>;
+    /// [`Family::foreign`].
+    fn foreign(&self, path: &Path) -> Result<Option<ModelCard>, SnapshotError>;
     /// The model of a snapshot, for use.
     fn open(
         &self,
@@ -89,6 +90,10 @@ impl<F: Family> FamilyKind for Of<F> {
         F::starting_weights(path, device)
     }
 
+    fn foreign(&self, path: &Path) -> Result<Option<ModelCard>, SnapshotError> {
+        F::foreign(path)
+    }
+
     fn open(
         &self,
         card: ModelCard,
@@ -99,7 +104,7 @@ impl<F: Family> FamilyKind for Of<F> {
         let (experiment, data, source) = (card.experiment.clone(), card.data.clone(), card.source.clone());
         let origin = Origin { experiment, data, source };
         let family = F::restored(F::read(card.tables.clone())?, origin)?;
-        let mut model = load_weights(settle(Family::init(&family, device)), folder)?;
+        let mut model = Family::load(&family, folder, device)?;
         Family::set_precision(&family, &mut model, precision);
         Ok(family.trained(model, card))
     }

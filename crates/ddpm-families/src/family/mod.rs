@@ -27,6 +27,7 @@ use toml::Table;
 use self::any_module::AnyModule;
 use self::stored::ModelCard;
 use self::trained::Trained;
+use crate::parameters::settle;
 use crate::snapshot::{SnapshotError, Written};
 
 /// What a family says when something cannot be done.
@@ -182,6 +183,16 @@ pub trait Family: Sized + Debug + Send + Sync + 'static {
     /// Writes the model as a snapshot, usable with nothing else; the folder appears complete or not at all.
     fn save(&self, model: &Self::Model, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
         stored::save(self, model, progress, dir)
+    }
+
+    /// The model of a folder that [`save`](Self::save) wrote, or that a card of [`Self::foreign`] describes.
+    fn load(&self, folder: &Path, device: &Device) -> Result<Self::Model, SnapshotError> {
+        stored::load_weights(settle(self.init(device)), folder)
+    }
+
+    /// The card of a folder of another project that holds a model of this family.
+    fn foreign(_: &Path) -> Result<Option<ModelCard>, SnapshotError> {
+        Ok(None)
     }
 
     /// The family as a snapshot describes it: resolved sections, and where the model comes from.

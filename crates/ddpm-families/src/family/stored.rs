@@ -14,10 +14,10 @@ use toml::Table;
 
 use super::any_module::AnyModule;
 use super::erased::FamilyTables;
+use super::registry::families;
 use super::{AnyError, Family, Origin, Progress, StartingWeights};
 use crate::checksums;
 use crate::diffusers::pipeline::read_json;
-use crate::parameters::settle;
 use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written, save_weights, write_json};
 
 /// The format that names its family.
@@ -53,7 +53,7 @@ impl ModelCard {
     pub fn find(path: &Path) -> Result<Option<Self>, SnapshotError> {
         let own = path.join(OWN);
         if !own.is_file() {
-            return Ok(None);
+            return families().into_iter().find_map(|family| family.foreign(path).transpose()).transpose();
         }
         let json = read_json(&own)?;
         if json.get("family").is_none() {
@@ -92,17 +92,31 @@ impl ModelCard {
 
 /// Writes a model as the folder `dir`, which appears complete or not at all.
 pub fn save<F: Family>(family: &F, model: &F::Model, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
+    save_as(family, progress, dir, |folder| {
+        let weights = folder.path().join(WEIGHTS);
+        save_weights(&model.clone().materialize(), &weights, None, folder)?;
+        Ok(vec![weights])
+    })?;
+    Ok(Written::Own { reason: format!("diffusers has no pipeline of family {}", F::NAME) })
+}
+
+/// Writes the files of a model, and the card of its family with their sums.
+pub fn save_as<F: Family>(
+    family: &F,
+    progress: Progress,
+    dir: &Path,
+    write: impl FnOnce(&AtomicFolder) -> Result<Vec<PathBuf>, SnapshotError>,
+) -> Result<(), SnapshotError> {
     let folder = AtomicFolder::begin(dir)?;
-    let (own, weights) = (folder.path().join(OWN), folder.path().join(WEIGHTS));
+    let own = folder.path().join(OWN);
     let io = |path: &Path, error| SnapshotError::Io { path: path.to_path_buf(), error };
-    save_weights(&model.clone().materialize(), &weights, None, &folder)?;
+    let files = write(&folder)?;
     let tables = Table::try_from(family.tables()).map_err(|error| io(&own, std::io::Error::other(error)))?;
-    let checksums = checksums::of_files(folder.path(), &[weights]).map_err(|error| io(folder.path(), error))?;
+    let checksums = checksums::of_files(folder.path(), &files).map_err(|error| io(folder.path(), error))?;
     let Progress { step, images_seen } = progress;
     let card = ModelCard { tables, step, images_seen, checksums, ..ModelCard::in_training(family) };
     write_json(&own, &card, &folder)?;
-    folder.commit()?;
-    Ok(Written::Own { reason: format!("diffusers has no pipeline of family {}", F::NAME) })
+    Ok(folder.commit()?)
 }
 
 /// The model with the weights of a snapshot. None may be missing or left over.
@@ -128,7 +142,7 @@ pub fn starting_weights<F: Family>(path: &Path, device: &Device) -> Result<Box<d
         .ok_or_else(|| not(format!("no snapshot of family {}", F::NAME)))?;
     let (experiment, data, source) = (card.experiment.clone(), card.data.clone(), card.source.clone());
     let family = F::restored(F::read(card.tables.clone())?, Origin { experiment, data, source })?;
-    let model = load_weights(settle(family.init(device)), path)?;
+    let model = family.load(path, device)?;
     Ok(Box::new(Start::<F> { path: path.to_path_buf(), card, model }))
 }
 

@@ -6,30 +6,35 @@ pub mod preview;
 pub mod tables;
 pub mod trained;
 
+use std::path::Path;
+
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use ddpm_data::StreamItem;
 use ddpm_data::augment::AugmentConfig;
 use ddpm_data::random::{Stream, normals, rng};
+use ddpm_data::{DataInfo, StreamItem, Units};
 use ddpm_kernels::Precision;
-use ddpm_model::autoencoder::Autoencoder;
 use ddpm_model::autoencoder::diagonal_gaussian::DiagonalGaussian;
 use ddpm_model::autoencoder::elbo;
+use ddpm_model::autoencoder::{Autoencoder, AutoencoderConfig};
 use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;
 use serde::{Deserialize, Serialize};
 
 use self::likelihood::Likelihood;
-use self::tables::{DecoderVariance, VaeTables};
+use self::tables::{DecoderVariance, ObjectiveConfig, VaeTables};
 use self::trained::TrainedVae;
-use crate::family::stored::ModelCard;
+use crate::diffusers::autoencoder::{describe_autoencoder, is_autoencoder, load_autoencoder, write_autoencoder};
+use crate::family::stored::{self, ModelCard};
 use crate::family::trained::Trained;
 use crate::family::{
-    AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, StepLosses, Subject,
-    three_axes,
+    AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, StepLosses,
+    Subject, three_axes,
 };
 use crate::items::batch_of;
 use crate::loss_sum::LossSum;
+use crate::parameters::settle;
+use crate::snapshot::{SnapshotError, Written};
 
 /// Variational autoencoders of images or points.
 #[derive(Clone, Debug)]
@@ -130,6 +135,18 @@ impl VaeFamily {
             log_sigma => Terms { posterior, reconstruction: nats(decoded, log_sigma), follows: None },
         }
     }
+}
+
+/// What there is to say of an autoencoder of diffusers: its images, and a likelihood that its files do not name.
+fn foreign_card(folder: &Path) -> Result<ModelCard, SnapshotError> {
+    let config = describe_autoencoder(folder)?;
+    let shape = vec![config.in_channels, config.sample_size, config.sample_size];
+    let units = Units::identity(config.in_channels);
+    let data = DataInfo { name: "images".into(), shape, classes: Vec::new(), units };
+    let experiment = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let vae = ObjectiveConfig { variance: DecoderVariance::Fixed, sigma: 1.0, ..ObjectiveConfig::default() };
+    let tables = VaeTables { augment: AugmentConfig::default(), model: AutoencoderConfig::Kl(config), vae };
+    Ok(ModelCard::in_training(&VaeFamily::new(tables, Origin { experiment, data, source: None })))
 }
 
 /// The terms of the loss of a batch.
@@ -268,6 +285,32 @@ impl Family for VaeFamily {
 
     fn preview(&self, setup: &PreviewSetup<'_>) -> Result<Box<dyn Preview<Vae>>, AnyError> {
         Ok(Box::new(preview::VaePreview::read(self, setup)?))
+    }
+
+    /// The autoencoder of latent diffusion is written as diffusers has it, and its learned sigma into its tables.
+    fn save(&self, model: &Vae, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
+        let Autoencoder::Kl(network) = &model.network else { return stored::save(self, model, progress, dir) };
+        let mut family = self.clone();
+        if let Some(log_sigma) = model.log_sigma() {
+            family.tables.vae.sigma = log_sigma.into_scalar::<f64>().exp();
+        }
+        let network = network.clone().materialize();
+        stored::save_as(&family, progress, dir, |folder| write_autoencoder(&network, folder))?;
+        Ok(Written::Pipeline)
+    }
+
+    fn load(&self, folder: &Path, device: &Device) -> Result<Vae, SnapshotError> {
+        let model = settle(self.init(device));
+        match self.tables.model {
+            AutoencoderConfig::Kl(_) => {
+                Ok(Vae { network: Autoencoder::Kl(load_autoencoder(folder, device)?), ..model })
+            }
+            _ => stored::load_weights(model, folder),
+        }
+    }
+
+    fn foreign(path: &Path) -> Result<Option<ModelCard>, SnapshotError> {
+        if is_autoencoder(path) { foreign_card(path).map(Some) } else { Ok(None) }
     }
 
     fn trained(self, model: Vae, card: ModelCard) -> Box<dyn Trained> {

@@ -178,7 +178,8 @@ impl VaeTables {
     /// What does not go together with these data.
     pub(super) fn problems_with_data(&self, data: &DataInfo) -> Vec<Problem> {
         let shape = &data.shape;
-        let network = self.model.problems(three_axes(shape));
+        let axes = three_axes(shape);
+        let network = self.model.clone().with_io(axes, axes[0]).problems(axes);
         let mut problems: Vec<Problem> =
             network.into_iter().map(|problem| (format!("model.{}", problem.key), problem.message)).collect();
         let is_image = shape.len() == 3;
@@ -189,6 +190,11 @@ impl VaeTables {
         if !is_image && self.vae.likelihood != LikelihoodKind::Gaussian {
             let message = format!("is for images of 8 bits, and the data are {shape:?}: \"gaussian\" fits any data");
             problems.push(("vae.likelihood".into(), message));
+        }
+        let is_kl = matches!(self.model, AutoencoderConfig::Kl(_));
+        if is_kl && self.vae.variance == DecoderVariance::LearnedByDimension {
+            let message = "has no place in the files of kind = \"kl\": \"learned\" is one for all values".into();
+            problems.push(("vae.variance".into(), message));
         }
         for problem in self.augment.problems_with(data) {
             problems.push((format!("augment.{}", problem.key), problem.reason));

@@ -10,27 +10,6 @@ use ddpm_data::packed::{self, Packed};
 use ddpm_data::{DataConfig, ImagesConfig, OpenData, Split, printable, shown, with_home};
 use ddpm_render::{self, Samples};
 
-/// Built-in datasets, which need no path, and their descriptions.
-pub(crate) const BUILT_IN: [(&str, &str); 9] = [
-    ("digits", "1,797 handwritten digits, 8x8, ten classes (built in)"),
-    ("sprites", "1,152 images of three shapes, 16x16, with known factors (generated)"),
-    ("swiss-roll", "2-D points on a spiral (generated)"),
-    ("moons", "2-D points on two half circles (generated)"),
-    ("circles", "2-D points on two circles (generated)"),
-    ("s-curve", "2-D points on the letter S (generated)"),
-    ("gaussians-8", "2-D points of eight Gaussians on a circle (generated)"),
-    ("gaussians-25", "2-D points of 25 Gaussians on a grid (generated)"),
-    ("checkerboard", "2-D points on every other field of a board (generated)"),
-];
-/// Kinds of data that are read from a path.
-const FROM_PATH: [(&str, &str); 6] = [
-    ("images", "a folder or zip archive of png, jpeg, webp, bmp or tiff files, classes by sub-folder if wanted"),
-    ("packed", "images that `data build` decoded into one file"),
-    ("cifar10", "the folder of CIFAR-10's binary version"),
-    ("mnist", "the folder of MNIST's idx files, with or without .gz"),
-    ("fashion-mnist", "the same for Fashion-MNIST"),
-    ("csv", "a CSV file with two columns of numbers"),
-];
 /// Items in the overview of `--out`; and items of each class, if there are classes.
 const SHOWN: usize = 100;
 const SHOWN_OF_CLASS: usize = 10;
@@ -175,7 +154,9 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
         None => {}
     }
     let Some(what) = &args.what else {
-        for (title, kinds) in [("Ready to use:", &BUILT_IN[..]), ("Your own, with a path:", &FROM_PATH[..])] {
+        for (title, kinds) in
+            [("Ready to use:", &DataConfig::BUILT_IN[..]), ("Your own, with a path:", &DataConfig::FROM_PATH[..])]
+        {
             println!("{title}");
             for (kind, description) in kinds {
                 println!("  {kind:14} {description}");
@@ -229,11 +210,11 @@ fn config_of(what: &str, args: &DataArgs) -> anyhow::Result<DataConfig> {
     let path = &with_home(Path::new(what));
     let kind = match &args.kind {
         Some(kind) => kind.as_str(),
-        None if BUILT_IN.iter().any(|(kind, _)| *kind == what) => what,
+        None if DataConfig::BUILT_IN.iter().any(|(kind, _)| *kind == what) => what,
         None => guess(path)?,
     };
     let mut config = serde_json::json!({ "kind": kind });
-    if FROM_PATH.iter().any(|(known, _)| *known == kind) {
+    if DataConfig::FROM_PATH.iter().any(|(known, _)| *known == kind) {
         config["path"] = what.into();
     }
     if kind == "images" {

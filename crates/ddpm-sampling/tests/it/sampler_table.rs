@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, Tensor};
 use ddpm_model::noise_level::NoiseLevel;
@@ -10,6 +9,7 @@ use ddpm_sampling::levels::exponential;
 use ddpm_sampling::noise::SampleNoise;
 use ddpm_sampling::samplers::{Noise, NoiseSource, Sampler, SamplerOptions};
 use ddpm_testing::known::{GAUSSIAN, values};
+use ddpm_testing::sources::sources;
 
 /// What samples end at, and how often noise was drawn.
 fn run(sampler: Sampler, levels: &[NoiseLevel]) -> (Vec<f64>, usize) {
@@ -79,45 +79,14 @@ const DEFINITIONS: [&str; 3] =
 /// A new sampler is its file and its row in the table, because nothing else names the variants of `Sampler`.
 #[test]
 fn no_other_source_file_names_a_sampler() {
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut sources = Vec::new();
-    for package in std::fs::read_dir(&crates).unwrap() {
-        collect(&package.unwrap().path().join("src"), &mut sources);
-    }
     let (mut read, mut named) = (0, Vec::new());
-    for path in sources {
-        let name = path.strip_prefix(&crates).unwrap().to_str().unwrap().replace('\\', "/");
-        let text = std::fs::read_to_string(&path).unwrap();
-        let code = text.split("#[cfg(test)]\n").next().unwrap();
-        read += usize::from(code.contains("Sampler"));
-        if !DEFINITIONS.iter().any(|allowed| name.starts_with(allowed)) {
-            let variants = code.split("Sampler::").skip(1).map(variant).filter(|variant| is_variant(variant));
-            named.extend(
-                variants.filter(|variant| !WITH_A_PART.contains(variant)).map(|variant| format!("{name}: {variant}")),
-            );
+    for source in sources() {
+        read += usize::from(source.code.contains("Sampler"));
+        if !DEFINITIONS.iter().any(|allowed| source.name.starts_with(allowed)) {
+            let variants = source.variants("Sampler").filter(|variant| !WITH_A_PART.contains(variant));
+            named.extend(variants.map(|variant| format!("{}: {variant}", source.name)));
         }
     }
     assert!(read > 20, "{read} files: the sources are not where they were");
     assert!(named.is_empty(), "these would have to be changed for a new sampler: {named:#?}");
-}
-
-/// The identifier that a text starts with.
-fn variant(text: &str) -> &str {
-    text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default()
-}
-
-/// Variants are in CamelCase, constants in capitals and functions in lower case.
-fn is_variant(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_uppercase()) && name.contains(|c: char| c.is_lowercase())
-}
-
-fn collect(folder: &Path, sources: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        match path.extension() {
-            _ if path.is_dir() => collect(&path, sources),
-            Some(extension) if extension == "rs" => sources.push(path),
-            _ => {}
-        }
-    }
 }

@@ -62,6 +62,13 @@ pub enum Source {
     File(PathBuf),
     /// A recipe that the program carries.
     BuiltIn(&'static Recipe),
+    /// TOML of a program that trains by itself.
+    Text {
+        /// What runs are called after it.
+        name: String,
+        /// The TOML.
+        text: String,
+    },
 }
 
 impl Source {
@@ -90,6 +97,7 @@ impl Source {
         match self {
             Self::File(file) => file.clone(),
             Self::BuiltIn(recipe) => format!("{} (built in)", recipe.name).into(),
+            Self::Text { name, .. } => format!("{name} (in the program)").into(),
         }
     }
 
@@ -98,6 +106,7 @@ impl Source {
         match self {
             Self::File(file) => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             Self::BuiltIn(recipe) => recipe.name.into(),
+            Self::Text { name, .. } => name.clone(),
         }
     }
 
@@ -105,6 +114,7 @@ impl Source {
     pub fn family(&self, sets: &[String]) -> &'static dyn FamilyKind {
         let text = match self {
             Self::BuiltIn(recipe) => recipe.text.to_string(),
+            Self::Text { text, .. } => text.clone(),
             Self::File(path) => std::fs::read_to_string(path).unwrap_or_default(),
         };
         let mut tree: Table = text.parse().unwrap_or_default();
@@ -120,6 +130,7 @@ impl Source {
         let file = self.file();
         match self {
             Self::BuiltIn(recipe) => parse(&file, recipe.text, sets, usual),
+            Self::Text { text, .. } => parse(&file, text, sets, usual),
             Self::File(path) => {
                 let text = std::fs::read_to_string(path).map_err(|error| {
                     let carried = Recipe::find(&self.name()).filter(|_| error.kind() == std::io::ErrorKind::NotFound);

@@ -14,6 +14,8 @@ mod hierarchy;
 mod hostile_runs;
 mod known_bits;
 mod objectives;
+mod own_network;
+mod places;
 mod post_hoc;
 mod resume;
 mod runs;

@@ -8,7 +8,7 @@ use ddpm_eval::arrays::read_npz;
 use ddpm_eval::sources::{Folder, ImageSource, Rows};
 use ddpm_files::npy::RowReader;
 
-use crate::commands::inspect_data::{BUILT_IN, guess};
+use crate::commands::inspect_data::guess;
 
 /// A set of items that is given by a name or a path.
 pub(super) enum InputSet {
@@ -26,7 +26,7 @@ impl InputSet {
     /// A built-in dataset by its name, or a path by what it contains.
     pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
         let path = Path::new(text);
-        if BUILT_IN.iter().any(|(kind, _)| *kind == text) {
+        if DataConfig::BUILT_IN.iter().any(|(kind, _)| *kind == text) {
             return Ok(Self::Data(data(text, None)?));
         }
         // A folder of `sample`: the array has all samples in f32, and some of the images next to it are no samples.

@@ -194,6 +194,9 @@ fn variants<'a>(lines: &mut impl Iterator<Item = &'a str>, style: Option<&str>) 
             ty => Content::OfType(ty.trim_matches(['(', ')']).into()),
         };
         let name = above.texts("rename").pop().unwrap_or_else(|| styled(name, style));
+        if above.attributes.contains("skip_deserializing") {
+            continue;
+        }
         variants.push(Variant { name, aliases: above.texts("alias"), docs: above.docs, content });
     }
     variants
