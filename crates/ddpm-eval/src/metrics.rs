@@ -107,6 +107,24 @@ pub fn evaluate(
     })
 }
 
+/// The Frechet distance, with what its name begins with: `r` where the set are reconstructions.
+pub fn frechet_distance(
+    prefix: &str,
+    set: &FeatureSummary,
+    reference: &Statistics,
+    extractor: &str,
+    published: bool,
+) -> Result<Measurement, EvaluationError> {
+    let of_reference = match reference.count {
+        Some(count) => count.to_string(),
+        None => "an unknown number".into(),
+    };
+    // The one place where the word FID is used.
+    let metric = format!("{prefix}{}", if published { "FID" } else { "FD" });
+    let name = format!("{metric} ({extractor}; {} against {of_reference})", set.count);
+    Ok(Measurement { metric, name, value: frechet(&set.statistics, reference)?, deviation: None })
+}
+
 /// Measurements of one set by one extractor.
 struct Measurements<'a> {
     extractor: &'a str,
@@ -125,14 +143,7 @@ impl Measurements<'_> {
         reference: &Statistics,
         published: bool,
     ) -> Result<(), EvaluationError> {
-        let of_reference = match reference.count {
-            Some(count) => count.to_string(),
-            None => "an unknown number".into(),
-        };
-        // The one place where the word FID is used.
-        let metric = if published { "FID" } else { "FD" };
-        let counts = format!("{} against {of_reference}", set.count);
-        self.add(metric.into(), &counts, frechet(&set.statistics, reference)?, None);
+        self.all.push(frechet_distance("", set, reference, self.extractor, published)?);
         Ok(())
     }
 

@@ -54,9 +54,8 @@ impl Pca {
         &self.variances
     }
 
-    /// The mean squared error per value of the items' reconstructions by the first d components, for every d from 0 (the
-    /// mean) to the width.
-    pub fn reconstruction_errors(&self, items: &Features) -> Result<Vec<f64>, EvaluationError> {
+    /// Every item less the mean.
+    fn centered(&self, items: &Features) -> Result<Mat<f64>, EvaluationError> {
         let width = self.mean.len();
         if items.width() != width {
             return Err(EvaluationError::Width { left: items.width(), right: width });
@@ -68,6 +67,29 @@ impl Pca {
         for (column, mean) in self.mean.iter().enumerate() {
             centered.col_mut(column).iter_mut().for_each(|value| *value -= mean);
         }
+        Ok(centered)
+    }
+
+    /// The items' reconstructions by the mean and the first components.
+    pub fn reconstruct(&self, items: &Features, components: usize) -> Result<Features, EvaluationError> {
+        let width = self.mean.len();
+        if components > width {
+            let reason = format!("{components} components of items of {width} values; expected at most as many");
+            return Err(EvaluationError::Argument { what: "principal component analysis", reason });
+        }
+        let first = self.components.subcols(0, components);
+        let mut coordinates = Mat::zeros(items.len(), components);
+        matmul(&mut coordinates, Accum::Replace, &self.centered(items)?, first, 1.0, Par::rayon(0));
+        let mut found = Mat::from_fn(items.len(), width, |_, column| self.mean[column]);
+        matmul(&mut found, Accum::Add, &coordinates, first.transpose(), 1.0, Par::rayon(0));
+        let value = |k: usize| found[(k / width, k % width)] as f32;
+        Ok(Features::new(width, (0..items.len() * width).map(value).collect()))
+    }
+
+    /// The mean squared error per value of the items' reconstructions by the first d components, for every d from 0 (the
+    /// mean) to the width.
+    pub fn reconstruction_errors(&self, items: &Features) -> Result<Vec<f64>, EvaluationError> {
+        let (width, centered) = (self.mean.len(), self.centered(items)?);
         let mut coordinates = Mat::zeros(items.len(), width);
         matmul(&mut coordinates, Accum::Replace, &centered, &self.components, 1.0, Par::rayon(0));
         // What d components leave out: the squares along all others.
@@ -100,8 +122,21 @@ mod tests {
     }
 
     #[test]
+    fn reconstructions_have_the_errors() {
+        let train = Features::new(3, vec![0.0, 1.0, 2.0, 3.0, 5.0, 1.0, 6.0, 9.0, 4.0, 2.0, 2.0, 8.0]);
+        let items = Features::new(3, vec![1.0, -2.0, 0.5, 4.0, 4.0, 4.0]);
+        let pca = Pca::fit(&train).unwrap();
+        for (components, wanted) in pca.reconstruction_errors(&items).unwrap().into_iter().enumerate() {
+            let found = pca.reconstruct(&items, components).unwrap();
+            let errors = crate::reconstruction::mean_squared_errors(&items, &found).unwrap();
+            assert!((errors.iter().sum::<f64>() / 2.0 - wanted).abs() < 1e-6, "{components}: {errors:?} {wanted}");
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused() {
         let pca = Pca::fit(&Features::new(2, vec![0.0, 1.0, 3.0, 5.0])).unwrap();
+        assert!(pca.reconstruct(&Features::new(2, vec![0.0; 2]), 3).is_err());
         assert!(pca.reconstruction_errors(&Features::new(3, vec![0.0; 3])).is_err());
         assert!(pca.reconstruction_errors(&Features::empty(2)).is_err());
         assert!(Pca::fit(&Features::new(2, vec![0.0, 1.0])).is_err());

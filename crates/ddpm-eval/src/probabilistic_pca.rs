@@ -22,12 +22,14 @@ pub struct ProbabilisticPca {
 impl ProbabilisticPca {
     /// The maximum-likelihood model with this number of latent dimensions, below the width; 0 is the isotropic Gaussian.
     pub fn fit(train: &Features, latent: usize) -> Result<Self, EvaluationError> {
-        let width = train.width();
-        if latent >= width {
-            let reason = format!("{latent} latent dimensions for items of {width} values; expected fewer");
-            return Err(EvaluationError::Argument { what: "probabilistic PCA", reason });
-        }
-        let pca = Pca::fit(train)?;
+        check_latent(latent, train.width())?;
+        Self::of_components(&Pca::fit(train)?, latent)
+    }
+
+    /// The same for the items that principal components were found of.
+    pub fn of_components(pca: &Pca, latent: usize) -> Result<Self, EvaluationError> {
+        let width = pca.mean().len();
+        check_latent(latent, width)?;
         let variances = pca.variances();
         let variance = variances[latent..].iter().sum::<f64>() / (width - latent) as f64;
         if variance <= 0.0 {
@@ -72,4 +74,12 @@ impl ProbabilisticPca {
         };
         Ok((0..items.len()).map(log_likelihood).collect())
     }
+}
+
+fn check_latent(latent: usize, width: usize) -> Result<(), EvaluationError> {
+    if latent < width {
+        return Ok(());
+    }
+    let reason = format!("{latent} latent dimensions for items of {width} values; expected fewer");
+    Err(EvaluationError::Argument { what: "probabilistic PCA", reason })
 }

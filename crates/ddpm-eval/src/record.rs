@@ -23,7 +23,7 @@ pub struct SamplingSettings {
     pub sampler: String,
     /// Steps of the sampler.
     pub sampler_steps: usize,
-    /// The noise levels that these visit, as a name, or as a name with its parameters.
+    /// The noise levels that these visit, as a name, or as a name with its parameters; null for what is made in one pass.
     pub levels: serde_json::Value,
     /// Guidance scale; 1 disables it.
     pub guidance: f64,
@@ -38,7 +38,15 @@ impl SamplingSettings {
     /// Sampler, steps, guidance and options, such as `ddim 50, guidance 2, eta 0.5`.
     pub fn summary(&self) -> String {
         let guidance = if self.guidance == 1.0 { String::new() } else { format!(", guidance {}", self.guidance) };
-        format!("{} {}{guidance}{}", self.sampler, self.sampler_steps, self.options_summary())
+        format!("{}{guidance}{}", self.sampler_and_steps(), self.options_summary())
+    }
+
+    /// Such as `ddim 50`; what is made in one pass visits no levels, and has no number.
+    pub fn sampler_and_steps(&self) -> String {
+        match self.levels.is_null() {
+            true => self.sampler.clone(),
+            false => format!("{} {}", self.sampler, self.sampler_steps),
+        }
     }
 
     /// The options at the end of a summary, such as `, eta 0.5`.
@@ -111,6 +119,9 @@ mod tests {
         };
         let (first, second) = ([record(1, None), record(2, Some(0.05))], [record(3, None)]);
         assert_eq!(first[1].sampling.summary(), "ddim 5, eta 0.5");
+        let (sampler, levels) = ("one pass".to_string(), serde_json::Value::Null);
+        let in_one_pass = SamplingSettings { sampler, levels, ..first[0].sampling.clone() };
+        assert_eq!(in_one_pass.summary(), "one pass");
         append(&path, &first).unwrap();
         std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "{\"at\": \"2026\n").unwrap();
         append(&path, &second).unwrap();

@@ -51,8 +51,10 @@ pub fn table(evaluations: &[Evaluation], drawn: usize) -> String {
             *name += &format!(" vs {}", evaluation.against);
         }
     }
-    let rows =
-        if is_short(evaluations) { rows_of_sets(evaluations, names) } else { columns_of_sets(evaluations, &names) };
+    let rows = match is_short(evaluations) {
+        true => rows_of_sets(evaluations, names, "set (count)", &SHORT),
+        false => columns_of_sets(evaluations, &names),
+    };
     let head: String = head.iter().map(|line| shortened(line, WIDTH) + "\n").collect();
     head + &aligned(&rows)
 }
@@ -74,10 +76,37 @@ fn take_common(names: &mut [String]) -> Option<String> {
     Some(format!("samples: {}", common.join(", ")))
 }
 
-/// A row for each set, with the numbers of [`SHORT`].
-fn rows_of_sets(evaluations: &[Evaluation], names: Vec<String>) -> Vec<Vec<String>> {
-    let columns: Vec<(&str, &str)> = SHORT
-        .into_iter()
+/// The same for reconstructions and what they are compared with.
+const OF_RECONSTRUCTIONS: [(&str, &str); 9] = [
+    ("MSE", "MSE"),
+    ("PSNR", "PSNR"),
+    ("rFID", "rFID"),
+    ("rFD", "rFD"),
+    ("-ELBO", "-ELBO"),
+    ("-ln p(x)", "-ln p(x)"),
+    ("bits/dim", "bits/dim"),
+    ("MIG", "MIG"),
+    ("FactorVAE", "FactorVAE"),
+];
+
+/// A table of reconstructions of some items and of what they are compared with, a row for each.
+pub fn table_of_reconstructions(evaluations: &[Evaluation]) -> String {
+    let Some(first) = evaluations.first() else { return String::new() };
+    let names = evaluations.iter().map(|evaluation| evaluation.of.clone()).collect();
+    let head = shortened(&format!("reconstructions of {} {}", first.count, first.against), WIDTH);
+    format!("{head}\n{}", aligned(&rows_of_sets(evaluations, names, "model", &OF_RECONSTRUCTIONS)))
+}
+
+/// A row for each set, with those of the metrics that there are.
+fn rows_of_sets(
+    evaluations: &[Evaluation],
+    names: Vec<String>,
+    title: &str,
+    metrics: &[(&str, &str)],
+) -> Vec<Vec<String>> {
+    let columns: Vec<(&str, &str)> = metrics
+        .iter()
+        .copied()
         .filter(|(metric, _)| evaluations.iter().any(|evaluation| evaluation.value(metric).is_some()))
         .collect();
     let numbers =
@@ -85,7 +114,7 @@ fn rows_of_sets(evaluations: &[Evaluation], names: Vec<String>) -> Vec<Vec<Strin
     let mut rows = vec![columns.iter().map(|(_, title)| title.to_string()).collect::<Vec<_>>()];
     rows.extend(evaluations.iter().map(numbers));
     let taken: usize = widths(&rows).iter().map(|width| width + GAP).sum();
-    let names = std::iter::once("set (count)".to_string()).chain(names);
+    let names = std::iter::once(title.to_string()).chain(names);
     let names = names.map(|name| shortened(&name, WIDTH.saturating_sub(taken)));
     names.zip(rows).map(|(name, row)| std::iter::once(name).chain(row).collect()).collect()
 }
@@ -493,6 +522,32 @@ mod tests {
         let samples = "samples,digits test,FD (pixels; samples),1.5,,7,0.05,ddim,50,3,1.5,class=3 eta=0.5\n";
         assert!(lines.contains(samples), "{lines}");
         assert!(lines.contains("real,digits test,FD (pixels; real),1,,,,,,,,\n"), "{lines}");
+    }
+
+    #[test]
+    fn reconstructions_have_a_row_each_and_the_columns_that_are_measured() {
+        let measured =
+            |metric: &str, value| Measurement { metric: metric.into(), name: metric.into(), value, deviation: None };
+        let evaluation = |of: &str, measured| Evaluation {
+            of: of.into(),
+            count: 360,
+            against: "digits test items".into(),
+            measured,
+            class_shares: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let vae = evaluation("vae step 7", vec![measured("MSE", 0.0125), measured("-ELBO, nats", 17.5)]);
+        let table =
+            table_of_reconstructions(&[vae, evaluation("independent pixels", vec![measured("-ln p(x), nats", 24.0)])]);
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines[0], "reconstructions of 360 digits test items");
+        let cells = |line: &str| {
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(String::from).collect::<Vec<_>>()
+        };
+        assert_eq!(cells(lines[1]), ["model", "MSE", "-ELBO", "-ln p(x)"]);
+        assert_eq!(cells(lines[2]), ["vae step 7", "0.01250", "17.50", "-"]);
+        assert_eq!(cells(lines[3]), ["independent pixels", "-", "-", "24.00"]);
+        assert_eq!(table_of_reconstructions(&[]), "");
     }
 
     #[test]

@@ -92,8 +92,24 @@ pub trait Bound {
     /// Values of an item that have a probability, where the likelihood is one of 8-bit values: bits per dimension mean
     /// something then.
     fn discrete_values(&self) -> Option<usize>;
+    /// What the likelihood is a probability of, where that can be compared with other models.
+    fn likelihood_of(&self) -> Option<LikelihoodOf> {
+        None
+    }
+
     /// The terms of items number `first` and so on, with so many draws of the latent of each.
     fn bound(&self, items: &[f32], draws: usize, seed: u64, first: u64) -> Result<Vec<BoundTerms>, AnyError>;
+}
+
+/// What a likelihood is a probability of: numbers of different kinds cannot be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LikelihoodOf {
+    /// Values that are black or white.
+    BinaryValues,
+    /// The values that a pixel of a file can have.
+    PixelLevels,
+    /// A density of continuous values: of images from 0 to 1, or of standardized points.
+    Density,
 }
 
 /// The terms of the evidence lower bound of an item, in nats.

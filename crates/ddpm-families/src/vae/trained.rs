@@ -7,10 +7,11 @@ use ddpm_model::autoencoder::elbo::log_importance_weight;
 use ddpm_model::pass::Pass;
 use ddpm_render::Samples;
 
+use super::likelihood::LikelihoodKind;
 use super::{Vae, VaeFamily};
 use crate::family::AnyError;
 use crate::family::stored::ModelCard;
-use crate::family::trained::{Bound, BoundTerms, Draw, Encode, Generate, Reconstruct, Trained};
+use crate::family::trained::{Bound, BoundTerms, Draw, Encode, Generate, LikelihoodOf, Reconstruct, Trained};
 use crate::items::batch_of;
 
 /// Items at once: what comes out is the same for any number.
@@ -132,6 +133,14 @@ impl Bound for TrainedVae {
 
     fn discrete_values(&self) -> Option<usize> {
         self.family.likelihood.is_discrete().then(|| self.family.origin.data.values_per_item())
+    }
+
+    fn likelihood_of(&self) -> Option<LikelihoodOf> {
+        Some(match self.family.likelihood.kind {
+            LikelihoodKind::Bernoulli => LikelihoodOf::BinaryValues,
+            LikelihoodKind::Gaussian => LikelihoodOf::Density,
+            LikelihoodKind::DiscretizedLogistic | LikelihoodKind::LogisticMixture => LikelihoodOf::PixelLevels,
+        })
     }
 
     /// The noise of draw k of an item follows from the seed, the item and k alone.

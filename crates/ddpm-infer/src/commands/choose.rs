@@ -65,11 +65,21 @@ impl SnapshotArgs {
     pub(crate) fn open_model(&self) -> anyhow::Result<OpenModel> {
         let (path, run) = self.choose()?;
         let device = self.open()?;
-        for changed in checksums::changed(&path) {
+        let model = self.open_at(&path, &device.device)?;
+        Ok(OpenModel { path, run, device, model })
+    }
+
+    /// The model of this snapshot, of any family, for use.
+    pub(crate) fn open_at(&self, path: &Path, device: &Device) -> anyhow::Result<Box<dyn Trained>> {
+        for changed in checksums::changed(path) {
             eprintln!("warning: {changed}");
         }
-        let model = open(&path, &device.device, self.precision).map_err(anyhow::Error::from_boxed)?;
-        Ok(OpenModel { path, run, device, model })
+        open(path, device, self.precision).map_err(anyhow::Error::from_boxed)
+    }
+
+    /// What the network computes in.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// A snapshot and the process that it was trained for.

@@ -1,34 +1,38 @@
-//! `ddpm-infer eval`: metrics of samples against a reference set.
+//! `ddpm-infer eval`: metrics of samples and of reconstructions against a reference set.
 
+mod baselines;
 mod extraction;
 mod images;
 mod input_set;
+mod models;
 mod points;
+mod reconstructions;
+mod results;
 mod samples;
 mod sweep;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser};
 use ddpm_console::numbers::at_least;
 use ddpm_data::Split;
-use ddpm_eval::metrics::{Evaluation, Measurement};
-use ddpm_eval::record::{Record, SamplingSettings, append};
-use ddpm_eval::report::{self, Scale};
+use ddpm_device::device::OpenDevice;
+use ddpm_eval::metrics::Measurement;
 use ddpm_eval::resize::Resize;
-use ddpm_files::atomic;
-use ddpm_files::runs::{RunFolder, steps_in, width_of, widths_in};
+use ddpm_families::family::trained::abilities;
+use ddpm_files::runs::{steps_in, width_of, widths_in};
 use extraction::Extractor;
 use input_set::InputSet;
-use sweep::{Candidate, SampleSet, SweepArgs};
+use models::{Candidate, Model};
+use results::{Made, Results, write};
+use sweep::{SampleSet, SweepArgs, about_denoising};
 
 use crate::commands::choose::{SnapshotArgs, split_parser};
 use crate::commands::measure_likelihood::{self, LikelihoodArgs};
 use crate::commands::shards::Shard;
 
-/// Evaluates samples of a snapshot, or files, against a reference set.
+/// Evaluates samples of a snapshot, or files, against a reference set; of an autoencoder its reconstructions, too.
 ///
 /// Features are cached in the work folder: an interrupted evaluation resumes, and with --shard several processes share
 /// the work.
@@ -44,10 +48,15 @@ pub struct EvalArgs {
     /// of the snapshot.
     #[arg(long, value_name = "KIND|PATH")]
     against: Option<String>,
-    /// Split of the reference set, where it has splits.
+    /// Reconstructs these instead of a split of the data of the snapshot: a file or folder of images, or an .npy of items
+    /// [N, ..] in the layout and range of samples.npy.
+    #[arg(long, value_name = "PATH", conflicts_with = "files")]
+    reconstruct: Option<PathBuf>,
+    /// Split of the reference set, where it has splits, and of the items that are reconstructed.
     #[arg(long, value_name = "SPLIT", value_parser = split_parser(), default_value = Split::Test.name())]
     split: Split,
-    /// Number of samples; default: 1000 images or 2048 points, or all files.
+    /// Number of samples; default: 1000 images or 2048 points, or all files. Of items to reconstruct, the first ones;
+    /// default: all images, or 2048 points.
     #[arg(long, value_name = "N", value_parser = at_least::<2, usize>)]
     count: Option<usize>,
     /// Evaluates every snapshot of the run, not only the newest.
@@ -118,25 +127,21 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
     if let (Some(files), Some(path), None) = (&args.files, &args.statistics, &args.against) {
         return images::write_statistics(args, files, path, &open);
     }
-    let sets = args.sweep.sample_sets(args, args.weights()?, &open)?;
-    let reference = args.reference(&sets)?;
+    let models = args.models(&open)?;
+    let sets = args.sweep.sample_sets(args, &models, &open)?;
+    args.check_options(&models, &sets)?;
+    let reference = args.reference(&models)?;
     std::fs::create_dir_all(&args.work).with_context(|| format!("cannot make the folder {}", args.work.display()))?;
-    let mut evaluations = match reference.is_points()? {
-        true => points::evaluate(args, &reference, &sets, &open)?,
-        false => match images::evaluate(args, &reference, &sets, &open)? {
-            Some(evaluations) => evaluations,
-            // A shard only extracts features.
-            None => return Ok(args.work.display().to_string()),
-        },
+    let samples = args.evaluate_samples(&sets, &reference, &open)?;
+    let reconstructions = reconstructions::evaluate(args, &models, &reference, &open)?;
+    let (Some(samples), Some(reconstructions)) = (samples, reconstructions) else {
+        // A shard only extracts features.
+        return Ok(args.work.display().to_string());
     };
-    if let Some(count) = args.bits_per_dim {
-        for (set, evaluation) in sets.iter().zip(&mut evaluations) {
-            evaluation.measured.extend(args.bits_per_dim(set, count)?);
-        }
-    }
-    args.append_to_runs(&evaluations, &sets);
-    args.write(&evaluations, &sets)?;
-    Ok(args.summary(&evaluations, sets.len()))
+    samples.append_to_runs();
+    reconstructions.append_to_runs();
+    write(args, &samples, &reconstructions)?;
+    Ok(results::summary(args, &samples, &reconstructions))
 }
 
 impl EvalArgs {
@@ -150,13 +155,62 @@ impl EvalArgs {
         Ok(())
     }
 
+    /// The weights to evaluate, opened.
+    fn models(&self, open: &OpenDevice) -> anyhow::Result<Vec<Model>> {
+        let opened = |weights| Model::open(&self.snapshot, weights, &open.device);
+        self.weights()?.into_iter().map(opened).collect()
+    }
+
+    /// Refuses models of which nothing can be measured, and options that these models have no use for.
+    fn check_options(&self, models: &[Model], sets: &[SampleSet]) -> anyhow::Result<()> {
+        for model in models {
+            let Model::OfFamily(model) = model else { continue };
+            let (trained, path) = (&*model.trained, model.weights.path.display());
+            if trained.generate().is_none() && trained.reconstruct().is_none() {
+                let family = &trained.card().family;
+                bail!("{path}: this snapshot is a {family}: {}, which eval cannot measure", abilities(trained));
+            }
+            if self.bits_per_dim.is_some() {
+                bail!("--bits-per-dim is {}", about_denoising(trained));
+            }
+            if sets.is_empty() && self.statistics.is_some() {
+                bail!("--statistics are those of samples, and {path} cannot sample: {}", abilities(trained));
+            }
+        }
+        Ok(())
+    }
+
+    /// Evaluates the samples of snapshots, or files; nothing if there are none, `None` for a shard.
+    fn evaluate_samples(
+        &self,
+        sets: &[SampleSet],
+        reference: &InputSet,
+        open: &OpenDevice,
+    ) -> anyhow::Result<Option<Results>> {
+        let made = sets.iter().map(|set| Made { path: set.path.clone(), settings: set.settings.clone() }).collect();
+        let mut evaluations = match (sets.is_empty() && self.files.is_none(), reference.is_points()?) {
+            (true, _) => return Ok(Some(Results::default())),
+            (false, true) => points::evaluate(self, reference, sets, open)?,
+            (false, false) => match images::evaluate(self, reference, sets, open)? {
+                Some(evaluations) => evaluations,
+                None => return Ok(None),
+            },
+        };
+        if let Some(count) = self.bits_per_dim {
+            for (set, evaluation) in sets.iter().zip(&mut evaluations) {
+                evaluation.measured.extend(self.bits_per_dim(set, count)?);
+            }
+        }
+        Ok(Some(Results { evaluations, made }))
+    }
+
     /// The reference set; by default the data that the newest snapshot was trained on.
-    fn reference(&self, sets: &[SampleSet]) -> anyhow::Result<InputSet> {
+    fn reference(&self, models: &[Model]) -> anyhow::Result<InputSet> {
         if let Some(against) = &self.against {
             return InputSet::parse(against);
         }
-        let Some(newest) = sets.last() else { bail!("--files requires --against (the reference set)") };
-        match &newest.snapshot.config.source {
+        let Some(newest) = models.last() else { bail!("--files requires --against (the reference set)") };
+        match newest.source() {
             Some(source) => Ok(InputSet::Data(source.clone())),
             None => bail!("the snapshot does not record its training data: pass --against (the reference set)"),
         }
@@ -208,7 +262,7 @@ impl EvalArgs {
             #[command(flatten)]
             args: LikelihoodArgs,
         }
-        let methods: &[&str] = if set.snapshot.config.data.shape.len() == 3 { &["bound", "ode"] } else { &["ode"] };
+        let methods: &[&str] = if set.data.shape.len() == 3 { &["bound", "ode"] } else { &["ode"] };
         let mut all = Vec::new();
         for method in methods {
             let mut arguments: Vec<String> =
@@ -224,113 +278,4 @@ impl EvalArgs {
         }
         Ok(all)
     }
-
-    /// Appends the evaluations of samples to those of the run that the weights belong to.
-    fn append_to_runs(&self, evaluations: &[Evaluation], sets: &[SampleSet]) {
-        let floors = &evaluations[sets.len()..];
-        let mut runs: BTreeMap<PathBuf, Vec<Record>> = BTreeMap::new();
-        for (set, evaluation) in sets.iter().zip(evaluations) {
-            let Some(run) = RunFolder::around(&set.path) else { continue };
-            let record = Record::now(set.settings.clone(), evaluation.clone(), floors);
-            runs.entry(run.evaluations()).or_default().push(record);
-        }
-        for (path, records) in runs {
-            match append(&path, &records) {
-                Ok(()) => eprintln!("recorded in {}, for `ddpm-train report`", path.display()),
-                Err(error) => eprintln!("warning: not recorded in the run: {}: {error}", path.display()),
-            }
-        }
-    }
-
-    fn write(&self, evaluations: &[Evaluation], sets: &[SampleSet]) -> anyhow::Result<()> {
-        if let Some(path) = &self.json {
-            let json = serde_json::json!({ "verdicts": to_json(evaluations, sets)? });
-            atomic::write(path, serde_json::to_vec_pretty(&json)?)?;
-        }
-        let Some(out) = &self.out else { return Ok(()) };
-        std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-        let settings: Vec<&SamplingSettings> = sets.iter().map(|set| &set.settings).collect();
-        atomic::write(&out.join("table.csv"), report::csv(evaluations, &settings)?)?;
-        match sets.len() {
-            0 | 1 => Ok(()),
-            _ => Ok(atomic::write(&out.join("plot.svg"), self.plot(evaluations, sets))?),
-        }
-    }
-
-    /// The table, a hint if it is abridged, and the first metric. The first `sampled` sets are samples of snapshots.
-    fn summary(&self, evaluations: &[Evaluation], sampled: usize) -> String {
-        let mut text = report::table(evaluations, sampled);
-        if report::is_short(evaluations) {
-            text += &match &self.out {
-                Some(out) => format!("all numbers: {}\n", out.join("table.csv").display()),
-                None => "all numbers: --out DIR (table.csv, plot.svg), --json FILE\n".into(),
-            };
-        }
-        let first = evaluations.first().and_then(|evaluation| evaluation.measured.first());
-        let last = first.map(|first| format!("{} {}", first.name, report::rounded(first.value))).unwrap_or_default();
-        text + "\n" + &last
-    }
-
-    /// The first metric of all sets.
-    fn plot(&self, evaluations: &[Evaluation], sets: &[SampleSet]) -> String {
-        let mut lines: Vec<report::Line> = Vec::new();
-        let mut marks: Vec<(String, f64)> = Vec::new();
-        for (set, evaluation) in sets.iter().zip(evaluations) {
-            let Some(first) = evaluation.measured.first() else { continue };
-            let (name, x) = self.place(&set.settings);
-            let Some(x) = x else {
-                marks.push((name, first.value));
-                continue;
-            };
-            match lines.iter_mut().find(|line| line.0 == name) {
-                Some((_, points)) => points.push([x, first.value]),
-                None => lines.push((name, vec![[x, first.value]])),
-            }
-        }
-        marks.extend(evaluations[sets.len()..].iter().filter_map(|evaluation| {
-            let first = evaluation.measured.first()?;
-            Some((evaluation.of.clone(), first.value))
-        }));
-        let title = evaluations[0].measured.first().map(|first| first.name.clone()).unwrap_or_default();
-        let (x_name, scale) = match (self.every_snapshot, self.every_width, self.sweep.has_scales()) {
-            (true, ..) => ("training step", Scale::Logarithmic),
-            (false, true, _) => ("width of the average", Scale::Logarithmic),
-            (false, false, true) => ("guidance scale", Scale::Linear),
-            (false, false, false) => ("steps of the sampler", Scale::Logarithmic),
-        };
-        report::plot(&title, (x_name, scale), &lines, &marks)
-    }
-
-    /// The line of the plot that samples belong to, and their place on its axis; a set without a place is a mark.
-    fn place(&self, settings: &SamplingSettings) -> (String, Option<f64>) {
-        let width = |name: String| match (settings.width, self.every_width) {
-            (Some(width), _) => format!("{name}, width {width}"),
-            (None, true) => format!("{name}, usual"),
-            (None, false) => name,
-        };
-        let steps = format!("{} {}", settings.sampler, settings.sampler_steps);
-        let guided = match self.sweep.has_scales() {
-            true => format!("{steps}, guidance {}", settings.guidance),
-            false => steps.clone(),
-        };
-        match (self.every_snapshot, self.every_width, self.sweep.has_scales()) {
-            (true, ..) => (width(guided), Some(settings.step as f64)),
-            (false, true, _) if settings.width.is_none() => (width(guided), None),
-            (false, true, _) => (guided, settings.width),
-            (false, false, true) => (steps, Some(settings.guidance)),
-            (false, false, false) => (settings.sampler.clone(), Some(settings.sampler_steps as f64)),
-        }
-    }
-}
-
-/// The evaluations as JSON, each with the settings of its samples. (These keys are read by other programs.)
-fn to_json(evaluations: &[Evaluation], sets: &[SampleSet]) -> serde_json::Result<Vec<serde_json::Value>> {
-    let one = |(place, evaluation): (usize, &Evaluation)| {
-        let mut json = serde_json::to_value(evaluation)?;
-        if let Some(set) = sets.get(place) {
-            json["how"] = serde_json::to_value(&set.settings)?;
-        }
-        Ok(json)
-    };
-    evaluations.iter().enumerate().map(one).collect()
 }

@@ -42,7 +42,7 @@ impl ItemsArgs {
     pub(crate) fn read(&self, card: &ModelCard, snapshot: &Path) -> anyhow::Result<Items> {
         let most = self.count.unwrap_or(usize::MAX);
         let items = match &self.files {
-            Some(path) => self.of_files(path, &card.data, most)?,
+            Some(path) => of_files(path, &card.data, most, if self.fit { Fit::Converted } else { Fit::Refused })?,
             None => of_split(card, snapshot, self.data, most)?,
         };
         if items.count == 0 {
@@ -50,21 +50,19 @@ impl ItemsArgs {
         }
         Ok(items)
     }
+}
 
-    fn of_files(&self, path: &Path, data: &DataInfo, most: usize) -> anyhow::Result<Items> {
-        let size = data.values_per_item();
-        let is_array = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"));
-        let mut values = match (is_array, data.shape.len()) {
-            (true, _) => array(path, data)?,
-            (false, 3) => {
-                let fit = if self.fit { Fit::Converted } else { Fit::Refused };
-                read_pictures(path, &data.shape, fit)?.concat()
-            }
-            (false, _) => bail!("{}: items of shape {:?} are given as an .npy file", path.display(), data.shape),
-        };
-        values.truncate(most.saturating_mul(size));
-        Ok(Items { count: values.len() / size, values, from: path.display().to_string() })
-    }
+/// The first items of an array, an image file or a folder of them.
+pub(crate) fn of_files(path: &Path, data: &DataInfo, most: usize, fit: Fit) -> anyhow::Result<Items> {
+    let size = data.values_per_item();
+    let is_array = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"));
+    let mut values = match (is_array, data.shape.len()) {
+        (true, _) => array(path, data)?,
+        (false, 3) => read_pictures(path, &data.shape, fit)?.concat(),
+        (false, _) => bail!("{}: items of shape {:?} are given as an .npy file", path.display(), data.shape),
+    };
+    values.truncate(most.saturating_mul(size));
+    Ok(Items { count: values.len() / size, values, from: path.display().to_string() })
 }
 
 /// The first items of a split of the data that a model was trained on.

@@ -18,7 +18,7 @@ pub(crate) struct Report {
     /// Items.
     count: usize,
     /// The evidence lower bound of `ln p(x)`.
-    elbo_nats: f64,
+    pub(crate) elbo_nats: f64,
     /// `-E ln p(x|z)`.
     reconstruction_nats: f64,
     /// `KL(q(z|x) || p(z))`.
@@ -31,7 +31,7 @@ pub(crate) struct Report {
     part: &'static str,
     /// `-elbo / ln 2` for each value, where the likelihood is of 8-bit values.
     #[serde(skip_serializing_if = "Option::is_none")]
-    bits_per_dim: Option<f64>,
+    pub(crate) bits_per_dim: Option<f64>,
     /// The standard error of `elbo_nats`.
     elbo_standard_error: f64,
 }

@@ -413,7 +413,12 @@ impl SampleArgs {
 
 /// What the network's precision adds to the description of samples: nothing for f32.
 pub(crate) fn in_half(network: &Network) -> String {
-    match network.precision() {
+    in_precision(network.precision())
+}
+
+/// The same for a precision.
+pub(crate) fn in_precision(precision: Precision) -> String {
+    match precision {
         Precision::F32 => String::new(),
         precision => format!(", in {}", precision.name()),
     }

@@ -52,6 +52,11 @@ fn argument(spec: &'static OptionSpec) -> Arg {
 }
 
 impl SamplerArgs {
+    /// The first of them that was given, without its dashes.
+    pub(crate) fn first_given(&self) -> Option<&'static str> {
+        self.given.keys().next().copied()
+    }
+
     /// All of them, for a model.
     pub(crate) fn all(&self, diffusion: &Diffusion) -> SamplerOptions {
         SamplerOptions { variance: diffusion.variance(), given: self.given.clone() }
@@ -151,6 +156,11 @@ pub(crate) struct GuidanceArgs {
 }
 
 impl GuidanceArgs {
+    /// Whether x_0 is thresholded, which needs no guidance scale.
+    pub(crate) fn has_threshold(&self) -> bool {
+        self.dynamic_threshold.is_some()
+    }
+
     /// At a scale, of which 1 is no guidance.
     pub(crate) fn at(&self, scale: f64) -> Guidance {
         let threshold = self.dynamic_threshold.map(Threshold::at);

@@ -5,6 +5,7 @@ mod command_line;
 mod diffusers_folders;
 mod diffusers_peer;
 mod evaluate;
+mod evaluate_autoencoders;
 mod hostile_files;
 mod import;
 mod pipeline;

@@ -44,7 +44,7 @@ pub(super) fn evaluate(
     open: &OpenDevice,
 ) -> anyhow::Result<Option<Vec<Evaluation>>> {
     let files = args.files.as_deref().map(|path| InputSet::parse(&path.to_string_lossy())).transpose()?;
-    if sample_sets.iter().any(|set| set.snapshot.config.data.shape.len() != 3) {
+    if sample_sets.iter().any(|set| set.data.shape.len() != 3) {
         bail!("the snapshot generates points: --against must be points, too");
     }
     match (&files, reference) {
@@ -84,6 +84,53 @@ pub(super) fn write_statistics(
     }
     features.gather(&*source, features.samples_wanted(), |_| true)?.statistics.write(path)?;
     Ok(path.display().to_string())
+}
+
+/// Frechet distances of reconstructions to the reference set.
+pub(super) struct FrechetDistances<'a> {
+    features: Features<'a>,
+    /// The reference set and what it is called; `None` for a shard, which only extracts features.
+    reference: Option<(Statistics, String)>,
+}
+
+impl<'a> FrechetDistances<'a> {
+    /// Opens the extractor and the reference set; `images` are some of those that distances are measured of.
+    pub(super) fn open(
+        args: &'a EvalArgs,
+        reference: &InputSet,
+        images: &dyn ImageSource,
+        open: &OpenDevice,
+    ) -> anyhow::Result<Self> {
+        let features = Features { args, extraction: choose_extractor(args, reference, Some(images), open)? };
+        let source: Option<AnySource> = match reference {
+            InputSet::Data(config) => Some(Box::new(Dataset::open(config, args.split)?)),
+            other => other.images()?,
+        };
+        if let Some(source) = &source {
+            features.extract(&**source, usize::MAX)?;
+        }
+        let reference = match (args.shard, source, reference) {
+            (Some(_), ..) => None,
+            (None, Some(source), _) => {
+                Some((features.gather(&*source, usize::MAX, |_| true)?.statistics, source.name()))
+            }
+            (None, None, InputSet::Statistics(path)) => Some((Statistics::read(path)?, path.display().to_string())),
+            (None, None, _) => bail!("--against: there is nothing to compare with"),
+        };
+        Ok(Self { features, reference })
+    }
+
+    /// The distance of reconstructions; `None` for a shard.
+    pub(super) fn of_reconstructions(&self, images: &dyn ImageSource) -> anyhow::Result<Option<Measurement>> {
+        self.features.extract(images, usize::MAX)?;
+        let Some((reference, of)) = &self.reference else { return Ok(None) };
+        let found = self.features.gather(images, usize::MAX, |_| true)?;
+        let extractor = &self.features.extraction.extractor;
+        let (name, published) = (extractor.name(), extractor.is_published_inception());
+        let measured = metrics::frechet_distance("r", &found, reference, &name, published)?;
+        let name = measured.name.strip_suffix(')').unwrap_or(&measured.name);
+        Ok(Some(Measurement { name: format!("{name} of {of})"), ..measured }))
+    }
 }
 
 impl Sets {

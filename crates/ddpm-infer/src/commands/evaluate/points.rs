@@ -54,14 +54,15 @@ pub(super) fn evaluate(
 }
 
 fn sample(sample_sets: &[SampleSet], open: &OpenDevice) -> anyhow::Result<Vec<Cloud>> {
-    if sample_sets.iter().any(|set| set.snapshot.config.data.shape != [2]) {
+    if sample_sets.iter().any(|set| set.data.shape != [2]) {
         bail!("the snapshot does not generate points in the plane, but --against are such points");
     }
     let mut clouds = Vec::new();
     for set in sample_sets {
-        eprintln!("{}: {} points on {}", set.name, set.job.count, open.name);
+        eprintln!("{}: {} points on {}", set.name, set.count, open.name);
         let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
-        let samples = set.source(open).generate(0..set.job.count, &mut |progress| show(&bar, progress))?;
+        let samples = set.source(open).generate(0..set.count, &mut |progress| show(&bar, progress));
+        let samples = samples.map_err(anyhow::Error::from_boxed)?;
         bar.finish_and_clear();
         clouds.push((set.name.clone(), Features::new(2, samples.values)));
     }

@@ -1,22 +1,24 @@
 //! The sets of samples: all weights, with every sampler, number of steps and guidance scale.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::rc::Rc;
 
+use anyhow::bail;
 use clap::Args;
 use ddpm_console::numbers::{at_least, from_zero};
+use ddpm_data::DataInfo;
 use ddpm_device::device::OpenDevice;
 use ddpm_eval::record::SamplingSettings;
-use ddpm_families::snapshot::Snapshot;
+use ddpm_families::family::trained::Trained;
 use ddpm_families::snapshot::trained;
 use ddpm_families::usual_sampling::usual_sampling;
-use ddpm_model::diffusion::Diffusion;
 use ddpm_sampling::job::{ClassChoice, SamplingJob, TrainedModel};
 use ddpm_sampling::levels::LevelSchedule;
 use ddpm_sampling::samplers::Sampler;
 
 use super::EvalArgs;
-use super::samples::{Guide, SampleSource, weights_hash};
+use super::models::{Candidate, Denoiser, FamilyModel, Model};
+use super::samples::{Drawn, SampleSource};
 use crate::commands::sample::{in_half, of_option};
 use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, Named, SamplerArgs};
 
@@ -55,23 +57,15 @@ pub(super) struct SweepArgs {
     guiding: GuidanceArgs,
 }
 
-/// Weights to evaluate.
-pub(super) struct Candidate {
-    pub(super) path: PathBuf,
-    /// Width of their EMA; `None` for the EMA of the snapshots.
-    pub(super) width: Option<f64>,
-}
-
 /// Samples to evaluate: a snapshot, and how to sample from it.
 pub(super) struct SampleSet {
-    pub(super) snapshot: Arc<Snapshot>,
-    pub(super) job: SamplingJob,
     pub(super) path: PathBuf,
     pub(super) name: String,
     pub(super) settings: SamplingSettings,
-    diffusion: Arc<Diffusion>,
-    guide: Option<Arc<Guide>>,
-    weights_hash: u64,
+    /// What they are samples of.
+    pub(super) data: DataInfo,
+    pub(super) count: usize,
+    drawn: Drawn,
 }
 
 /// One sampler in one number of steps, with one guidance scale.
@@ -84,26 +78,11 @@ struct Variant {
     scale: Option<f64>,
 }
 
-/// Loaded weights.
-struct Model {
-    weights: Candidate,
-    snapshot: Arc<Snapshot>,
-    diffusion: Arc<Diffusion>,
-    hash: u64,
-}
-
 impl SampleSet {
     /// The samples, which are generated on demand.
     pub(super) fn source(&self, open: &OpenDevice) -> SampleSource {
-        SampleSource {
-            snapshot: self.snapshot.clone(),
-            diffusion: self.diffusion.clone(),
-            guide: self.guide.clone(),
-            job: self.job.clone(),
-            device: open.device.clone(),
-            name: self.name.clone(),
-            weights_hash: self.weights_hash,
-        }
+        let (name, drawn, device) = (self.name.clone(), self.drawn.clone(), open.device.clone());
+        SampleSource { name, count: self.count, drawn, device }
     }
 
     /// The class of all samples, by its name in the data.
@@ -116,34 +95,69 @@ impl SampleSet {
 const CLASS: &str = "class";
 
 impl SweepArgs {
-    /// All sets, in the order of the weights.
+    /// All sets, in the order of the models; none of a model that cannot sample.
     pub(super) fn sample_sets(
         &self,
         args: &EvalArgs,
-        weights: Vec<Candidate>,
+        models: &[Model],
         open: &OpenDevice,
     ) -> anyhow::Result<Vec<SampleSet>> {
         let guide = match &self.guiding.guide {
-            Some(path) if !weights.is_empty() => {
-                let (snapshot, diffusion) = args.snapshot.load(path, &open.device)?;
-                let weights_hash = weights_hash(&snapshot);
-                Some(Arc::new(Guide { snapshot, diffusion, weights_hash }))
+            Some(path) if models.iter().any(|model| matches!(model, Model::Denoiser(_))) => {
+                let weights = Candidate { path: path.clone(), width: None };
+                Some(Rc::new(Denoiser::open(&args.snapshot, weights, &open.device)?))
             }
             _ => None,
         };
         let mut all = Vec::new();
-        for weights in weights {
-            let (snapshot, diffusion) = args.snapshot.load(&weights.path, &open.device)?;
-            let hash = weights_hash(&snapshot);
-            let model = Model { weights, snapshot: Arc::new(snapshot), diffusion: Arc::new(diffusion), hash };
-            for variant in self.variants(&model)? {
-                all.push(self.sample_set(args, &model, guide.as_ref(), variant)?);
+        for model in models {
+            match model {
+                Model::Denoiser(model) => {
+                    for variant in self.variants(model)? {
+                        all.push(self.sample_set(args, model, guide.as_ref(), variant)?);
+                    }
+                }
+                Model::OfFamily(model) => {
+                    self.refuse_options_of_denoising(&*model.trained)?;
+                    all.extend(self.sample_set_in_one_pass(args, model));
+                }
             }
         }
         Ok(all)
     }
 
-    fn variants(&self, model: &Model) -> anyhow::Result<Vec<Variant>> {
+    /// Refuses options that only mean something where samples are denoised step by step.
+    fn refuse_options_of_denoising(&self, model: &dyn Trained) -> anyhow::Result<()> {
+        let given = [
+            ("--class", self.class.is_some()),
+            ("--samplers", !self.samplers.is_empty()),
+            ("--steps", !self.steps.is_empty()),
+            ("--levels, --sigma-min or --sigma-max", self.levels.are_given()),
+            ("--guidance", !self.guidance.is_empty()),
+            ("--dynamic-threshold", self.guiding.has_threshold()),
+        ];
+        let given = given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option.to_string());
+        match given.or(self.sampler.first_given().map(|option| format!("--{option}"))) {
+            Some(option) => bail!("{option} is {}", about_denoising(model)),
+            None => Ok(()),
+        }
+    }
+
+    /// The samples of a model that draws them all at once, if it can.
+    fn sample_set_in_one_pass(&self, args: &EvalArgs, model: &Rc<FamilyModel>) -> Option<SampleSet> {
+        model.trained.generate()?;
+        let data = model.trained.card().data.clone();
+        Some(SampleSet {
+            path: model.weights.path.clone(),
+            name: model.name(),
+            settings: model.settings("one pass", self.seed),
+            count: args.count.unwrap_or(usual_count(&data)),
+            data,
+            drawn: Drawn::InOnePass { model: model.clone(), seed: self.seed },
+        })
+    }
+
+    fn variants(&self, model: &Denoiser) -> anyhow::Result<Vec<Variant>> {
         let diffusion = &model.diffusion;
         let (names, usual_steps) = if self.samplers.is_empty() {
             let usual = usual_sampling(&model.snapshot.config, &model.weights.path, diffusion);
@@ -171,20 +185,19 @@ impl SweepArgs {
     fn sample_set(
         &self,
         args: &EvalArgs,
-        model: &Model,
-        guide: Option<&Arc<Guide>>,
+        model: &Rc<Denoiser>,
+        guide: Option<&Rc<Denoiser>>,
         variant: Variant,
     ) -> anyhow::Result<SampleSet> {
         let Variant { sampler, mut options, steps, levels, scale } = variant;
-        let Model { weights, snapshot, diffusion, hash } = model;
+        let Denoiser { weights, snapshot, diffusion, .. } = &**model;
         let config = &snapshot.config;
-        let is_image = config.data.shape.len() == 3;
         let guidance = self.guiding.at(scale.unwrap_or(1.0));
         // At scale 1 guidance is disabled.
         let guide = guide.filter(|_| guidance.is_active()).cloned();
         options.extend(self.guiding.named(guidance.scale));
         let job = SamplingJob {
-            count: args.count.unwrap_or(if is_image { 1000 } else { 2048 }),
+            count: args.count.unwrap_or(usual_count(&config.data)),
             seed: self.seed,
             batch_size: args.batch_size,
             steps: Some(steps),
@@ -216,12 +229,23 @@ impl SweepArgs {
         let (experiment, step, half) = (&config.experiment, config.step, in_half(&snapshot.network));
         let sampler = format!("{} {steps}{of_guidance}{}", sampler.name(), settings.options_summary());
         let name = format!("{experiment} step {step}{of_width}, {sampler}{half}");
-        let (snapshot, diffusion, path) = (snapshot.clone(), diffusion.clone(), weights.path.clone());
-        Ok(SampleSet { snapshot, job, path, name, settings, diffusion, guide, weights_hash: *hash })
+        let (path, data, count) = (weights.path.clone(), config.data.clone(), job.count);
+        let drawn = Drawn::Denoised { model: model.clone(), guide, job: Box::new(job) };
+        Ok(SampleSet { path, name, settings, data, count, drawn })
     }
 
     /// Whether there is more than one guidance scale.
     pub(super) fn has_scales(&self) -> bool {
         self.guidance.len() > 1
     }
+}
+
+/// How many samples are evaluated unless --count says otherwise.
+pub(super) fn usual_count(data: &DataInfo) -> usize {
+    if data.shape.len() == 3 { 1000 } else { 2048 }
+}
+
+/// The end of a refusal.
+pub(super) fn about_denoising(model: &dyn Trained) -> String {
+    format!("about models that are denoised step by step; this snapshot is a {}", model.card().family)
 }
