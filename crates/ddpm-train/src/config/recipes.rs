@@ -22,17 +22,23 @@ macro_rules! recipes {
 recipes!(
     "cifar10",
     "digits",
+    "digits-autoencoder",
+    "digits-beta-vae",
     "digits-edm",
     "digits-flow",
     "digits-hvae",
     "digits-hvae-grey",
     "digits-improved",
+    "digits-vae",
     "mnist",
     "points-edm",
     "points-flow",
     "points-ncsn",
     "points-score-sde",
     "points-swiss-roll",
+    "points-vae",
+    "sprites-autoencoder-kl",
+    "sprites-beta-vae",
 );
 
 impl Recipe {

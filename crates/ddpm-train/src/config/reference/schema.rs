@@ -1,6 +1,8 @@
 //! What serde makes of a table: which keys it knows, which must be given, and what the others are without being given.
 
 use ddpm_console::settings::{insert, missing_key};
+use ddpm_families::family::erased::minimal;
+use ddpm_families::family::registry;
 use toml::{Table, Value};
 
 use super::source::{Body, Content, Field, Item, Sources};
@@ -11,9 +13,11 @@ pub fn shortest() -> Table {
     "[data]\nkind = 'digits'\n[model]\nkind = 'unet'".parse().unwrap()
 }
 
-/// The shortest experiment of a family that needs no key of its own.
+/// The shortest experiment of a family.
 pub fn shortest_of(family: &str) -> Table {
-    format!("family = '{family}'\n[data]\nkind = 'digits'\n[model]").parse().unwrap()
+    let mut tree: Table = format!("family = '{family}'\n[data]\nkind = 'digits'\n[model]").parse().unwrap();
+    tree.extend(minimal(registry::family(family).unwrap()));
+    tree
 }
 
 /// The keys of a table in an experiment.
