@@ -94,8 +94,7 @@ fn samples_of_one_pass_are_evaluated_like_others_with_reconstructions_and_baseli
         snapshot(&folder, step, binary_digits(), 4, "likelihood = 'bernoulli'");
     }
     std::fs::write(run.join("config.toml"), "").unwrap();
-    let words = ["--run", "tiny", "--every-snapshot", "--seed", "5", "--out", "o"];
-    let (said, json) = eval(dir.path(), &[&words[..], &["--work", "whole"]].concat());
+    let (said, json) = eval(dir.path(), &["--run", "tiny", "--every-snapshot", "--seed", "5", "--out", "o"]);
     assert!(said.lines().all(|line| line.chars().count() <= 100), "{said}");
     let sets = json["verdicts"].as_array().unwrap();
     let names: Vec<&str> = sets.iter().map(|set| set["of"].as_str().unwrap()).collect();
@@ -150,14 +149,6 @@ fn samples_of_one_pass_are_evaluated_like_others_with_reconstructions_and_baseli
     assert!(read("table.csv").contains(",7,usual,one pass,1,5,1,\n"), "{}", read("table.csv"));
     assert!(read("reconstructions.csv").contains("\nindependent pixels,digits test items,"));
     assert!(read("plot.svg").contains("training step") && read("plot.svg").contains(">one pass<"));
-
-    // Shards of it come to the same.
-    for shard in ["1/2", "2/2"] {
-        let words = [&words[..], &["--work", "parts", "--extractor", "pixels", "--shard", shard]].concat();
-        let output = infer(dir.path(), &[&["eval"], &words[..]].concat());
-        assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "parts");
-    }
-    assert_eq!(eval(dir.path(), &[&words[..], &["--work", "parts"]].concat()).1, json);
 }
 
 #[test]
@@ -178,6 +169,13 @@ fn an_autoencoder_is_measured_without_samples() {
     near(value(found, "PCA, 4 components", "MSE"), errors[4]);
     assert!(value(found, "tiny step 0", "rFD").is_some() && value(found, "tiny step 0", "-ELBO").is_none(), "{json}");
     assert_eq!(found.as_array().unwrap().len(), 1 + 2);
+
+    // Shards extract the same features.
+    for shard in ["1/2", "2/2"] {
+        let words = ["eval", "--from", from, "--work", "parts", "--extractor", "pixels", "--shard", shard];
+        assert_eq!(String::from_utf8(infer(dir.path(), &words).stdout).unwrap().trim(), "parts");
+    }
+    assert_eq!(eval(dir.path(), &["--from", from, "--work", "parts"]).1, json);
 
     // Files in place of the split.
     let inputs: Vec<f32> = test.select([3, 8]).values().iter().map(|value| 2.0 * value - 1.0).collect();
