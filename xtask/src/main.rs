@@ -15,6 +15,8 @@ cargo xtask COMMAND [--release] [--features a,b] [ARGUMENTS]
   train        train a model (ddpm-train; ARGUMENTS as there, see `cargo xtask train --help`)
   report       write one HTML page with the curves, pictures and settings of runs (ddpm-train report RUN...)
   sample       draw samples from the newest run (ddpm-infer sample)
+  reconstruct  encode items and decode them again, with an autoencoder (ddpm-infer reconstruct)
+  encode       write the latents of items (ddpm-infer encode)
   likelihood   measure the log-likelihood of data under the newest run (ddpm-infer likelihood)
   ema          reconstruct a post-hoc EMA of any width (ddpm-infer ema)
   import       convert a checkpoint of improved-diffusion, guided-diffusion or pesser to a snapshot (ddpm-infer import)
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         "train" => start("ddpm-train", &[], &arguments),
         "report" => start("ddpm-train", &["report"], &arguments),
         "sample" => start("ddpm-infer", &["sample"], &arguments),
+        "reconstruct" => start("ddpm-infer", &["reconstruct"], &arguments),
+        "encode" => start("ddpm-infer", &["encode"], &arguments),
         "likelihood" => start("ddpm-infer", &["likelihood"], &arguments),
         "ema" => start("ddpm-infer", &["ema"], &arguments),
         "import" => start("ddpm-infer", &["import"], &arguments),

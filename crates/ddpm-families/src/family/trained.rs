@@ -89,14 +89,8 @@ pub trait Reconstruct {
 pub trait Bound {
     /// What the divergence of the latent is a sum over: `"dimension"` or `"layer"`.
     fn parts(&self) -> &'static str;
-    /// Values of an item that have a probability, where the likelihood is one of 8-bit values: bits per dimension mean
-    /// something then.
-    fn discrete_values(&self) -> Option<usize>;
-    /// What the likelihood is a probability of, where that can be compared with other models.
-    fn likelihood_of(&self) -> Option<LikelihoodOf> {
-        None
-    }
-
+    /// What the likelihood is a probability of.
+    fn likelihood_of(&self) -> LikelihoodOf;
     /// The terms of items number `first` and so on, with so many draws of the latent of each.
     fn bound(&self, items: &[f32], draws: usize, seed: u64, first: u64) -> Result<Vec<BoundTerms>, AnyError>;
 }
@@ -106,7 +100,7 @@ pub trait Bound {
 pub enum LikelihoodOf {
     /// Values that are black or white.
     BinaryValues,
-    /// The values that a pixel of a file can have.
+    /// The values that a pixel of a file can have: in bits per dimension, which diffusion models have as well.
     PixelLevels,
     /// A density of continuous values: of images from 0 to 1, or of standardized points.
     Density,

@@ -12,7 +12,7 @@ use super::tables::{HvaeObjective, HvaeTables};
 use super::trained::TrainedHvae;
 use super::{HvaeBatch, HvaeFamily};
 use crate::family::stored::ModelCard;
-use crate::family::trained::{Bound, Draw, Encode, Generate, Reconstruct};
+use crate::family::trained::{Bound, Draw, Encode, Generate, LikelihoodOf, Reconstruct};
 use crate::family::{Family, Origin};
 use crate::items::batch_of;
 use crate::parameters::settle;
@@ -172,9 +172,10 @@ fn a_latent_is_all_latents_in_a_row() {
 
 #[test]
 fn the_bound_is_by_layer_and_its_weights_are_those_of_its_draws() {
-    for (likelihood, values) in [(BERNOULLI, None), (MIXTURE, Some(16)), (LOGISTIC, Some(16))] {
+    use LikelihoodOf::{BinaryValues, PixelLevels};
+    for (likelihood, of) in [(BERNOULLI, BinaryValues), (MIXTURE, PixelLevels), (LOGISTIC, PixelLevels)] {
         let (model, items) = (trained(likelihood), items(3));
-        assert_eq!((model.parts(), model.discrete_values()), ("layer", values));
+        assert_eq!((model.parts(), model.likelihood_of()), ("layer", of));
         let terms = model.bound(&items, 400, 5, 0).unwrap();
         for terms in &terms {
             assert_eq!((terms.kl.len(), terms.log_weights.len()), (3, 400));

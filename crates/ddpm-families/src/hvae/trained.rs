@@ -17,7 +17,7 @@ use ddpm_render::Samples;
 use super::{HvaeFamily, Terms};
 use crate::family::AnyError;
 use crate::family::stored::ModelCard;
-use crate::family::trained::{Bound, BoundTerms, Draw, Encode, Generate, Reconstruct, Trained};
+use crate::family::trained::{Bound, BoundTerms, Draw, Encode, Generate, LikelihoodOf, Reconstruct, Trained};
 use crate::items::batch_of;
 
 /// Items at once: what comes out is the same for any number.
@@ -213,8 +213,8 @@ impl Bound for TrainedHvae {
         "layer"
     }
 
-    fn discrete_values(&self) -> Option<usize> {
-        self.family.is_discrete().then(|| self.family.origin.data.values_per_item())
+    fn likelihood_of(&self) -> LikelihoodOf {
+        if self.family.is_discrete() { LikelihoodOf::PixelLevels } else { LikelihoodOf::BinaryValues }
     }
 
     /// The noise of draw k of an item follows from the seed, the item and k alone.

@@ -60,11 +60,6 @@ impl Likelihood {
         }
     }
 
-    /// Whether it gives probabilities to values of 8 bits, not densities.
-    pub fn is_discrete(&self) -> bool {
-        matches!(self.kind, LikelihoodKind::DiscretizedLogistic | LikelihoodKind::LogisticMixture)
-    }
-
     /// The shape of the parameter `ln sigma` for items of this shape, if there is one.
     pub fn sigma_shape(&self, shape: [usize; 3]) -> Option<[usize; 4]> {
         let [channels, height, width] = shape;

@@ -131,16 +131,12 @@ impl Bound for TrainedVae {
         "dimension"
     }
 
-    fn discrete_values(&self) -> Option<usize> {
-        self.family.likelihood.is_discrete().then(|| self.family.origin.data.values_per_item())
-    }
-
-    fn likelihood_of(&self) -> Option<LikelihoodOf> {
-        Some(match self.family.likelihood.kind {
+    fn likelihood_of(&self) -> LikelihoodOf {
+        match self.family.likelihood.kind {
             LikelihoodKind::Bernoulli => LikelihoodOf::BinaryValues,
             LikelihoodKind::Gaussian => LikelihoodOf::Density,
             LikelihoodKind::DiscretizedLogistic | LikelihoodKind::LogisticMixture => LikelihoodOf::PixelLevels,
-        })
+        }
     }
 
     /// The noise of draw k of an item follows from the seed, the item and k alone.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::bail;
 use ddpm_console::bar::progress_bar;
-use ddpm_families::family::trained::{Bound, BoundTerms};
+use ddpm_families::family::trained::{Bound, BoundTerms, LikelihoodOf};
 use serde::Serialize;
 
 use super::given_items::Items;
@@ -48,14 +48,14 @@ pub(crate) fn measure(model: &dyn Bound, items: &Items, draws: &[usize], seed: u
         bar.set_position(terms.len() as u64);
     }
     bar.finish_and_clear();
-    let report = report(model, &terms, draws);
+    let report = report(model, &terms, draws, size);
     if !report.elbo_nats.is_finite() {
         bail!("the likelihood is not finite: the weights may be broken, or the training has diverged");
     }
     Ok(report)
 }
 
-fn report(model: &dyn Bound, terms: &[BoundTerms], draws: &[usize]) -> Report {
+fn report(model: &dyn Bound, terms: &[BoundTerms], draws: &[usize], size: usize) -> Report {
     let count = terms.len() as f64;
     let mean = |of: &dyn Fn(&BoundTerms) -> f64| terms.iter().map(of).sum::<f64>() / count;
     let parts = terms.first().map_or(0, |terms| terms.kl.len());
@@ -69,7 +69,8 @@ fn report(model: &dyn Bound, terms: &[BoundTerms], draws: &[usize]) -> Report {
         iwae_nats: draws.iter().map(|&k| (k, mean(&|terms| terms.importance_weighted(k)))).collect(),
         kl_nats_by_part: (0..parts).map(|part| mean(&|terms| terms.kl[part])).collect(),
         part: model.parts(),
-        bits_per_dim: model.discrete_values().map(|values| -elbo / (values as f64 * std::f64::consts::LN_2)),
+        bits_per_dim: (model.likelihood_of() == LikelihoodOf::PixelLevels)
+            .then(|| -elbo / (size as f64 * std::f64::consts::LN_2)),
         elbo_standard_error: (variance / (count - 1.0).max(1.0)).sqrt(),
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn evaluate(model: &FamilyModel, items: &Items) -> anyhow::Result<Vec
         items,
     };
     let latent = model.trained.encode().map(|encoder| encoder.latent_shape().iter().product());
-    let likelihood = model.trained.bound().and_then(|bound| bound.likelihood_of());
+    let likelihood = model.trained.bound().map(|bound| bound.likelihood_of());
     eprintln!("fitting baselines to {} of {}", train.count, train.from);
     let mut all = Vec::new();
     if card.data.values_per_item() <= GAUSSIAN_VALUES {
