@@ -11,11 +11,21 @@ pub struct Source {
 }
 
 impl Source {
+    /// Where a path or a name begins in it that is not the end of a longer name.
+    fn places(&self, path: &str) -> Vec<usize> {
+        let is_whole = |at: &usize| !self.code[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        self.code.match_indices(path).map(|(at, _)| at).filter(is_whole).collect()
+    }
+
+    /// Whether it has a path or a name.
+    pub fn names(&self, path: &str) -> bool {
+        !self.places(path).is_empty()
+    }
+
     /// The variants that it names of an enum.
     pub fn variants(&self, of: &str) -> impl Iterator<Item = &str> {
         let start = format!("{of}::");
-        let is_whole = |at: usize| !self.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        let places: Vec<usize> = self.code.match_indices(&start).map(|(at, _)| at).filter(|at| is_whole(*at)).collect();
+        let places = self.places(&start);
         let named = places.into_iter().map(move |at| identifier(&self.code[at + start.len()..]));
         named.filter(|name| is_variant(name))
     }

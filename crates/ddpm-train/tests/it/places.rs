@@ -65,6 +65,8 @@ fn a_dataset_is_its_file_its_keys_and_how_it_is_opened() {
             // Points with modes, which are counted.
             ("Gaussians8", &["evaluate/points.rs"]),
             ("Gaussians25", &["evaluate/points.rs"]),
+            // Images with known factors, which latents are compared with.
+            ("Sprites", &["evaluate/reconstructions.rs"]),
             // The shapes of images in recipes, and the data of the benchmark.
             ("Digits", &["conformance/mod.rs", "bench/worker.rs"]),
             ("Mnist", &["conformance/mod.rs"]),
@@ -110,7 +112,8 @@ fn a_family_is_its_folder_and_its_line_in_the_registry() {
         }
         let own = format!("ddpm-families/src/{folder}/");
         let others = sources.iter().filter(|source| !source.name.starts_with(&own));
-        let names = |source: &&Source| source.code.contains(ty) || source.code.contains(&format!("{folder}::"));
+        let paths = [ty.to_string(), format!("crate::{folder}::"), format!("ddpm_families::{folder}::")];
+        let names = |source: &&Source| paths.iter().any(|path| source.names(path));
         let named: Vec<&str> = others.filter(names).map(|source| &*source.name).collect();
         assert_eq!(named, ["ddpm-families/src/family/registry.rs"], "{folder}");
     }
