@@ -31,7 +31,7 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut AtomicFile) -> io::Result<
     file.commit()
 }
 
-/// As [`write`], without waiting for the disk: for one of very many files that can be made again from another. A kill
+/// As [`write()`], without waiting for the disk: for one of very many files that can be made again from another. A kill
 /// leaves no half of it; a power cut can.
 pub fn write_derived(path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), WriteError> {
     let mut file = AtomicFile::begin(path)?;
