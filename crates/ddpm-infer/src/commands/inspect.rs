@@ -12,8 +12,11 @@ use ddpm_device::device;
 use ddpm_families::checksums;
 use ddpm_families::diffusers::pipeline::{Layout, read_json};
 use ddpm_families::diffusers::unet_config;
+use ddpm_families::family::stored::ModelCard;
+use ddpm_families::family::trained::{abilities, open};
 use ddpm_families::snapshot::{DiffusionConfig, OWN, Snapshot, SnapshotError, WEIGHTS, nothing_at};
 use ddpm_files::runs::{RunFolder, steps_in};
+use ddpm_kernels::Precision;
 use ddpm_model::network::NetworkConfig;
 use ddpm_model::unet::UNetConfig;
 use ddpm_weights::names::deduce;
@@ -73,7 +76,7 @@ fn print(report: &Report) {
         println!("{:width$}  {wrong}", "wrong");
     }
     if let Some(experiment) = &report.experiment {
-        println!("\n# The tables of an experiment with this network and this diffusion.\n{experiment}");
+        println!("\n# The tables of an experiment with this model.\n{experiment}");
     }
 }
 
@@ -82,7 +85,7 @@ struct Report {
     device: Device,
     lines: Vec<(String, String)>,
     wrong: Vec<String>,
-    /// `[model]` and `[diffusion]`, to paste into an experiment.
+    /// `[model]` and the other tables of its family, to paste into an experiment.
     experiment: Option<String>,
 }
 
@@ -124,6 +127,14 @@ impl Report {
 
     /// A folder with a network that can be opened: one of our snapshots, or a folder of diffusers.
     fn network(&mut self, path: &Path) -> anyhow::Result<()> {
+        match ModelCard::find(path) {
+            Ok(Some(card)) => return self.card(&card, path),
+            Err(error) => {
+                self.wrong.push(error.to_string());
+                return Ok(());
+            }
+            Ok(None) => {}
+        }
         match Layout::find(path) {
             None => self.add("kind", "a snapshot of ddpm-train, in its own layout"),
             Some(layout) => {
@@ -156,6 +167,20 @@ impl Report {
                 }
             }
         }
+        self.changed(path);
+        Ok(())
+    }
+
+    /// A snapshot that names its family.
+    fn card(&mut self, card: &ModelCard, path: &Path) -> anyhow::Result<()> {
+        self.add("kind", format!("a snapshot of family {}", card.family));
+        self.add("from", card.origin());
+        self.add("data", format!("{}, items of shape {:?}", card.data.name, card.data.shape));
+        match open(path, &self.device, Precision::F32) {
+            Ok(model) => self.add("use", abilities(&*model)),
+            Err(error) => self.wrong.push(error.to_string()),
+        }
+        self.experiment = Some(format!("family = \"{}\"\n\n{}", card.family, toml::to_string(&card.tables)?));
         self.changed(path);
         Ok(())
     }

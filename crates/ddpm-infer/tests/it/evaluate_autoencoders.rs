@@ -286,3 +286,25 @@ fn known_factors_are_looked_for_in_the_latents() {
     assert_eq!(others.collect::<Vec<_>>(), ["PCA, 2 components", "PCA, 3 components"]);
     assert!(said.contains("MIG") && said.contains("FactorVAE"), "{said}");
 }
+
+#[test]
+fn inspect_says_what_a_snapshot_of_a_family_is_for_and_gives_its_tables_back() {
+    let dir = tempfile::tempdir().unwrap();
+    snapshot(&dir.path().join("ae"), 7, digits(), 4, "objective = 'autoencoder'");
+    let output = infer(dir.path(), &["inspect", "ae"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    for words in ["a snapshot of family vae", "after step 7", "it can reconstruct and encode", "family = \"vae\""] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let tables: toml::Table = said[said.find("family = ").unwrap()..].parse().unwrap();
+    assert_eq!(tables["vae"]["objective"].as_str(), Some("autoencoder"));
+
+    // Its weights are damaged: the sum tells.
+    let weights = dir.path().join("ae/model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let output = infer(dir.path(), &["inspect", "ae"]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stdout).contains("model.safetensors"));
+}
