@@ -2,6 +2,8 @@
 
   make FOLDER         writes pipelines of briefly fitted networks, and what they sample: cases.json says what is where
   open SNAPSHOT ...   samples from a snapshot of ours: seed, count, steps and the file for the samples
+  autoencoder FOLDER  writes an AutoencoderKL of random weights into FOLDER/theirs, and images with what is left of them
+                      into x.npy and theirs.npy; what a snapshot of ours in FOLDER/ours leaves of gray.npy into ours.npy
 """
 
 import inspect
@@ -12,7 +14,7 @@ from pathlib import Path
 import diffusers
 import numpy as np
 import torch
-from diffusers import DDIMPipeline, DDPMPipeline, UNet2DModel
+from diffusers import AutoencoderKL, DDIMPipeline, DDPMPipeline, UNet2DModel
 
 COUNT = 3
 FIT_STEPS = 150
@@ -190,11 +192,32 @@ def make(root):
     (root / "cases.json").write_text(json.dumps(dict(cases=cases), indent=1))
 
 
+def autoencoder(folder):
+    torch.manual_seed(3)
+    theirs = AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=2,
+        norm_num_groups=8,
+        sample_size=16,
+    )
+    theirs.save_pretrained(folder / "theirs")
+    np.save(folder / "x.npy", (2 * torch.rand(3, 3, 16, 16) - 1).numpy())
+    ours = AutoencoderKL.from_pretrained(folder / "ours")
+    for model, given, out in [(theirs, "x", "theirs"), (ours, "gray", "ours")]:
+        with torch.no_grad():
+            z = model.eval().encode(torch.from_numpy(np.load(folder / f"{given}.npy"))).latent_dist.mean
+            np.save(folder / f"{out}.npy", model.decode(z).sample.numpy())
+
+
 def main():
     # One thread: sums in another order are another rounding.
     torch.set_num_threads(1)
     if sys.argv[1] == "make":
         make(Path(sys.argv[2]))
+    elif sys.argv[1] == "autoencoder":
+        autoencoder(Path(sys.argv[2]))
     else:
         snapshot, seed, count, steps, out = sys.argv[2:]
         x = by_pipeline(snapshot, int(steps), int(seed), int(count), {})

@@ -9,7 +9,9 @@ use std::process::Command;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Tensor};
 use ddpm_data::{DataConfig, Split};
+use ddpm_families::family::{Family, Origin, Progress};
 use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig, Written};
+use ddpm_families::vae::VaeFamily;
 use ddpm_files::npy;
 use ddpm_model::network::NetworkConfig;
 use serde_json::{Value, json};
@@ -146,5 +148,35 @@ struct Shaken;
 impl ModuleMapper for Shaken {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.map(|weight| weight.clone() + weight.random_like(Distribution::Normal(0.0, 0.05)))
+    }
+}
+
+#[test]
+fn autoencoders_reconstruct_the_same_there_and_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let source: DataConfig = serde_json::from_value(json!({"kind": "digits"})).unwrap();
+    let opened = ddpm_data::open(&source, Split::Test, 0).unwrap();
+    let tables = "[model]\nkind = 'kl'\nblock_out_channels = [8, 16]\nnorm_num_groups = 4\nlatent_channels = 2";
+    let origin = Origin { experiment: "peer".into(), data: opened.info.clone(), source: Some(source) };
+    let family = VaeFamily::restored(VaeFamily::read(tables.parse().unwrap()).unwrap(), origin).unwrap();
+    let device = Device::default();
+    device.seed(1);
+    let model = family.init(&device).map(&mut Shaken);
+    let progress = Progress { step: 1, images_seen: 0 };
+    assert_eq!(family.save(&model, progress, &dir.path().join("ours")).unwrap(), Written::Pipeline);
+    let gray: Vec<f32> = (0..5).flat_map(|item| opened.items.get(item).unwrap().values).collect();
+    std::fs::write(dir.path().join("gray.npy"), npy::encode(&[5, 1, 8, 8], &gray)).unwrap();
+
+    let Some(versions) = peer(&["autoencoder", dir.path().to_str().unwrap()]) else { return };
+    for (model, given) in [("ours", "gray.npy"), ("theirs", "x.npy")] {
+        let words = ["reconstruct", "--from", model, "--files", given, "--out", "o", "--overwrite"];
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_ddpm-infer")).current_dir(dir.path()).args(words).output().unwrap();
+        assert!(output.status.success(), "{model}: {}", String::from_utf8_lossy(&output.stderr));
+        let [here, there] =
+            ["o/reconstructions.npy".into(), format!("{model}.npy")].map(|file| array(&dir.path().join(file)));
+        let (largest, inside) = apart(&here, &there);
+        println!("{versions}: {model}: {largest:.5} levels apart, {:.0} % inside", 100.0 * inside);
+        assert!(largest <= LEVELS && inside > INSIDE, "{model}: {largest} levels, {inside} inside");
     }
 }
