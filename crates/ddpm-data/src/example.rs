@@ -35,6 +35,24 @@ impl DataInfo {
         self.shape.iter().product()
     }
 
+    /// Values of items, one after the other, in the units of their source.
+    pub fn in_data_units(&self, values: Vec<f32>) -> Vec<f32> {
+        self.by_channel(values, |channel, value| self.units.data_unit(channel, value))
+    }
+
+    /// Numbers in the units of the source as the networks see them: the inverse of [`in_data_units`](Self::in_data_units).
+    pub fn from_data_units(&self, numbers: Vec<f32>) -> Vec<f32> {
+        self.by_channel(numbers, |channel, number| self.units.value(channel, number))
+    }
+
+    fn by_channel(&self, mut values: Vec<f32>, change: impl Fn(usize, f64) -> f64) -> Vec<f32> {
+        let (channels, per_channel) = (self.shape[0], self.shape[1..].iter().product::<usize>());
+        for (k, value) in values.iter_mut().enumerate() {
+            *value = change(k / per_channel % channels, f64::from(*value)) as f32;
+        }
+        values
+    }
+
     /// How many classes there are and the names of the first, as messages have it: `5 (animals, faces, ...)`.
     pub fn classes_in_short(&self) -> String {
         let names: Vec<String> = self.classes.iter().take(CLASSES_NAMED).map(|name| printable(name)).collect();
@@ -115,6 +133,24 @@ mod tests {
         assert_eq!(units.data_unit(0, 2.0), 4.0);
         assert_eq!(units.value(1, units.data_unit(1, -0.3)), -0.3);
         assert_eq!(Units::identity(2).data_unit(1, 7.5), 7.5);
+    }
+
+    #[test]
+    fn values_of_items_have_the_unit_of_their_channel() {
+        let units = Units { shift: vec![3.0, -1.0], scale: vec![0.5, 20.0] };
+        let info = |shape: &[usize]| DataInfo {
+            name: "any".into(),
+            shape: shape.to_vec(),
+            classes: Vec::new(),
+            units: units.clone(),
+        };
+        let values = vec![2.0, 2.0, 0.0, 1.0];
+        // Two points, and two channels of two values.
+        for (shape, wanted) in [(vec![2], [4.0, 39.0, 3.0, 19.0]), (vec![2, 1, 2], [4.0, 4.0, -1.0, 19.0])] {
+            let found = info(&shape).in_data_units(values.clone());
+            assert_eq!(found, wanted);
+            assert_eq!(info(&shape).from_data_units(found), values);
+        }
     }
 
     #[test]

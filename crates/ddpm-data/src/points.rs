@@ -178,8 +178,7 @@ pub fn reference_points(source: &DataConfig) -> Option<Vec<f32>> {
         return None;
     }
     let items = (0..data.items.len().min(REFERENCE_POINTS)).filter_map(|index| data.items.get(index).ok());
-    let unit = |(coordinate, value): (usize, f32)| data.info.units.data_unit(coordinate, f64::from(value)) as f32;
-    Some(items.flat_map(|item| item.values.into_iter().enumerate().map(unit).collect::<Vec<_>>()).collect())
+    Some(data.info.in_data_units(items.flat_map(|item| item.values).collect()))
 }
 
 #[cfg(test)]

@@ -1,15 +1,31 @@
 //! Items between the host and a device: what families of models share.
 
+use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Tensor, TensorData};
-use ddpm_data::{DataConfig, Split};
+use ddpm_data::{DataConfig, OrderedLoader, Split, StreamItem};
 
-use crate::family::AnyError;
+use crate::family::{AnyError, HeldOutSetup};
+
+/// What is drawn for held-out data follows from this seed, whatever the run's is.
+pub(crate) const HELD_OUT_SEED: u64 = 0;
 
 /// Items, one after the other, as a batch.
 pub(crate) fn batch_of(values: Vec<f32>, shape: [usize; 3], device: &Device) -> Tensor<4> {
     let [channels, height, width] = shape;
     let rows = values.len() / (channels * height * width);
     Tensor::from_data(TensorData::new(values, [rows, channels, height, width]), device)
+}
+
+/// Held-out items in batches, spread over all of the data, always the same.
+pub(crate) fn held_out_batches(setup: &HeldOutSetup<'_>) -> Result<Vec<Vec<StreamItem>>, AnyError> {
+    let count = setup.count.min(setup.data.items.len());
+    let loader = OrderedLoader::new(setup.data, setup.batch_size, HELD_OUT_SEED)?.with_workers(0);
+    Ok(loader.slice(0, count).iter().collect::<Result<_, _>>()?)
+}
+
+/// The sum of what was measured of the rows of a batch, `[B]`.
+pub(crate) fn total(rows: Tensor<1>) -> f64 {
+    rows.into_data().iter::<f64>().sum()
 }
 
 /// The first items of the test split, or of the train split where there is no other.

@@ -574,12 +574,22 @@ fn description(path: &Path, read: serde_json::Result<SnapshotConfig>) -> Result<
 
 /// Refuses a description of items that its network cannot make: what is trusted here would end in a panic later.
 fn check_items(config: &SnapshotConfig) -> Result<(), String> {
-    let (shape, units) = (&config.data.shape, &config.data.units);
+    check_units(&config.data)?;
+    let shape = &config.data.shape;
+    config.network.validate(shape).map_err(|error| format!("its network cannot make items of shape {shape:?}: {error}"))
+}
+
+/// Refuses items without values, and units that are not one for each channel.
+pub(crate) fn check_units(data: &DataInfo) -> Result<(), String> {
+    let (shape, units) = (&data.shape, &data.units);
     let channels = shape.first().copied().unwrap_or(0);
     if units.scale.len() != channels || units.shift.len() != channels {
         return Err(format!("its items have shape {shape:?}, but {} units", units.scale.len()));
     }
-    config.network.validate(shape).map_err(|error| format!("its network cannot make items of shape {shape:?}: {error}"))
+    if data.values_per_item() == 0 || shape.is_empty() {
+        return Err(format!("its items have shape {shape:?}, which holds no value"));
+    }
+    Ok(())
 }
 
 /// Reads the header of a safetensors file: eight bytes of length, then JSON.

@@ -726,13 +726,8 @@ fn on_host<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, JobError> {
 /// Values on the host, images clamped to [-1, 1], everything in the units of the data.
 fn in_units<const D: usize>(x: Tensor<D>, data: &DataInfo) -> Result<Vec<f32>, JobError> {
     let mut values = on_host(x)?;
-    let per_channel: usize = data.shape[1..].iter().product();
-    for (i, value) in values.iter_mut().enumerate() {
-        if is_image(&data.shape) {
-            *value = value.clamp(-1.0, 1.0);
-        }
-        let channel = i / per_channel % data.shape[0];
-        *value = data.units.data_unit(channel, f64::from(*value)) as f32;
+    if is_image(&data.shape) {
+        values.iter_mut().for_each(|value| *value = value.clamp(-1.0, 1.0));
     }
-    Ok(values)
+    Ok(data.in_data_units(values))
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::store::ModuleSnapshot;
-use burn::tensor::Tensor;
+use burn::tensor::{Gradients, Tensor};
 
 use crate::networks::parameters;
-use crate::support::Safetensors;
+use crate::support::{Safetensors, values};
 
 /// The gradients of a loss by the names, and in the layout, that the parameters have in PyTorch. Every parameter must have
 /// one.
@@ -19,6 +19,46 @@ pub fn gradients<M: Module + ModuleSnapshot>(network: M, loss: &Tensor<1>) -> BT
     assert_eq!(missing, Vec::<String>::new(), "parameters without a gradient");
     // The gradients, dressed as a network, have its names.
     parameters(&network.map(&mut IntoGradients { grads }))
+}
+
+/// The gradients of all parameters by the paths of their fields, in the order of these. Every parameter must have one.
+pub fn gradients_by_path<M: Module>(module: &M, gradients: &Gradients, matrices: Matrices) -> Vec<(String, Vec<f64>)> {
+    let mut collect = Collect { gradients, matrices, path: Vec::new(), found: Vec::new() };
+    module.visit(&mut collect);
+    collect.found
+}
+
+/// How the gradients of matrices are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matrices {
+    /// As in Burn: `[in, out]`.
+    InOut,
+    /// As in PyTorch: `[out, in]`.
+    OutIn,
+}
+
+struct Collect<'a> {
+    gradients: &'a Gradients,
+    matrices: Matrices,
+    path: Vec<String>,
+    found: Vec<(String, Vec<f64>)>,
+}
+
+impl ModuleVisitor for Collect<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let name = self.path.join(".");
+        let gradient = param.val().grad(self.gradients).unwrap_or_else(|| panic!("{name} has no gradient"));
+        let gradient = if D == 2 && self.matrices == Matrices::OutIn { gradient.transpose() } else { gradient };
+        self.found.push((name, values(gradient)));
+    }
 }
 
 /// Panics unless the gradients have the names and, but for rounding, the values of a file: the norm of the difference is at

@@ -3,10 +3,9 @@
 
 use std::cell::RefCell;
 
-use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Tensor};
+use ddpm_data::StreamItem;
 use ddpm_data::random::{RngExt, Stream, mix, rng};
-use ddpm_data::{OrderedLoader, StreamItem};
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::network::Network;
@@ -15,9 +14,7 @@ use ddpm_sampling::job::clip_for;
 use super::DiffusionFamily;
 use super::noising::{Labels, NoisedBatch, Noising};
 use crate::family::{AnyError, HeldOut, HeldOutSetup};
-
-/// What is drawn for held-out data follows from this seed, whatever the run's is.
-const SEED: u64 = 0;
+use crate::items::{HELD_OUT_SEED, held_out_batches, total};
 
 /// What was measured of held-out data.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,9 +39,7 @@ pub struct Validation {
 impl Validation {
     /// Reads the items that are looked at, spread over all of the data.
     pub fn read(family: &DiffusionFamily, setup: &HeldOutSetup<'_>) -> Result<Self, AnyError> {
-        let count = setup.count.min(setup.data.items.len());
-        let loader = OrderedLoader::new(setup.data, setup.batch_size, SEED)?.with_workers(0);
-        let batches = loader.slice(0, count).iter().collect::<Result<_, _>>()?;
+        let batches = held_out_batches(setup)?;
         let labels = match family.noising.labels {
             Labels::Unused => Labels::Unused,
             Labels::Kept | Labels::Dropped { .. } => Labels::Kept,
@@ -115,7 +110,7 @@ impl Validation {
     /// So the mean over all steps of a chain is met on average, and exactly by as many stretches as steps. The times of a
     /// path are drawn as in training.
     fn batch(&self, items: &[StreamItem], stretch: usize) -> (NoisedBatch, f64) {
-        let seed = mix(SEED, Stream::Bound, stretch as u64);
+        let seed = mix(HELD_OUT_SEED, Stream::Bound, stretch as u64);
         let mut batch = self.noising.apply(items.to_vec(), seed, &self.device);
         let Diffusion::Discrete(diffusion) = &*self.noising.diffusion else {
             return (batch, 1.0 / self.levels as f64);
@@ -159,10 +154,6 @@ fn terms(diffusion: &GaussianDiffusion, batch: &NoisedBatch, output: Tensor<4>, 
     let x_t = diffusion.q_sample(batch.x_0.clone(), &t, batch.eps.clone());
     let step = diffusion.p_mean_variance(output, x_t.clone(), &t, clip);
     diffusion.vb_term_bpd(&step, &batch.x_0, &x_t, &t)
-}
-
-fn total(rows: Tensor<1>) -> f64 {
-    rows.into_data().iter::<f64>().sum()
 }
 
 #[cfg(test)]

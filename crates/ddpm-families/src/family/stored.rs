@@ -18,7 +18,7 @@ use super::registry::families;
 use super::{AnyError, Family, Origin, Progress, StartingWeights};
 use crate::checksums;
 use crate::diffusers::pipeline::read_json;
-use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written, save_weights, write_json};
+use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written, check_units, save_weights, write_json};
 
 /// The format that names its family.
 pub const FORMAT: u32 = 2;
@@ -62,10 +62,13 @@ impl ModelCard {
         let not = |reason: String| SnapshotError::NotASnapshot { path: own.clone(), reason };
         let card: Self =
             serde_json::from_value(json).map_err(|error| not(format!("its description is not understood: {error}")))?;
-        match card.format {
-            FORMAT => Ok(Some(card)),
-            other => Err(not(format!("its description has format {other}; this program reads formats 1 and {FORMAT}"))),
+        if card.format != FORMAT {
+            let reason =
+                format!("its description has format {}; this program reads formats 1 and {FORMAT}", card.format);
+            return Err(not(reason));
         }
+        check_units(&card.data).map_err(not)?;
+        Ok(Some(card))
     }
 
     /// The card of a model that is still trained.

@@ -2,14 +2,14 @@
 
 use std::f64::consts::LN_2;
 
-use burn::data::dataloader::DataLoader;
-use burn::tensor::{Device, Tensor};
-use ddpm_data::{OrderedLoader, StreamItem};
+use burn::tensor::Device;
+use ddpm_data::StreamItem;
 use ddpm_model::hvae::Hvae;
 use ddpm_model::pass::Pass;
 
 use super::HvaeFamily;
 use crate::family::{AnyError, Family, HeldOut, HeldOutSetup};
+use crate::items::{HELD_OUT_SEED, held_out_batches, total};
 
 /// The names in `metrics.jsonl`, with their titles. The last one is of likelihoods of 8-bit values.
 pub(super) const NAMES: &[(&str, &str)] = &[
@@ -19,9 +19,6 @@ pub(super) const NAMES: &[(&str, &str)] = &[
     ("valid_active_layers", "Layers with more than 1 % of the KL divergence, held out"),
     ("valid_bpd", "Bits per dimension, held out"),
 ];
-
-/// The noise of held-out latents follows from this seed, whatever the run's is.
-const SEED: u64 = 0;
 
 /// A layer is in use if it has more than this share of the divergence.
 const ACTIVE: f64 = 0.01;
@@ -36,9 +33,7 @@ pub struct ElboOfHeldOut {
 impl ElboOfHeldOut {
     /// Reads the items that are looked at, spread over all of the data.
     pub fn read(family: &HvaeFamily, setup: &HeldOutSetup<'_>) -> Result<Self, AnyError> {
-        let count = setup.count.min(setup.data.items.len());
-        let loader = OrderedLoader::new(setup.data, setup.batch_size, SEED)?.with_workers(0);
-        let batches = loader.slice(0, count).iter().collect::<Result<_, _>>()?;
+        let batches = held_out_batches(setup)?;
         Ok(Self { family: family.clone(), batches, device: setup.device.clone() })
     }
 }
@@ -54,7 +49,7 @@ impl HeldOut<Hvae> for ElboOfHeldOut {
         let mut count = 0;
         for items in &self.batches {
             count += items.len();
-            let batch = self.family.batch(items.clone(), SEED, &self.device);
+            let batch = self.family.batch(items.clone(), HELD_OUT_SEED, &self.device);
             let terms = self.family.terms(model, batch.x, batch.noises, &Pass::default());
             reconstruction += total(terms.reconstruction);
             layers.iter_mut().zip(terms.top_down.kl_of_blocks()).for_each(|(sum, kl)| *sum += total(kl));
@@ -71,10 +66,6 @@ impl HeldOut<Hvae> for ElboOfHeldOut {
 fn active(layers: &[f64]) -> usize {
     let least = ACTIVE * layers.iter().sum::<f64>();
     layers.iter().filter(|kl| **kl > least).count()
-}
-
-fn total(rows: Tensor<1>) -> f64 {
-    rows.into_data().iter::<f64>().sum()
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! What the averaged weights make of held-out data: the terms of the evidence lower bound, and how many dimensions of the
 //! latent are in use.
 
-use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Tensor};
-use ddpm_data::OrderedLoader;
 use ddpm_data::StreamItem;
 use ddpm_model::pass::Pass;
 
 use super::{Vae, VaeFamily};
 use crate::family::{AnyError, Family, HeldOut, HeldOutSetup};
+use crate::items::{HELD_OUT_SEED, held_out_batches, total};
 
 /// The names in `metrics.jsonl`, with their titles. The last two are of variational models.
 pub(super) const NAMES: &[(&str, &str)] = &[
@@ -17,9 +16,6 @@ pub(super) const NAMES: &[(&str, &str)] = &[
     ("valid_kl", "KL divergence, in nats per item, held out"),
     ("valid_active_units", "Dimensions of the latent in use, held out"),
 ];
-
-/// The noise of held-out latents follows from this seed, whatever the run's is.
-const SEED: u64 = 0;
 
 /// A dimension is in use if the means of its posteriors vary by more than this from item to item (Burda et al. 2016).
 const ACTIVE: f64 = 0.01;
@@ -34,9 +30,7 @@ pub struct ElboOfHeldOut {
 impl ElboOfHeldOut {
     /// Reads the items that are looked at, spread over all of the data.
     pub fn read(family: &VaeFamily, setup: &HeldOutSetup<'_>) -> Result<Self, AnyError> {
-        let count = setup.count.min(setup.data.items.len());
-        let loader = OrderedLoader::new(setup.data, setup.batch_size, SEED)?.with_workers(0);
-        let batches = loader.slice(0, count).iter().collect::<Result<_, _>>()?;
+        let batches = held_out_batches(setup)?;
         Ok(Self { family: family.clone(), batches, device: setup.device.clone() })
     }
 }
@@ -52,7 +46,7 @@ impl HeldOut<Vae> for ElboOfHeldOut {
         let mut count = 0;
         for items in &self.batches {
             count += items.len();
-            let batch = self.family.batch(items.clone(), SEED, &self.device);
+            let batch = self.family.batch(items.clone(), HELD_OUT_SEED, &self.device);
             let terms = self.family.terms(model, batch.x, batch.noise, &Pass::default());
             reconstruction += total(terms.reconstruction);
             kl += total(terms.posterior.kl());
@@ -71,8 +65,4 @@ impl HeldOut<Vae> for ElboOfHeldOut {
 fn active_units(means: Tensor<2>) -> usize {
     let variances = means.clone().sub(means.mean_dim(0)).square().mean_dim(0);
     variances.into_data().iter::<f64>().filter(|variance| *variance > ACTIVE).count()
-}
-
-fn total(rows: Tensor<1>) -> f64 {
-    rows.into_data().iter::<f64>().sum()
 }

@@ -126,8 +126,8 @@ impl VaeFamily {
         let decoded = model.decode(z, &pass);
         let nats = |decoded, log_sigma| -self.likelihood.log_prob(x.clone(), decoded, log_sigma);
         match model.log_sigma() {
-            // The parameter follows the optimum of the batches, for whoever evaluates later: it has the gradient of a
-            // learned one, of a term that is zero.
+            // The parameter follows the optimum of the batches, for later evaluation: it has the gradient of a learned one, of
+            // a term that is zero.
             Some(parameter) if self.likelihood.variance == DecoderVariance::Optimal => {
                 let optimum = self.likelihood.optimal_log_sigma(x.clone(), decoded.clone());
                 let follows = nats(decoded.clone().detach(), Some(parameter)).mean();

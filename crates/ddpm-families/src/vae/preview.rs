@@ -56,7 +56,7 @@ impl Preview<Vae> for VaePreview {
         let samples = match is_variational {
             true => model.generate(&self.draw, 0, self.count)?,
             false => Samples {
-                values: model.in_data_units(reconstructions),
+                values: data.in_data_units(reconstructions),
                 shape: data.shape.clone(),
                 labels: vec![None; self.count],
                 ..Samples::default()

@@ -47,19 +47,6 @@ impl TrainedVae {
     fn posterior_mean(&self, x: Tensor<4>) -> Tensor<4> {
         self.model.encode(x, &Pass::default()).mean()
     }
-
-    /// Points in the units of their source; images stay as they are.
-    pub(super) fn in_data_units(&self, mut values: Vec<f32>) -> Vec<f32> {
-        let data = &self.family.origin.data;
-        if !self.family.likelihood.of_images {
-            let axes = data.units.scale.len();
-            values
-                .iter_mut()
-                .enumerate()
-                .for_each(|(k, value)| *value = data.units.data_unit(k % axes, f64::from(*value)) as f32);
-        }
-        values
-    }
 }
 
 impl Trained for TrainedVae {
@@ -87,8 +74,9 @@ impl Trained for TrainedVae {
 impl Generate for TrainedVae {
     fn generate(&self, draw: &Draw, first: u64, count: usize) -> Result<Samples, AnyError> {
         let values = self.decode(&self.prior(draw, first, count)?)?;
-        let (shape, labels) = (self.family.origin.data.shape.clone(), vec![None; count]);
-        Ok(Samples { values: self.in_data_units(values), shape, labels, ..Samples::default() })
+        let data = &self.family.origin.data;
+        let (values, shape, labels) = (data.in_data_units(values), data.shape.clone(), vec![None; count]);
+        Ok(Samples { values, shape, labels, ..Samples::default() })
     }
 }
 

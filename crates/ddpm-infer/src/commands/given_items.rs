@@ -82,10 +82,10 @@ pub(crate) fn of_split(card: &ModelCard, snapshot: &Path, split: Split, most: us
     Ok(Items { values, count, from: format!("{} {} items", data.info.name, split.name()) })
 }
 
-/// The items of an array; points are in the units of their source there.
+/// The items of an array, which is in the units of their source.
 fn array(path: &Path, data: &DataInfo) -> anyhow::Result<Vec<f32>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let (shape, mut values) =
+    let (shape, values) =
         npy::decode(&bytes).map_err(anyhow::Error::msg).with_context(|| path.display().to_string())?;
     if shape.get(1..) != Some(&data.shape[..]) {
         let expected = data.shape.iter().map(|size| format!(", {size}")).collect::<String>();
@@ -94,21 +94,5 @@ fn array(path: &Path, data: &DataInfo) -> anyhow::Result<Vec<f32>> {
     if values.iter().any(|value| !value.is_finite()) {
         bail!("{}: holds values that are not finite", path.display());
     }
-    if data.shape.len() == 1 {
-        let axes = data.shape[0];
-        let value = |(k, value): (usize, &f32)| data.units.value(k % axes, f64::from(*value)) as f32;
-        values = values.iter().enumerate().map(value).collect();
-    }
-    Ok(values)
-}
-
-/// Values in the units of `samples.npy`: points in those of their source, images as they are.
-pub(crate) fn in_units_of_files(data: &DataInfo, values: Vec<f32>) -> Vec<f32> {
-    match data.shape[..] {
-        [axes] => {
-            let unit = |(k, value): (usize, f32)| data.units.data_unit(k % axes, f64::from(value)) as f32;
-            values.into_iter().enumerate().map(unit).collect()
-        }
-        _ => values,
-    }
+    Ok(data.from_data_units(values))
 }

@@ -122,7 +122,7 @@ fn order_of_dimensions(model: &dyn Trained, path: &Path) -> anyhow::Result<Vec<(
 fn decoded(model: &dyn Trained, encoder: &dyn Encode, latents: &[f32], row: usize) -> anyhow::Result<Samples> {
     let data = &model.card().data;
     let values = encoder.decode(latents).map_err(anyhow::Error::from_boxed)?;
-    let values = super::given_items::in_units_of_files(data, values);
+    let values = data.in_data_units(values);
     let labels = vec![None; values.len() / data.values_per_item()];
     Ok(Samples { values, shape: data.shape.clone(), labels, row: Some(row), ..Samples::default() })
 }

@@ -7,12 +7,14 @@ use anyhow::bail;
 use clap::Args;
 use ddpm_console::numbers::{at_least, from_zero};
 use ddpm_data::DataInfo;
+use ddpm_eval::Features;
+use ddpm_eval::reconstruction::{RANGE_MINUS_1_TO_1, mean_squared_errors, psnr};
 use ddpm_families::family::trained::{Draw, abilities};
 use ddpm_files::{atomic, npy};
 use ddpm_render::Samples;
 
 use crate::commands::choose::SnapshotArgs;
-use crate::commands::given_items::{Items, ItemsArgs, in_units_of_files};
+use crate::commands::given_items::{Items, ItemsArgs};
 use crate::commands::output_folder::OutputArgs;
 
 /// Encode items, decode them again, and measure what was lost.
@@ -60,7 +62,7 @@ pub fn run(args: &ReconstructArgs) -> anyhow::Result<PathBuf> {
     eprintln!("{}: {} of {}, {}", open.path.display(), items.count, items.from, card.origin());
     let draw = Draw { seed: args.seed, temperature: args.temperature };
     let found = model.reconstruct(&items.values, layers, &draw, 0).map_err(anyhow::Error::from_boxed)?;
-    let errors = errors(&items.values, &found, &card.data);
+    let errors = errors(&items.values, &found, &card.data)?;
     write(&out, items, found, &card.data)?;
     write_errors(&out, &errors)?;
     eprintln!("{}", summary(&errors));
@@ -75,16 +77,15 @@ struct Error {
     psnr: Option<f64>,
 }
 
-fn errors(inputs: &[f32], found: &[f32], data: &DataInfo) -> Vec<Error> {
-    let (size, is_image) = (data.values_per_item(), data.shape.len() == 3);
-    // Images go from -1 to 1 here.
-    let scale = if is_image { 0.25 } else { 1.0 };
-    let one = |(a, b): (&[f32], &[f32])| {
-        let squares: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-        let mse = scale * squares / size as f64;
-        Error { mse, psnr: is_image.then(|| -10.0 * mse.log10()) }
+fn errors(inputs: &[f32], found: &[f32], data: &DataInfo) -> anyhow::Result<Vec<Error>> {
+    let [inputs, found] = [inputs, found].map(|values| Features::new(data.values_per_item(), values.to_vec()));
+    let errors = mean_squared_errors(&inputs, &found)?;
+    let one = |error: f64| match data.shape.len() {
+        // Images go from -1 to 1 here.
+        3 => Error { mse: error / RANGE_MINUS_1_TO_1.powi(2), psnr: Some(psnr(error, RANGE_MINUS_1_TO_1)) },
+        _ => Error { mse: error, psnr: None },
     };
-    inputs.chunks(size).zip(found.chunks(size)).map(one).collect()
+    Ok(errors.into_iter().map(one).collect())
 }
 
 fn summary(errors: &[Error]) -> String {
@@ -100,7 +101,7 @@ fn summary(errors: &[Error]) -> String {
 
 fn write(out: &Path, items: Items, found: Vec<f32>, data: &DataInfo) -> anyhow::Result<()> {
     let shape: Vec<usize> = [items.count].into_iter().chain(data.shape.iter().copied()).collect();
-    let [inputs, found] = [items.values, found].map(|values| in_units_of_files(data, values));
+    let [inputs, found] = [items.values, found].map(|values| data.in_data_units(values));
     for (name, values) in [("inputs.npy", &inputs), ("reconstructions.npy", &found)] {
         atomic::write(&out.join(name), npy::encode(&shape, values))?;
     }

@@ -300,6 +300,20 @@ fn inspect_says_what_a_snapshot_of_a_family_is_for_and_gives_its_tables_back() {
     let tables: toml::Table = said[said.find("family = ").unwrap()..].parse().unwrap();
     assert_eq!(tables["vae"]["objective"].as_str(), Some("autoencoder"));
 
+    // What a description says of units is not trusted.
+    let card = dir.path().join("ae/ddpm.json");
+    let text = std::fs::read_to_string(&card).unwrap();
+    let mut json: Value = serde_json::from_str(&text).unwrap();
+    json["data"]["units"]["scale"] = json!([]);
+    std::fs::write(&card, json.to_string()).unwrap();
+    for command in ["inspect", "reconstruct --from", "encode --from"] {
+        let words: Vec<&str> = command.split(' ').chain(["ae"]).collect();
+        let output = infer(dir.path(), &words);
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        assert!(!output.status.success() && said.contains("ddpm.json") && said.contains("0 units"), "{said}");
+    }
+    std::fs::write(&card, text).unwrap();
+
     // Its weights are damaged: the sum tells.
     let weights = dir.path().join("ae/model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();

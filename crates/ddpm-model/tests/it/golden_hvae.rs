@@ -5,13 +5,14 @@
 use std::f64::consts::LN_2;
 use std::path::PathBuf;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
-use burn::tensor::{DType, Device, Gradients, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use ddpm_model::hvae::{Hvae, HvaeConfig, TopDown};
 use ddpm_model::likelihood::logistic_mixture::Tails;
 use ddpm_model::likelihood::{PixelLikelihood, Uniforms};
 use ddpm_model::pass::Pass;
+use ddpm_testing::gradients::{Matrices, gradients_by_path};
 use ddpm_testing::support;
 use serde_json::Value;
 use support::*;
@@ -212,29 +213,6 @@ fn given_latents_lead_to_the_same_output() {
     }
 }
 
-/// The gradients of all parameters, by name.
-struct Collect<'a> {
-    gradients: &'a Gradients,
-    path: Vec<String>,
-    found: Vec<(String, Vec<f64>)>,
-}
-
-impl ModuleVisitor for Collect<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let name = self.path.join(".");
-        let gradient = param.val().grad(self.gradients).unwrap_or_else(|| panic!("{name} has no gradient"));
-        self.found.push((name, values(gradient)));
-    }
-}
-
 #[test]
 fn gradients_are_those_of_vdvae() {
     for golden in all() {
@@ -242,12 +220,11 @@ fn gradients_are_those_of_vdvae() {
         let loss = elbo.mean();
         check_loss(&golden, values(loss.clone())[0]);
         let gradients = loss.backward();
-        let mut collect = Collect { gradients: &gradients, path: Vec::new(), found: Vec::new() };
-        golden.network.visit(&mut collect);
+        let found = gradients_by_path(&golden.network, &gradients, Matrices::InOut);
         let file = Safetensors::open(golden.folder.join("grads.safetensors"));
-        assert_eq!(2 * collect.found.len(), file.names().len(), "each in f32 and f64");
+        assert_eq!(2 * found.len(), file.names().len(), "each in f32 and f64");
         let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-        for (name, found) in collect.found {
+        for (name, found) in found {
             let wanted = file.f64(&format!("{name}_f64"));
             assert_eq!(found.len(), wanted.len(), "{name}");
             let error = norm(&mut found.iter().zip(&wanted).map(|(f, w)| f - w));

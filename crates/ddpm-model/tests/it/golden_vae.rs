@@ -1,16 +1,19 @@
 //! Variational autoencoders of dense layers with given noise against `fixtures/vae`: values, losses and gradients.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{DType, Device, Gradients, Tensor};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, Device, Tensor};
 use ddpm_model::autoencoder::diagonal_gaussian::DiagonalGaussian;
 use ddpm_model::autoencoder::elbo::{KlTerm, importance_weighted_bound, log_importance_weight, loss};
 use ddpm_model::autoencoder::perceptron::{Activation, Perceptron, PerceptronConfig};
 use ddpm_model::likelihood::{bernoulli, gaussian};
 use ddpm_model::pass::Pass;
+use ddpm_testing::gradients::{Matrices, gradients_by_path};
 use ddpm_testing::support;
 use serde_json::Value;
 use support::*;
+
+use crate::vae_parts;
 
 /// A part of the fixtures.
 struct Part {
@@ -31,12 +34,9 @@ struct Draw {
 
 impl Part {
     fn all() -> Vec<Self> {
-        let folder = fixtures_dir().join("vae");
-        let index = read_json(folder.join("index.json"));
-        let parts = cases(&index, "parts").iter().filter(|part| text(part, "kind") == "dense");
-        parts
-            .map(|part| {
-                let folder = folder.join(text(part, "folder"));
+        vae_parts("dense")
+            .into_iter()
+            .map(|folder| {
                 let open = |name: &str| Safetensors::open(folder.join(format!("{name}.safetensors")));
                 Self {
                     meta: read_json(folder.join("meta.json")),
@@ -111,13 +111,13 @@ impl Part {
         let what = format!("{} {name}", text(&self.meta, "id"));
         assert!((found - wanted).abs() <= 1e-5 * wanted.abs().max(1.0), "{what}: {found} {wanted}");
         let gradients = loss.backward();
-        let mut collect = Collect { gradients: &gradients, path: Vec::new(), found: Vec::new() };
-        network.visit(&mut collect);
+        let found = gradients_by_path(network, &gradients, Matrices::OutIn);
+        let mut found: Vec<_> = found.into_iter().map(|(path, gradient)| (name_of(&path), gradient)).collect();
         if let Some(gradient) = log_sigma.and_then(|log_sigma| log_sigma.grad(&gradients)) {
-            collect.found.push(("log_sigma".into(), values(gradient)));
+            found.push(("log_sigma".into(), values(gradient)));
         }
-        assert!(collect.found.len() >= self.weights.names().len(), "{what}: {} gradients", collect.found.len());
-        for (parameter, found) in collect.found {
+        assert!(found.len() >= self.weights.names().len(), "{what}: {} gradients", found.len());
+        for (parameter, found) in found {
             let wanted = self.gradients.f64(&format!("{name}/{parameter}"));
             let apart = norm(found.iter().zip(&wanted).map(|(a, b)| a - b));
             let bound = number(&self.meta, "tol_grad_relative_norm") * norm(wanted.iter().copied())
@@ -132,8 +132,8 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// Their name of a parameter of ours.
-fn name_of(path: &[String]) -> String {
-    path.join(".").replace("mean.", "mu.").replace("log_variance.", "logvar.")
+fn name_of(path: &str) -> String {
+    path.replace("mean.", "mu.").replace("log_variance.", "logvar.")
 }
 
 /// Puts the stored weights in place of those drawn.
@@ -152,36 +152,13 @@ impl ModuleMapper for Load<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let name = name_of(&self.path);
+        let name = name_of(&self.path.join("."));
         let (id, value, mapper) = param.consume();
         let stored: Tensor<D> = self.weights.tensor(&name, &value.device(), DType::F32);
         // Theirs are [out, in].
         let stored = if D == 2 { stored.transpose() } else { stored };
         assert_eq!(stored.dims(), value.dims(), "{name}");
         Param::from_mapped_value(id, stored.detach().require_grad(), mapper)
-    }
-}
-
-/// The gradients of all parameters by their names.
-struct Collect<'a> {
-    gradients: &'a Gradients,
-    path: Vec<String>,
-    found: Vec<(String, Vec<f64>)>,
-}
-
-impl ModuleVisitor for Collect<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let gradient = param.val().grad(self.gradients).expect("every parameter has a gradient");
-        let gradient = if D == 2 { gradient.transpose() } else { gradient };
-        self.found.push((name_of(&self.path), values(gradient)));
     }
 }
 

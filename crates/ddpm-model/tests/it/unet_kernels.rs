@@ -2,10 +2,11 @@
 #![cfg(feature = "flex")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{DType, Device, Distribution, Gradients, Tensor, TensorData};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use ddpm_model::condition::Condition;
 use ddpm_model::unet::{Resampling, TimeShift, UNet, UNetConfig};
+use ddpm_testing::gradients::{Matrices, gradients_by_path};
 
 /// The same weights in f64.
 struct Wide;
@@ -28,28 +29,6 @@ impl ModuleMapper for Randomise {
     }
 }
 
-/// The gradients of all parameters, with their names.
-struct Collect<'a> {
-    gradients: &'a Gradients,
-    path: Vec<String>,
-    found: Vec<(String, Vec<f64>)>,
-}
-
-impl ModuleVisitor for Collect<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let gradient = param.val().grad(self.gradients).unwrap();
-        self.found.push((self.path.join("."), values(gradient.into_data())));
-    }
-}
-
 fn values(data: TensorData) -> Vec<f64> {
     data.iter::<f64>().collect()
 }
@@ -60,10 +39,9 @@ fn outcome(net: &UNet, x: Tensor<4>, t: Tensor<1>, weights: Tensor<4>) -> Vec<(S
     let y = net.forward(x.clone(), t, &Condition::None);
     let prediction = values(y.to_data());
     let gradients = (y * weights).sum().backward();
-    let mut collect = Collect { gradients: &gradients, path: Vec::new(), found: Vec::new() };
-    net.visit(&mut collect);
+    let of_parameters = gradients_by_path(net, &gradients, Matrices::InOut);
     let input = values(x.grad(&gradients).unwrap().into_data());
-    [vec![("prediction".into(), prediction), ("input".into(), input)], collect.found].concat()
+    [vec![("prediction".into(), prediction), ("input".into(), input)], of_parameters].concat()
 }
 
 #[test]

@@ -115,11 +115,9 @@ fn points(set: &InputSet, split: Split, most: usize) -> anyhow::Result<Features>
             let data = ddpm_data::open(config, split, 0)?;
             let mut values = Vec::new();
             for index in 0..data.items.len().min(most) {
-                let item = data.items.get(index)?.values;
-                let unit = |(axis, value): (usize, &f32)| data.info.units.data_unit(axis, f64::from(*value)) as f32;
-                values.extend(item.iter().enumerate().map(unit));
+                values.extend(data.items.get(index)?.values);
             }
-            Ok(Features::new(data.info.shape[0], values))
+            Ok(Features::new(data.info.shape[0], data.info.in_data_units(values)))
         }
         InputSet::Array(path) => {
             let mut reader = RowReader::open(path)?;
