@@ -137,7 +137,6 @@ impl Golden {
         let config = self.network.config();
         let of = |(index, meta): (usize, &Value)| {
             let frequency: Frequency = text(meta, "freq").parse().unwrap();
-            assert_eq!(frequency.lags(), config.lags);
             let length = whole(meta, "length");
             let future = if with_future { 0 } else { config.prediction_length };
             let start = Moment::parse(text(meta, "start")).unwrap();
@@ -259,6 +258,21 @@ fn the_denoiser_is_that_of_pytorch_ts() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn every_step_of_a_chain_is_that_of_pytorch_ts() {
+    for golden in all() {
+        let width = if golden.dtype == DType::F64 { "f64" } else { "tab64" };
+        let [steps, rows] = [0, 1].map(|axis| golden.io.shape("test.chain_x_f64")[axis]);
+        let variables = golden.network.config().variables;
+        let given = golden.tensor::<4>(&format!("test.chain_x_{width}")).reshape([steps * rows, 1, variables]);
+        // The conditions of the first step of the forecast, for every step of its chain.
+        let condition = golden.tensor::<4>(&format!("test.cond_{width}")).narrow(0, 0, 1).squeeze_dim::<3>(0);
+        let times: Vec<usize> = (0..steps).rev().flat_map(|t| vec![t; rows]).collect();
+        let eps = golden.network.denoiser().forward(given, &times, condition.repeat_dim(0, steps));
+        golden.check(&golden.io, "test.chain_eps", eps, 1e-5);
     }
 }
 
