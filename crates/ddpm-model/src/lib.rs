@@ -28,6 +28,7 @@ pub mod prediction;
 pub mod resample;
 pub mod schedule;
 pub mod time_density;
+pub mod timegrad;
 pub mod unet;
 pub mod variance;
 pub mod weighting;

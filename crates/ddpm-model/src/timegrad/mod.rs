@@ -1,0 +1,277 @@
+//! TimeGrad (Rasul et al. 2021): forecasts of all variables of a series at once, each step a sample of a diffusion model
+//! that is conditioned on the state of a recurrent network over the past.
+//!
+//! Names of fields are those of pytorch-ts, so that weights pass in and out by name. All noise is passed in.
+
+pub mod calendar;
+mod config;
+mod denoiser;
+mod diffusion;
+pub mod features;
+mod rnn;
+mod window;
+
+use burn::module::Module;
+use burn::nn::{Dropout, DropoutConfig, Embedding, EmbeddingConfig, Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
+
+use crate::gaussian::{Clip, GaussianDiffusion};
+use crate::network::NetworkError;
+pub use config::{Cell, TimeGradConfig};
+pub use denoiser::{Denoised, EpsilonTheta, step_table};
+pub use diffusion::{Loss, schedule};
+use rnn::repeat_rows;
+pub use rnn::{LayerState, Rnn, RnnState};
+pub use window::{Series, Window, WindowError, Windows, lagged, mean_scale, observed_share};
+
+/// Whether a tensor of a state dict of pytorch-ts is no parameter: the denoiser is in it twice, and what follows from the
+/// schedule is in it too.
+pub fn is_redundant(name: &str) -> bool {
+    name.starts_with("diffusion.") || name.starts_with("scaler.")
+}
+
+impl TimeGradConfig {
+    /// Builds the network, for which the variables and the lags must be known.
+    ///
+    /// Parameters are drawn when they are first used: seed the device, then touch them all.
+    pub fn init(&self, device: &Device) -> Result<TimeGrad, NetworkError> {
+        let problems = self.problems();
+        if !problems.is_empty() {
+            return Err(NetworkError::Config { problems });
+        }
+        Ok(TimeGrad {
+            embed: EmbeddingConfig::new(self.variables, 1).init(device),
+            rnn: Rnn::new(self.cell, self.input_size(), self.cells, self.layers, device),
+            proj_dist_args: Projection {
+                proj: vec![LinearConfig::new(self.cells, self.conditioning_length).init(device)],
+            },
+            denoise_fn: EpsilonTheta::init(self, device),
+            dropout: DropoutConfig::new(self.dropout).init(),
+            config: self.clone(),
+        })
+    }
+}
+
+/// The networks.
+#[derive(Module, Debug)]
+pub struct TimeGrad {
+    embed: Embedding,
+    rnn: Rnn,
+    proj_dist_args: Projection,
+    denoise_fn: EpsilonTheta,
+    dropout: Dropout,
+    #[module(skip)]
+    config: TimeGradConfig,
+}
+
+/// From the state of the recurrent network to the condition.
+#[derive(Module, Debug)]
+struct Projection {
+    proj: Vec<Linear>,
+}
+
+/// What the recurrent network makes of windows.
+#[derive(Clone, Debug)]
+pub struct Unrolled {
+    /// The scale of each variable, `[B, 1, D]`.
+    pub scale: Tensor<3>,
+    /// What the recurrent network read, `[B, S, input_size]`.
+    pub inputs: Tensor<3>,
+    /// Its outputs, `[B, S, cells]`.
+    pub outputs: Tensor<3>,
+    /// Its state after the last step.
+    pub state: RnnState,
+    /// The condition of each step, `[B, S, conditioning_length]`.
+    pub conditions: Tensor<3>,
+}
+
+/// A forecast on its way: all paths of all windows after some steps.
+#[derive(Clone, Debug)]
+pub struct Forecast {
+    /// The scale of each variable, `[rows, 1, D]`.
+    pub scale: Tensor<3>,
+    /// The past and the steps sampled so far, `[rows, L, D]`.
+    sequence: Tensor<3>,
+    /// The time features of all steps to forecast, `[rows, prediction_length, F]`.
+    features: Tensor<3>,
+    state: RnnState,
+    /// Steps sampled so far.
+    steps: usize,
+}
+
+impl TimeGrad {
+    /// The config that this network was built from.
+    pub fn config(&self) -> &TimeGradConfig {
+        &self.config
+    }
+
+    /// The denoiser of one step.
+    pub fn denoiser(&self) -> &EpsilonTheta {
+        &self.denoise_fn
+    }
+
+    /// The scale of each variable of the windows, `[B, 1, D]`, from the context.
+    pub fn scale(&self, windows: &Windows) -> Tensor<3> {
+        let context = |x: &Tensor<3>| last_steps(x, self.config.context_length);
+        let (values, observed) = (context(&windows.past_values), context(&windows.past_observed));
+        match self.config.scaling {
+            true => mean_scale(values, observed),
+            false => Tensor::ones([values.dims()[0], 1, self.config.variables], (&values.device(), values.dtype())),
+        }
+    }
+
+    /// What the recurrent network reads at the last steps of a sequence `[B, L, D]`, one for each of `features`
+    /// `[B, S, F]`: lagged values in units of the scale, the embedding of each variable, and the time features.
+    fn inputs(&self, sequence: &Tensor<3>, scale: &Tensor<3>, features: Tensor<3>) -> Tensor<3> {
+        let [batch, steps, _] = features.dims();
+        let [variables, lags] = [self.config.variables, self.config.lags.len()];
+        let scaled = lagged(sequence, &self.config.lags, steps) / scale.clone().unsqueeze_dim::<4>(3);
+        let embedding = self.embed.weight.val().reshape([1, 1, variables]).expand([batch, steps, variables]);
+        Tensor::cat(vec![scaled.reshape([batch, steps, variables * lags]), embedding, features], 2)
+    }
+
+    fn unroll(&self, sequence: &Tensor<3>, scale: Tensor<3>, features: Tensor<3>) -> Unrolled {
+        let inputs = self.inputs(sequence, &scale, features);
+        let (outputs, state) = self.rnn.forward(inputs.clone(), None, &self.dropout);
+        let conditions = self.proj_dist_args.forward(outputs.clone());
+        Unrolled { scale, inputs, outputs, state, conditions }
+    }
+
+    /// The context and the future read as in training, where the future is known. Nothing for windows without a future.
+    pub fn read(&self, windows: &Windows) -> Option<Unrolled> {
+        let future = windows.future_values.clone()?;
+        // The values of a step are read after it at the earliest: each lag is at least 1.
+        let sequence = Tensor::cat(vec![windows.past_values.clone(), future], 1);
+        let context = last_steps(&windows.past_features, self.config.context_length);
+        let features = Tensor::cat(vec![context, windows.future_features.clone()], 1);
+        Some(self.unroll(&sequence, self.scale(windows), features))
+    }
+
+    /// The targets of the denoiser in training: the context and the future in units of the scale, `[B * S, 1, D]`.
+    pub fn targets(&self, windows: &Windows, scale: &Tensor<3>) -> Option<Tensor<3>> {
+        let context = last_steps(&windows.past_values, self.config.context_length);
+        let values = Tensor::cat(vec![context, windows.future_values.clone()?], 1);
+        let [batch, steps, variables] = values.dims();
+        Some((values / scale.clone()).reshape([batch * steps, 1, variables]))
+    }
+
+    /// The loss of the denoiser at these steps of the diffusion, one for each row and step of the windows (row by row), with
+    /// this noise `[B * S, 1, D]`. Nothing for windows without a future.
+    pub fn loss(
+        &self,
+        windows: &Windows,
+        diffusion: &GaussianDiffusion,
+        loss: Loss,
+        steps: &[usize],
+        noise: Tensor<3>,
+    ) -> Option<Tensor<1>> {
+        let read = self.read(windows)?;
+        let x_0 = self.targets(windows, &read.scale)?;
+        let x_t = diffusion.q_sample(x_0, steps, noise.clone());
+        let [batch, length, width] = read.conditions.dims();
+        let conditions = read.conditions.reshape([batch * length, 1, width]);
+        Some(loss.of(self.denoise_fn.forward(x_t, steps, conditions), noise))
+    }
+
+    /// Which values the loss is about, `[B, S, D]`.
+    pub fn observed(&self, windows: &Windows) -> Option<Tensor<3>> {
+        let context = last_steps(&windows.past_observed, self.config.context_length);
+        Some(Tensor::cat(vec![context, windows.future_observed.clone()?], 1))
+    }
+
+    /// Reads the context before a forecast with `paths` paths of each window: rows window by window.
+    pub fn start_forecast(&self, windows: &Windows, paths: usize) -> Forecast {
+        let features = last_steps(&windows.past_features, self.config.context_length);
+        let read = self.unroll(&windows.past_values, self.scale(windows), features);
+        Forecast {
+            scale: repeat_rows(read.scale, paths),
+            sequence: repeat_rows(windows.past_values.clone(), paths),
+            features: repeat_rows(windows.future_features.clone(), paths),
+            state: read.state.repeated(paths),
+            steps: 0,
+        }
+    }
+
+    /// Reads what was sampled last, and gives the condition of the next step, `[rows, 1, conditioning_length]`. Nothing
+    /// after `prediction_length` steps.
+    pub fn next_condition(&self, forecast: &mut Forecast) -> Option<Tensor<3>> {
+        if forecast.steps >= forecast.features.dims()[1] {
+            return None;
+        }
+        // The step to come as the last one of the sequence; no lag reads it.
+        let rows = forecast.sequence.dims()[0];
+        let blank = Tensor::zeros([rows, 1, self.config.variables], (&forecast.scale.device(), forecast.scale.dtype()));
+        let sequence = Tensor::cat(vec![forecast.sequence.clone(), blank], 1);
+        let features = forecast.features.clone().narrow(1, forecast.steps, 1);
+        let inputs = self.inputs(&sequence, &forecast.scale, features);
+        let (outputs, state) = self.rnn.forward(inputs, Some(&forecast.state), &self.dropout);
+        forecast.state = state;
+        Some(self.proj_dist_args.forward(outputs))
+    }
+
+    /// Samples of the future of each window by ancestral sampling, `[B, paths, prediction_length, D]`.
+    ///
+    /// `noise` gives standard normal values `[rows, 1, D]` for a step of the forecast and a step of the diffusion, in the
+    /// order in which they are needed: at first `None` for where the chain starts, then every step of the diffusion but 0.
+    pub fn forecast(
+        &self,
+        windows: &Windows,
+        paths: usize,
+        diffusion: &GaussianDiffusion,
+        mut noise: impl FnMut(usize, Option<usize>) -> Tensor<3>,
+    ) -> Tensor<4> {
+        let mut forecast = self.start_forecast(windows, paths);
+        let mut samples = Vec::new();
+        while let Some(condition) = self.next_condition(&mut forecast) {
+            let step = forecast.steps;
+            let sample = self.sample(condition, diffusion, |t| noise(step, t));
+            samples.push(forecast.push(sample));
+        }
+        let [batch, steps] = [windows.past_values.dims()[0], samples.len()];
+        Tensor::cat(samples, 1).reshape([batch, paths, steps, self.config.variables])
+    }
+
+    /// A sample given a condition `[rows, 1, conditioning_length]`, in units of the scale, `[rows, 1, D]`: see
+    /// [`TimeGrad::forecast`] for the noise.
+    pub fn sample(
+        &self,
+        condition: Tensor<3>,
+        diffusion: &GaussianDiffusion,
+        mut noise: impl FnMut(Option<usize>) -> Tensor<3>,
+    ) -> Tensor<3> {
+        let mut x = noise(None);
+        for t in (0..diffusion.schedule.len()).rev() {
+            let eps = self.denoise_fn.forward(x.clone(), &[t], condition.clone());
+            let moments = diffusion.reverse_step(eps, None, x, &[t], Clip::None).moments;
+            x = match t {
+                0 => moments.mean,
+                _ => moments.mean + moments.variance.sqrt() * noise(Some(t)),
+            };
+        }
+        x
+    }
+}
+
+impl Projection {
+    fn forward(&self, outputs: Tensor<3>) -> Tensor<3> {
+        self.proj.iter().fold(outputs, |x, layer| layer.forward(x))
+    }
+}
+
+impl Forecast {
+    /// Appends a sample in units of the scale, `[rows, 1, D]`, and returns it in the units of the series.
+    pub fn push(&mut self, sample: Tensor<3>) -> Tensor<3> {
+        let values = sample * self.scale.clone();
+        self.sequence = Tensor::cat(vec![self.sequence.clone(), values.clone()], 1);
+        self.steps += 1;
+        values
+    }
+}
+
+fn last_steps(x: &Tensor<3>, steps: usize) -> Tensor<3> {
+    let length = x.dims()[1];
+    x.clone().narrow(1, length - steps, steps)
+}
+
+#[cfg(test)]
+mod tests;

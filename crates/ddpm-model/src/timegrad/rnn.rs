@@ -1,0 +1,224 @@
+//! Recurrent layers as PyTorch's `nn.GRU` and `nn.LSTM`: their gates and the names of their weights.
+
+use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param};
+use burn::nn::{Dropout, Initializer};
+use burn::tensor::activation::sigmoid;
+use burn::tensor::{Device, Tensor};
+
+use super::config::Cell;
+
+/// The container that visitors are given for the weights.
+const CONTAINER: &str = "Struct:Rnn";
+
+/// The weights of one layer, the gates below one another: reset, update and new (GRU), or input, forget, cell and output
+/// (LSTM).
+#[derive(Module, Debug)]
+struct Layer {
+    /// `[gates * cells, inputs]`
+    weight_ih: Param<Tensor<2>>,
+    /// `[gates * cells, cells]`
+    weight_hh: Param<Tensor<2>>,
+    /// `[gates * cells]`
+    bias_ih: Param<Tensor<1>>,
+    /// `[gates * cells]`
+    bias_hh: Param<Tensor<1>>,
+}
+
+/// What a layer carries from step to step.
+#[derive(Clone, Debug)]
+pub struct LayerState {
+    /// The output of the last step, `[B, cells]`.
+    pub hidden: Tensor<2>,
+    /// The memory of an LSTM, `[B, cells]`; all zeros and unused in a GRU.
+    pub memory: Tensor<2>,
+}
+
+impl LayerState {
+    /// Each row `times` times, one after another.
+    fn repeated(&self, times: usize) -> Self {
+        Self { hidden: repeat_rows(self.hidden.clone(), times), memory: repeat_rows(self.memory.clone(), times) }
+    }
+}
+
+/// Each row `times` times, one after another.
+pub(super) fn repeat_rows<const D: usize>(x: Tensor<D>, times: usize) -> Tensor<D> {
+    let mut shape = x.dims();
+    let columns = shape[1..].iter().product();
+    let rows: Tensor<3> = x.reshape([shape[0], 1, columns]).repeat_dim(1, times);
+    shape[0] *= times;
+    rows.reshape(shape)
+}
+
+/// The state of all layers, the lowest first.
+#[derive(Clone, Debug)]
+pub struct RnnState(pub Vec<LayerState>);
+
+impl RnnState {
+    /// The state with each row `times` times, one after another.
+    pub fn repeated(&self, times: usize) -> Self {
+        Self(self.0.iter().map(|layer| layer.repeated(times)).collect())
+    }
+}
+
+/// Layers of recurrent cells. Parameters are named as in PyTorch: `weight_ih_l0`, `weight_hh_l0`, ...
+#[derive(Clone, Debug)]
+pub struct Rnn {
+    layers: Vec<Layer>,
+    cell: Cell,
+}
+
+impl Rnn {
+    /// Layers with weights and biases drawn as PyTorch does, uniform up to `1 / sqrt(cells)`.
+    pub fn new(cell: Cell, inputs: usize, cells: usize, layers: usize, device: &Device) -> Self {
+        let bound = 1.0 / (cells as f64).sqrt();
+        let uniform = Initializer::Uniform { min: -bound, max: bound };
+        let rows = cell.gates() * cells;
+        let layer = |index: usize| Layer {
+            weight_ih: uniform.init([rows, if index == 0 { inputs } else { cells }], device),
+            weight_hh: uniform.init([rows, cells], device),
+            bias_ih: uniform.init([rows], device),
+            bias_hh: uniform.init([rows], device),
+        };
+        Self { layers: (0..layers).map(layer).collect(), cell }
+    }
+
+    /// The outputs `[B, S, cells]` of the last layer for inputs `[B, S, inputs]`, and the state after the last step.
+    ///
+    /// Without a state it starts from zeros. Dropout is applied between layers.
+    pub fn forward(&self, inputs: Tensor<3>, state: Option<&RnnState>, dropout: &Dropout) -> (Tensor<3>, RnnState) {
+        let mut states = Vec::with_capacity(self.layers.len());
+        let mut outputs = inputs;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let inputs = if index == 0 { outputs } else { dropout.forward(outputs) };
+            let before = state.and_then(|state| state.0.get(index)).cloned();
+            let (after, last) = layer.forward(self.cell, inputs, before);
+            outputs = after;
+            states.push(last);
+        }
+        (outputs, RnnState(states))
+    }
+}
+
+impl Layer {
+    fn forward(&self, cell: Cell, inputs: Tensor<3>, state: Option<LayerState>) -> (Tensor<3>, LayerState) {
+        let [batch, steps, width] = inputs.dims();
+        let [rows, cells] = self.weight_hh.dims();
+        let mut state = state.unwrap_or_else(|| {
+            let zeros = Tensor::zeros([batch, cells], (&inputs.device(), inputs.dtype()));
+            LayerState { hidden: zeros.clone(), memory: zeros }
+        });
+        // What depends on no earlier step, for all steps at once.
+        let from_inputs = inputs.reshape([batch * steps, width]).matmul(self.weight_ih.val().transpose())
+            + self.bias_ih.val().unsqueeze_dim::<2>(0);
+        let from_inputs = from_inputs.reshape([batch, steps, rows]);
+        let (recurrent, bias) = (self.weight_hh.val().transpose(), self.bias_hh.val().unsqueeze_dim::<2>(0));
+        let mut outputs = Vec::with_capacity(steps);
+        for step in 0..steps {
+            let from_input = from_inputs.clone().narrow(1, step, 1).reshape([batch, rows]);
+            let from_state = state.hidden.clone().matmul(recurrent.clone()) + bias.clone();
+            state = match cell {
+                Cell::Gru => gru(from_input, from_state, state),
+                Cell::Lstm => lstm(from_input + from_state, state),
+            };
+            outputs.push(state.hidden.clone());
+        }
+        (Tensor::stack(outputs, 1), state)
+    }
+}
+
+/// `h' = (1 - z) n + z h` with `n = tanh(from_input + r from_state)`.
+fn gru(from_input: Tensor<2>, from_state: Tensor<2>, state: LayerState) -> LayerState {
+    let cells = state.hidden.dims()[1];
+    let gate = |x: &Tensor<2>, index: usize| x.clone().narrow(1, index * cells, cells);
+    let reset = sigmoid(gate(&from_input, 0) + gate(&from_state, 0));
+    let update = sigmoid(gate(&from_input, 1) + gate(&from_state, 1));
+    let new = (gate(&from_input, 2) + reset * gate(&from_state, 2)).tanh();
+    LayerState { hidden: new.clone() + update * (state.hidden - new), memory: state.memory }
+}
+
+/// `c' = f c + i g` and `h' = o tanh(c')`.
+fn lstm(gates: Tensor<2>, state: LayerState) -> LayerState {
+    let cells = state.hidden.dims()[1];
+    let gate = |index: usize| gates.clone().narrow(1, index * cells, cells);
+    let (input, forget, new, output) = (sigmoid(gate(0)), sigmoid(gate(1)), gate(2).tanh(), sigmoid(gate(3)));
+    let memory = forget * state.memory + input * new;
+    LayerState { hidden: output * memory.clone().tanh(), memory }
+}
+
+// By hand, because the index of a layer is at the end of PyTorch's names, where a list in a derived module would have it
+// in the path.
+impl Module for Rnn {
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        for (index, layer) in self.layers.iter().enumerate() {
+            visit_as(&layer.weight_ih, &format!("weight_ih_l{index}"), visitor);
+            visit_as(&layer.weight_hh, &format!("weight_hh_l{index}"), visitor);
+            visit_as(&layer.bias_ih, &format!("bias_ih_l{index}"), visitor);
+            visit_as(&layer.bias_hh, &format!("bias_hh_l{index}"), visitor);
+        }
+    }
+
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        let mapped = |(index, layer): (usize, Layer)| Layer {
+            weight_ih: map_as(layer.weight_ih, &format!("weight_ih_l{index}"), mapper),
+            weight_hh: map_as(layer.weight_hh, &format!("weight_hh_l{index}"), mapper),
+            bias_ih: map_as(layer.bias_ih, &format!("bias_ih_l{index}"), mapper),
+            bias_hh: map_as(layer.bias_hh, &format!("bias_hh_l{index}"), mapper),
+        };
+        Self { layers: self.layers.into_iter().enumerate().map(mapped).collect(), cell: self.cell }
+    }
+
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        self.layers.collect_devices(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        Self { layers: self.layers.fork(device), cell: self.cell }
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        Self { layers: self.layers.to_device(device), cell: self.cell }
+    }
+
+    fn train(self) -> Self {
+        Self { layers: self.layers.train(), cell: self.cell }
+    }
+
+    fn valid(&self) -> Self {
+        Self { layers: self.layers.valid(), cell: self.cell }
+    }
+
+    fn materialize(self) -> Self {
+        Self { layers: self.layers.materialize(), cell: self.cell }
+    }
+}
+
+fn visit_as<T: Module, V: ModuleVisitor>(param: &T, name: &str, visitor: &mut V) {
+    visitor.enter_module(name, CONTAINER);
+    param.visit(visitor);
+    visitor.exit_module(name, CONTAINER);
+}
+
+fn map_as<T: Module, M: ModuleMapper>(param: T, name: &str, mapper: &mut M) -> T {
+    mapper.enter_module(name, CONTAINER);
+    let mapped = param.map(mapper);
+    mapper.exit_module(name, CONTAINER);
+    mapped
+}
+
+impl ModuleDisplayDefault for Rnn {
+    fn content(&self, content: Content) -> Option<Content> {
+        content.add("cell", &format!("{:?}", self.cell)).add("layers", &self.layers).optional()
+    }
+
+    fn num_params(&self) -> usize {
+        Module::num_params(self)
+    }
+}
+
+impl ModuleDisplay for Rnn {}
+
+impl std::fmt::Display for Rnn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.format(burn::module::DisplaySettings::default()))
+    }
+}
