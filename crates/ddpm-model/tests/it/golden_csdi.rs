@@ -132,7 +132,7 @@ impl Golden {
     fn check_loss(&self, name: &str, found: Tensor<1>) {
         let (key, tolerance) = match self.dtype {
             DType::F64 => (format!("{name}_f64"), TOLERANCE_F64),
-            _ => (format!("{name}_tab64"), 2e-6),
+            _ => (format!("{name}_tab64"), 1e-5),
         };
         let wanted = number(&self.meta["loss"], &key);
         assert_close(&values(found), &[wanted], tolerance * wanted.abs().max(1.0), &self.what(name));
