@@ -13,7 +13,8 @@ use crate::pass::Pass;
 /// Hidden width of the feed-forward part, whatever the channels.
 const HIDDEN: usize = 64;
 
-/// One of the two kinds of transformers, `[N, S, C]` to the same shape. Dropout is left to the caller's training.
+/// One of the two kinds of transformers, `[N, S, C]` to the same shape. There is no dropout, which the original trains with
+/// at a rate of 0.1.
 #[derive(Module, Debug)]
 pub enum Encoder {
     /// With softmax over all pairs of places.
