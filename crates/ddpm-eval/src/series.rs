@@ -28,6 +28,8 @@ pub enum Quantile {
     Nearest,
     /// Linear interpolation between the two neighbors.
     Linear,
+    /// The lower of the two neighbors, as PyTorch's median.
+    Lower,
 }
 
 /// The levels 0.05, 0.10 to 0.95.
@@ -71,6 +73,32 @@ impl Forecast {
         let [b, s, l, k] = shape;
         let sums = |values: &[f64]| values.chunks_exact(k.max(1)).map(|entry| entry.iter().sum()).collect::<Vec<f64>>();
         Self::new([b, s, l, 1], &sums(samples), &sums(target), None)
+    }
+
+    /// The same where every entry of the sum counts by the share of its variables that count, as CSDI does it: all
+    /// variables are summed nevertheless.
+    pub fn masked_sum_over_variables(
+        shape: [usize; 4],
+        samples: &[f64],
+        target: &[f64],
+        mask: &[f64],
+    ) -> Result<Self, EvaluationError> {
+        let variables = shape[3].max(1);
+        let share = |entry: &[f64]| entry.iter().sum::<f64>() / variables as f64;
+        let mask = mask.chunks_exact(variables).map(share).collect();
+        let sum = Self::sum_over_variables(shape, samples, target)?;
+        sum.with_mask(mask)
+    }
+
+    fn with_mask(self, mask: Vec<f64>) -> Result<Self, EvaluationError> {
+        match mask.len() == self.target.len() {
+            true => Ok(Self { mask, ..self }),
+            false => Err(EvaluationError::TooFew {
+                what: "the mask of a forecast",
+                least: self.target.len(),
+                found: mask.len(),
+            }),
+        }
     }
 
     fn entries(&self) -> impl Iterator<Item = (&[f64], f64, f64)> {
@@ -194,6 +222,8 @@ pub enum Point {
     Mean,
     /// Their median.
     Median,
+    /// The lower of the two middle samples where their number is even, as PyTorch's median.
+    LowerMedian,
 }
 
 impl Point {
@@ -201,6 +231,7 @@ impl Point {
         match self {
             Self::Mean => sorted.iter().sum::<f64>() / sorted.len() as f64,
             Self::Median => quantile(sorted, 0.5, Quantile::Linear),
+            Self::LowerMedian => quantile(sorted, 0.5, Quantile::Lower),
         }
     }
 }
@@ -227,6 +258,7 @@ fn quantile(sorted: &[f64], level: f64, rule: Quantile) -> f64 {
     let place = last as f64 * level;
     match rule {
         Quantile::Nearest => sorted[(place.round_ties_even() as usize).min(last)],
+        Quantile::Lower => sorted[(place.floor() as usize).min(last)],
         Quantile::Linear => {
             let below = (place.floor() as usize).min(last);
             let above = (below + 1).min(last);
@@ -239,6 +271,18 @@ fn quantile(sorted: &[f64], level: f64, rule: Quantile) -> f64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lower_median_and_masked_sums() {
+        // One forecast, four samples, one time, two variables, of which one counts.
+        let (shape, samples) = ([1, 4, 1, 2], [4.0, 1.0, 1.0, 1.0, 3.0, 1.0, 2.0, 1.0]);
+        let forecast = Forecast::new(shape, &samples, &[2.0, 1.0], Some(&[1.0, 0.0])).unwrap();
+        assert_eq!((forecast.mae(Quantile::Lower), forecast.mae(Quantile::Linear)), (0.0, 0.5));
+        assert_eq!((forecast.rmse(Point::LowerMedian), forecast.rmse(Point::Median)), (0.0, 0.5));
+        let sum = Forecast::masked_sum_over_variables(shape, &samples, &[2.0, 1.0], &[1.0, 0.0]).unwrap();
+        assert_eq!((sum.absolute_target_sum(), sum.quantiles(0.5, Quantile::Lower)), (1.5, vec![3.0]));
+        assert!(Forecast::masked_sum_over_variables(shape, &samples, &[2.0, 1.0], &[1.0]).is_err());
+    }
 
     #[test]
     fn by_hand() {

@@ -9,6 +9,7 @@ pub mod batch_norm;
 pub mod bound;
 pub mod condition;
 pub mod continuous;
+pub mod csdi;
 pub mod custom;
 pub mod denoiser;
 pub mod diffusion;

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod formula;
+mod golden_csdi;
 mod golden_inception;
 mod golden_metrics;
 mod golden_vae_baselines;

@@ -1,6 +1,7 @@
 //! The integration tests of ddpm-model: one program, one file a subject.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod golden_csdi;
 mod golden_ema;
 mod golden_gaussian;
 mod golden_hvae;

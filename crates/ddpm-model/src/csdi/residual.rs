@@ -1,0 +1,87 @@
+//! One residual layer: attention over the times, then over the variables, and a gate.
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::nn::conv::Conv1d;
+use burn::tensor::activation::sigmoid;
+use burn::tensor::{Device, Tensor};
+
+use std::f64::consts::FRAC_1_SQRT_2;
+
+use super::config::CsdiConfig;
+use super::layers::{apply, apply_pointwise, linear, pointwise};
+use super::transformer::Encoder;
+use crate::pass::Pass;
+
+#[derive(Module, Debug)]
+pub(super) struct ResidualLayer {
+    diffusion_projection: Linear,
+    cond_projection: Conv1d,
+    mid_projection: Conv1d,
+    output_projection: Conv1d,
+    time_layer: Encoder,
+    feature_layer: Encoder,
+}
+
+impl ResidualLayer {
+    pub(super) fn init(config: &CsdiConfig, device: &Device) -> Self {
+        let channels = config.channels;
+        let encoder = || Encoder::init(channels, config.heads, config.linear_attention, device);
+        Self {
+            diffusion_projection: linear(config.step_embedding, channels, device),
+            cond_projection: pointwise(config.side_channels(), 2 * channels, device),
+            mid_projection: pointwise(channels, 2 * channels, device),
+            output_projection: pointwise(channels, 2 * channels, device),
+            time_layer: encoder(),
+            feature_layer: encoder(),
+        }
+    }
+
+    /// The state `[B, K, L, C]` with the side information `[B, K, L, S]` and the embedding of the step `[B, E]` to the next
+    /// state and what goes to the output.
+    pub(super) fn forward(
+        &self,
+        state: Tensor<4>,
+        side: Tensor<4>,
+        step: Tensor<2>,
+        pass: &Pass<'_>,
+    ) -> (Tensor<4>, Tensor<4>) {
+        let [batch, _, _, channels] = state.dims();
+        let step = apply("diffusion_projection", &self.diffusion_projection, step, pass);
+        let y = state.clone() + step.reshape([batch, 1, 1, channels]);
+        let y = self.over_features(self.over_time(y, pass), pass);
+        let y = apply_pointwise("mid_projection", &self.mid_projection, y, pass)
+            + apply_pointwise("cond_projection", &self.cond_projection, side, pass);
+        let [gate, filter] = halves(y);
+        let gated = pass.joined("gate", sigmoid(gate) * filter.tanh());
+        let [residual, skip] = halves(apply_pointwise("output_projection", &self.output_projection, gated, pass));
+        ((state + residual) * FRAC_1_SQRT_2, skip)
+    }
+
+    /// Every variable's times are one sequence.
+    fn over_time(&self, y: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
+        let [batch, variables, length, channels] = y.dims();
+        if length == 1 {
+            return y;
+        }
+        let sequences = y.reshape([batch * variables, length, channels]);
+        let attended = self.time_layer.forward(sequences, &pass.inside(format_args!("time_layer")));
+        attended.reshape([batch, variables, length, channels])
+    }
+
+    /// Every time's variables are one sequence.
+    fn over_features(&self, y: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
+        let [batch, variables, length, channels] = y.dims();
+        if variables == 1 {
+            return y;
+        }
+        let sequences = y.swap_dims(1, 2).reshape([batch * length, variables, channels]);
+        let attended = self.feature_layer.forward(sequences, &pass.inside(format_args!("feature_layer")));
+        attended.reshape([batch, length, variables, channels]).swap_dims(1, 2)
+    }
+}
+
+fn halves(x: Tensor<4>) -> [Tensor<4>; 2] {
+    let half = x.dims()[3] / 2;
+    [x.clone().narrow(3, 0, half), x.narrow(3, half, half)]
+}
