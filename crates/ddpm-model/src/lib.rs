@@ -27,6 +27,7 @@ pub mod prediction;
 
 pub mod resample;
 pub mod schedule;
+pub mod sssd;
 pub mod time_density;
 pub mod unet;
 pub mod variance;
