@@ -53,13 +53,12 @@ impl StateSpace {
             KernelSum::Full => self.full_basis(stored_length, length),
             KernelSum::Half => self.half_basis(stored_length, length),
         };
-        let states = 0..self.w.len();
-        let rows = states.flat_map(|n| {
-            let column = |l: usize| columns[l][n];
-            let real = (0..length).map(move |l| column(l).re);
-            real.chain((0..length).map(move |l| -column(l).im))
-        });
-        rows.collect()
+        let mut rows = Vec::with_capacity(2 * self.w.len() * length);
+        for n in 0..self.w.len() {
+            rows.extend(columns.iter().map(|column| column[n].re));
+            rows.extend(columns.iter().map(|column| -column[n].im));
+        }
+        rows
     }
 
     /// `C~ = C (I - dA^L)`.
