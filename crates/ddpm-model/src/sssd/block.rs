@@ -85,9 +85,9 @@ impl ResidualBlock {
         let (residual, features) = (config.residual_channels, config.features());
         Self {
             fc_t: LinearConfig::new(config.step_features, residual).init(device),
-            S41: S4Layer::init(config, device),
+            S41: S4Layer::init(config.s4(), device),
             conv_layer: Conv::init([residual, features], 3, device),
-            S42: S4Layer::init(config, device),
+            S42: S4Layer::init(config.s4(), device),
             cond_conv: Conv::init([2 * config.in_channels, features], 1, device),
             res_conv: WeightNormConv::init([residual, residual], 1, device),
             skip_conv: WeightNormConv::init([residual, config.skip_channels], 1, device),

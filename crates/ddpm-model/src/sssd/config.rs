@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::s4::S4Config;
 use super::state_space::KernelSum;
 use crate::network::Problem;
 
@@ -84,9 +85,10 @@ impl SssdConfig {
         2 * self.residual_channels
     }
 
-    /// The kernels of an S4 layer for each feature.
-    pub fn directions(&self) -> usize {
-        if self.bidirectional { 2 } else { 1 }
+    /// The sizes of its S4 layers.
+    pub fn s4(&self) -> S4Config {
+        let Self { states, length, bidirectional, layer_norm, .. } = *self;
+        S4Config { features: self.features(), states, length, bidirectional, layer_norm }
     }
 
     /// All reasons why this network cannot be built.

@@ -15,6 +15,8 @@ pub mod hippo;
 pub mod loss;
 mod s4;
 pub mod state_space;
+#[cfg(test)]
+mod tests;
 
 use burn::module::Module;
 use burn::nn::conv::{Conv1d, Conv1dConfig};
@@ -28,7 +30,7 @@ use crate::pass::Pass;
 use block::{Conv, ResidualBlock};
 pub use config::SssdConfig;
 pub use convolution::convolve;
-pub use s4::{KernelBasis, S4Layer};
+pub use s4::{KernelBasis, S4Config, S4Layer};
 use state_space::KernelSum;
 
 /// How the diffusion step is embedded.

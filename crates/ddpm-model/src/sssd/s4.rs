@@ -11,7 +11,6 @@ use burn::tensor::{Device, Distribution, Shape, Tensor, TensorData};
 use ddpm_kernels::gelu;
 
 use super::complex::Complex;
-use super::config::SssdConfig;
 use super::convolution::convolve;
 use super::hippo::{DiagonalPlusLowRank, diagonal_plus_low_rank};
 use super::state_space::{KernelSum, StateSpace};
@@ -19,6 +18,21 @@ use crate::pass::Pass;
 
 /// Initial step sizes lie between these, uniformly in the logarithm.
 const STEP_SIZES: [f64; 2] = [1e-3, 0.1];
+
+/// The sizes of an S4 layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct S4Config {
+    /// Channels of the series.
+    pub features: usize,
+    /// States of a feature, an even number.
+    pub states: usize,
+    /// The length that C is stored for.
+    pub length: usize,
+    /// Whether what comes after a step has a kernel of its own; otherwise a step sees only what comes before.
+    pub bidirectional: bool,
+    /// Whether a layer normalization comes last.
+    pub layer_norm: bool,
+}
 
 /// An S4 layer: `LayerNorm(x + W gelu(K * x + D x) + b)`, with features second.
 #[derive(Module, Debug)]
@@ -73,9 +87,9 @@ impl KernelBasis {
 }
 
 impl S4Layer {
-    /// With the features, states, length and directions of the config. Parameters are drawn when they are first used.
-    pub fn init(config: &SssdConfig, device: &Device) -> Self {
-        let features = config.features();
+    /// Parameters are drawn when they are first used.
+    pub fn init(config: S4Config, device: &Device) -> Self {
+        let features = config.features;
         let bound = 1.0 / (features as f64).sqrt();
         let uniform = Initializer::Uniform { min: -bound, max: bound };
         let standard_normal = Initializer::Normal { mean: 0.0, std: 1.0 };
@@ -128,8 +142,8 @@ impl TransposedLinear {
 }
 
 impl StateSpaceKernel {
-    fn init(config: &SssdConfig, device: &Device) -> Self {
-        let features = config.features();
+    fn init(config: S4Config, device: &Device) -> Self {
+        let features = config.features;
         let hippo = diagonal_plus_low_rank(config.states);
         let half = config.states / 2;
         let log_dt = StepSizes { features, drawn: Arc::default() };
@@ -195,9 +209,10 @@ impl StepSizes {
 }
 
 /// C from the complex normal distribution of variance 1, times `I - dA^L`.
-fn initial_c(config: &SssdConfig, hippo: DiagonalPlusLowRank, steps: StepSizes, device: &Device) -> Param<Tensor<4>> {
-    let (features, length) = (config.features(), config.length);
-    let shape = [config.directions(), features, config.states / 2, 2];
+fn initial_c(config: S4Config, hippo: DiagonalPlusLowRank, steps: StepSizes, device: &Device) -> Param<Tensor<4>> {
+    let (features, length) = (config.features, config.length);
+    let directions = if config.bidirectional { 2 } else { 1 };
+    let shape = [directions, features, config.states / 2, 2];
     lazy(shape, true, device, move |device| {
         let steps = steps.values(device);
         let normal = Distribution::Normal(0.0, 0.5_f64.sqrt());
