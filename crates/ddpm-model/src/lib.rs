@@ -28,6 +28,7 @@ pub mod prediction;
 
 pub mod resample;
 pub mod schedule;
+pub mod sssd;
 pub mod time_density;
 pub mod timegrad;
 pub mod unet;

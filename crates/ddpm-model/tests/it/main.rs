@@ -9,6 +9,7 @@ mod golden_likelihood;
 mod golden_resample;
 mod golden_schedules;
 mod golden_timegrad;
+mod golden_sssd;
 mod golden_vae;
 mod golden_vae_conv;
 mod golden_vae_linear;

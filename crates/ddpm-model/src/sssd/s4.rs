@@ -1,0 +1,252 @@
+//! The S4 layer (Gu et al. 2022) as SSSD has it: of the kernel only C is trained.
+//!
+//! Field names spell the keys of SSSD's checkpoints.
+#![allow(non_snake_case)]
+
+use std::sync::{Arc, OnceLock};
+
+use burn::module::{Module, Param, ParamId};
+use burn::nn::{Initializer, LayerNorm, LayerNormConfig};
+use burn::tensor::{Device, Distribution, Shape, Tensor, TensorData};
+use ddpm_kernels::gelu;
+
+use super::complex::Complex;
+use super::convolution::convolve;
+use super::hippo::{DiagonalPlusLowRank, diagonal_plus_low_rank};
+use super::state_space::{KernelSum, StateSpace};
+use crate::pass::Pass;
+
+/// Initial step sizes lie between these, uniformly in the logarithm.
+const STEP_SIZES: [f64; 2] = [1e-3, 0.1];
+
+/// The sizes of an S4 layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct S4Config {
+    /// Channels of the series.
+    pub features: usize,
+    /// States of a feature, an even number.
+    pub states: usize,
+    /// The length that C is stored for.
+    pub length: usize,
+    /// Whether what comes after a step has a kernel of its own; otherwise a step sees only what comes before.
+    pub bidirectional: bool,
+    /// Whether a layer normalization comes last.
+    pub layer_norm: bool,
+}
+
+/// An S4 layer: `LayerNorm(x + W gelu(K * x + D x) + b)`, with features second.
+#[derive(Module, Debug)]
+pub struct S4Layer {
+    s4_layer: S4,
+    norm_layer: Option<LayerNorm>,
+}
+
+#[derive(Module, Debug)]
+struct S4 {
+    D: Param<Tensor<2>>,
+    kernel: Kernel,
+    output_linear: TransposedLinear,
+}
+
+/// A module of its own so that the keys start with `kernel.kernel`.
+#[derive(Module, Debug)]
+struct Kernel {
+    kernel: StateSpaceKernel,
+}
+
+/// The kernels of all features. Complex numbers are pairs on the last axis; of each conjugate pair of states one is stored.
+#[derive(Module, Debug)]
+struct StateSpaceKernel {
+    /// `[directions, features, n, 2]`; `C (I - dA^L)` for the length that is stored for. All others are constant.
+    C: Param<Tensor<4>>,
+    log_dt: Param<Tensor<1>>,
+    B: Param<Tensor<4>>,
+    P: Param<Tensor<4>>,
+    Q: Param<Tensor<4>>,
+    w: Param<Tensor<3>>,
+    /// The length that C is stored for.
+    length: usize,
+}
+
+/// `W x + b` over the features, which are second.
+#[derive(Module, Debug)]
+struct TransposedLinear {
+    weight: Param<Tensor<2>>,
+    bias: Param<Tensor<2>>,
+}
+
+/// The basis of the kernels of one layer, `[features, 2n, L]`: the kernels are products of C with it.
+#[derive(Clone, Debug)]
+pub struct KernelBasis(Tensor<3>);
+
+impl KernelBasis {
+    /// The length of the series that it is for.
+    pub fn length(&self) -> usize {
+        self.0.dims()[2]
+    }
+}
+
+impl S4Layer {
+    /// Parameters are drawn when they are first used.
+    pub fn init(config: S4Config, device: &Device) -> Self {
+        let features = config.features;
+        let bound = 1.0 / (features as f64).sqrt();
+        let uniform = Initializer::Uniform { min: -bound, max: bound };
+        let standard_normal = Initializer::Normal { mean: 0.0, std: 1.0 };
+        let s4_layer = S4 {
+            D: standard_normal.init([1, features], device),
+            kernel: Kernel { kernel: StateSpaceKernel::init(config, device) },
+            output_linear: TransposedLinear {
+                weight: uniform.init([features, features], device),
+                bias: Initializer::Zeros.init([features, 1], device),
+            },
+        };
+        Self { s4_layer, norm_layer: config.layer_norm.then(|| LayerNormConfig::new(features).init(device)) }
+    }
+
+    /// The basis of its kernels for series of this length. It stays the same in training.
+    pub fn basis(&self, sum: KernelSum, length: usize) -> KernelBasis {
+        self.s4_layer.kernel.kernel.basis(sum, length)
+    }
+
+    /// Its kernels, `[directions, features, L]`.
+    pub fn kernels(&self, basis: &KernelBasis) -> Tensor<3> {
+        self.s4_layer.kernel.kernel.kernels(basis).swap_dims(0, 1)
+    }
+
+    /// From `[B, features, L]` to the same.
+    pub fn forward(&self, x: Tensor<3>, basis: &KernelBasis, pass: &Pass<'_>) -> Tensor<3> {
+        let y = pass.layer("s4_layer", x.clone(), |x| self.s4_layer.forward(x, basis)) + x;
+        match &self.norm_layer {
+            Some(norm) => pass.layer("norm_layer", y, |y: Tensor<3>| norm.forward(y.swap_dims(1, 2)).swap_dims(1, 2)),
+            None => y,
+        }
+    }
+}
+
+impl S4 {
+    fn forward(&self, x: Tensor<3>, basis: &KernelBasis) -> Tensor<3> {
+        let kernels = self.kernel.kernel.kernels(basis);
+        let [features, directions, length] = kernels.dims();
+        let direction = |i: usize| kernels.clone().narrow(1, i, 1).reshape([features, length]);
+        let backward = (directions > 1).then(|| direction(1));
+        let skip = x.clone() * self.D.val().reshape([1, features, 1]);
+        self.output_linear.forward(gelu(convolve(x, direction(0), backward) + skip))
+    }
+}
+
+impl TransposedLinear {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.weight.val().unsqueeze_dim::<3>(0).matmul(x) + self.bias.val().unsqueeze_dim(0)
+    }
+}
+
+impl StateSpaceKernel {
+    fn init(config: S4Config, device: &Device) -> Self {
+        let features = config.features;
+        let hippo = diagonal_plus_low_rank(config.states);
+        let half = config.states / 2;
+        let log_dt = StepSizes { features, drawn: Arc::default() };
+        let conjugate = |values: &[Complex]| values.iter().map(|value| value.conj()).collect::<Vec<_>>();
+        let shared = |values: &[Complex]| constant([1, features, half, 2], repeated(values, features), device);
+        Self {
+            C: initial_c(config, hippo.clone(), log_dt.clone(), device),
+            B: shared(&hippo.b),
+            P: shared(&hippo.p),
+            Q: shared(&conjugate(&hippo.p)),
+            w: constant([features, half, 2], repeated(&hippo.w, features), device),
+            log_dt: lazy([features], false, device, move |device| log_dt.values(device)),
+            length: config.length,
+        }
+    }
+
+    /// `[features, directions, L]`.
+    fn kernels(&self, basis: &KernelBasis) -> Tensor<3> {
+        let c = self.C.val();
+        let [directions, features, half, _] = c.dims();
+        c.reshape([directions, features, 2 * half]).swap_dims(0, 1).matmul(basis.0.clone())
+    }
+
+    fn basis(&self, sum: KernelSum, length: usize) -> KernelBasis {
+        let c = self.C.val();
+        let [_, features, half, _] = c.dims();
+        let spaces = self.state_spaces();
+        let values: Vec<f64> = spaces.iter().flat_map(|space| space.basis(sum, self.length, length)).collect();
+        let data = TensorData::new(values, [features, 2 * half, length]);
+        KernelBasis(Tensor::from_data(data, (&c.device(), c.dtype())))
+    }
+
+    fn state_spaces(&self) -> Vec<StateSpace> {
+        let complex = |values: TensorData| Complex::from_pairs(&values.iter::<f64>().collect::<Vec<_>>());
+        let [w, p] = [complex(self.w.val().into_data()), complex(self.P.val().into_data())];
+        let [q, b] = [complex(self.Q.val().into_data()), complex(self.B.val().into_data())];
+        let half = self.w.val().dims()[1];
+        let steps = self.log_dt.val().into_data();
+        let spaces = steps.iter::<f64>().enumerate().map(|(feature, log_dt)| {
+            let of = |values: &[Complex]| values[feature * half..(feature + 1) * half].to_vec();
+            StateSpace { w: of(&w), p: of(&p), q: of(&q), b: of(&b), dt: log_dt.exp() }
+        });
+        spaces.collect()
+    }
+}
+
+/// The logarithms of the step sizes, drawn once: C depends on them, whichever of the two is used first.
+#[derive(Clone)]
+struct StepSizes {
+    features: usize,
+    drawn: Arc<OnceLock<Vec<f64>>>,
+}
+
+impl StepSizes {
+    fn values(&self, device: &Device) -> Vec<f64> {
+        let [low, high] = STEP_SIZES.map(f64::ln);
+        let draw = || {
+            let drawn = Tensor::<1>::random([self.features], Distribution::Uniform(low, high), device);
+            drawn.into_data().iter::<f64>().collect()
+        };
+        self.drawn.get_or_init(draw).clone()
+    }
+}
+
+/// C from the complex normal distribution of variance 1, times `I - dA^L`.
+fn initial_c(config: S4Config, hippo: DiagonalPlusLowRank, steps: StepSizes, device: &Device) -> Param<Tensor<4>> {
+    let (features, length) = (config.features, config.length);
+    let directions = if config.bidirectional { 2 } else { 1 };
+    let shape = [directions, features, config.states / 2, 2];
+    lazy(shape, true, device, move |device| {
+        let steps = steps.values(device);
+        let normal = Distribution::Normal(0.0, 0.5_f64.sqrt());
+        let drawn: Vec<f64> = Tensor::<4>::random(shape, normal, device).into_data().iter::<f64>().collect();
+        let rows = drawn.chunks_exact(2 * shape[2]).enumerate().flat_map(|(row, c)| {
+            let DiagonalPlusLowRank { w, p, b } = hippo.clone();
+            let q = p.iter().map(|p| p.conj()).collect();
+            let space = StateSpace { w, p, q, b, dt: steps[row % features].exp() };
+            space.corrected_for_length(&Complex::from_pairs(c), length)
+        });
+        rows.flat_map(|value| [value.re, value.im]).collect()
+    })
+}
+
+/// The pairs of these values, once for each feature.
+fn repeated(values: &[Complex], features: usize) -> Vec<f64> {
+    values.iter().flat_map(|value| [value.re, value.im]).collect::<Vec<_>>().repeat(features)
+}
+
+/// A parameter that is not trained.
+fn constant<const D: usize>(shape: [usize; D], values: Vec<f64>, device: &Device) -> Param<Tensor<D>> {
+    lazy(shape, false, device, move |_| values)
+}
+
+/// A parameter whose values are computed when it is first used.
+fn lazy<const D: usize>(
+    shape: [usize; D],
+    trained: bool,
+    device: &Device,
+    values: impl FnOnce(&Device) -> Vec<f64> + Send + Sync + 'static,
+) -> Param<Tensor<D>> {
+    let init = move |device: &Device, require_grad: bool| {
+        let data = TensorData::new(values(device), shape);
+        Tensor::<D>::from_data(data, device).set_require_grad(require_grad)
+    };
+    Param::uninitialized(ParamId::new(), init, device.clone(), trained, Shape::from(shape))
+}
