@@ -85,10 +85,9 @@ fn read_record(path: &Path) -> Result<Series, SeriesError> {
     let mut lines = lines(&text);
     let (line, header) = lines.next().unwrap_or((1, ""));
     let found = fields(header, ',');
-    if let Some(column) =
-        HEADER.into_iter().zip(found.iter().map(String::as_str).chain(["", "", ""])).find(|it| it.0 != it.1)
-    {
-        let problem = Problem::MissingColumn { column: column.0.into(), found };
+    let is_missing = |(place, name): (usize, &&str)| found.get(place).map(String::as_str) != Some(*name);
+    if let Some(missing) = HEADER.iter().enumerate().find(|column| is_missing(*column)) {
+        let problem = Problem::MissingColumn { column: missing.1.to_string(), found };
         return Err(SeriesError::new(path, line, problem));
     }
     let (mut table, mut measured) = (Table::never_observed(HOURS, VARIABLES.len()), false);
