@@ -114,7 +114,7 @@ pub enum Problem {
         most: u64,
     },
     /// A column that should be there.
-    #[error("no column {}; found {}", quoted(column), list(found))]
+    #[error("no column {}; expected it, and found {}", quoted(column), list(found))]
     MissingColumn {
         /// Its name.
         column: String,
