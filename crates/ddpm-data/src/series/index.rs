@@ -61,6 +61,9 @@ pub(super) fn find_frequency(
     Err(furthest.map_or_else(|| no_gap(path, all, line), |(_, error)| error))
 }
 
+/// Seconds of February.
+const SHORTEST_MONTH: i64 = 28 * 86_400;
+
 /// The most usual gap (the first of several) as seconds and as months; and business days.
 fn candidates(all: &[Times]) -> Vec<Frequency> {
     let mut counts: HashMap<i64, (usize, usize)> = HashMap::new();
@@ -75,7 +78,11 @@ fn candidates(all: &[Times]) -> Vec<Frequency> {
     let seconds = u32::try_from(gap).ok().map(Frequency::Seconds);
     // The mean month of the Gregorian calendar.
     let months = u32::try_from((gap + 1_314_873) / 2_629_746).ok().filter(|months| *months > 0);
-    seconds.into_iter().chain([Frequency::BusinessDays]).chain(months.map(Frequency::Months)).collect()
+    let mut found: Vec<Frequency> = seconds.into_iter().chain([Frequency::BusinessDays]).collect();
+    // From January to July, both quarters of a leap year have 91 days: what fits months is months.
+    let first = if gap >= SHORTEST_MONTH { 0 } else { found.len() };
+    found.splice(first..first, months.map(Frequency::Months));
+    found
 }
 
 /// The first step that does not follow the one before, with the number of times that were fine.

@@ -92,15 +92,11 @@ pub(super) fn number(text: &str, decimal: char, place: impl FnOnce() -> String) 
     if is_missing(text) {
         return Ok(None);
     }
-    let parsed = match decimal {
-        '.' => text.parse::<f64>(),
-        // A point would be a separator of thousands, of which nobody can know whether it is one.
-        _ if text.contains('.') => "".parse(),
-        _ => text.replace(decimal, ".").parse(),
-    };
-    match parsed {
-        Ok(value) => finite(value, text, place).map(Some),
-        Err(_) => Err(Problem::NotANumber { place: place(), text: text.into() }),
+    // With a decimal comma, a point might separate thousands: nobody can know.
+    let is_number = decimal == '.' || !text.contains('.');
+    match text.replace(decimal, ".").parse() {
+        Ok(value) if is_number => finite(value, text, place).map(Some),
+        _ => Err(Problem::NotANumber { place: place(), text: text.into() }),
     }
 }
 
