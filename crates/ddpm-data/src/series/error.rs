@@ -303,7 +303,7 @@ pub enum Problem {
         got: u64,
     },
     /// An array with another number of axes than the layout.
-    #[error("an array of shape {shape:?}; expected {expected} axes, [{layout}]")]
+    #[error("an array of {} axes, of shape {shape:?}; expected {expected}, [{layout}]", shape.len())]
     WrongRank {
         /// The layout.
         layout: &'static str,

@@ -356,6 +356,8 @@ fn every_broken_file_is_refused_with_its_place() {
         let file = case["inner_file"].as_str().map_or(path.clone(), |inner| path.join(inner));
         assert_eq!(error.path, file, "{said}");
         assert!(said.starts_with(&file.display().to_string()) && said.contains("expected"), "{said}");
+        // The rest is not named by the file's own name.
+        let said = error.problem.to_string();
         for key in ["text", "column", "field", "record", "item_id"] {
             let named = case[key].as_str().unwrap_or_default();
             assert!(said.contains(named), "{said} should name {named}");
