@@ -27,6 +27,7 @@ mod pictures;
 mod pixels;
 mod points;
 pub mod random;
+pub mod series;
 pub mod sprites;
 pub mod zip;
 mod zip_pictures;

@@ -3,3 +3,4 @@
 
 mod golden_augment;
 mod hostile_data;
+mod series_formats;

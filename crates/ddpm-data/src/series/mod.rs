@@ -1,0 +1,69 @@
+//! Time series: what they are, the formats they are read from, normalization and windows.
+//!
+//! Every reader returns [`Series`]. A table `[T, K]` has a [`Cell`] for each value, so that what may be shown to a model
+//! ([`Table::given`]) and what it is scored on ([`Table::held_out`]) cannot be mistaken for each other. Errors name the
+//! file, the line and what was expected ([`SeriesError`]); nothing is repaired in silence.
+
+pub mod arrays;
+mod error;
+pub mod gluonts;
+pub mod grouped;
+mod index;
+pub mod long;
+mod normalizer;
+pub mod physionet;
+mod table;
+mod text;
+mod time;
+pub mod tsf;
+pub mod wide;
+mod windows;
+
+pub use error::{Problem, SeriesError};
+pub use index::Index;
+pub use normalizer::Normalizer;
+pub use table::{Cell, Table};
+pub use time::{Frequency, Timestamp};
+pub use windows::{Window, Windows};
+
+/// A series: a table of the variables, when its steps are, and what else is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// Its name, where the file has one.
+    pub name: Option<String>,
+    /// When its steps are.
+    pub index: Index,
+    /// Names of the variables, in the order of the table's columns.
+    pub variables: Vec<String>,
+    /// The values, `[T, K]`.
+    pub target: Table,
+    /// What changes with time and is known beforehand, if there is any: it may be longer than the target.
+    pub dynamic: Option<Covariates>,
+    /// Categories that do not change, counted from 0.
+    pub static_categories: Vec<usize>,
+    /// Numbers that do not change.
+    pub static_reals: Vec<f64>,
+}
+
+/// Covariates that change with time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Covariates {
+    /// Their names, in the order of the table's columns.
+    pub names: Vec<String>,
+    /// Their values, from the first step of the target on.
+    pub values: Table,
+}
+
+impl Series {
+    /// A series without covariates.
+    pub fn new(name: Option<String>, index: Index, variables: Vec<String>, target: Table) -> Self {
+        debug_assert_eq!(variables.len(), target.variables());
+        let (static_categories, static_reals) = (Vec::new(), Vec::new());
+        Self { name, index, variables, target, dynamic: None, static_categories, static_reals }
+    }
+}
+
+/// Names for variables that have none.
+fn numbered(count: usize) -> Vec<String> {
+    (0..count).map(|k| k.to_string()).collect()
+}
