@@ -8,6 +8,7 @@ pub mod hvae;
 mod items;
 pub mod loss_sum;
 pub mod parameters;
+pub(crate) mod series_sampling;
 pub mod snapshot;
 pub mod usual_sampling;
 pub mod vae;
