@@ -56,6 +56,8 @@ pub enum Stream {
     Augment = 21,
     /// By how much a training picture is moved; index: the item's place in the endless stream.
     Crop = 22,
+    /// Generated time series; index: the window, or 0 for one long series.
+    GeneratedSeries = 23,
 }
 
 /// One 64-bit number for an address. For one seed and stream, different indexes give different numbers.
@@ -136,6 +138,7 @@ mod tests {
             Stream::ClassItems,
             Stream::Augment,
             Stream::Crop,
+            Stream::GeneratedSeries,
         ];
         for (k, stream) in streams.into_iter().enumerate() {
             // 10 is free.

@@ -6,6 +6,7 @@
 
 pub mod arrays;
 mod error;
+pub mod generated;
 pub mod gluonts;
 pub mod grouped;
 mod index;
@@ -16,6 +17,7 @@ mod table;
 mod text;
 mod time;
 pub mod tsf;
+mod weather;
 pub mod wide;
 mod windows;
 
@@ -24,6 +26,7 @@ pub use index::Index;
 pub use normalizer::Normalizer;
 pub use table::{Cell, Table};
 pub use time::{Frequency, Timestamp};
+pub use weather::seattle_weather;
 pub use windows::{Window, Windows};
 
 /// A series: a table of the variables, when its steps are, and what else is known.
