@@ -6,6 +6,7 @@
 
 pub mod arrays;
 mod error;
+pub mod generated;
 pub mod gluonts;
 pub mod grouped;
 mod index;
@@ -17,6 +18,7 @@ mod table;
 mod text;
 mod time;
 pub mod tsf;
+mod weather;
 pub mod wide;
 mod windows;
 
@@ -29,6 +31,8 @@ pub use normalizer::Normalizer;
 pub use table::{Cell, Table};
 pub use time::{Frequency, Timestamp};
 pub use windows::{SeriesSet, Window, WindowShape};
+pub use weather::seattle_weather;
+
 
 /// A series: a table of the variables, when its steps are, and what else is known.
 #[derive(Clone, Debug, PartialEq)]
