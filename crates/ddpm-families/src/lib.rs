@@ -10,5 +10,6 @@ pub mod loss_sum;
 pub mod parameters;
 pub(crate) mod series_sampling;
 pub mod snapshot;
+pub mod timegrad;
 pub mod usual_sampling;
 pub mod vae;

@@ -40,10 +40,12 @@ impl TimeGradConfig {
     /// Parameters are drawn when they are first used: seed the device, then touch them all.
     pub fn init(&self, device: &Device) -> Result<TimeGrad, NetworkError> {
         let problems = self.problems();
-        if !problems.is_empty() {
-            return Err(NetworkError::Config { problems });
-        }
-        Ok(TimeGrad {
+        if problems.is_empty() { Ok(self.init_checked(device)) } else { Err(NetworkError::Config { problems }) }
+    }
+
+    /// The same for a config without [`problems`](Self::problems).
+    pub fn init_checked(&self, device: &Device) -> TimeGrad {
+        TimeGrad {
             embed: EmbeddingConfig::new(self.variables, 1).init(device),
             rnn: Rnn::new(self.cell, self.input_size(), self.cells, self.layers, device),
             proj_dist_args: Projection {
@@ -52,7 +54,7 @@ impl TimeGradConfig {
             denoise_fn: Denoiser::init(self, device),
             dropout: DropoutConfig::new(self.dropout).init(),
             config: self.clone(),
-        })
+        }
     }
 }
 
@@ -337,7 +339,12 @@ impl Forecast {
 
     /// Appends a sample in units of the scale, `[rows, 1, D]`, and returns it in the units of the series.
     pub fn push(&mut self, sample: Tensor<3>) -> Tensor<3> {
-        let values = sample * self.scale.clone();
+        self.push_within(sample, |values| values)
+    }
+
+    /// The same with what `bounded` makes of the values.
+    pub fn push_within(&mut self, sample: Tensor<3>, bounded: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+        let values = bounded(sample * self.scale.clone());
         self.sequence = Tensor::cat(vec![self.sequence.clone(), values.clone()], 1);
         self.steps += 1;
         values

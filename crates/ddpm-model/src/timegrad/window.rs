@@ -140,6 +140,18 @@ pub struct Windows {
 }
 
 impl Windows {
+    /// The same on another device.
+    pub fn to_device(self, device: &Device) -> Self {
+        Self {
+            past_values: self.past_values.to_device(device),
+            past_observed: self.past_observed.to_device(device),
+            past_features: self.past_features.to_device(device),
+            future_values: self.future_values.map(|values| values.to_device(device)),
+            future_observed: self.future_observed.map(|observed| observed.to_device(device)),
+            future_features: self.future_features.to_device(device),
+        }
+    }
+
     /// Windows of the same config as one batch. Only if all have a future the batch has one.
     pub fn batch(windows: &[Window], config: &TimeGradConfig, device: &Device, dtype: DType) -> Self {
         let stack = |width: usize, part: &dyn Fn(&Window) -> &[f32]| {
