@@ -30,9 +30,8 @@ pub use index::Index;
 pub use normalizer::Normalizer;
 pub use table::{Cell, Table};
 pub use time::{Frequency, Timestamp};
-pub use windows::{SeriesSet, Window, WindowShape};
 pub use weather::seattle_weather;
-
+pub use windows::{SeriesSet, Window, WindowShape};
 
 /// A series: a table of the variables, when its steps are, and what else is known.
 #[derive(Clone, Debug, PartialEq)]
