@@ -170,7 +170,7 @@ fn read_table(path: &Path, hints: &ReadHints) -> Result<Opened, SeriesError> {
 /// The series of a table of text.
 fn of_table(path: &Path, text: String, hints: &ReadHints) -> Result<Opened, SeriesError> {
     let ReadHints { separator, decimal, header, .. } = *hints;
-    let sheet = Sheet::parse(path, &text, Given { separator, decimal, header })?;
+    let sheet = Sheet::parse(path, text, Given { separator, decimal, header })?;
     let mut notes = Vec::new();
     let columns = Columns::find(path, &sheet, hints, &mut notes)?;
     let groups = groups(path, &sheet, &columns)?;
@@ -178,7 +178,7 @@ fn of_table(path: &Path, text: String, hints: &ReadHints) -> Result<Opened, Seri
         Some(_) => Some(frequency(path, &sheet, &groups, hints.frequency)?),
         None => None,
     };
-    let mut places = vec![(0, 0); sheet.rows.len()];
+    let mut places = vec![(0, 0); sheet.rows()];
     for (series, group) in groups.iter().enumerate() {
         group.rows.iter().enumerate().for_each(|(step, row)| places[*row] = (series, step));
     }
@@ -190,7 +190,7 @@ fn of_table(path: &Path, text: String, hints: &ReadHints) -> Result<Opened, Seri
     if future > 0 {
         notes.push(format!("up to {future} rows at the end have no variable: the future of the covariates"));
     }
-    let layout = SourceLayout::of_table(text, sheet, columns, places);
+    let layout = SourceLayout::of_table(sheet, columns, places);
     Ok(Opened { notes, layout, ..Opened::of(series) })
 }
 
@@ -210,10 +210,10 @@ struct Group {
 /// The rows of each series: as they come where there is one, and sorted by name and time where there may be several.
 fn groups(path: &Path, sheet: &Sheet, columns: &Columns) -> Result<Vec<Group>, SeriesError> {
     let mut groups: BTreeMap<Option<String>, Vec<(Option<Timestamp>, usize)>> = BTreeMap::new();
-    for (row, fields) in sheet.rows.iter().enumerate() {
-        let time = columns.time.map(|time| timestamp(fields[time].clone())).transpose();
+    for row in 0..sheet.rows() {
+        let time = columns.time.map(|time| timestamp(sheet.field(row, time).into_owned())).transpose();
         let time = time.map_err(|problem| SeriesError::new(path, sheet.lines[row], problem))?;
-        let name = columns.item.map(|item| fields[item].clone());
+        let name = columns.item.map(|item| sheet.field(row, item).into_owned());
         groups.entry(name).or_default().push((time, row));
     }
     let group = |(name, mut rows): (_, Vec<(Option<Timestamp>, usize)>)| {

@@ -45,7 +45,7 @@ impl Columns {
         hints: &ReadHints,
         notes: &mut Vec<String>,
     ) -> Result<Self, SeriesError> {
-        let line = if sheet.header { 1 } else { sheet.lines[0] };
+        let line = sheet.first_line;
         let all = |names: &[String]| names.iter().map(|name| sheet.find(name)).collect::<Result<Vec<_>, _>>();
         let given = || {
             let time = hints.time.as_deref().map(|name| sheet.find(name)).transpose()?;
@@ -90,8 +90,8 @@ impl Columns {
     /// A column that is called so and has words, which must be dates then; or the first that has mostly dates.
     fn find_time(&self, sheet: &Sheet) -> Option<usize> {
         let named = self.named(sheet, &TIMES).filter(|column| content(sheet, *column) == Content::Words);
-        let is_time = |field: &&str| Timestamp::parse(field).is_some();
-        let has_times = |column: &usize| 2 * sheet.column(*column).filter(is_time).count() > sheet.rows.len();
+        let times = |column| sheet.column(column).filter(|field| Timestamp::parse(field).is_some()).count();
+        let has_times = |column: &usize| 2 * times(*column) > sheet.rows();
         named.or_else(|| self.free(sheet).find(has_times))
     }
 
@@ -101,7 +101,7 @@ impl Columns {
         let time = self.time?;
         let differ = |item: Option<usize>| {
             let mut seen = HashSet::new();
-            sheet.rows.iter().all(|row| seen.insert((&row[time], item.map(|item| &row[item]))))
+            (0..sheet.rows()).all(|row| seen.insert((sheet.field(row, time), item.map(|item| sheet.field(row, item)))))
         };
         named.or_else(|| {
             let tells_apart = |column: &usize| content(sheet, *column) == Content::Words && differ(Some(*column));
@@ -138,7 +138,7 @@ impl Columns {
 fn content(sheet: &Sheet, column: usize) -> Content {
     let (mut numbers, mut words) = (Vec::new(), 0);
     for field in sheet.column(column).filter(|field| !is_missing(field.trim())) {
-        match number(field, sheet.decimal, String::new) {
+        match number(&field, sheet.decimal, String::new) {
             Err(Problem::NotANumber { .. }) => words += 1,
             value => numbers.push(value.ok().flatten()),
         }
@@ -148,7 +148,7 @@ fn content(sheet: &Sheet, column: usize) -> Content {
     match (numbers.len(), words) {
         (0, 0) => Content::Nothing,
         (count, words) if count <= words => Content::Words,
-        (count, 0) if count == sheet.rows.len() && first.is_some_and(counts) => Content::RowNumbers,
+        (count, 0) if count == sheet.rows() && first.is_some_and(counts) => Content::RowNumbers,
         _ => Content::Numbers,
     }
 }

@@ -1,5 +1,6 @@
 //! How times are written, so that times to come can be written as those of a file.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use super::{Frequency, Index, Timestamp};
@@ -40,14 +41,14 @@ impl TimeText {
     }
 
     /// As texts that are read are written, if all of them are written in one way.
-    pub(super) fn of_texts<'a>(texts: impl Iterator<Item = &'a str>) -> Option<Self> {
-        let texts: Vec<&str> = texts.take(SHOWN).map(str::trim).collect();
+    pub(super) fn of_texts<'a>(texts: impl Iterator<Item = Cow<'a, str>>) -> Option<Self> {
+        let texts: Vec<Cow<str>> = texts.take(SHOWN).collect();
         let styles = [(true, true), (false, true), (true, false), (false, false)];
         let first = texts.first()?;
         let fits = |style: &Self| {
-            texts.iter().all(|text| Timestamp::parse(text).is_some_and(|time| style.text(time) == **text))
+            texts.iter().all(|text| Timestamp::parse(text).is_some_and(|time| style.text(time) == text.trim()))
         };
-        styles.into_iter().map(|(padded, hour)| Self::of_text(first, padded, hour)).find(fits)
+        styles.into_iter().map(|(padded, hour)| Self::of_text(first.trim(), padded, hour)).find(fits)
     }
 
     fn of_text(text: &str, padded: bool, padded_hour: bool) -> Self {
@@ -105,10 +106,10 @@ mod tests {
             (&["2012/01/01 9:00", "2012/01/01 10:00"], "2012/03/01 0:00"),
             (&["2012-01-01 00:00:00.000"], "2012-03-01 00:00:00.000"),
         ] {
-            let style = TimeText::of_texts(texts.iter().copied()).unwrap();
+            let style = TimeText::of_texts(texts.iter().map(|text| Cow::Borrowed(*text))).unwrap();
             assert_eq!(style.text(Timestamp::parse("2012-03-01").unwrap()), next);
         }
-        assert_eq!(TimeText::of_texts(["2012-01-01", "2012/01/02"].into_iter()), None);
+        assert_eq!(TimeText::of_texts(["2012-01-01", "2012/01/02"].into_iter().map(Cow::Borrowed)), None);
         let hours = Index::Times { start: Timestamp::from_seconds(0), frequency: Frequency::Seconds(3600) };
         assert_eq!(TimeText::of_index(&hours).text(Timestamp::from_seconds(0)), "1970-01-01 00:00:00");
     }

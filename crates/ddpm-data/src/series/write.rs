@@ -48,9 +48,10 @@ pub struct Forecast {
 
 impl SourceLayout {
     /// Of a table of text.
-    pub(super) fn of_table(text: String, sheet: Sheet, columns: Columns, places: Vec<(usize, usize)>) -> Self {
+    pub(super) fn of_table(sheet: Sheet, columns: Columns, places: Vec<(usize, usize)>) -> Self {
         let times = columns.time.and_then(|time| TimeText::of_texts(sheet.column(time)));
-        let Sheet { separator, decimal, header, names, .. } = sheet;
+        let (separator, decimal, header, names) = (sheet.separator, sheet.decimal, sheet.header, sheet.names.clone());
+        let text = sheet.into_text();
         let table = SourceTable { text, separator, decimal, header, names, columns, places, times };
         Self { table: Some(table) }
     }
