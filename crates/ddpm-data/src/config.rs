@@ -340,6 +340,9 @@ pub struct SeriesFileConfig {
     /// The distance of the steps: `h`, `d`, `b` (business days), `10min`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frequency: Option<String>,
+    /// Whether series of one variable each are learned together, as the variables of one series.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grouped: bool,
     /// What separates the fields of a CSV file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separator: Option<char>,
@@ -645,8 +648,9 @@ mod tests {
 
     #[test]
     fn a_tilde_at_the_front_of_a_path_is_the_home_folder() {
-        for (kind, _) in kinds().filter(|(_, path)| !path.is_empty()) {
-            let config = serde_json::to_value(parse(&format!("kind = '{kind}'\npath = '~/pics'")).unwrap()).unwrap();
+        for (kind, path) in kinds().filter(|(_, path)| !path.is_empty()) {
+            let path = path.replace("'p'", "'~/pics'");
+            let config = serde_json::to_value(parse(&format!("kind = '{kind}'\n{path}")).unwrap()).unwrap();
             let expected = crate::with_home(std::path::Path::new("~/pics"));
             assert_eq!(config["path"], serde_json::json!(expected), "{kind}");
         }

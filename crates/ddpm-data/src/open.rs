@@ -109,7 +109,7 @@ pub fn open_with_progress(
         DataConfig::Sines(c) => series::open::open_windows(name, c, generated::sines, [1200, 1000], split)?,
         DataConfig::Ecg(c) => series::open::open_windows(name, c, generated::ecg, [460, 400], split)?,
         DataConfig::SeattleWeather(c) => series::open::open_weather(c, split)?,
-        DataConfig::Series(_) => todo!(),
+        DataConfig::Series(file) => series::open::open_file(file, split)?,
     };
     if data.items.is_empty() {
         return Err(DataError::EmptySplit {

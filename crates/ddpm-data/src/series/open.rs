@@ -1,11 +1,18 @@
 //! From the keys of a config to the series of a split.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::arrays::{self, Layout};
-use super::{Frequency, Index, Series, SeriesSet, Table, Timestamp, WindowShape, generated, numbered, seattle_weather};
-use crate::config::{BundledSeriesConfig, GeneratedSeriesConfig, SeriesArrayConfig, SeriesLayout, SeriesSplit};
+use super::grouped::{group_test, group_train};
+use super::{
+    Frequency, Index, ReadHints, Series, SeriesSet, Table, Timestamp, WindowShape, generated, numbered, read_any,
+    seattle_weather,
+};
+use crate::config::{
+    BundledSeriesConfig, GeneratedSeriesConfig, SeriesArrayConfig, SeriesFileConfig, SeriesLayout, SeriesSplit,
+};
 use crate::error::DataError;
 use crate::open::{OpenData, Split};
 
@@ -32,6 +39,79 @@ pub(crate) fn open_array(config: &SeriesArrayConfig, split: Split) -> Result<Ope
         series.iter_mut().for_each(|series| series.index = index);
     }
     open("series-array", series, division, &config.split, config.window, split)
+}
+
+/// Opens a file or folder of any format.
+pub(crate) fn open_file(config: &SeriesFileConfig, split: Split) -> Result<OpenData, DataError> {
+    let opened = read_any(&config.path, &config.hints()?)?;
+    let several = || wrong("grouped", "expected series of one variable each, with one frequency".into());
+    let (series, test) = match config.grouped {
+        false => (opened.series, opened.test),
+        true => {
+            let dates = opened.test.len() / opened.series.len().max(1);
+            let test = if dates == 0 { Some(Vec::new()) } else { group_test(&opened.test, dates, None) };
+            (vec![group_train(&opened.series, None).ok_or_else(several)?], test.ok_or_else(several)?)
+        }
+    };
+    check_variables(&config.path, series.iter().chain(&test))?;
+    let is_windows = series.len() > 1 && series.iter().all(|one| is_window_like(one, &series[0]));
+    let division = if is_windows { Division::Windows } else { Division::Steps };
+    if test.is_empty() {
+        return open("series", series, division, &config.split, config.window, split);
+    }
+    // A dataset that says what its test is: the last steps of its series there, as many as it wants forecast.
+    let train: Vec<Range<usize>> = series.iter().map(|series| 0..series.target.steps()).collect();
+    let (of_split, steps) = match split {
+        Split::Train => (series.clone(), train.clone()),
+        Split::Test => {
+            let horizon = opened.horizon.unwrap_or(USUAL_WINDOW);
+            let last = |series: &Series| series.target.steps().saturating_sub(horizon)..series.target.steps();
+            let steps = test.iter().map(last).collect();
+            (test, steps)
+        }
+    };
+    windows("series", (&series, &train), of_split, steps, division, config.window, split)
+}
+
+/// Whether series are windows of one length without times, each of which belongs to one of the splits.
+fn is_window_like(series: &Series, first: &Series) -> bool {
+    series.index == Index::Counted && series.target.steps() == first.target.steps()
+}
+
+/// All series of a dataset have the variables of the first one.
+fn check_variables<'a>(path: &Path, mut series: impl Iterator<Item = &'a Series>) -> Result<(), DataError> {
+    let format = |reason| DataError::Format { path: path.to_path_buf(), reason };
+    let Some(first) = series.next() else { return Err(format("no series in it; expected at least one".into())) };
+    let expected = first.target.variables();
+    match series.find(|series| series.target.variables() != expected) {
+        Some(series) => Err(format(format!(
+            "series {} has {} variables; expected {expected}, as the first has",
+            series.name.as_deref().unwrap_or("without a name"),
+            series.target.variables()
+        ))),
+        None => Ok(()),
+    }
+}
+
+impl SeriesFileConfig {
+    /// What the keys say of the file.
+    pub fn hints(&self) -> Result<ReadHints, DataError> {
+        Ok(ReadHints {
+            time: self.time.clone(),
+            item: self.item.clone(),
+            targets: self.target.clone(),
+            covariates: self.covariates.clone(),
+            frequency: self.frequency.as_deref().map(stated_frequency).transpose()?,
+            separator: self.separator,
+            decimal: self.decimal,
+            ..ReadHints::default()
+        })
+    }
+}
+
+fn stated_frequency(text: &str) -> Result<Frequency, DataError> {
+    let reason = || format!("{text:?} is not a frequency; expected such as h, d, b, m or 10min");
+    Frequency::parse(text).ok_or_else(|| wrong("frequency", reason()))
 }
 
 /// The times that the keys say an array has.
@@ -101,12 +181,25 @@ fn open(
 ) -> Result<OpenData, DataError> {
     let (train, test) = divide(&series, division, keys);
     let steps = if split == Split::Train { train.clone() } else { test };
+    windows(name, (&series, &train), series.clone(), steps, division, window, split)
+}
+
+/// The same for series whose steps are divided already.
+fn windows(
+    name: &str,
+    trained: (&[Series], &[Range<usize>]),
+    series: Vec<Series>,
+    steps: Vec<Range<usize>>,
+    division: Division,
+    window: Option<usize>,
+    split: Split,
+) -> Result<OpenData, DataError> {
     let most = steps.iter().map(Range::len).max().unwrap_or(0);
     let length = match division {
         Division::Steps => window.unwrap_or(USUAL_WINDOW).min(most.max(1)),
         Division::Windows => most.max(1),
     };
-    let set = Arc::new(SeriesSet::new(name, series, &train, steps, split));
+    let set = Arc::new(SeriesSet::new(name, trained, series, steps, split));
     Ok(set.windows(WindowShape::of_length(length)))
 }
 
