@@ -9,12 +9,8 @@ use crate::timegrad::TimeGradFamily;
 use crate::vae::VaeFamily;
 
 /// The families that come with the program; the first is that of an experiment that names none.
-static FAMILIES: &[&dyn FamilyKind] = &[
-    &Of::<DiffusionFamily>::NEW,
-    &Of::<VaeFamily>::NEW,
-    &Of::<HvaeFamily>::NEW,
-    &Of::<TimeGradFamily>::NEW,
-];
+static FAMILIES: &[&dyn FamilyKind] =
+    &[&Of::<DiffusionFamily>::NEW, &Of::<VaeFamily>::NEW, &Of::<HvaeFamily>::NEW, &Of::<TimeGradFamily>::NEW];
 
 /// Those that a program of its own has added.
 static ADDED: RwLock<Vec<&'static dyn FamilyKind>> = RwLock::new(Vec::new());

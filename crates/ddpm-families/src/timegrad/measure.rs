@@ -1,8 +1,8 @@
 //! What the averaged weights make of held-out data: the loss of the denoiser, and how good forecasts of some windows are.
 
 use burn::tensor::Device;
-use ddpm_data::{Example, StreamItem};
 use ddpm_data::series::Cell;
+use ddpm_data::{Example, StreamItem};
 use ddpm_model::timegrad::TimeGrad;
 use ddpm_sampling::samplers::{Sampler, SamplerOptions};
 

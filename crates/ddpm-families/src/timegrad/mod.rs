@@ -29,9 +29,7 @@ use self::trained::TrainedTimeGrad;
 use self::windows::{Reader, examples};
 use crate::family::stored::ModelCard;
 use crate::family::trained::Trained;
-use crate::family::{
-    AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Subject,
-};
+use crate::family::{AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Subject};
 
 /// Forecasts of series.
 #[derive(Clone, Debug)]

@@ -61,8 +61,7 @@ impl Preview<TimeGrad> for ForecastPreview {
     fn draw(&self, model: &TimeGrad, folder: &Path, name: &str) -> Result<PathBuf, AnyError> {
         let network = &self.family.reader.network;
         let (history, horizon) = (network.history_length(), network.prediction_length);
-        let trained =
-            TrainedTimeGrad::new(self.family.clone(), model.clone(), ModelCard::in_training(&self.family));
+        let trained = TrainedTimeGrad::new(self.family.clone(), model.clone(), ModelCard::in_training(&self.family));
         let paths = trained.paths(&[(self.item.clone(), 0)], horizon, &self.draw)?;
         let paths: Vec<f64> = paths.into_iter().map(f64::from).collect();
         let series = self.family.origin.data.series.as_ref();

@@ -53,9 +53,8 @@ impl TrainedTimeGrad {
             let examples: Vec<&Example> = items.iter().map(|(example, _)| example).collect();
             let windows = self.family.reader.windows(&examples, horizon, &self.device);
             let start = self.model.start_forecast(&windows, self.family.scale(&self.model, &windows));
-            let rows: Vec<(usize, u64)> = (0..items.len())
-                .flat_map(|item| (0..draw.samples as u64).map(move |sample| (item, sample)))
-                .collect();
+            let rows: Vec<(usize, u64)> =
+                (0..items.len()).flat_map(|item| (0..draw.samples as u64).map(move |sample| (item, sample))).collect();
             for rows in rows.chunks(draw.at_once.max(1)) {
                 let indices: Vec<i64> = rows.iter().map(|(item, _)| *item as i64).collect();
                 let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [rows.len()]), &self.device);
@@ -74,8 +73,7 @@ impl TrainedTimeGrad {
     /// The values of all steps of a forecast, row by row, as the network has them.
     fn run(&self, mut paths: Paths, sampler: &RowSampler<'_>, seeds: Vec<u64>) -> Vec<f32> {
         let (rows, variables) = (seeds.len(), self.family.reader.network.variables);
-        let mut noise =
-            RowNoise { seeds, part: 0, shape: [rows, 1, variables], device: self.device.clone() };
+        let mut noise = RowNoise { seeds, part: 0, shape: [rows, 1, variables], device: self.device.clone() };
         let mut steps = Vec::new();
         while let Some(condition) = self.model.next_condition(&mut paths) {
             let network = |x: Tensor<3>, t: Tensor<1>| {
