@@ -185,6 +185,7 @@ impl Page<'_> {
             "f64" => "number".into(),
             "usize" | "u64" => "whole number".into(),
             "String" => "text".into(),
+            "char" => "one character".into(),
             "PathBuf" => "path".into(),
             _ if ty.starts_with("Vec<") => format!("list of {}s", self.words(between(ty, "Vec<", ">"))),
             _ if ty.starts_with('[') => format!("2 values, each {}", self.words(between(ty, "[", "; 2]"))),
