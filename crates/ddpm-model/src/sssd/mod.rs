@@ -114,6 +114,11 @@ pub struct Observations {
 }
 
 impl Observations {
+    /// The input of a network: the values at observed places, noisy ones elsewhere.
+    pub fn with_noisy(&self, noisy: Tensor<3>) -> Tensor<3> {
+        loss::at_missing_places(noisy, self.values.clone(), self.mask.clone())
+    }
+
     /// Values at observed places, zeros elsewhere, and the mask: `[B, 2C, L]`.
     fn condition(&self) -> Tensor<3> {
         Tensor::cat(vec![self.values.clone() * self.mask.clone(), self.mask.clone()], 1)
