@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Where the documentation is.
-const PLACES: [&str; 5] = [".", "docs", "experiments", "datasets", "datasets/optdigits"];
+const PLACES: [&str; 6] = [".", "docs", "experiments", "datasets", "datasets/optdigits", "datasets/seattle-weather"];
 
 /// How a path of the project begins, where one stands in backticks.
 const FOLDERS: [&str; 6] = ["crates/", "docs/", "experiments/", "datasets/", "fixtures/", "xtask/"];

@@ -92,6 +92,14 @@ pub enum Problem {
         /// What is read.
         expected: &'static str,
     },
+    /// A file that needs a feature of the build.
+    #[error(
+        "this program was built without the feature `{feature}`; build it with `--features {feature}` to read such files"
+    )]
+    WithoutFeature {
+        /// The feature.
+        feature: &'static str,
+    },
     /// A file without a byte.
     #[error("the file is empty; expected series")]
     EmptyFile,
@@ -168,7 +176,10 @@ pub enum Problem {
         timestamp: Timestamp,
     },
     /// A time that does not follow the one before.
-    #[error("{timestamp} does not follow{}; expected {expected} (frequency {frequency})", of_item(item))]
+    #[error(
+        "{timestamp} does not follow{}; expected {expected} (frequency {frequency}): add the rows that are missing, with empty cells, or state another frequency",
+        of_item(item)
+    )]
     IrregularIndex {
         /// The series, where the file has several.
         item: Option<String>,
@@ -190,6 +201,9 @@ pub enum Problem {
     /// One row does not show a frequency.
     #[error("one row does not show the frequency; expected two rows or more, or a stated frequency")]
     UnknownFrequency,
+    /// Series have their first time only.
+    #[error("the first times of the series do not show the frequency; expected a metadata.json or a stated frequency")]
+    UnstatedFrequency,
     /// A frequency that is not known.
     #[error("unknown frequency {}; expected {expected}", quoted(text))]
     BadFrequency {
@@ -343,6 +357,7 @@ impl Problem {
             Self::Unreadable(_) => "unreadable",
             Self::MissingFile { .. } => "missing_file",
             Self::UnknownFile { .. } => "unknown_file",
+            Self::WithoutFeature { .. } => "without_feature",
             Self::EmptyFile => "empty_file",
             Self::NoRows { .. } => "no_rows",
             Self::DamagedGzip { .. } => "truncated_gzip",
@@ -355,7 +370,7 @@ impl Problem {
             Self::BadTimestamp { .. } => "bad_timestamp",
             Self::DuplicateTimestamp { .. } => "duplicate_timestamp",
             Self::IrregularIndex { .. } | Self::DecreasingIndex { .. } => "irregular_index",
-            Self::UnknownFrequency => "unknown_frequency",
+            Self::UnknownFrequency | Self::UnstatedFrequency => "unknown_frequency",
             Self::BadFrequency { .. } => "bad_frequency",
             Self::JsonSyntax { .. } => "json_syntax",
             Self::MissingField { .. } => "missing_field",

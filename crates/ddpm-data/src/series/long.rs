@@ -63,8 +63,12 @@ struct Row {
 
 /// Reads the series of a long CSV file, plain or gzip: sorted by name, and inside by time.
 pub fn read_long(path: &Path, options: &Options) -> Result<Vec<Series>, SeriesError> {
-    let text = read(path, EXPECTED)?;
-    let mut lines = lines(&text);
+    parse_long(path, &read(path, EXPECTED)?, options)
+}
+
+/// The series of the text of a long CSV file.
+pub(super) fn parse_long(path: &Path, text: &str, options: &Options) -> Result<Vec<Series>, SeriesError> {
+    let mut lines = lines(text);
     let Some((first_line, first)) = lines.next() else {
         return Err(SeriesError::new(path, None, Problem::EmptyFile));
     };

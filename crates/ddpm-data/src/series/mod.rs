@@ -4,8 +4,11 @@
 //! ([`Table::given`]) and what it is scored on ([`Table::held_out`]) cannot be mistaken for each other. Errors name the
 //! file, the line and what was expected ([`SeriesError`]); nothing is repaired in silence.
 
+mod any;
 pub mod arrays;
+mod columns;
 mod error;
+pub mod generated;
 pub mod gluonts;
 pub mod grouped;
 mod index;
@@ -13,22 +16,29 @@ pub mod long;
 mod normalizer;
 pub(crate) mod open;
 pub mod physionet;
+mod sheet;
 mod table;
 mod text;
 mod time;
+mod time_text;
 pub mod tsf;
+mod weather;
 pub mod wide;
 mod windows;
+mod write;
 
 use serde::{Deserialize, Serialize};
 
 use crate::example::Units;
+pub use any::{Opened, ReadHints, read_any};
 pub use error::{Problem, SeriesError};
 pub use index::Index;
 pub use normalizer::Normalizer;
 pub use table::{Cell, Table};
 pub use time::{Frequency, Timestamp};
+pub use weather::seattle_weather;
 pub use windows::{SeriesSet, Window, WindowShape};
+pub use write::{Forecast, SourceLayout, write_imputed, write_quantiles};
 
 /// A series: a table of the variables, when its steps are, and what else is known.
 #[derive(Clone, Debug, PartialEq)]
