@@ -33,7 +33,7 @@ const ROOTS: [&str; 2] = ["Experiment", "DiffusionTables"];
 
 /// The families whose tables have sections of their own, with the struct of these. A table that is there already, of the
 /// same type, is not repeated.
-const FAMILIES: [(&str, &str); 2] = [("vae", "VaeTables"), ("hvae", "HvaeTables")];
+const FAMILIES: [(&str, &str); 3] = [("vae", "VaeTables"), ("hvae", "HvaeTables"), ("masked", "MaskedTables")];
 
 /// The whole page.
 pub fn of(sources: &Sources) -> String {
