@@ -33,7 +33,8 @@ const ROOTS: [&str; 2] = ["Experiment", "DiffusionTables"];
 
 /// The families whose tables have sections of their own, with the struct of these. A table that is there already, of the
 /// same type, is not repeated.
-const FAMILIES: [(&str, &str); 3] = [("vae", "VaeTables"), ("hvae", "HvaeTables"), ("masked", "MaskedTables")];
+const FAMILIES: [(&str, &str); 4] =
+    [("vae", "VaeTables"), ("hvae", "HvaeTables"), ("timegrad", "TimeGradTables"), ("masked", "MaskedTables")];
 
 /// The whole page.
 pub fn of(sources: &Sources) -> String {
