@@ -7,6 +7,7 @@ pub mod family;
 pub mod hvae;
 mod items;
 pub mod loss_sum;
+pub mod masked;
 pub mod parameters;
 pub(crate) mod series_sampling;
 pub mod snapshot;

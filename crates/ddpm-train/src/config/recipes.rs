@@ -38,6 +38,7 @@ recipes!(
     "points-score-sde",
     "points-swiss-roll",
     "points-vae",
+    "sines-csdi",
     "sprites-autoencoder-kl",
     "sprites-beta-vae",
 );
