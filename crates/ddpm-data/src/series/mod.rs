@@ -14,6 +14,8 @@ pub mod grouped;
 mod index;
 pub mod long;
 mod normalizer;
+#[cfg(feature = "parquet")]
+mod parquet;
 pub mod physionet;
 mod sheet;
 mod table;
