@@ -15,6 +15,8 @@ mod index;
 pub mod long;
 mod normalizer;
 pub(crate) mod open;
+#[cfg(feature = "parquet")]
+mod parquet;
 pub mod physionet;
 mod sheet;
 mod table;
