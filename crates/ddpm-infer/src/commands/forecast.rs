@@ -56,6 +56,13 @@ struct Window<'a> {
     start: usize,
 }
 
+impl<'a> Window<'a> {
+    /// All rows before it, as window `number` of a forecast.
+    fn past(&self, number: usize) -> Stretch<'a> {
+        Stretch { series: self.series, start: 0, end: self.start, number: number as u64 }
+    }
+}
+
 /// Forecasts, and gives the folder with the result.
 pub fn run(args: &ForecastArgs) -> anyhow::Result<PathBuf> {
     let open = args.model.open()?;
@@ -69,13 +76,7 @@ pub fn run(args: &ForecastArgs) -> anyhow::Result<PathBuf> {
     let windows = args.windows(&file.series)?;
     let out = args.output.make(open.run.as_ref(), "forecasts", &open.path, &FILES)?;
     eprintln!("{}: {} windows of {}, {}", open.path.display(), windows.len(), args.data.display(), card.origin());
-    let past = |(number, window): (usize, &Window<'_>)| Stretch {
-        series: window.series,
-        start: 0,
-        end: window.start,
-        number: number as u64,
-    };
-    let pasts: Vec<Stretch<'_>> = windows.iter().enumerate().map(past).collect();
+    let pasts: Vec<Stretch<'_>> = windows.iter().enumerate().map(|(number, window)| window.past(number)).collect();
     let paths = model.forecast(&pasts, args.horizon, &draw).map_err(anyhow::Error::from_boxed)?;
     let shape = [windows.len(), args.paths, args.horizon, card.data.shape[0]];
     args.write(&out, &file, &windows, &paths, shape)?;

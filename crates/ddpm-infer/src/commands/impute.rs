@@ -8,6 +8,7 @@ use ddpm_console::numbers::at_least;
 use ddpm_data::series::{Series, write_imputed};
 use ddpm_eval::series::{Forecast as Scored, Point, Quantile, usual_levels};
 use ddpm_families::family::trained::{Impute, SeriesDraw, Stretch};
+use ddpm_files::npy::RowReader;
 use ddpm_files::{atomic, npy};
 use ddpm_render::series::Imputation as Plot;
 
@@ -132,9 +133,9 @@ impl Imputed {
         }
         if data.extension().is_some_and(|extension| extension == "npy") && self.groups.len() == 1 {
             let steps = file.series[0].target.steps();
-            let is_one = file.series.len() == 1 && file.layout_is_of_steps();
             let shape = [file.series.len(), steps, variables];
-            let axes = if is_one { &shape[1..] } else { &shape[..] };
+            let has_series = RowReader::open(data)?.header().shape.len() == shape.len();
+            let axes = if has_series { &shape[..] } else { &shape[1..] };
             atomic::write(&out.join("imputed.npy"), npy::encode(axes, &self.medians.concat()))?;
         } else {
             let filled = |series: usize, step: usize, column: usize| {

@@ -146,11 +146,6 @@ impl SeriesFile {
         &self.read
     }
 
-    /// Whether an array had no axis of series.
-    pub(crate) fn layout_is_of_steps(&self) -> bool {
-        self.is_one_series
-    }
-
     /// The variable of the model that a column of the file is.
     pub(crate) fn variable_of(&self, column: usize) -> Option<usize> {
         self.columns.iter().position(|own| *own == column)
@@ -210,10 +205,9 @@ fn check_frequency(series: &Series, info: &SeriesInfo, path: &Path) -> anyhow::R
         ddpm_data::series::Index::Counted => None,
     };
     match (&found, &info.frequency) {
-        (Some(found), Some(expected)) if found != expected => bail!(
-            "{}: its steps are {found} apart; the model was trained on steps of {expected}",
-            path.display()
-        ),
+        (Some(found), Some(expected)) if found != expected => {
+            bail!("{}: its steps are {found} apart; the model was trained on steps of {expected}", path.display())
+        }
         (None, Some(expected)) => eprintln!(
             "note: {} has no times; the model was trained on steps of {expected} and reads the calendar",
             path.display()
