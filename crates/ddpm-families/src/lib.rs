@@ -11,5 +11,6 @@ pub mod masked;
 pub mod parameters;
 pub(crate) mod series_sampling;
 pub mod snapshot;
+pub mod timegrad;
 pub mod usual_sampling;
 pub mod vae;

@@ -30,6 +30,7 @@ recipes!(
     "digits-hvae-grey",
     "digits-improved",
     "digits-vae",
+    "forecast-bimodal-timegrad",
     "mnist",
     "points-edm",
     "points-flow",
