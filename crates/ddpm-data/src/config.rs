@@ -42,6 +42,18 @@ pub enum DataConfig {
     Checkerboard(PointsConfig),
     /// Two columns of a CSV file.
     Csv(CsvConfig),
+    /// A generated series of 4 variables with a season, which all jump up or down together at each step.
+    BimodalSeries(GeneratedSeriesConfig),
+    /// Generated windows of 4 variables over 48 steps: mixtures of two waves with noise.
+    Sines(GeneratedSeriesConfig),
+    /// Generated windows of 4 leads over 248 steps that look like electrocardiograms.
+    Ecg(GeneratedSeriesConfig),
+    /// Four years of daily weather in Seattle (bundled): precipitation, highest and lowest temperature, wind.
+    SeattleWeather(BundledSeriesConfig),
+    /// Time series in a file or a folder: CSV, JSON lines, GluonTS, `.tsf`, PhysioNet 2012, Parquet.
+    Series(SeriesFileConfig),
+    /// Time series in an array of NumPy.
+    SeriesArray(SeriesArrayConfig),
 }
 
 /// No key mirrors them: mirrored digits are not digits.
@@ -249,6 +261,137 @@ pub enum Column {
     Name(String),
 }
 
+/// Which steps or windows are for training; the others, which follow them, are for the test.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeriesSplit {
+    /// The first so many steps of each series, or windows of a set of windows; left out: four in five.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<usize>,
+}
+
+impl SeriesSplit {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// With what is usual for data that nobody changed the size of.
+    pub(crate) fn or_train(&self, usual: usize, count: Option<usize>) -> Self {
+        Self { train: self.train.or(count.is_none().then_some(usual)) }
+    }
+
+    /// How many of these are for training: at least one is, and one is not where there are two or more.
+    pub(crate) fn train_of(&self, count: usize) -> usize {
+        let usual = count - count / 5;
+        self.train.unwrap_or(usual).min(count)
+    }
+}
+
+/// Series that are generated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeneratedSeriesConfig {
+    /// Which series are drawn.
+    #[serde(default)]
+    pub seed: u64,
+    /// Steps of one long series, or number of windows; left out: what the baselines are stated for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// What is for training.
+    #[serde(default, skip_serializing_if = "SeriesSplit::is_usual")]
+    pub split: SeriesSplit,
+    /// Steps of a window of one long series, for families that do not say it themselves; left out: 48.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+}
+
+/// Series that come with the program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundledSeriesConfig {
+    /// What is for training; left out: the first three of the four years.
+    #[serde(default, skip_serializing_if = "SeriesSplit::is_usual")]
+    pub split: SeriesSplit,
+    /// Steps of a window, for families that do not say it themselves; left out: 48.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+}
+
+/// Time series in a file or a folder. The format, the column of the times and their frequency are found; the keys are for
+/// where they are not, or not the ones that are meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeriesFileConfig {
+    /// The file or folder.
+    #[serde(deserialize_with = "read_path")]
+    pub path: PathBuf,
+    /// The column of the times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    /// The column that names the series, where each row has one value of one series.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
+    /// The columns to learn; left out: all that are numbers and nothing else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub target: Vec<String>,
+    /// Columns that are known beforehand, also for the time to come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub covariates: Vec<String>,
+    /// The distance of the steps: `h`, `d`, `b` (business days), `10min`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency: Option<String>,
+    /// Whether series of one variable each are learned together, as the variables of one series.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grouped: bool,
+    /// What separates the fields of a CSV file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub separator: Option<char>,
+    /// The decimal mark of its numbers: `.` or `,`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decimal: Option<char>,
+    /// What is for training.
+    #[serde(default, skip_serializing_if = "SeriesSplit::is_usual")]
+    pub split: SeriesSplit,
+    /// Steps of a window, for families that do not say it themselves; left out: 48.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+}
+
+/// Time series in an `.npy` file. NaN is a value that was never observed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeriesArrayConfig {
+    /// The file.
+    #[serde(deserialize_with = "read_path")]
+    pub path: PathBuf,
+    /// What its axes are.
+    pub layout: SeriesLayout,
+    /// An `.npy` file of the same shape: 1 where a value was observed, 0 where it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<PathBuf>,
+    /// The time of the first step, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// The distance of the steps, where it is known: `h`, `d`, `b` (business days), `10min`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency: Option<String>,
+    /// What is for training: steps of `"TK"`, windows of `"NLK"`.
+    #[serde(default, skip_serializing_if = "SeriesSplit::is_usual")]
+    pub split: SeriesSplit,
+    /// Steps of a window of `"TK"`, for families that do not say it themselves; left out: 48.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+}
+
+/// The axes of an array of series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeriesLayout {
+    /// One long series: its steps, its variables.
+    TK,
+    /// Windows of one length: which one, their steps, their variables.
+    NLK,
+}
+
 /// A key of the config and what is wrong with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -260,7 +403,7 @@ pub struct Problem {
 
 impl DataConfig {
     /// Built-in datasets, which need no path, and their descriptions.
-    pub const BUILT_IN: [(&str, &str); 9] = [
+    pub const BUILT_IN: [(&str, &str); 13] = [
         ("digits", "1,797 handwritten digits, 8x8, ten classes (built in)"),
         ("sprites", "1,152 images of three shapes, 16x16, with known factors (generated)"),
         ("swiss-roll", "2-D points on a spiral (generated)"),
@@ -270,16 +413,22 @@ impl DataConfig {
         ("gaussians-8", "2-D points of eight Gaussians on a circle (generated)"),
         ("gaussians-25", "2-D points of 25 Gaussians on a grid (generated)"),
         ("checkerboard", "2-D points on every other field of a board (generated)"),
+        ("bimodal-series", "a long time series of 4 variables that jump up or down together (generated)"),
+        ("sines", "time series of 4 variables over 48 steps: mixtures of two waves (generated)"),
+        ("ecg", "time series of 4 leads over 248 steps, like electrocardiograms (generated)"),
+        ("seattle-weather", "daily weather in Seattle, 2012 to 2015, 4 variables (built in)"),
     ];
 
     /// Kinds of data that are read from a path, and their descriptions.
-    pub const FROM_PATH: [(&str, &str); 6] = [
+    pub const FROM_PATH: [(&str, &str); 8] = [
         ("images", "a folder or zip archive of png, jpeg, webp, bmp or tiff files, classes by sub-folder if wanted"),
         ("packed", "images that `data build` decoded into one file"),
         ("cifar10", "the folder of CIFAR-10's binary version"),
         ("mnist", "the folder of MNIST's idx files, with or without .gz"),
         ("fashion-mnist", "the same for Fashion-MNIST"),
         ("csv", "a CSV file with two columns of numbers"),
+        ("series", "time series as CSV, JSON lines, GluonTS, .tsf, PhysioNet 2012 or Parquet; the format is found"),
+        ("series-array", "time series in an .npy file; `layout` says what its axes are: \"TK\" or \"NLK\""),
     ];
 
     /// The kind, as it is written in a config.
@@ -300,6 +449,12 @@ impl DataConfig {
             DataConfig::Gaussians25(_) => "gaussians-25",
             DataConfig::Checkerboard(_) => "checkerboard",
             DataConfig::Csv(_) => "csv",
+            DataConfig::BimodalSeries(_) => "bimodal-series",
+            DataConfig::Sines(_) => "sines",
+            DataConfig::Ecg(_) => "ecg",
+            DataConfig::SeattleWeather(_) => "seattle-weather",
+            DataConfig::Series(_) => "series",
+            DataConfig::SeriesArray(_) => "series-array",
         }
     }
 
@@ -319,7 +474,26 @@ impl DataConfig {
             | DataConfig::Gaussians8(_)
             | DataConfig::Gaussians25(_)
             | DataConfig::Checkerboard(_)
-            | DataConfig::Csv(_) => None,
+            | DataConfig::Csv(_)
+            | DataConfig::BimodalSeries(_)
+            | DataConfig::Sines(_)
+            | DataConfig::Ecg(_)
+            | DataConfig::SeattleWeather(_)
+            | DataConfig::Series(_)
+            | DataConfig::SeriesArray(_) => None,
+        }
+    }
+
+    /// Keys that series have, whatever they come from: what is for training, and the steps of a window.
+    fn series_keys(&self) -> Option<(&SeriesSplit, Option<usize>)> {
+        match self {
+            DataConfig::BimodalSeries(config) | DataConfig::Sines(config) | DataConfig::Ecg(config) => {
+                Some((&config.split, config.window))
+            }
+            DataConfig::SeattleWeather(config) => Some((&config.split, config.window)),
+            DataConfig::Series(config) => Some((&config.split, config.window)),
+            DataConfig::SeriesArray(config) => Some((&config.split, config.window)),
+            _ => None,
         }
     }
 
@@ -340,6 +514,13 @@ impl DataConfig {
             }],
             _ => Vec::new(),
         };
+        if let Some((split, window)) = self.series_keys() {
+            let given = [("split", split.train), ("window", window)];
+            let is_zero = given.into_iter().filter(|(_, value)| *value == Some(0));
+            problems.extend(
+                is_zero.map(|(key, _)| Problem { key, reason: "0 is out of range; expected at least 1".into() }),
+            );
+        }
         // Written so that NaN is a problem.
         if let Some(threshold) = self.binarize()
             && !(threshold > 0.0 && threshold <= 1.0)
@@ -421,7 +602,8 @@ mod tests {
     /// Every kind, with what must be given besides.
     fn kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
         let built_in = DataConfig::BUILT_IN.into_iter().map(|(kind, _)| (kind, ""));
-        built_in.chain(DataConfig::FROM_PATH.into_iter().map(|(kind, _)| (kind, "path = 'p'")))
+        let more = |kind: &str| if kind == "series-array" { "path = 'p'\nlayout = 'TK'" } else { "path = 'p'" };
+        built_in.chain(DataConfig::FROM_PATH.into_iter().map(move |(kind, _)| (kind, more(kind))))
     }
 
     fn parse(text: &str) -> Result<DataConfig, toml::de::Error> {
@@ -466,8 +648,9 @@ mod tests {
 
     #[test]
     fn a_tilde_at_the_front_of_a_path_is_the_home_folder() {
-        for (kind, _) in kinds().filter(|(_, path)| !path.is_empty()) {
-            let config = serde_json::to_value(parse(&format!("kind = '{kind}'\npath = '~/pics'")).unwrap()).unwrap();
+        for (kind, path) in kinds().filter(|(_, path)| !path.is_empty()) {
+            let path = path.replace("'p'", "'~/pics'");
+            let config = serde_json::to_value(parse(&format!("kind = '{kind}'\n{path}")).unwrap()).unwrap();
             let expected = crate::with_home(std::path::Path::new("~/pics"));
             assert_eq!(config["path"], serde_json::json!(expected), "{kind}");
         }

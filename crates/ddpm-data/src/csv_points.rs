@@ -28,12 +28,17 @@ pub(crate) fn open(config: &CsvConfig, split: Split) -> Result<OpenData, DataErr
     };
     let items = items
         .into_iter()
-        .map(|(point, _)| Example { values: (0..2).map(|k| units.value(k, point[k]) as f32).collect(), label: None })
+        .map(|(point, _)| Example {
+            values: (0..2).map(|k| units.value(k, point[k]) as f32).collect(),
+            label: None,
+            window: None,
+        })
         .collect();
     Ok(OpenData {
-        info: DataInfo { name: "csv".into(), shape: vec![2], classes: Vec::new(), units },
+        info: DataInfo { name: "csv".into(), shape: vec![2], classes: Vec::new(), units, series: None },
         items: Arc::new(InMemDataset::new(items)),
         skipped: Vec::new(),
+        series: None,
         ignored: Default::default(),
         labels: None,
         flip: Flip::Never,

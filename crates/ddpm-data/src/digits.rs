@@ -41,9 +41,11 @@ pub(crate) fn open(config: &DigitsConfig, split: Split) -> Result<OpenData, Data
             shape: vec![1, SIDE, SIDE],
             classes: (0..CLASSES).map(|class| class.to_string()).collect(),
             units: Units::identity(1),
+            series: None,
         },
         items: Arc::new(InMemDataset::new(items)),
         skipped: Vec::new(),
+        series: None,
         ignored: Default::default(),
         labels: None,
         flip: Flip::Never,
@@ -95,6 +97,7 @@ fn parse(text: &str) -> Result<Vec<Example>, DataError> {
                     Ok(Example {
                         values: pixels.iter().map(|&pixel| f32::from(pixel) / 8.0 - 1.0).collect(),
                         label: Some(class.into()),
+                        window: None,
                     })
                 }
                 _ => Err(fault()),

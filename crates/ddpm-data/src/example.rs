@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::printable;
 use crate::random::{Stream, rng};
+use crate::series::{SeriesInfo, Window};
 
 /// One item of a dataset.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +14,8 @@ pub struct Example {
     pub values: Vec<f32>,
     /// Index into [`DataInfo::classes`].
     pub label: Option<usize>,
+    /// What else there is to know of a window of a series.
+    pub window: Option<Box<Window>>,
 }
 
 /// What all items of a dataset have in common; a snapshot carries it along.
@@ -21,12 +24,15 @@ pub struct Example {
 pub struct DataInfo {
     /// The kind of data, as in the config.
     pub name: String,
-    /// `[C, H, W]` for images, `[2]` for points.
+    /// `[C, H, W]` for images, `[2]` for points, `[K, L]` for windows of series.
     pub shape: Vec<usize>,
     /// Names of the classes; empty when unlabelled.
     pub classes: Vec<String>,
     /// The way back to the units of the source.
     pub units: Units,
+    /// What series have in common besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<SeriesInfo>,
 }
 
 impl DataInfo {
@@ -143,6 +149,7 @@ mod tests {
             shape: shape.to_vec(),
             classes: Vec::new(),
             units: units.clone(),
+            series: None,
         };
         let values = vec![2.0, 2.0, 0.0, 1.0];
         // Two points, and two channels of two values.
@@ -155,8 +162,13 @@ mod tests {
 
     #[test]
     fn a_few_classes_are_named() {
-        let mut info =
-            DataInfo { name: "images".into(), shape: vec![1, 2, 2], classes: Vec::new(), units: Units::identity(1) };
+        let mut info = DataInfo {
+            name: "images".into(),
+            shape: vec![1, 2, 2],
+            classes: Vec::new(),
+            units: Units::identity(1),
+            series: None,
+        };
         assert_eq!(info.classes_in_short(), "none");
         info.classes = ["a", "b\n"].map(String::from).to_vec();
         assert_eq!(info.classes_in_short(), "2 (a, b\\n)");

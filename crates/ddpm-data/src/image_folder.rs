@@ -33,6 +33,7 @@ pub(crate) fn open(config: &ImagesConfig, split: Split, progress: CheckProgress<
     Ok(OpenData {
         info: images.info(),
         skipped: images.skipped.clone(),
+        series: None,
         ignored: images.ignored.clone(),
         labels: images.labels.clone(),
         items: Arc::new(images),
@@ -121,6 +122,7 @@ impl Images {
             shape: vec![channels, self.config.size, self.config.size],
             classes: self.classes.clone(),
             units: Units::identity(channels),
+            series: None,
         }
     }
 
@@ -142,7 +144,7 @@ impl Dataset<Example> for Images {
     fn get(&self, index: usize) -> Result<Example, DatasetError> {
         let pixels = self.pixels(index).map_err(DatasetError::new)?;
         let label = self.labels.as_ref().map(|labels| labels[index] as usize);
-        Ok(Example { values: values_of_bytes(&pixels), label })
+        Ok(Example { values: values_of_bytes(&pixels), label, window: None })
     }
 
     fn len(&self) -> usize {

@@ -33,8 +33,9 @@ pub mod zip;
 mod zip_pictures;
 
 pub use config::{
-    Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, DigitsSplit, ImageChannels, ImageLabels, ImageResize,
-    ImagesConfig, MnistConfig, MnistSize, OnBadFile, PackedConfig, PointsConfig, Problem, SpritesConfig,
+    BundledSeriesConfig, Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, DigitsSplit,
+    GeneratedSeriesConfig, ImageChannels, ImageLabels, ImageResize, ImagesConfig, MnistConfig, MnistSize, OnBadFile,
+    PackedConfig, PointsConfig, Problem, SeriesArrayConfig, SeriesFileConfig, SeriesLayout, SeriesSplit, SpritesConfig,
 };
 pub use error::{BadFile, DataError, Ignored};
 pub use example::{DataInfo, Example, Flip, Units};

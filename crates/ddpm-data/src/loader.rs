@@ -343,8 +343,11 @@ mod tests {
 
     /// Pictures of 1x1x2: the number of the item, and the same and a half.
     fn numbered(len: usize, flip: Flip) -> OpenData {
-        let items =
-            (0..len).map(|item| Example { values: vec![item as f32, item as f32 + 0.5], label: Some(item % 3) });
+        let items = (0..len).map(|item| Example {
+            values: vec![item as f32, item as f32 + 0.5],
+            label: Some(item % 3),
+            window: None,
+        });
         data(Arc::new(InMemDataset::new(items.collect())), flip)
     }
 
@@ -355,9 +358,11 @@ mod tests {
                 shape: vec![1, 1, 2],
                 classes: Vec::new(),
                 units: Units::identity(1),
+                series: None,
             },
             items,
             skipped: Vec::new(),
+            series: None,
             ignored: Default::default(),
             labels: None,
             flip,
@@ -393,7 +398,7 @@ mod tests {
             if index.is_multiple_of(2) {
                 thread::sleep(Duration::from_millis(1));
             }
-            Ok(Example { values: vec![index as f32; 2], label: None })
+            Ok(Example { values: vec![index as f32; 2], label: None, window: None })
         }
 
         fn len(&self) -> usize {
@@ -473,7 +478,7 @@ mod tests {
 
     #[test]
     fn changes_and_their_labels_follow_the_place() {
-        let items = (0..5).map(|item| Example { values: vec![item as f32; 64], label: None });
+        let items = (0..5).map(|item| Example { values: vec![item as f32; 64], label: None, window: None });
         let mut data = data(Arc::new(InMemDataset::new(items.collect())), Flip::Never);
         data.info.shape = vec![1, 8, 8];
         let plain = loader(&data, 4).between(0, 40);
@@ -541,7 +546,7 @@ mod tests {
 
     #[test]
     fn items_of_another_size_are_an_error() {
-        let items = vec![Example { values: vec![0.0; 3], label: None }];
+        let items = vec![Example { values: vec![0.0; 3], label: None, window: None }];
         let data = data(Arc::new(InMemDataset::new(items)), Flip::Never);
         let loader = loader(&data, 1);
         let error = loader.iter().next().unwrap().unwrap_err();

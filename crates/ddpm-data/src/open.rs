@@ -8,7 +8,8 @@ use crate::config::DataConfig;
 use crate::error::{BadFile, DataError, Ignored};
 use crate::example::{DataInfo, Example, Flip};
 use crate::points::Shape;
-use crate::{binarize, cifar10, csv_points, digits, image_folder, mnist, packed, points, sprites};
+use crate::series::{SeriesSet, generated};
+use crate::{binarize, cifar10, csv_points, digits, image_folder, mnist, packed, points, series, sprites};
 
 /// What items are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub struct OpenData {
     pub labels: Option<Arc<[u32]>>,
     /// Whether the items are mirrored at random when they are learnt from.
     pub flip: Flip,
+    /// The series behind the items, where they are windows.
+    pub series: Option<Arc<SeriesSet>>,
 }
 
 impl OpenData {
@@ -101,6 +104,12 @@ pub fn open_with_progress(
         DataConfig::Gaussians25(c) => points::open(Shape::Gaussians25, c, name, split, seed),
         DataConfig::Checkerboard(c) => points::open(Shape::Checkerboard, c, name, split, seed),
         DataConfig::Csv(csv) => csv_points::open(csv, split)?,
+        DataConfig::SeriesArray(array) => series::open::open_array(array, split)?,
+        DataConfig::BimodalSeries(c) => series::open::open_bimodal(c, split)?,
+        DataConfig::Sines(c) => series::open::open_windows(name, c, generated::sines, [1200, 1000], split)?,
+        DataConfig::Ecg(c) => series::open::open_windows(name, c, generated::ecg, [460, 400], split)?,
+        DataConfig::SeattleWeather(c) => series::open::open_weather(c, split)?,
+        DataConfig::Series(file) => series::open::open_file(file, split)?,
     };
     if data.items.is_empty() {
         return Err(DataError::EmptySplit {

@@ -156,6 +156,7 @@ pub(crate) fn open(config: &PackedConfig, split: Split) -> Result<OpenData, Data
         info: packed.info,
         items: Arc::new(Mapped { map, start: MAGIC.len() + first * width, width, len, labels: labels.clone() }),
         skipped: Vec::new(),
+        series: None,
         ignored: Default::default(),
         labels,
         flip: Flip::half_if(config.horizontal_flip),
@@ -251,7 +252,7 @@ impl Dataset<Example> for Mapped {
     fn get(&self, index: usize) -> Result<Example, DatasetError> {
         let pixels = &self.map[self.start + index * self.width..][..self.width];
         let label = self.labels.as_ref().map(|labels| labels[index] as usize);
-        Ok(Example { values: values_of_bytes(pixels), label })
+        Ok(Example { values: values_of_bytes(pixels), label, window: None })
     }
 
     fn len(&self) -> usize {

@@ -41,9 +41,16 @@ pub(crate) fn open(shape: Shape, config: &PointsConfig, name: &str, split: Split
         Split::Test => Stream::TestPoints,
     };
     OpenData {
-        info: DataInfo { name: name.into(), shape: vec![2], classes: Vec::new(), units: Units::identity(2) },
+        info: DataInfo {
+            name: name.into(),
+            shape: vec![2],
+            classes: Vec::new(),
+            units: Units::identity(2),
+            series: None,
+        },
         items: Arc::new(Points { shape, count: config.count, seed: config.seed.unwrap_or(seed), stream }),
         skipped: Vec::new(),
+        series: None,
         ignored: Default::default(),
         labels: None,
         flip: Flip::Never,
@@ -63,7 +70,7 @@ impl Dataset<Example> for Points {
         let point = self.shape.draw(&mut rng(self.seed, self.stream, index as u64));
         let (centre, std) = self.shape.centre_and_std();
         let values = (0..2).map(|k| ((point[k] - centre[k]) / std * STD) as f32).collect();
-        Ok(Example { values, label: None })
+        Ok(Example { values, label: None, window: None })
     }
 
     fn len(&self) -> usize {

@@ -58,6 +58,10 @@ pub enum Stream {
     Crop = 22,
     /// Generated time series; index: the window, or 0 for one long series.
     GeneratedSeries = 23,
+    /// Samples of stretches of series; index: the stretch, or the sample of a stretch.
+    SeriesRow = 24,
+    /// Which cells of a training window are hidden from the model; index: the item's place in the endless stream.
+    Mask = 25,
 }
 
 /// One 64-bit number for an address. For one seed and stream, different indexes give different numbers.
@@ -139,6 +143,8 @@ mod tests {
             Stream::Augment,
             Stream::Crop,
             Stream::GeneratedSeries,
+            Stream::SeriesRow,
+            Stream::Mask,
         ];
         for (k, stream) in streams.into_iter().enumerate() {
             // 10 is free.

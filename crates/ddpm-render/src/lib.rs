@@ -1,11 +1,14 @@
-//! Samples as files: arrays, tables, images and animations.
+//! Samples as files: arrays, tables, images, animations and plots.
 
 mod animation;
 mod canvas;
+mod drawing;
+mod glyphs;
 mod grid;
 mod lettering;
 mod samples;
 mod scatter;
+pub mod series;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,6 +58,16 @@ pub enum RenderError {
     Shape {
         /// The shape of a sample.
         shape: Vec<usize>,
+    },
+    /// Arrays of a series plot that do not fit each other.
+    #[error("{what} of a series plot: expected {expected}, found {found}")]
+    Series {
+        /// What is of the wrong length.
+        what: &'static str,
+        /// Its length by the shape.
+        expected: usize,
+        /// Its length.
+        found: usize,
     },
 }
 

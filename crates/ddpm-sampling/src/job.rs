@@ -57,7 +57,7 @@ pub const USUAL_BATCH: usize = 128;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let schedule = ScheduleConfig::default().init()?;
 /// let diffusion = GaussianDiffusion::new(schedule, Prediction::Eps, Variance::FixedSmall).into();
-/// let data = DataInfo { name: "gray".into(), shape: vec![1, 8, 8], classes: vec![], units: Units::identity(1) };
+/// let data = DataInfo { name: "gray".into(), shape: vec![1, 8, 8], classes: vec![], units: Units::identity(1), series: None };
 /// let model = TrainedModel::new(&AllNoise, &diffusion, &data);
 ///
 /// let sampler = Sampler::new("ddim", SamplerOptions::default())?;

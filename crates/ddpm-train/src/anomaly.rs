@@ -200,7 +200,13 @@ mod tests {
     fn model(net: Network) -> TrainModel {
         let tables =
             DiffusionTables::of(NetworkConfig::PointMlp(PointMlpConfig::default()), DiffusionConfig::default());
-        let data = DataInfo { name: "test".into(), shape: vec![2], classes: Vec::new(), units: Units::identity(2) };
+        let data = DataInfo {
+            name: "test".into(),
+            shape: vec![2],
+            classes: Vec::new(),
+            units: Units::identity(2),
+            series: None,
+        };
         let family = DiffusionFamily::new(tables, Origin { experiment: "test".into(), data, source: None }).unwrap();
         TrainModel::new(AnyModule::new(net), Arc::new(family))
     }

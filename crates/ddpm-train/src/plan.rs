@@ -65,6 +65,7 @@ impl Plan {
             experiment.family.notes().iter().for_each(|note| say!("note: {note}"));
         }
         report_on_data(&experiment, &name, &data, &*family);
+        let data = family.items(data);
         experiment.family = family.tables();
         experiment.optimizer = experiment.optimizer.resolved();
         let parts = experiment.fine_tune.problems(&family.init(&devices[0].device)).into_iter();

@@ -346,7 +346,8 @@ fn held_out(plan: &Plan) -> Option<Box<dyn HeldOut<AnyModule>>> {
     let data = ddpm_data::open(&experiment.data, Split::Test, 0).map_err(AnyError::from);
     let batch_size = experiment.train.batch_size / experiment.train.accumulate;
     let (count, device) = (experiment.validation.count, &devices[0].device);
-    data.and_then(|data| family.held_out(&HeldOutSetup { data: &data, count, batch_size, device }))
+    data.map(|data| family.items(data))
+        .and_then(|data| family.held_out(&HeldOutSetup { data: &data, count, batch_size, device }))
         .map_err(|error| say!("warning: no validation: {error}"))
         .ok()
 }

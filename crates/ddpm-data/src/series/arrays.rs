@@ -90,12 +90,25 @@ struct Array {
 
 /// Reads the series of an `.npy` file; NaN is a missing value.
 pub fn read_npy(path: &Path, layout: Layout) -> Result<Vec<Series>, SeriesError> {
-    let fail = |problem| SeriesError::new(path, None, problem);
+    read_masked(path, None, layout)
+}
+
+/// The same with a mask in an `.npy` file of the same shape: 1 where a value was observed.
+pub fn read_masked(path: &Path, mask: Option<&Path>, layout: Layout) -> Result<Vec<Series>, SeriesError> {
+    let values = read_array(path)?;
+    let mask = mask.map(|mask| Ok::<_, SeriesError>((mask, read_array(mask)?))).transpose()?;
+    if let Some((path, mask)) = &mask {
+        check_mask(&values, mask).map_err(|problem| SeriesError::new(path, None, problem))?;
+    }
+    let mask = mask.map(|(_, mask)| (mask, MaskMeaning::OneIsObserved));
+    series(&values, layout, mask.as_ref()).map_err(|problem| SeriesError::new(path, None, problem))
+}
+
+fn read_array(path: &Path) -> Result<Array, SeriesError> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
     read.map_err(|error| SeriesError::io(path, EXPECTED, error))?;
-    let array = decode(&bytes).map_err(fail)?;
-    series(&array, layout, None).map_err(fail)
+    decode(&bytes).map_err(|problem| SeriesError::new(path, None, problem))
 }
 
 /// Reads the series of the array `values` of an `.npz` file; NaN is a missing value, and a mask may say more.

@@ -15,6 +15,7 @@ pub mod grouped;
 mod index;
 pub mod long;
 mod normalizer;
+pub(crate) mod open;
 #[cfg(feature = "parquet")]
 mod parquet;
 pub mod physionet;
@@ -29,6 +30,9 @@ pub mod wide;
 mod windows;
 mod write;
 
+use serde::{Deserialize, Serialize};
+
+use crate::example::Units;
 pub use any::{Opened, ReadHints, read_any};
 pub use error::{Problem, SeriesError};
 pub use index::Index;
@@ -36,7 +40,7 @@ pub use normalizer::Normalizer;
 pub use table::{Cell, Table};
 pub use time::{Frequency, Timestamp};
 pub use weather::seattle_weather;
-pub use windows::{Window, Windows};
+pub use windows::{SeriesSet, Window, WindowShape};
 pub use write::{Forecast, SourceLayout, write_imputed, write_quantiles};
 
 /// A series: a table of the variables, when its steps are, and what else is known.
@@ -57,6 +61,26 @@ pub struct Series {
     pub static_categories: Vec<usize>,
     /// Numbers that do not change.
     pub static_reals: Vec<f64>,
+}
+
+/// What all series of a dataset have in common; a snapshot carries it along.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeriesInfo {
+    /// Names of the variables.
+    pub variables: Vec<String>,
+    /// The distance of the steps, where it is known: `h`, `d`, `10min`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency: Option<String>,
+    /// Names of the covariates.
+    #[serde(default)]
+    pub covariates: Vec<String>,
+    /// The way back from normalized covariates.
+    pub covariate_units: Units,
+    /// The lowest value of each variable, where it is a bound: many cells have it.
+    pub lowest: Vec<Option<f64>>,
+    /// The highest value of each variable, likewise.
+    pub highest: Vec<Option<f64>>,
 }
 
 /// Covariates that change with time.

@@ -124,6 +124,7 @@ impl Layout {
             shape: vec![config.in_channels, height, width],
             classes: (0..config.classes).map(|class| class.to_string()).collect(),
             units: Units::identity(config.in_channels),
+            series: None,
         };
         let name = name.unwrap_or_else(|| "UNet2DModel".into());
         let network = NetworkConfig::UNet(config);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use ddpm_data::StreamItem;
 use ddpm_data::augment::AugmentConfig;
+use ddpm_data::{OpenData, StreamItem};
 use ddpm_kernels::Precision;
 use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;
@@ -356,6 +356,8 @@ pub trait AnyFamily: fmt::Debug + Send + Sync {
     fn set_precision(&self, model: &mut AnyModule, precision: Precision);
     /// [`Family::memory_estimate`].
     fn memory_estimate(&self, parameters: usize, batch: usize) -> MemoryEstimate;
+    /// [`Family::items`].
+    fn items(&self, data: OpenData) -> OpenData;
     /// [`Family::augmentation`].
     fn augmentation(&self) -> AugmentConfig;
     /// [`Family::batch`].
@@ -414,6 +416,10 @@ impl<F: Family> AnyFamily for F {
 
     fn memory_estimate(&self, parameters: usize, batch: usize) -> MemoryEstimate {
         Family::memory_estimate(self, parameters, batch)
+    }
+
+    fn items(&self, data: OpenData) -> OpenData {
+        Family::items(self, data)
     }
 
     fn augmentation(&self) -> AugmentConfig {

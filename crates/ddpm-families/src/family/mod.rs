@@ -144,6 +144,12 @@ pub trait Family: Sized + Debug + Send + Sync + 'static {
     /// The batch on another device.
     fn to_device(&self, batch: Self::Batch, device: &Device) -> Self::Batch;
 
+    /// The items that it learns from and is measured by, where they are others than those that the data open with: windows
+    /// of series, of a length of its own.
+    fn items(&self, data: OpenData) -> OpenData {
+        data
+    }
+
     /// How images are changed as they are read.
     fn augmentation(&self) -> AugmentConfig {
         AugmentConfig::default()

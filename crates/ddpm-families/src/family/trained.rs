@@ -5,8 +5,10 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use ddpm_data::series::Series;
 use ddpm_kernels::Precision;
 use ddpm_render::Samples;
+use ddpm_sampling::samplers::Sampler;
 
 use super::AnyError;
 use super::registry::family;
@@ -35,6 +37,16 @@ pub trait Trained {
 
     /// Bounds of the likelihood of items.
     fn bound(&self) -> Option<&dyn Bound> {
+        None
+    }
+
+    /// What comes after a series.
+    fn forecast(&self) -> Option<&dyn Forecast> {
+        None
+    }
+
+    /// What is missing in a series.
+    fn impute(&self) -> Option<&dyn Impute> {
         None
     }
 }
@@ -71,6 +83,67 @@ pub trait Encode {
     fn encode(&self, items: &[f32]) -> Result<Vec<f32>, AnyError>;
     /// The items that latents stand for.
     fn decode(&self, latents: &[f32]) -> Result<Vec<f32>, AnyError>;
+}
+
+/// A stretch of a series.
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch<'a> {
+    /// The series; cells that are held out or were never observed are not shown to a model.
+    pub series: &'a Series,
+    /// Its first step.
+    pub start: usize,
+    /// The step behind its last one.
+    pub end: usize,
+    /// What addresses its noise: samples of a stretch do not depend on the other stretches.
+    pub number: u64,
+}
+
+/// How samples of series are drawn.
+#[derive(Clone, Debug)]
+pub struct SeriesDraw {
+    /// Sample k of a stretch depends on the seed, the number of the stretch and k alone.
+    pub seed: u64,
+    /// Samples of each stretch.
+    pub samples: usize,
+    /// The sampler; none: what is usual for the model.
+    pub sampler: Option<Sampler>,
+    /// Its steps; none: what is usual for the sampler.
+    pub steps: Option<usize>,
+    /// Samples that are computed at once; the result is the same for any number.
+    pub at_once: usize,
+}
+
+impl SeriesDraw {
+    /// So many samples, as is usual for the model.
+    pub fn new(seed: u64, samples: usize) -> Self {
+        Self { seed, samples, sampler: None, steps: None, at_once: USUAL_AT_ONCE }
+    }
+}
+
+/// Samples of series that are computed at once.
+const USUAL_AT_ONCE: usize = 256;
+
+/// Forecasts series: samples of the steps to come.
+pub trait Forecast {
+    /// Steps of the past that are read; earlier ones change nothing.
+    fn history(&self) -> usize;
+
+    /// The most steps that can be forecast; none: any number.
+    fn longest_horizon(&self) -> Option<usize>;
+
+    /// Samples of the `horizon` steps behind each stretch, `[W, samples, horizon, K]`, in the units of the data. Covariates
+    /// that the series have for these steps are read.
+    fn forecast(&self, pasts: &[Stretch<'_>], horizon: usize, draw: &SeriesDraw) -> Result<Vec<f32>, AnyError>;
+}
+
+/// Imputes series: samples of what is missing in them.
+pub trait Impute {
+    /// Steps of the windows that it was trained on.
+    fn window(&self) -> usize;
+
+    /// Samples of each stretch, all of one length, `[samples, W, L, K]`, in the units of the data. Observed values are as they
+    /// were, bit for bit.
+    fn impute(&self, stretches: &[Stretch<'_>], draw: &SeriesDraw) -> Result<Vec<f32>, AnyError>;
 }
 
 /// Reconstructs items from what their latents hold of them.
@@ -139,6 +212,8 @@ pub fn abilities(model: &dyn Trained) -> String {
         ("reconstruct", model.reconstruct().is_some()),
         ("encode", model.encode().is_some()),
         ("measure its likelihood", model.bound().is_some()),
+        ("forecast", model.forecast().is_some()),
+        ("impute", model.impute().is_some()),
     ];
     let known: Vec<&str> = all.iter().filter(|(_, can)| *can).map(|(name, _)| *name).collect();
     match &known[..] {

@@ -94,6 +94,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
         shape,
         classes: (0..model.classes).map(|class| class.to_string()).collect(),
         units: Units::identity(model.in_channels),
+        series: None,
     };
     let name = args.file.file_name().unwrap_or_default().to_string_lossy();
     eprintln!("{}: {scheme}, {} parameters", args.file.display(), network.num_params());

@@ -29,6 +29,8 @@ pub struct CsdiConfig {
     pub feature_embedding: usize,
     /// A network that is not given the observed values, for sampling by replacement.
     pub unconditional: bool,
+    /// Attention between the variables; without it each is imputed by itself.
+    pub feature_layer: bool,
     /// Attention whose cost is linear in the length, as in the paper's forecasts.
     #[serde(alias = "is_linear")]
     pub linear_attention: bool,
@@ -48,6 +50,7 @@ impl Default for CsdiConfig {
             time_embedding: 128,
             feature_embedding: 16,
             unconditional: false,
+            feature_layer: true,
             linear_attention: false,
             steps: 50,
         }

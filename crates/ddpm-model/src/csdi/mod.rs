@@ -16,7 +16,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv1d;
 use burn::nn::{Embedding, EmbeddingConfig, Linear};
 use burn::tensor::activation::relu;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_kernels::{Precision, silu};
 
 use crate::embedding::{SinusoidConfig, SinusoidOrder};
@@ -94,6 +94,12 @@ impl Csdi {
 
     /// The noise in the input `[B, I, K, L]` at the steps `[B]`, given the side information `[B, S, K, L]`: `[B, K, L]`.
     pub fn forward(&self, input: Tensor<4>, side: Tensor<4>, steps: Tensor<1, Int>, pass: &Pass<'_>) -> Tensor<3> {
+        let steps: Vec<f64> = steps.into_data().iter::<f64>().collect();
+        self.forward_at(input, side, &steps, pass)
+    }
+
+    /// The same at steps that may lie between those of training: there, sinusoids are interpolated.
+    pub fn forward_at(&self, input: Tensor<4>, side: Tensor<4>, steps: &[f64], pass: &Pass<'_>) -> Tensor<3> {
         let pass = &pass.of(self.precision).inside(format_args!("diffmodel"));
         self.diffmodel.forward(input, side, steps, &self.config, pass)
     }
@@ -125,14 +131,14 @@ impl DiffusionNetwork {
         &self,
         input: Tensor<4>,
         side: Tensor<4>,
-        steps: Tensor<1, Int>,
+        steps: &[f64],
         config: &CsdiConfig,
         pass: &Pass<'_>,
     ) -> Tensor<3> {
         let [batch, _, variables, length] = input.dims();
         let [input, side] = [input, side].map(|x| x.permute([0, 2, 3, 1]));
         let embedding_pass = pass.inside(format_args!("diffusion_embedding"));
-        let step = self.diffusion_embedding.forward(steps, config, input.dtype(), &embedding_pass);
+        let step = self.diffusion_embedding.forward(sinusoids_of(steps, config, &input), &embedding_pass);
         let mut state = relu(apply_pointwise("input_projection", &self.input_projection, input, pass));
         let mut skips = Vec::with_capacity(self.residual_layers.len());
         for (i, layer) in self.residual_layers.iter().enumerate() {
@@ -162,26 +168,43 @@ impl StepEmbedding {
         Self { projection1: linear(width, width, device), projection2: linear(width, width, device) }
     }
 
-    fn forward(&self, steps: Tensor<1, Int>, config: &CsdiConfig, dtype: DType, pass: &Pass<'_>) -> Tensor<2> {
-        let width = config.step_embedding;
-        let table = TensorData::new(step_table(config.steps, width), [config.steps, width]);
-        let table: Tensor<2> = Tensor::from_data(table, (&steps.device(), dtype));
-        let hidden = silu(apply("projection1", &self.projection1, table.select(0, steps), pass));
+    fn forward(&self, sinusoids: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+        let hidden = silu(apply("projection1", &self.projection1, sinusoids, pass));
         silu(apply("projection2", &self.projection2, hidden, pass))
     }
+}
+
+/// The sinusoids of these steps, `[B, width]`, on the device of `like`.
+fn sinusoids_of(steps: &[f64], config: &CsdiConfig, like: &Tensor<4>) -> Tensor<2> {
+    let width = config.step_embedding;
+    let table = TensorData::new(step_sinusoids(steps, width), [steps.len(), width]);
+    Tensor::from_data(table, (&like.device(), like.dtype()))
+}
+
+/// The rows of the [table](step_table) at these steps. Between two steps they are interpolated: the fastest sinusoids go
+/// round more than a thousand times from one step to the next, so that what they are in between was never seen in training.
+pub fn step_sinusoids(steps: &[f64], width: usize) -> Vec<f64> {
+    let row = |&step: &f64| {
+        let (before, share) = (step.floor(), step - step.floor());
+        let rows = [before, before + 1.0].map(|step| step_row(step, width));
+        let [before, after] = rows;
+        before.into_iter().zip(after).map(move |(a, b)| if share == 0.0 { a } else { a + share * (b - a) })
+    };
+    steps.iter().flat_map(row).collect()
 }
 
 /// Sines, then cosines, of `t 10^(4 i / (half - 1))` for the steps t and the frequencies i: `[steps, width]`, row by row.
 ///
 /// The arguments reach `1e4 t`: in f32, as the original computes them, the sines are off by up to 2e-2.
 pub fn step_table(steps: usize, width: usize) -> Vec<f64> {
+    (0..steps).flat_map(|t| step_row(t as f64, width)).collect()
+}
+
+fn step_row(t: f64, width: usize) -> Vec<f64> {
     let half = width / 2;
     let frequency = |i: usize| 10_f64.powf(4.0 * i as f64 / (half - 1) as f64);
-    let row = |t: usize| {
-        let angles = (0..half).map(move |i| t as f64 * frequency(i));
-        angles.clone().map(f64::sin).chain(angles.map(f64::cos))
-    };
-    (0..steps).flat_map(row).collect()
+    let angles = (0..half).map(|i| t * frequency(i));
+    angles.clone().map(f64::sin).chain(angles.map(f64::cos)).collect()
 }
 
 /// Sinusoids of the times `[B, L]`: `[B, L, width]`, sines in the even channels and cosines in the odd ones.

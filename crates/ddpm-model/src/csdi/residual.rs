@@ -20,7 +20,7 @@ pub(super) struct ResidualLayer {
     mid_projection: Conv1d,
     output_projection: Conv1d,
     time_layer: Encoder,
-    feature_layer: Encoder,
+    feature_layer: Option<Encoder>,
 }
 
 impl ResidualLayer {
@@ -33,7 +33,7 @@ impl ResidualLayer {
             mid_projection: pointwise(channels, 2 * channels, device),
             output_projection: pointwise(channels, 2 * channels, device),
             time_layer: encoder(),
-            feature_layer: encoder(),
+            feature_layer: config.feature_layer.then(encoder),
         }
     }
 
@@ -72,11 +72,9 @@ impl ResidualLayer {
     /// Every time's variables are one sequence.
     fn over_features(&self, y: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
         let [batch, variables, length, channels] = y.dims();
-        if variables == 1 {
-            return y;
-        }
+        let Some(layer) = self.feature_layer.as_ref().filter(|_| variables > 1) else { return y };
         let sequences = y.swap_dims(1, 2).reshape([batch * length, variables, channels]);
-        let attended = self.feature_layer.forward(sequences, &pass.inside(format_args!("feature_layer")));
+        let attended = layer.forward(sequences, &pass.inside(format_args!("feature_layer")));
         attended.reshape([batch, length, variables, channels]).swap_dims(1, 2)
     }
 }

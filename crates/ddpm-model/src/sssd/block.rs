@@ -94,6 +94,11 @@ impl ResidualBlock {
         }
     }
 
+    /// The logarithms of the step sizes of its S4 layers.
+    pub(super) fn step_sizes(&self) -> [Tensor<1>; 2] {
+        [&self.S41, &self.S42].map(S4Layer::step_sizes)
+    }
+
     pub(super) fn bases(&self, config: &SssdConfig, length: usize) -> [KernelBasis; 2] {
         [&self.S41, &self.S42].map(|layer| layer.basis(config.kernel_sum, length))
     }

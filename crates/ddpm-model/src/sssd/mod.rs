@@ -18,6 +18,8 @@ pub mod state_space;
 #[cfg(test)]
 mod tests;
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::module::Module;
 use burn::nn::conv::{Conv1d, Conv1dConfig};
 use burn::nn::{Initializer, Linear, LinearConfig, Relu};
@@ -58,6 +60,7 @@ impl SssdConfig {
                 ZeroConv::init([self.skip_channels, self.out_channels], device),
             ),
             config: self.clone(),
+            computed: Computed::default(),
         })
     }
 }
@@ -71,6 +74,21 @@ pub struct Sssd {
     final_conv: (Conv, Relu, ZeroConv),
     #[module(skip)]
     config: SssdConfig,
+    #[module(skip)]
+    computed: Computed,
+}
+
+/// The bases that were computed last.
+#[derive(Clone, Debug, Default)]
+struct Computed(Arc<Mutex<Option<(BasesOf, Arc<KernelBases>)>>>);
+
+/// What bases are computed of: as soon as one of these changes, they are others.
+#[derive(Clone, Debug, PartialEq)]
+struct BasesOf {
+    length: usize,
+    device: Device,
+    /// The logarithms of the step sizes of all layers. The other constants of S4 are the same for all networks of one config.
+    step_sizes: Vec<f32>,
 }
 
 #[derive(Module, Debug)]
@@ -96,6 +114,11 @@ pub struct Observations {
 }
 
 impl Observations {
+    /// The input of a network: the values at observed places, noisy ones elsewhere.
+    pub fn with_noisy(&self, noisy: Tensor<3>) -> Tensor<3> {
+        loss::at_missing_places(noisy, self.values.clone(), self.mask.clone())
+    }
+
     /// Values at observed places, zeros elsewhere, and the mask: `[B, 2C, L]`.
     fn condition(&self) -> Tensor<3> {
         Tensor::cat(vec![self.values.clone() * self.mask.clone(), self.mask.clone()], 1)
@@ -120,6 +143,24 @@ impl Sssd {
     /// The config that this network was built from.
     pub fn config(&self) -> &SssdConfig {
         &self.config
+    }
+
+    /// The [bases](Self::bases) for series of this length, computed once as long as the weights that are not trained stay.
+    pub fn kept_bases(&self, length: usize) -> Result<Arc<KernelBases>, NetworkError> {
+        let step_sizes: Vec<Tensor<1>> =
+            self.residual_layer.residual_blocks.iter().flat_map(ResidualBlock::step_sizes).collect();
+        let step_sizes = Tensor::cat(step_sizes, 0);
+        let device = step_sizes.device();
+        let of = BasesOf { length, device, step_sizes: step_sizes.into_data().iter::<f32>().collect() };
+        let mut computed = self.computed.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*computed {
+            Some((found, bases)) if *found == of => Ok(bases.clone()),
+            _ => {
+                let bases = Arc::new(self.bases(length)?);
+                *computed = Some((of, bases.clone()));
+                Ok(bases)
+            }
+        }
     }
 
     /// The bases of all kernels for series of this length, in the dtype of the weights: `states * features * length` values

@@ -109,6 +109,11 @@ impl S4Layer {
         self.s4_layer.kernel.kernel.basis(sum, length)
     }
 
+    /// The logarithms of the step sizes of its features.
+    pub(super) fn step_sizes(&self) -> Tensor<1> {
+        self.s4_layer.kernel.kernel.log_dt.val()
+    }
+
     /// Its kernels, `[directions, features, L]`.
     pub fn kernels(&self, basis: &KernelBasis) -> Tensor<3> {
         self.s4_layer.kernel.kernel.kernels(basis).swap_dims(0, 1)
@@ -173,7 +178,8 @@ impl StateSpaceKernel {
         let spaces = self.state_spaces();
         let values: Vec<f64> = spaces.iter().flat_map(|space| space.basis(sum, self.length, length)).collect();
         let data = TensorData::new(values, [features, 2 * half, length]);
-        KernelBasis(Tensor::from_data(data, (&c.device(), c.dtype())))
+        // Constants have no part in gradients.
+        KernelBasis(Tensor::from_data(data, (&c.device().without_autodiff(), c.dtype())))
     }
 
     fn state_spaces(&self) -> Vec<StateSpace> {

@@ -1,4 +1,4 @@
-//! TimeGrad's denoiser: convolutions over the variables of one step, which are seen as a circle, in residual blocks with
+//! The denoiser of the original: convolutions over the variables of one step, which are seen as a circle, in residual blocks with
 //! gates; conditioned on the recurrent state and the diffusion step.
 
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
@@ -10,7 +10,7 @@ use burn::tensor::activation::{leaky_relu, sigmoid};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use ddpm_kernels::silu;
 
-use super::config::TimeGradConfig;
+use super::config::ConvolutionConfig;
 
 /// Slope of all leaky rectifiers for negative values.
 const SLOPE: f64 = 0.4;
@@ -48,7 +48,7 @@ pub struct Denoised {
 }
 
 impl EpsilonTheta {
-    pub(super) fn init(config: &TimeGradConfig, device: &Device) -> Self {
+    pub(super) fn init(config: &ConvolutionConfig, variables: usize, condition: usize, device: &Device) -> Self {
         let channels = config.residual_channels;
         let kaiming = Initializer::KaimingNormal { gain: SQRT_2, fan_out_only: false };
         let block = |index| ResidualBlock::init(channels, config.dilation(index), device);
@@ -59,8 +59,8 @@ impl EpsilonTheta {
                 projection2: LinearConfig::new(STEP_WIDTH, STEP_WIDTH).init(device),
             },
             cond_upsampler: CondUpsampler {
-                linear1: LinearConfig::new(config.conditioning_length, config.variables / 2).init(device),
-                linear2: LinearConfig::new(config.variables / 2, config.variables).init(device),
+                linear1: LinearConfig::new(condition, variables / 2).init(device),
+                linear2: LinearConfig::new(variables / 2, variables).init(device),
             },
             residual_layers: (0..config.residual_layers).map(block).collect(),
             skip_projection: conv([channels, channels], 3, 1, Some(kaiming), device),
@@ -68,14 +68,14 @@ impl EpsilonTheta {
         }
     }
 
-    /// The noise in `x`, `[N, 1, D]`, at these steps of the diffusion, one for each row or one for all, given conditions
-    /// `[N, 1, conditioning_length]`.
-    pub fn forward(&self, x: Tensor<3>, steps: &[usize], condition: Tensor<3>) -> Tensor<3> {
+    /// What is predicted of `x`, `[N, 1, D]`, at these steps of the diffusion, one for each row or one for all, given
+    /// conditions `[N, 1, conditioning_length]`. Steps may be fractional.
+    pub fn forward(&self, x: Tensor<3>, steps: &[f64], condition: Tensor<3>) -> Tensor<3> {
         self.forward_with_skips(x, steps, condition).eps
     }
 
     /// The same, and what each block contributes.
-    pub fn forward_with_skips(&self, x: Tensor<3>, steps: &[usize], condition: Tensor<3>) -> Denoised {
+    pub fn forward_with_skips(&self, x: Tensor<3>, steps: &[f64], condition: Tensor<3>) -> Denoised {
         let mut h = leaky_relu(self.input_projection.forward(circular(x, MARGIN)), SLOPE);
         let step = self.diffusion_embedding.forward(step_table(steps, &h.device(), h.dtype()));
         let condition = circular(self.cond_upsampler.forward(condition), MARGIN);
@@ -96,11 +96,21 @@ impl EpsilonTheta {
 ///
 /// The highest frequency is near 10^4 radians a step, so they are computed in f64: in f32 they would be wrong by several
 /// per cent at a hundred steps.
-pub fn step_table(steps: &[usize], device: &Device, dtype: DType) -> Tensor<2> {
+///
+/// With such frequencies a fractional step has nothing in common with its neighbors, and the network never saw one: it has
+/// the mean of the rows of the two whole steps around it, weighted by how near they are.
+pub fn step_table(steps: &[f64], device: &Device, dtype: DType) -> Tensor<2> {
     let frequency = |i: usize| 10f64.powf(HIGHEST_POWER * i as f64 / FREQUENCIES as f64);
-    let angles = |step: usize| (0..FREQUENCIES).map(move |i| step as f64 * frequency(i));
-    let row = |&step: &usize| angles(step).map(f64::sin).chain(angles(step).map(f64::cos)).collect::<Vec<f64>>();
-    let values: Vec<f64> = steps.iter().flat_map(row).collect();
+    let angles = |step: f64| (0..FREQUENCIES).map(move |i| step * frequency(i));
+    let row = |step: f64| angles(step).map(f64::sin).chain(angles(step).map(f64::cos)).collect::<Vec<f64>>();
+    let between = |&step: &f64| match step.fract() {
+        0.0 => row(step),
+        share => {
+            let pairs = row(step.floor()).into_iter().zip(row(step.ceil()));
+            pairs.map(|(before, after)| (1.0 - share) * before + share * after).collect()
+        }
+    };
+    let values: Vec<f64> = steps.iter().flat_map(between).collect();
     Tensor::from_data(TensorData::new(values, [steps.len(), 2 * FREQUENCIES]), (device, dtype))
 }
 

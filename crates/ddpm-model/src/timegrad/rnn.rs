@@ -3,7 +3,7 @@
 use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param};
 use burn::nn::{Dropout, Initializer};
 use burn::tensor::activation::sigmoid;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use super::config::Cell;
 
@@ -40,6 +40,13 @@ impl LayerState {
     }
 }
 
+impl LayerState {
+    fn rows(&self, rows: &Tensor<1, Int>) -> Self {
+        let select = |x: &Tensor<2>| x.clone().select(0, rows.clone());
+        Self { hidden: select(&self.hidden), memory: select(&self.memory) }
+    }
+}
+
 /// Each row `times` times, one after another.
 pub(super) fn repeat_rows<const D: usize>(x: Tensor<D>, times: usize) -> Tensor<D> {
     let mut shape = x.dims();
@@ -57,6 +64,11 @@ impl RnnState {
     /// The state with each row `times` times, one after another.
     pub fn repeated(&self, times: usize) -> Self {
         Self(self.0.iter().map(|layer| layer.repeated(times)).collect())
+    }
+
+    /// The state of these rows.
+    pub fn rows(&self, rows: &Tensor<1, Int>) -> Self {
+        Self(self.0.iter().map(|layer| layer.rows(rows)).collect())
     }
 }
 

@@ -257,7 +257,13 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         Prediction::X0,
         Variance::default(),
     ));
-    let data = DataInfo { name: "toy".into(), shape: vec![1, 2, 2], classes: Vec::new(), units: Units::identity(1) };
+    let data = DataInfo {
+        name: "toy".into(),
+        shape: vec![1, 2, 2],
+        classes: Vec::new(),
+        units: Units::identity(1),
+        series: None,
+    };
     let classes = Some(3);
     let guide = guide.map(|network| TrainedModel { classes, ..TrainedModel::new(network, &diffusion, &data) });
     let guide = guide.as_ref();

@@ -253,7 +253,13 @@ impl Predictor for Toy {
 }
 
 fn data(shape: &[usize]) -> DataInfo {
-    DataInfo { name: "toy".into(), shape: shape.to_vec(), classes: Vec::new(), units: Units::identity(shape[0]) }
+    DataInfo {
+        name: "toy".into(),
+        shape: shape.to_vec(),
+        classes: Vec::new(),
+        units: Units::identity(shape[0]),
+        series: None,
+    }
 }
 
 fn job(count: usize, batch_size: usize) -> SamplingJob {

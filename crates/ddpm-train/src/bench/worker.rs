@@ -191,11 +191,12 @@ impl Worker {
     /// A batch, with its noise and times.
     fn load(&self, batches: usize) -> anyhow::Result<serde_json::Value> {
         let width = self.data.values_per_item();
-        let picture = |n| Example { values: normals(&mut rng(0, Stream::Points, n), width), label: None };
+        let picture = |n| Example { values: normals(&mut rng(0, Stream::Points, n), width), label: None, window: None };
         let data = OpenData {
             info: self.data.clone(),
             items: Arc::new(InMemDataset::new((0..PICTURES as u64).map(picture).collect())),
             skipped: Vec::new(),
+            series: None,
             ignored: Default::default(),
             labels: None,
             flip: Flip::Never,
@@ -253,6 +254,7 @@ fn data_info(shape: Shape) -> DataInfo {
         shape: vec![3, shape.size, shape.size],
         classes: Vec::new(),
         units: Units::identity(3),
+        series: None,
     }
 }
 

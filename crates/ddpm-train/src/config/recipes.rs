@@ -30,6 +30,7 @@ recipes!(
     "digits-hvae-grey",
     "digits-improved",
     "digits-vae",
+    "forecast-bimodal-timegrad",
     "mnist",
     "points-edm",
     "points-flow",
@@ -37,6 +38,7 @@ recipes!(
     "points-score-sde",
     "points-swiss-roll",
     "points-vae",
+    "sines-csdi",
     "sprites-autoencoder-kl",
     "sprites-beta-vae",
 );
