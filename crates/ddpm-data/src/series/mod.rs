@@ -30,6 +30,8 @@ pub mod wide;
 mod windows;
 mod write;
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::example::Units;
@@ -98,6 +100,29 @@ impl Series {
         debug_assert_eq!(variables.len(), target.variables());
         let (static_categories, static_reals) = (Vec::new(), Vec::new());
         Self { name, index, variables, target, dynamic: None, static_categories, static_reals }
+    }
+
+    /// Some of its steps as a series, with what is known of the time behind them.
+    pub fn cut(&self, steps: Range<usize>) -> Self {
+        let index = match self.index {
+            Index::Counted => Index::Counted,
+            Index::Times { start, frequency } => {
+                Index::Times { start: frequency.after(start, steps.start as i64), frequency }
+            }
+        };
+        let covariates = |covariates: &Covariates| {
+            let values = covariates.values.rows(steps.start..covariates.values.steps());
+            Covariates { names: covariates.names.clone(), values }
+        };
+        Self {
+            index,
+            target: self.target.rows(steps.clone()),
+            dynamic: self.dynamic.as_ref().map(covariates),
+            name: self.name.clone(),
+            variables: self.variables.clone(),
+            static_categories: self.static_categories.clone(),
+            static_reals: self.static_reals.clone(),
+        }
     }
 }
 

@@ -60,11 +60,12 @@ fn correlation(columns: &[Vec<f64>], lag: usize) -> f64 {
 
 /// The first peak of correlations by lag that is nearly as high as the highest one.
 fn season(correlations: &[f64]) -> Option<usize> {
-    let peaks: Vec<usize> = (3..correlations.len().saturating_sub(1)).filter(|&lag| {
-        let [before, at, after] = [-1isize, 0, 1].map(|k| correlations[(lag as isize + k) as usize]);
-        at > before && at >= after && at > LEAST_CORRELATION
-    })
-    .collect();
+    let peaks: Vec<usize> = (3..correlations.len().saturating_sub(1))
+        .filter(|&lag| {
+            let [before, at, after] = [-1isize, 0, 1].map(|k| correlations[(lag as isize + k) as usize]);
+            at > before && at >= after && at > LEAST_CORRELATION
+        })
+        .collect();
     let highest = peaks.iter().map(|&lag| correlations[lag]).fold(0.0, f64::max);
     peaks.into_iter().find(|&lag| correlations[lag] >= SHARE_OF_HIGHEST * highest)
 }

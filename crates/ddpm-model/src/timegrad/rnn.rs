@@ -120,12 +120,7 @@ impl Layer {
     ///
     /// Each step is multiplied for itself: a product for all of them, of which each step takes its part, would have a
     /// gradient of the size of all of them for each step.
-    fn forward(
-        &self,
-        cell: Cell,
-        inputs: Vec<Tensor<2>>,
-        state: Option<LayerState>,
-    ) -> (Vec<Tensor<2>>, LayerState) {
+    fn forward(&self, cell: Cell, inputs: Vec<Tensor<2>>, state: Option<LayerState>) -> (Vec<Tensor<2>>, LayerState) {
         let cells = self.weight_hh.dims()[1];
         let mut state = state.unwrap_or_else(|| {
             let (rows, like) = inputs.first().map_or((0, self.bias_ih.val().unsqueeze()), |x| (x.dims()[0], x.clone()));
