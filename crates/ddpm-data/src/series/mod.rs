@@ -1,5 +1,6 @@
 //! Time series: what they are, the formats they are read from, normalization and windows.
 //!
+//! [`read_any`] opens a path of any format and finds how it is written; a reader of one format is stated what it needs.
 //! Every reader returns [`Series`]. A table `[T, K]` has a [`Cell`] for each value, so that what may be shown to a model
 //! ([`Table::given`]) and what it is scored on ([`Table::held_out`]) cannot be mistaken for each other. Errors name the
 //! file, the line and what was expected ([`SeriesError`]); nothing is repaired in silence.
@@ -15,6 +16,8 @@ mod index;
 pub mod long;
 mod normalizer;
 pub(crate) mod open;
+#[cfg(feature = "parquet")]
+mod parquet;
 pub mod physionet;
 mod sheet;
 mod table;
@@ -51,7 +54,8 @@ pub struct Series {
     pub variables: Vec<String>,
     /// The values, `[T, K]`.
     pub target: Table,
-    /// What changes with time and is known beforehand, if there is any: it may be longer than the target.
+    /// What changes with time and is known beforehand, if there is any. Its first step is that of the target; steps
+    /// beyond the target are the future that a forecast may use: step `target.steps()` of it is the first to forecast.
     pub dynamic: Option<Covariates>,
     /// Categories that do not change, counted from 0.
     pub static_categories: Vec<usize>,

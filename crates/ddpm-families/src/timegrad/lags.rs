@@ -5,6 +5,8 @@ use ddpm_model::timegrad::features::Unit;
 
 use super::features::periods;
 
+/// A season shows again at its multiples, where by chance the peak may be a little higher.
+const SHARE_OF_HIGHEST: f64 = 0.8;
 /// The longest season that is looked for.
 const LONGEST_SEASON: usize = 400;
 /// A season is where values this far apart have at least this correlation.
@@ -56,11 +58,13 @@ fn correlation(columns: &[Vec<f64>], lag: usize) -> f64 {
     columns.iter().map(of_one).sum::<f64>() / columns.len().max(1) as f64
 }
 
-/// The highest peak of correlations by lag, behind the first lag at which they have fallen.
+/// The first peak of correlations by lag that is nearly as high as the highest one.
 fn season(correlations: &[f64]) -> Option<usize> {
-    let peaks = (3..correlations.len().saturating_sub(1)).filter(|&lag| {
+    let peaks: Vec<usize> = (3..correlations.len().saturating_sub(1)).filter(|&lag| {
         let [before, at, after] = [-1isize, 0, 1].map(|k| correlations[(lag as isize + k) as usize]);
         at > before && at >= after && at > LEAST_CORRELATION
-    });
-    peaks.max_by(|a, b| correlations[*a].total_cmp(&correlations[*b]).then(b.cmp(a)))
+    })
+    .collect();
+    let highest = peaks.iter().map(|&lag| correlations[lag]).fold(0.0, f64::max);
+    peaks.into_iter().find(|&lag| correlations[lag] >= SHARE_OF_HIGHEST * highest)
 }
