@@ -17,6 +17,8 @@ cargo xtask COMMAND [--release] [--features a,b] [ARGUMENTS]
   sample       draw samples from the newest run (ddpm-infer sample)
   reconstruct  encode items and decode them again, with an autoencoder (ddpm-infer reconstruct)
   encode       write the latents of items (ddpm-infer encode)
+  forecast     forecast what comes after a time series (ddpm-infer forecast --data FILE --horizon H)
+  impute       impute what is missing in time series (ddpm-infer impute --data FILE)
   likelihood   measure the log-likelihood of data under the newest run (ddpm-infer likelihood)
   ema          reconstruct a post-hoc EMA of any width (ddpm-infer ema)
   import       convert a checkpoint of improved-diffusion, guided-diffusion or pesser to a snapshot (ddpm-infer import)
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         "sample" => start("ddpm-infer", &["sample"], &arguments),
         "reconstruct" => start("ddpm-infer", &["reconstruct"], &arguments),
         "encode" => start("ddpm-infer", &["encode"], &arguments),
+        "forecast" => start("ddpm-infer", &["forecast"], &arguments),
+        "impute" => start("ddpm-infer", &["impute"], &arguments),
         "likelihood" => start("ddpm-infer", &["likelihood"], &arguments),
         "ema" => start("ddpm-infer", &["ema"], &arguments),
         "import" => start("ddpm-infer", &["import"], &arguments),

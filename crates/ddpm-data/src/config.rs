@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::DataError;
 use crate::names::read_path;
+use crate::series::ReadHints;
 
 /// Which data, and how they are read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -482,6 +484,19 @@ impl DataConfig {
             | DataConfig::Series(_)
             | DataConfig::SeriesArray(_) => None,
         }
+    }
+
+    /// What is known of other files of series that are like those of this config.
+    pub fn read_hints(&self) -> Result<ReadHints, DataError> {
+        match self {
+            DataConfig::Series(config) => config.hints(),
+            _ => Ok(ReadHints::default()),
+        }
+    }
+
+    /// Whether series of one variable each are the variables of one.
+    pub fn is_grouped(&self) -> bool {
+        matches!(self, DataConfig::Series(config) if config.grouped)
     }
 
     /// Keys that series have, whatever they come from: what is for training, and the steps of a window.

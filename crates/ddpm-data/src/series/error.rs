@@ -92,6 +92,14 @@ pub enum Problem {
         /// What is read.
         expected: &'static str,
     },
+    /// A Parquet file that cannot be read.
+    #[error(
+        "not a Parquet file that can be read: {reason}; expected a whole one, plain or compressed by snappy, gzip or LZ4"
+    )]
+    DamagedParquet {
+        /// What the library says.
+        reason: String,
+    },
     /// A file that needs a feature of the build.
     #[error(
         "this program was built without the feature `{feature}`; build it with `--features {feature}` to read such files"
@@ -357,6 +365,7 @@ impl Problem {
             Self::Unreadable(_) => "unreadable",
             Self::MissingFile { .. } => "missing_file",
             Self::UnknownFile { .. } => "unknown_file",
+            Self::DamagedParquet { .. } => "damaged_parquet",
             Self::WithoutFeature { .. } => "without_feature",
             Self::EmptyFile => "empty_file",
             Self::NoRows { .. } => "no_rows",

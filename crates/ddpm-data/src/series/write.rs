@@ -71,7 +71,7 @@ impl SourceLayout {
     /// are written as in the table that was read; without times, steps are counted from 0.
     pub fn quantiles(&self, series: &[Series], forecasts: &[Forecast]) -> String {
         let own = self.table.as_ref();
-        let style = own.map_or(Style { separator: ',', decimal: '.' }, SourceTable::style);
+        let style = own.map_or(CSV, SourceTable::style);
         let has_items = own.map_or(series.len() > 1, |table| table.columns.item.is_some());
         let first = forecasts.first().and_then(|first| Some((first, series.get(first.series)?)));
         let Some((first, of_first)) = first else { return String::new() };
@@ -167,7 +167,7 @@ impl SourceTable {
 
 /// A table with a row for each step of all series.
 fn imputed(series: &[Series], filled: impl Fn(usize, usize, usize) -> Option<f32>) -> String {
-    let style = Style { separator: ',', decimal: '.' };
+    let style = CSV;
     let has_items = series.len() > 1;
     let Some(first) = series.first() else { return String::new() };
     let header = SourceLayout::default().index_names(first, has_items).into_iter().chain(first.variables.clone());
@@ -200,20 +200,23 @@ fn time_of(series: &Series, step: usize, times: &TimeText) -> String {
 
 /// How a table of text is written.
 #[derive(Clone, Copy, Debug)]
-struct Style {
+pub(super) struct Style {
     separator: char,
     decimal: char,
 }
 
+/// The most usual way.
+pub(super) const CSV: Style = Style { separator: ',', decimal: '.' };
+
 impl Style {
-    fn line(self, fields: impl Iterator<Item = String>) -> String {
+    pub(super) fn line(self, fields: impl Iterator<Item = String>) -> String {
         let mut line = fields.collect::<Vec<_>>().join(&self.separator.to_string());
         line.push('\n');
         line
     }
 
     /// A word, in quotes where it needs them.
-    fn word(self, word: &str) -> String {
+    pub(super) fn word(self, word: &str) -> String {
         match word.contains([self.separator, '"', '\n', '\r']) {
             true => format!("\"{}\"", word.replace('"', "\"\"")),
             false => word.into(),
@@ -221,7 +224,7 @@ impl Style {
     }
 
     /// The shortest text that reads as the same number; nothing where it is not finite.
-    fn number<N: Copy + Into<f64> + Display + LowerExp>(self, number: N) -> String {
+    pub(super) fn number<N: Copy + Into<f64> + Display + LowerExp>(self, number: N) -> String {
         let value: f64 = number.into();
         let text = match value.abs() {
             0.0 => "0".into(),

@@ -274,6 +274,42 @@ fn results_are_written_to_files() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
+/// Files of pandas and pyarrow: times in nanoseconds in the index, missing values of every kind.
+#[cfg(feature = "parquet")]
+#[test]
+fn tables_in_parquet_are_read_as_those_of_text() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parquet");
+    let opened = read_any(&folder.join("pandas.parquet"), &ReadHints::default()).unwrap();
+    let series = &opened.series[0];
+    assert_eq!((&series.variables, opened.notes.len()), (&words(&["temp", "count", "half"]), 1), "{:?}", opened.notes);
+    assert_eq!(column(series, 0), [Some(1.5), None, Some(-3.25), Some(0.1)]);
+    assert_eq!(column(series, 1), [Some(1.0), Some(2.0), None, Some(-4.0)]);
+    assert_eq!(series.index.timestamp(3).unwrap().to_string(), "2020-01-01T03:00:00");
+    let imputed = opened.layout.imputed(&opened.series, |_, _, _| Some(7.5));
+    let expected = "temp,count,word,half,__index_level_0__\n1.5,1,\"a,\"\"b\",1,2020-01-01T00:00:00\n7.5,2,,2,2020-01-01T01:00:00\n\
+                    -3.25,7.5,c,3,2020-01-01T02:00:00\n0.1,-4,d,0.5,2020-01-01T03:00:00\n";
+    assert_eq!(imputed, expected);
+    let long = read_any(&folder.join("long_gzip.parquet"), &ReadHints::default()).unwrap().series;
+    assert_eq!(
+        (long.len(), column(&long[0], 0), column(&long[1], 0)),
+        (2, vec![Some(2.0), None], vec![Some(1.0), Some(3.0)])
+    );
+    let refused = read_any(&folder.join("zstd.parquet"), &ReadHints::default()).unwrap_err();
+    assert!(refused.problem.kind() == "damaged_parquet" && refused.to_string().contains("zstd"), "{refused}");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["pandas.parquet", "long_gzip.parquet"] {
+        let path = dir.path().join(name);
+        fs::write(&path, fs::read(folder.join(name)).unwrap()).unwrap();
+        let open = || {
+            // Pages say how large they are.
+            let read = || read_any(&path, &ReadHints::default()).map(|it| it.series.len());
+            within_bounds(0, 1 << 30, 0, read).map_err(|error| error.to_string())
+        };
+        open().unwrap();
+        damage(&path, 300, open);
+    }
+}
+
 #[test]
 fn damaged_tables_are_survived() {
     let dir = tempfile::tempdir().unwrap();

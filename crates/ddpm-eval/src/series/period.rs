@@ -113,7 +113,7 @@ impl Autocorrelation {
 /// Adds products of values a lag apart, divided by the variance, and their number.
 fn add_products(values: &[f64], sums: &mut [[f64; 2]]) {
     let variance = mean_of_finite(values.iter().map(|value| value * value));
-    if !(variance > 0.0) {
+    if variance.is_nan() || variance <= 0.0 {
         return;
     }
     for (lag, sum) in sums.iter_mut().enumerate().take(values.len()) {

@@ -142,6 +142,18 @@ impl Predictions {
     pub fn points(values: Vec<f64>) -> Self {
         Self { samples: 1, values }
     }
+
+    /// Values of every variable not below its first bound nor above its second; all as they are without bounds.
+    pub fn within(mut self, bounds: &[[f64; 2]]) -> Self {
+        if let Some(last) = bounds.len().checked_sub(1) {
+            let bound = |(place, value): (usize, &mut f64)| {
+                let [least, most] = bounds[place % (last + 1)];
+                *value = value.max(least).min(most);
+            };
+            self.values.iter_mut().enumerate().for_each(bound);
+        }
+        self
+    }
 }
 
 /// The mean of the values that are there; NaN if there is none.

@@ -234,9 +234,10 @@ fn imputations(task: &str) {
                 continue;
             }
             let (baseline, tolerance) = imputation_baseline(name, wanted);
-            // Where nothing of a variable is observed the fixture interpolates zeros, not the mean of the training windows.
-            let train =
-                if name == "linear" { WindowArray::new(&zeros, train_shape).unwrap() } else { imputation.train };
+            // The fixture takes zeros, not the means of the training windows, where nothing of a variable is observed, and
+            // products of values, not of their deviations from these means, to find a period.
+            let with_zeros = ["linear", "period_copy"].contains(&name.as_str());
+            let train = if with_zeros { WindowArray::new(&zeros, train_shape).unwrap() } else { imputation.train };
             let found = baseline.impute(&ImputationTask { train, ..imputation }).unwrap();
             let [w, l, k] = shape;
             let forecast = Forecast::new([w, found.samples, l, k], &found.values, &test, Some(&mask)).unwrap();

@@ -7,6 +7,8 @@ pub mod network;
 pub mod preview;
 mod sampling;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 pub mod trained;
 
 use std::fmt;

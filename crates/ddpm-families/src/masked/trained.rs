@@ -136,6 +136,10 @@ impl Forecast for TrainedMasked {
         Some(self.family.shape[1] - 1)
     }
 
+    fn usual_horizon(&self) -> usize {
+        (self.family.shape[1] / 4).max(1)
+    }
+
     /// The horizon is the missing end of a window.
     fn forecast(&self, pasts: &[Stretch<'_>], horizon: usize, draw: &SeriesDraw) -> Result<Vec<f32>, AnyError> {
         let [variables, length] = self.family.shape;

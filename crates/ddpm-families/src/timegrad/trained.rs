@@ -171,6 +171,10 @@ impl Forecast for TrainedTimeGrad {
         None
     }
 
+    fn usual_horizon(&self) -> usize {
+        self.family.reader.network.prediction_length
+    }
+
     fn forecast(&self, pasts: &[Stretch<'_>], horizon: usize, draw: &SeriesDraw) -> Result<Vec<f32>, AnyError> {
         let item = |stretch: &Stretch<'_>| Ok((self.item(stretch, horizon)?, stretch.number));
         let items = pasts.iter().map(item).collect::<Result<Vec<_>, AnyError>>()?;

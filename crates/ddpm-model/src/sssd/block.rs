@@ -12,7 +12,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, activation};
 use ddpm_kernels::dense;
 
-use super::config::SssdConfig;
+use super::config::{SequenceLayer, SssdConfig};
 use super::s4::{KernelBasis, S4Layer};
 use crate::pass::Pass;
 
@@ -37,18 +37,22 @@ impl WeightNormConv {
     }
 
     pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.dilated(x, 1)
+    }
+
+    fn dilated(&self, x: Tensor<3>, dilation: usize) -> Tensor<3> {
         let v = self.weight_v.val();
         let norm = v.clone().square().sum_dim(2).sum_dim(1).sqrt();
-        convolution(x, v * (self.weight_g.val() / norm), self.bias.val())
+        convolution(x, v * (self.weight_g.val() / norm), self.bias.val(), dilation)
     }
 }
 
 /// A convolution of odd width that keeps the length.
-pub(super) fn convolution(x: Tensor<3>, weight: Tensor<3>, bias: Tensor<1>) -> Tensor<3> {
+pub(super) fn convolution(x: Tensor<3>, weight: Tensor<3>, bias: Tensor<1>, dilation: usize) -> Tensor<3> {
     let [outputs, inputs, width] = weight.dims();
     match width {
         1 => weight.reshape([1, outputs, inputs]).matmul(x) + bias.reshape([1, outputs, 1]),
-        _ => conv1d(x, weight, Some(bias), ConvOptions::new([1], [width / 2], [1], 1)),
+        _ => conv1d(x, weight, Some(bias), ConvOptions::new([1], [dilation * (width / 2)], [dilation], 1)),
     }
 }
 
@@ -66,41 +70,54 @@ impl Conv {
     pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.conv.forward(x)
     }
+
+    fn dilated(&self, x: Tensor<3>, dilation: usize) -> Tensor<3> {
+        self.conv.dilated(x, dilation)
+    }
 }
 
-/// A residual block: a convolution and two S4 layers, the condition between them, and a gate.
+/// A residual block: a convolution and two S4 layers, the condition between them, and a gate; or a dilated convolution without
+/// the S4 layers.
 #[derive(Module, Debug)]
 pub(super) struct ResidualBlock {
     fc_t: Linear,
-    S41: S4Layer,
+    S41: Option<S4Layer>,
     conv_layer: Conv,
-    S42: S4Layer,
+    S42: Option<S4Layer>,
     cond_conv: Conv,
     res_conv: WeightNormConv,
     skip_conv: WeightNormConv,
+    dilation: usize,
 }
 
 impl ResidualBlock {
-    pub(super) fn init(config: &SssdConfig, device: &Device) -> Self {
+    /// The block of this number.
+    pub(super) fn init(config: &SssdConfig, number: usize, device: &Device) -> Self {
+        let s4 = || (config.layer != SequenceLayer::Dilated).then(|| S4Layer::init(config.s4(), device));
         let (residual, features) = (config.residual_channels, config.features());
         Self {
             fc_t: LinearConfig::new(config.step_features, residual).init(device),
-            S41: S4Layer::init(config.s4(), device),
+            S41: s4(),
             conv_layer: Conv::init([residual, features], 3, device),
-            S42: S4Layer::init(config.s4(), device),
+            S42: s4(),
             cond_conv: Conv::init([2 * config.in_channels, features], 1, device),
             res_conv: WeightNormConv::init([residual, residual], 1, device),
             skip_conv: WeightNormConv::init([residual, config.skip_channels], 1, device),
+            dilation: config.dilation(number),
         }
     }
 
     /// The logarithms of the step sizes of its S4 layers.
-    pub(super) fn step_sizes(&self) -> [Tensor<1>; 2] {
-        [&self.S41, &self.S42].map(S4Layer::step_sizes)
+    pub(super) fn step_sizes(&self) -> impl Iterator<Item = Tensor<1>> {
+        [&self.S41, &self.S42].into_iter().flatten().map(S4Layer::step_sizes)
     }
 
     pub(super) fn bases(&self, config: &SssdConfig, length: usize) -> [KernelBasis; 2] {
-        [&self.S41, &self.S42].map(|layer| layer.basis(config.kernel_sum, length))
+        let basis = |layer: &Option<S4Layer>| match layer {
+            Some(layer) => layer.basis(config.kernel_sum, length),
+            None => KernelBasis::none(length),
+        };
+        [&self.S41, &self.S42].map(basis)
     }
 
     /// What goes on to the next block, and what is added to the sum over the blocks.
@@ -112,13 +129,14 @@ impl ResidualBlock {
         bases: &[KernelBasis; 2],
         pass: &Pass<'_>,
     ) -> [Tensor<3>; 2] {
-        let s4 = |name: &str, layer: &S4Layer, h: Tensor<3>, basis: &KernelBasis| {
+        let s4 = |name: &str, layer: &Option<S4Layer>, h: Tensor<3>, basis: &KernelBasis| {
+            let Some(layer) = layer else { return h };
             let inside = pass.inside(format_args!("{name}"));
             pass.layer(name, h, |h| layer.forward(h, basis, &inside))
         };
         let step = pass.layer("fc_t", step, |step| dense(&self.fc_t, step, pass.precision));
         let h = x.clone() + step.unsqueeze_dim(2);
-        let h = pass.layer("conv_layer", h, |h| self.conv_layer.forward(h));
+        let h = pass.layer("conv_layer", h, |h| self.conv_layer.dilated(h, self.dilation));
         let h = s4("S41", &self.S41, h, &bases[0]);
         let h = h + pass.layer("cond_conv", condition, |condition| self.cond_conv.forward(condition));
         let h = s4("S42", &self.S42, h, &bases[1]);

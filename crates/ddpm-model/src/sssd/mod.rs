@@ -14,6 +14,7 @@ mod convolution;
 pub mod hippo;
 pub mod loss;
 mod s4;
+mod s4d;
 pub mod state_space;
 #[cfg(test)]
 mod tests;
@@ -30,9 +31,9 @@ use crate::embedding::SinusoidConfig;
 use crate::network::NetworkError;
 use crate::pass::Pass;
 use block::{Conv, ResidualBlock};
-pub use config::SssdConfig;
+pub use config::{SequenceLayer, SssdConfig};
 pub use convolution::convolve;
-pub use s4::{KernelBasis, S4Config, S4Layer};
+pub use s4::{KernelBasis, KernelKind, S4Config, S4Layer};
 use state_space::KernelSum;
 
 /// How the diffusion step is embedded.
@@ -52,7 +53,7 @@ impl SssdConfig {
             residual_layer: ResidualLayers {
                 fc_t1: LinearConfig::new(self.step_sinusoids, self.step_hidden).init(device),
                 fc_t2: LinearConfig::new(self.step_hidden, self.step_features).init(device),
-                residual_blocks: (0..self.layers).map(|_| ResidualBlock::init(self, device)).collect(),
+                residual_blocks: (0..self.layers).map(|number| ResidualBlock::init(self, number, device)).collect(),
             },
             final_conv: (
                 Conv::init([self.skip_channels, self.skip_channels], 1, device),
@@ -147,9 +148,11 @@ impl Sssd {
 
     /// The [bases](Self::bases) for series of this length, computed once as long as the weights that are not trained stay.
     pub fn kept_bases(&self, length: usize) -> Result<Arc<KernelBases>, NetworkError> {
-        let step_sizes: Vec<Tensor<1>> =
-            self.residual_layer.residual_blocks.iter().flat_map(ResidualBlock::step_sizes).collect();
-        let step_sizes = Tensor::cat(step_sizes, 0);
+        if self.config.layer != SequenceLayer::S4 {
+            return self.bases(length).map(Arc::new);
+        }
+        let step_sizes = self.residual_layer.residual_blocks.iter().flat_map(ResidualBlock::step_sizes);
+        let step_sizes = Tensor::cat(step_sizes.collect(), 0);
         let device = step_sizes.device();
         let of = BasesOf { length, device, step_sizes: step_sizes.into_data().iter::<f32>().collect() };
         let mut computed = self.computed.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -240,6 +243,6 @@ impl ZeroConv {
             Some(bias) => bias.val(),
             None => Tensor::zeros([weight.dims()[0]], (&weight.device(), weight.dtype())),
         };
-        block::convolution(x, weight, bias)
+        block::convolution(x, weight, bias, 1)
     }
 }

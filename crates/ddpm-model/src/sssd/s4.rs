@@ -13,11 +13,22 @@ use ddpm_kernels::gelu;
 use super::complex::Complex;
 use super::convolution::convolve;
 use super::hippo::{DiagonalPlusLowRank, diagonal_plus_low_rank};
+use super::s4d::DiagonalKernel;
 use super::state_space::{KernelSum, StateSpace};
 use crate::pass::Pass;
 
 /// Initial step sizes lie between these, uniformly in the logarithm.
 const STEP_SIZES: [f64; 2] = [1e-3, 0.1];
+
+/// The state spaces of an S4 layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelKind {
+    /// HiPPO-LegS, diagonal plus low rank: only C is trained.
+    #[default]
+    DiagonalPlusLowRank,
+    /// S4D-Lin, diagonal: all of it is trained.
+    Diagonal,
+}
 
 /// The sizes of an S4 layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +43,8 @@ pub struct S4Config {
     pub bidirectional: bool,
     /// Whether a layer normalization comes last.
     pub layer_norm: bool,
+    /// Its state spaces.
+    pub kind: KernelKind,
 }
 
 /// An S4 layer: `LayerNorm(x + W gelu(K * x + D x) + b)`, with features second.
@@ -51,7 +64,13 @@ struct S4 {
 /// A module of its own so that the keys start with `kernel.kernel`.
 #[derive(Module, Debug)]
 struct Kernel {
-    kernel: StateSpaceKernel,
+    kernel: StateSpaces,
+}
+
+#[derive(Module, Debug)]
+enum StateSpaces {
+    DiagonalPlusLowRank(StateSpaceKernel),
+    Diagonal(DiagonalKernel),
 }
 
 /// The kernels of all features. Complex numbers are pairs on the last axis; of each conjugate pair of states one is stored.
@@ -75,14 +94,28 @@ struct TransposedLinear {
     bias: Param<Tensor<2>>,
 }
 
-/// The basis of the kernels of one layer, `[features, 2n, L]`: the kernels are products of C with it.
+/// The basis of the kernels of one layer, `[features, 2n, L]`: the kernels are products of C with it. A layer that trains more
+/// than C has none.
 #[derive(Clone, Debug)]
-pub struct KernelBasis(Tensor<3>);
+pub struct KernelBasis {
+    basis: Option<Tensor<3>>,
+    length: usize,
+}
 
 impl KernelBasis {
     /// The length of the series that it is for.
     pub fn length(&self) -> usize {
-        self.0.dims()[2]
+        self.length
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_tensor(self) -> Tensor<3> {
+        self.basis.unwrap_or_else(|| unreachable!("a layer that trains more than C"))
+    }
+
+    /// That of a layer that has none.
+    pub(super) fn none(length: usize) -> Self {
+        Self { basis: None, length }
     }
 }
 
@@ -95,7 +128,7 @@ impl S4Layer {
         let standard_normal = Initializer::Normal { mean: 0.0, std: 1.0 };
         let s4_layer = S4 {
             D: standard_normal.init([1, features], device),
-            kernel: Kernel { kernel: StateSpaceKernel::init(config, device) },
+            kernel: Kernel { kernel: StateSpaces::init(config, device) },
             output_linear: TransposedLinear {
                 weight: uniform.init([features, features], device),
                 bias: Initializer::Zeros.init([features, 1], device),
@@ -111,7 +144,10 @@ impl S4Layer {
 
     /// The logarithms of the step sizes of its features.
     pub(super) fn step_sizes(&self) -> Tensor<1> {
-        self.s4_layer.kernel.kernel.log_dt.val()
+        match &self.s4_layer.kernel.kernel {
+            StateSpaces::DiagonalPlusLowRank(kernel) => kernel.log_dt.val(),
+            StateSpaces::Diagonal(kernel) => kernel.log_dt.val(),
+        }
     }
 
     /// Its kernels, `[directions, features, L]`.
@@ -146,6 +182,31 @@ impl TransposedLinear {
     }
 }
 
+impl StateSpaces {
+    fn init(config: S4Config, device: &Device) -> Self {
+        match config.kind {
+            KernelKind::DiagonalPlusLowRank => Self::DiagonalPlusLowRank(StateSpaceKernel::init(config, device)),
+            KernelKind::Diagonal => Self::Diagonal(DiagonalKernel::init(config, STEP_SIZES, device)),
+        }
+    }
+
+    fn basis(&self, sum: KernelSum, length: usize) -> KernelBasis {
+        match self {
+            Self::DiagonalPlusLowRank(kernel) => kernel.basis(sum, length),
+            Self::Diagonal(_) => KernelBasis::none(length),
+        }
+    }
+
+    /// `[features, directions, L]`.
+    fn kernels(&self, basis: &KernelBasis) -> Tensor<3> {
+        match (self, &basis.basis) {
+            (Self::DiagonalPlusLowRank(kernel), Some(basis)) => kernel.kernels(basis.clone()),
+            (Self::Diagonal(kernel), _) => kernel.kernels(basis.length),
+            _ => unreachable!("the basis of another layer"),
+        }
+    }
+}
+
 impl StateSpaceKernel {
     fn init(config: S4Config, device: &Device) -> Self {
         let features = config.features;
@@ -166,10 +227,10 @@ impl StateSpaceKernel {
     }
 
     /// `[features, directions, L]`.
-    fn kernels(&self, basis: &KernelBasis) -> Tensor<3> {
+    fn kernels(&self, basis: Tensor<3>) -> Tensor<3> {
         let c = self.C.val();
         let [directions, features, half, _] = c.dims();
-        c.reshape([directions, features, 2 * half]).swap_dims(0, 1).matmul(basis.0.clone())
+        c.reshape([directions, features, 2 * half]).swap_dims(0, 1).matmul(basis)
     }
 
     fn basis(&self, sum: KernelSum, length: usize) -> KernelBasis {
@@ -179,7 +240,8 @@ impl StateSpaceKernel {
         let values: Vec<f64> = spaces.iter().flat_map(|space| space.basis(sum, self.length, length)).collect();
         let data = TensorData::new(values, [features, 2 * half, length]);
         // Constants have no part in gradients.
-        KernelBasis(Tensor::from_data(data, (&c.device().without_autodiff(), c.dtype())))
+        let basis = Tensor::from_data(data, (&c.device().without_autodiff(), c.dtype()));
+        KernelBasis { basis: Some(basis), length }
     }
 
     fn state_spaces(&self) -> Vec<StateSpace> {

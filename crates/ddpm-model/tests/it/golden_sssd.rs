@@ -13,7 +13,7 @@ use ddpm_model::schedule::{Schedule, ScheduleConfig};
 use ddpm_model::sssd::complex::Complex;
 use ddpm_model::sssd::loss::{at_missing_places, missing_mse};
 use ddpm_model::sssd::state_space::{KernelSum, StateSpace};
-use ddpm_model::sssd::{KernelBases, Observations, S4Config, S4Layer, Sssd, SssdConfig, hippo};
+use ddpm_model::sssd::{KernelBases, KernelKind, Observations, S4Config, S4Layer, Sssd, SssdConfig, hippo};
 use ddpm_testing::support::*;
 use serde_json::Value;
 
@@ -346,6 +346,7 @@ fn layer_config(case: &Value) -> S4Config {
         length: whole(case, "lmax"),
         bidirectional: case["bidirectional"].as_bool().unwrap(),
         layer_norm: case["layer_norm"].as_bool().unwrap(),
+        kind: KernelKind::DiagonalPlusLowRank,
     }
 }
 
@@ -408,6 +409,7 @@ fn network_config(config: &Value, kernel_sum: KernelSum) -> SssdConfig {
         bidirectional: whole(config, "s4_bidirectional") == 1,
         layer_norm: whole(config, "s4_layernorm") == 1,
         kernel_sum,
+        ..SssdConfig::default()
     }
 }
 

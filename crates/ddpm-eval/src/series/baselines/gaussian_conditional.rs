@@ -55,7 +55,7 @@ impl Fitted {
             None => likeliest_ridge(rows, moments.mean_variance())?,
         };
         let least = moments.variances.iter().fold(f64::INFINITY, |least, value| least.min(value + ridge));
-        if !(least > SINGULAR * moments.mean_variance()) {
+        if least.is_nan() || least <= SINGULAR * moments.mean_variance() {
             let reason =
                 format!("the covariance of {windows} windows of {size} values is singular with a ridge of {ridge}");
             return Err(EvaluationError::Argument { what: WHAT, reason });

@@ -21,7 +21,12 @@ pub(super) fn least_squares(
     let lengths: Vec<f64> = (0..columns).map(|column| design.col(column).norm_l2()).collect();
     let scaled = Mat::from_fn(rows, columns, |row, column| design[(row, column)] / lengths[column]);
     let qr = scaled.qr();
-    let dependent = (0..columns).find(|column| !(qr.R()[(*column, *column)].abs() > SINGULAR));
+    let is_dependent = |column: &usize| {
+        let own = qr.R()[(*column, *column)].abs();
+        own.is_nan() || own <= SINGULAR
+    };
+    let zero = lengths.iter().position(|length| *length == 0.0);
+    let dependent = zero.or_else(|| (0..columns).find(is_dependent));
     if let Some(column) = dependent {
         let reason =
             format!("regressor {column} of {columns} is a combination of those before it: the fit is singular");

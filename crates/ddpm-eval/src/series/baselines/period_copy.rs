@@ -1,5 +1,5 @@
 //! The value one period before, or after, or two periods before, or after; else the mean of what is observed. Every window
-//! has a period of its own: the lag with the largest mean product of observed pairs of all variables.
+//! has a period of its own: the lag with the largest mean product of observed pairs of all variables, less their means.
 
 use std::ops::RangeInclusive;
 
@@ -14,7 +14,7 @@ pub(super) fn impute(task: &ImputationTask<'_>, lags: RangeInclusive<usize>) -> 
         return Err(EvaluationError::Argument { what: "period copy", reason });
     }
     task.by_window("period copy", |given, means| {
-        let period = period(given, lags.clone());
+        let period = period(given, means, lags.clone());
         let column = |(variable, mean): (usize, &f64)| {
             let own: Vec<f64> = given.column(variable).collect();
             let observed = mean_of_finite(own.iter().copied());
@@ -32,10 +32,13 @@ fn copied(column: &[f64], step: usize, period: usize) -> Option<f64> {
     places.filter_map(|place| column.get(place)).copied().find(|value| value.is_finite())
 }
 
-fn period(rows: Rows<'_>, lags: RangeInclusive<usize>) -> usize {
+fn period(rows: Rows<'_>, means: &[f64], lags: RangeInclusive<usize>) -> usize {
     let product = |lag: usize| {
-        let pairs = (lag..rows.len()).flat_map(|row| rows.row(row).iter().zip(rows.row(row - lag)));
-        mean_of_finite(pairs.map(|(a, b)| a * b))
+        let of_rows = |row: usize| {
+            let pairs = rows.row(row).iter().zip(rows.row(row - lag)).zip(means);
+            pairs.map(|((a, b), mean)| (a - mean) * (b - mean))
+        };
+        mean_of_finite((lag..rows.len()).flat_map(of_rows))
     };
     // The first of equal ones; a mean over no pairs is no number, and larger than none.
     let shortest = *lags.start();

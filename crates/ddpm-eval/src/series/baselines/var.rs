@@ -10,11 +10,14 @@ use faer::{Accum, Par};
 use super::ForecastTask;
 use super::least_squares::least_squares;
 use super::season::{FittedSeason, Season};
-use crate::series::rows::{Predictions, Rows};
+use crate::series::rows::{Predictions, Rows, mean_of_finite};
 use crate::{EvaluationError, symmetric_root};
 
 /// A fit of more regressors than this takes longer than models do.
 const MOST_REGRESSORS: usize = 600;
+
+/// A variable that differs from its season by less than this share of it does so by rounding.
+const CONSTANT: f64 = 1e-9;
 
 /// A vector autoregression with a season.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,6 +94,12 @@ impl Fitted {
         let season = var.season.fit(train)?;
         let values = season.residuals(train);
         let values = Rows::new(&values, variables, 0)?;
+        let rms = |rows: Rows<'_>, variable| mean_of_finite(rows.column(variable).map(|value| value * value)).sqrt();
+        let is_constant = |variable: &usize| rms(values, *variable) <= CONSTANT * rms(train, *variable);
+        if let Some(variable) = (0..variables).find(is_constant) {
+            let reason = format!("variable {variable} is its season in all training rows: the fit is singular");
+            return Err(EvaluationError::Argument { what: WHAT, reason });
+        }
         let is_complete = |end: &usize| (end - lags..=*end).all(|row| values.row(row).iter().all(|v| v.is_finite()));
         let ends: Vec<usize> = (lags..values.len()).filter(is_complete).collect();
         let design = Mat::from_fn(ends.len(), width, |row, column| match column.checked_sub(1) {
