@@ -6,7 +6,7 @@ use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{ScheduleConfig, ScheduleError};
-use ddpm_model::timegrad::{Cell, DenoiserConfig, Loss, MlpConfig, TimeGradConfig, schedule};
+use ddpm_model::timegrad::{Cell, DenoiserConfig, MlpConfig, NoiseLoss, TimeGradConfig, schedule};
 use ddpm_model::variance::Variance;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -75,7 +75,7 @@ pub struct ForecastKeys {
     /// What the values are divided by.
     pub scaling: Scaling,
     /// How the prediction of the denoiser is compared with what it should be.
-    pub loss: Loss,
+    pub loss: NoiseLoss,
     /// Diffusion steps, each with its own noise, that are trained at each step of a series: the recurrent network runs once
     /// for all of them.
     pub noises_per_step: usize,
@@ -89,7 +89,7 @@ impl Default for ForecastKeys {
             lags: Vec::new(),
             time_features: FeatureSet::default(),
             scaling: Scaling::default(),
-            loss: Loss::default(),
+            loss: NoiseLoss::default(),
             noises_per_step: 4,
         }
     }
