@@ -239,9 +239,10 @@ impl TimeGrad {
         diffusion: &GaussianDiffusion,
         mut noise: impl FnMut(Option<usize>) -> Tensor<3>,
     ) -> Tensor<3> {
+        let given = self.denoise_fn.given(condition);
         let mut x = noise(None);
         for t in (0..diffusion.schedule.len()).rev() {
-            let eps = self.denoise_fn.forward(x.clone(), &[t], condition.clone());
+            let eps = self.denoise_fn.forward_given(x.clone(), &[t], &given);
             let moments = diffusion.reverse_step(eps, None, x, &[t], Clip::None).moments;
             x = match t {
                 0 => moments.mean,

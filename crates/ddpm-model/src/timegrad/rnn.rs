@@ -4,6 +4,7 @@ use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault
 use burn::nn::{Dropout, Initializer};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor};
+use ddpm_kernels::{dense_rows, gated_recurrence};
 
 use super::config::Cell;
 
@@ -107,6 +108,10 @@ impl Layer {
             let zeros = Tensor::zeros([batch, cells], (&inputs.device(), inputs.dtype()));
             LayerState { hidden: zeros.clone(), memory: zeros }
         });
+        if let (Cell::Gru, Some(outputs)) = (cell, self.fused(&inputs, &state)) {
+            let hidden = outputs.clone().narrow(1, steps - 1, 1).reshape([batch, cells]);
+            return (outputs, LayerState { hidden, memory: state.memory });
+        }
         // What depends on no earlier step, for all steps at once.
         let from_inputs = inputs.reshape([batch * steps, width]).matmul(self.weight_ih.val().transpose())
             + self.bias_ih.val().unsqueeze_dim::<2>(0);
@@ -123,6 +128,14 @@ impl Layer {
             outputs.push(state.hidden.clone());
         }
         (Tensor::stack(outputs, 1), state)
+    }
+}
+
+impl Layer {
+    /// The outputs of gated recurrent units by kernels, where there are some.
+    fn fused(&self, inputs: &Tensor<3>, state: &LayerState) -> Option<Tensor<3>> {
+        let from_inputs = dense_rows(inputs.clone(), self.weight_ih.val().unsqueeze_dim(2), self.bias_ih.val())?;
+        gated_recurrence(from_inputs, self.weight_hh.val(), self.bias_hh.val(), state.hidden.clone())
     }
 }
 
