@@ -76,10 +76,11 @@ impl TrainedTimeGrad {
         let mut noise = RowNoise { seeds, part: 0, shape: [rows, 1, variables], device: self.device.clone() };
         let mut steps = Vec::new();
         while let Some(condition) = self.model.next_condition(&mut paths) {
+            let given = self.model.denoiser().given(condition);
             let network = |x: Tensor<3>, t: Tensor<1>| {
                 // All rows are at one noise level.
                 let step: f64 = t.into_data().iter::<f64>().next().unwrap_or(0.0);
-                self.model.denoiser().forward(x, &[step], condition.clone())
+                self.model.denoiser().forward_given(x, &[step], &given)
             };
             let sample = sampler.run(network, noise.clone());
             steps.push(paths.push_within(sample, |values| self.clamped(values)));
