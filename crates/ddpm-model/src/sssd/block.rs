@@ -168,15 +168,25 @@ impl ResidualBlock {
         condition: Tensor<3>,
         step: Tensor<2>,
         bases: &[KernelBasis; 2],
+        last: bool,
         pass: &Pass<'_>,
     ) -> Option<Tensor<3>> {
         let (first, second) = (self.S41.as_ref()?, self.S42.as_ref()?);
         let h = shifted_state(carried.clone(), dense(&self.fc_t, step, pass.precision))?;
         let h = first.fused(self.conv_layer.of_rows(h)?, &bases[0])?;
         let h = second.fused(add(h, self.cond_conv.of_rows(condition)?), &bases[1])?;
-        let weight = Tensor::cat(vec![self.res_conv.weight(), self.skip_conv.weight()], 0);
-        let bias = Tensor::cat(vec![self.res_conv.bias.val(), self.skip_conv.bias.val()], 0);
-        let residual = self.res_conv.bias.dims()[0];
+        let (skip, skip_bias) = (self.skip_conv.weight(), self.skip_conv.bias.val());
+        let [residual, inputs, _] = self.res_conv.weight_v.dims();
+        let (on, on_bias) = match last {
+            false => (self.res_conv.weight(), self.res_conv.bias.val()),
+            // Nothing goes on from here: these weights have no gradient.
+            true => {
+                let options = (&skip.device(), skip.dtype());
+                (Tensor::zeros([residual, inputs, 1], options), Tensor::zeros([residual], options))
+            }
+        };
+        let weight = Tensor::cat(vec![on, skip], 0);
+        let bias = Tensor::cat(vec![on_bias, skip_bias], 0);
         gated_residual(carried, h, Gate::Second, (weight, bias), residual)
     }
 }

@@ -225,10 +225,11 @@ impl Sssd {
         let skip = self.config.skip_channels;
         let nothing = Tensor::zeros([batch, length, skip], (&h.device(), h.dtype()));
         let mut carried = Tensor::cat(vec![h, nothing], 2);
-        for (block, bases) in layers.residual_blocks.iter().zip(&bases.blocks) {
-            carried = block.fused(carried, condition.clone(), step.clone(), bases, pass)?;
+        let count = layers.residual_blocks.len();
+        for (i, (block, bases)) in layers.residual_blocks.iter().zip(&bases.blocks).enumerate() {
+            carried = block.fused(carried, condition.clone(), step.clone(), bases, i + 1 == count, pass)?;
         }
-        let sum = carried.narrow(2, residual, skip) * (1.0 / layers.residual_blocks.len() as f64).sqrt();
+        let sum = carried.narrow(2, residual, skip) * (1.0 / count as f64).sqrt();
         let (second, relu, last) = &self.final_conv;
         let h = relu.forward(second.of_rows(sum)?);
         let weight = last.conv.weight.val();
