@@ -30,6 +30,8 @@ recipes!(
     "digits-hvae-grey",
     "digits-improved",
     "digits-vae",
+    "electricity-timegrad",
+    "exchange-timegrad",
     "forecast-bimodal-timegrad",
     "mnist",
     "points-edm",
@@ -41,6 +43,7 @@ recipes!(
     "sines-csdi",
     "sprites-autoencoder-kl",
     "sprites-beta-vae",
+    "weather-timegrad",
 );
 
 impl Recipe {
