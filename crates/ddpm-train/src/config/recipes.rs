@@ -30,8 +30,11 @@ recipes!(
     "digits-hvae-grey",
     "digits-improved",
     "digits-vae",
+    "ecg-sssd",
     "forecast-bimodal-timegrad",
     "mnist",
+    "mujoco-sssd",
+    "physionet-csdi",
     "points-edm",
     "points-flow",
     "points-ncsn",
@@ -39,8 +42,10 @@ recipes!(
     "points-swiss-roll",
     "points-vae",
     "sines-csdi",
+    "sines-csdi-long",
     "sprites-autoencoder-kl",
     "sprites-beta-vae",
+    "weather-csdi",
 );
 
 impl Recipe {

@@ -172,7 +172,7 @@ impl Generate for Decoder {
 }
 
 /// The tiny experiment of each family.
-const EXPERIMENTS: [(&str, &str); 6] = [
+const EXPERIMENTS: [(&str, &str); 8] = [
     ("linear-autoencoder", "family = \"linear-autoencoder\"\n[data]\nkind = \"swiss-roll\"\n[model]\nlatent = 1\n"),
     (
         "diffusion",
@@ -193,6 +193,17 @@ const EXPERIMENTS: [(&str, &str); 6] = [
         "hvae",
         "family = \"hvae\"\n[data]\nkind = \"digits\"\n[model]\nencoder = \"8d8,1x1\"\ndecoder = \"1x1,8m1\"\nwidth = 4\n\
          bottleneck_multiple = 0.5\nlatent_channels = 2\nlikelihood = { kind = \"bernoulli\" }\n[hvae]\nkl_warmup = 4\n",
+    ),
+    (
+        "masked-csdi",
+        "family = \"masked\"\n[data]\nkind = \"sines\"\ncount = 12\n[model]\nkind = \"csdi\"\nlayers = 1\nchannels = 8\n\
+         heads = 2\nstep_embedding = 8\ntime_embedding = 8\nfeature_embedding = 4\n\
+         [masked]\nsteps = 3\nmasks = [{ kind = \"mix\" }, { kind = \"blackout\" }]\nvariables_per_item = 3\n",
+    ),
+    (
+        "masked-sssd",
+        "family = \"masked\"\n[data]\nkind = \"sines\"\ncount = 12\n[model]\nkind = \"sssd\"\nresidual_channels = 4\n\
+         skip_channels = 4\nlayers = 1\nstep_sinusoids = 8\nstep_hidden = 8\nstep_features = 8\nstates = 4\n[masked]\nsteps = 3\n",
     ),
 ];
 
