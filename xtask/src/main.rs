@@ -65,7 +65,11 @@ fn main() -> ExitCode {
         "setup-torch" => torch::set_up(&root()),
         "docs" => docs(),
         "test" => test(),
-        "ci" => test().and_then(|()| conformance()).and_then(|()| gpu_kernels()).and_then(|()| acceptance()),
+        "ci" => test()
+            .and_then(|()| conformance())
+            .and_then(|()| gpu_kernels())
+            .and_then(|()| parquet())
+            .and_then(|()| acceptance()),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())
@@ -186,6 +190,12 @@ fn of_every_machine(words: &[&str]) -> Command {
     // Fewer kernels to compile and to try.
     command.env("CUBECL_AUTOTUNE_LEVEL", "minimal");
     command
+}
+
+/// Reads tables in Parquet, which is behind a feature.
+fn parquet() -> Result<(), u8> {
+    let arguments = ["test", "--package", "ddpm-data", "--features", "parquet", "--test", "it", "--", "parquet"];
+    step("tables in Parquet", || run(cargo_command().current_dir(root()).args(arguments)))
 }
 
 /// Trains the two bundled experiments as a user would and judges what comes out; about ten minutes.

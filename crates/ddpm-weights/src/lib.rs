@@ -59,6 +59,13 @@ impl Weights {
         Self::open(&find::file_in(dir, variant)?)
     }
 
+    /// Without the tensors of these names: what a file has twice, or what is no parameter.
+    #[must_use]
+    pub fn without(mut self, is_left_out: impl Fn(&str) -> bool) -> Self {
+        self.tensors.retain(|name, _| !is_left_out(name));
+        self
+    }
+
     /// The file that was opened.
     pub fn path(&self) -> &Path {
         &self.path

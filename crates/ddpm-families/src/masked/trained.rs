@@ -75,6 +75,11 @@ impl Trained for TrainedMasked {
         Some(self)
     }
 
+    fn usual_sampler(&self) -> Option<(String, usize)> {
+        let keys = &self.family.tables.masked;
+        Some((keys.sampler.clone(), keys.steps))
+    }
+
     fn forecast(&self) -> Option<&dyn Forecast> {
         Some(self)
     }

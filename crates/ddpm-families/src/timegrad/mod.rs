@@ -2,6 +2,7 @@
 //! conditioned on the state of a recurrent network over the past (Rasul et al. 2021).
 
 mod features;
+pub mod foreign;
 mod lags;
 pub mod measure;
 pub mod preview;
@@ -160,7 +161,8 @@ impl Family for TimeGradFamily {
     }
 
     fn resolve(tables: TimeGradTables, subject: &Subject<'_>) -> Result<Self, Vec<Problem>> {
-        Self::new(tables.with_data(subject.data), subject.origin())
+        let data = subject.data;
+        Self::new(tables.with_lags(&data.info, data.series.as_deref()), subject.origin())
     }
 
     fn restored(tables: TimeGradTables, origin: Origin) -> Result<Self, AnyError> {

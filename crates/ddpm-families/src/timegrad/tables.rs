@@ -1,11 +1,12 @@
 //! What an experiment says of a TimeGrad model, and what of it follows from the data.
 
-use ddpm_data::{DataInfo, OpenData};
+use ddpm_data::DataInfo;
+use ddpm_data::series::SeriesSet;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{ScheduleConfig, ScheduleError};
-use ddpm_model::timegrad::{Cell, DenoiserConfig, Loss, MlpConfig, TimeGradConfig, schedule};
+use ddpm_model::timegrad::{Cell, DenoiserConfig, MlpConfig, NoiseLoss, TimeGradConfig, schedule};
 use ddpm_model::variance::Variance;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -74,7 +75,7 @@ pub struct ForecastKeys {
     /// What the values are divided by.
     pub scaling: Scaling,
     /// How the prediction of the denoiser is compared with what it should be.
-    pub loss: Loss,
+    pub loss: NoiseLoss,
     /// Diffusion steps, each with its own noise, that are trained at each step of a series: the recurrent network runs once
     /// for all of them.
     pub noises_per_step: usize,
@@ -88,7 +89,7 @@ impl Default for ForecastKeys {
             lags: Vec::new(),
             time_features: FeatureSet::default(),
             scaling: Scaling::default(),
-            loss: Loss::default(),
+            loss: NoiseLoss::default(),
             noises_per_step: 4,
         }
     }
@@ -161,6 +162,11 @@ impl StepKeys {
         schedule(name, self.steps, self.beta_end).unwrap_or_default()
     }
 
+    /// The betas; none where they make no schedule.
+    pub(super) fn betas(&self) -> Vec<f64> {
+        self.config().init().map(|schedule| schedule.betas).unwrap_or_default()
+    }
+
     /// The process, with its tables.
     pub(super) fn init(&self) -> Result<Diffusion, ScheduleError> {
         let schedule = self.config().init()?;
@@ -212,14 +218,14 @@ impl TimeGradTables {
         problems
     }
 
-    /// Fills in what follows from the data: the lags.
-    pub(super) fn with_data(mut self, data: &OpenData) -> Self {
+    /// Fills in what follows from the data: the lags, by their frequency or else by the series.
+    pub(super) fn with_lags(mut self, data: &DataInfo, series: Option<&SeriesSet>) -> Self {
         let keys = &mut self.timegrad;
         if keys.context == 0 {
             keys.context = keys.horizon;
         }
         if keys.lags.is_empty() {
-            keys.lags = match (frequency_of(&data.info), &data.series) {
+            keys.lags = match (frequency_of(data), series) {
                 (Some(frequency), _) => lags_of_frequency(frequency),
                 (None, Some(series)) => lags_of_data(series),
                 (None, None) => vec![1],

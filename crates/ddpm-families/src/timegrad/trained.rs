@@ -157,6 +157,11 @@ impl Trained for TrainedTimeGrad {
         &self.card
     }
 
+    fn usual_sampler(&self) -> Option<(String, usize)> {
+        let steps = self.family.diffusion.schedule().map_or(1, |schedule| schedule.len());
+        Some((USUAL_SAMPLER.into(), steps))
+    }
+
     fn forecast(&self) -> Option<&dyn Forecast> {
         Some(self)
     }

@@ -161,6 +161,8 @@ struct Drawing<'a> {
     /// [N, steps, K]
     paths: Vec<f64>,
     count: usize,
+    /// Steps of one window.
+    horizon: usize,
 }
 
 impl<'a> Drawing<'a> {
@@ -181,12 +183,13 @@ impl<'a> Drawing<'a> {
             steps: windows[first].start..windows[last].start + horizon,
             paths: (0..count).flat_map(of).collect(),
             count,
+            horizon,
         }
     }
 
     fn write(&self, out: &Path) -> anyhow::Result<()> {
         let (series, steps) = (self.series, self.steps.clone());
-        let history = (3 * steps.len()).max(LEAST_HISTORY).min(steps.start);
+        let history = (3 * self.horizon).max(LEAST_HISTORY).max(steps.len() / 2).min(steps.start);
         let shown = steps.start - history..steps.start;
         let truth = (series.target.steps() >= steps.end).then(|| values(series, steps.clone(), true));
         let plot = Plot {

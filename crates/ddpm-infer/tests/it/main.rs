@@ -9,3 +9,4 @@ mod evaluate_autoencoders;
 mod hostile_files;
 mod import;
 mod pipeline;
+mod series;

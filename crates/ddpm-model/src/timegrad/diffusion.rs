@@ -11,7 +11,7 @@ const BETA_START: f64 = 1e-4;
 /// How the predicted noise is compared with the noise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Loss {
+pub enum NoiseLoss {
     /// Mean square.
     #[default]
     L2,
@@ -21,7 +21,7 @@ pub enum Loss {
     Huber,
 }
 
-impl Loss {
+impl NoiseLoss {
     /// The mean over everything.
     pub fn of<const D: usize>(self, prediction: Tensor<D>, noise: Tensor<D>) -> Tensor<1> {
         // Not `mean`: Burn's gradient of a division by a number rounds its inverse to f32.

@@ -22,7 +22,7 @@ use crate::network::NetworkError;
 use attention::AttentionDenoiser;
 pub use config::{AttentionConfig, Cell, ConvolutionConfig, DenoiserConfig, MlpConfig, TimeGradConfig};
 pub use denoiser::{Denoised, EpsilonTheta, step_table};
-pub use diffusion::{Loss, schedule};
+pub use diffusion::{NoiseLoss, schedule};
 use mlp::MlpDenoiser;
 use rnn::repeat_rows;
 pub use rnn::{LayerState, Rnn, RnnState};
@@ -213,7 +213,7 @@ impl TimeGrad {
         &self,
         windows: &Windows,
         diffusion: &GaussianDiffusion,
-        loss: Loss,
+        loss: NoiseLoss,
         steps: &[usize],
         noise: Tensor<3>,
     ) -> Option<Tensor<1>> {

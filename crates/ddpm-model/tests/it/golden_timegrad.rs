@@ -15,8 +15,8 @@ use ddpm_model::prediction::Prediction;
 use ddpm_model::timegrad::calendar::Moment;
 use ddpm_model::timegrad::features::{Frequency, Periods};
 use ddpm_model::timegrad::{
-    Cell, ConvolutionConfig, Denoiser, DenoiserConfig, EpsilonTheta, Loss, Series, TimeGrad, TimeGradConfig, Window,
-    Windows, is_redundant, lagged, observed_share, schedule, step_table,
+    Cell, ConvolutionConfig, Denoiser, DenoiserConfig, EpsilonTheta, NoiseLoss, Series, TimeGrad, TimeGradConfig,
+    Window, Windows, is_redundant, lagged, observed_share, schedule, step_table,
 };
 use ddpm_model::variance::Variance;
 use ddpm_testing::support::*;
@@ -142,7 +142,7 @@ impl Golden {
         GaussianDiffusion::new(config.init().unwrap(), Prediction::Eps, Variance::FixedSmall)
     }
 
-    fn loss(&self) -> Loss {
+    fn loss(&self) -> NoiseLoss {
         serde_json::from_value(self.keys["loss"].clone()).unwrap()
     }
 

@@ -31,7 +31,8 @@ pub use var::{Innovations, Var};
 /// Forecasts that are to be made.
 #[derive(Clone, Debug)]
 pub struct ForecastTask<'a> {
-    /// What is fitted to.
+    /// What is fitted to; of several series one behind the other, with so many rows of NaN between them that places in a
+    /// season agree.
     pub train: Rows<'a>,
     /// What is known before each horizon, which begins right after it: numbered as the training rows are, so that places
     /// in a season agree.
@@ -296,4 +297,133 @@ fn neighbors(given: &[f64]) -> Vec<[Option<usize>; 2]> {
     let before = nearest(&mut (0..given.len()));
     let after = nearest(&mut (0..given.len()).rev());
     before.into_iter().zip(after.into_iter().rev()).map(|(before, after)| [before, after]).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use ddpm_data::random::normals;
+
+    const NAN: f64 = f64::NAN;
+
+    fn noise(count: usize) -> Vec<f64> {
+        normals(&mut rng(2, Stream::Probe, 0), count).into_iter().map(f64::from).collect()
+    }
+
+    fn forecast<'a>(train: &'a [f64], history: &'a [f64], horizon: usize) -> ForecastTask<'a> {
+        let history = Rows::new(history, 1, train.len()).unwrap();
+        ForecastTask { train: Rows::new(train, 1, 0).unwrap(), histories: vec![history], horizon, paths: 400, seed: 0 }
+    }
+
+    #[test]
+    fn naive_forecasts_go_back_to_what_is_there() {
+        let (train, history) = ([1.0, 2.0, 3.0], [5.0, 6.0, 7.0, NAN]);
+        let task = forecast(&train, &history, 5);
+        assert_eq!(ForecastBaseline::Naive.forecast(&task).unwrap().values, [7.0; 5]);
+        assert_eq!(ForecastBaseline::Mean.forecast(&task).unwrap().values, [2.0; 5]);
+        // Of a period of two steps, beyond which the horizon goes.
+        let seasonal = ForecastBaseline::SeasonalNaive { period: 2 }.forecast(&task).unwrap();
+        assert_eq!(seasonal.values, [7.0, 6.0, 7.0, 6.0, 7.0]);
+        let long = ForecastBaseline::SeasonalNaive { period: 5 }.forecast(&task).unwrap_err();
+        assert!(long.to_string().contains("at least 5 items, but there are 4"), "{long}");
+    }
+
+    #[test]
+    fn an_autoregression_is_found_in_a_series_with_gaps() {
+        let mut values = vec![0.0];
+        noise(6000).iter().for_each(|noise| values.push(0.5 * values[values.len() - 1] + noise));
+        let mut gaps: Vec<f64> = values.iter().map(|value| 20.0 + 2.0 * value).collect();
+        gaps.iter_mut().step_by(11).for_each(|value| *value = NAN);
+        let task = forecast(&gaps, &[26.0], 2);
+        for innovations in [Innovations::Normal, Innovations::Drawn] {
+            let var = Var { lags: 1, season: Season::None, innovations };
+            let found = ForecastBaseline::Var(var).forecast(&task).unwrap();
+            for (step, mean, deviation) in [(0, 23.0, 2.0), (1, 21.5, 5.0_f64.sqrt())] {
+                let own: Vec<f64> = found.values.iter().skip(step).step_by(2).copied().collect();
+                let found = own.iter().sum::<f64>() / 400.0;
+                let spread = (own.iter().map(|value| (value - found).powi(2)).sum::<f64>() / 400.0).sqrt();
+                assert!((found - mean).abs() < 0.4, "{var} {step}: {found}");
+                assert!((spread / deviation - 1.0).abs() < 0.15, "{var} {step}: {spread}");
+            }
+        }
+    }
+
+    #[test]
+    fn seasons_are_at_their_place() {
+        let value = |step: usize| [1.0, 4.0, 2.0][step % 3];
+        let values: Vec<f64> = (0..31).map(value).collect();
+        let task = forecast(&values, &[2.0, 1.0], 4);
+        // The history ends at step 32.
+        let wanted: Vec<f64> = (33..37).map(value).collect();
+        for season in [Season::Dummies { period: 3 }, Season::Harmonics { period: 3.0, count: 1 }] {
+            let found = ForecastBaseline::Climatology { season }.forecast(&task).unwrap();
+            for (found, wanted) in found.values.iter().zip(wanted.iter().cycle()) {
+                assert!((found - wanted).abs() < 1e-9, "{season}: {found} {wanted}");
+            }
+        }
+        let none = ForecastBaseline::Climatology { season: Season::Dummies { period: 0 } };
+        assert!(none.forecast(&task).is_err());
+    }
+
+    /// Two variables of one step: the second is half of the first, and noise of deviation one half.
+    fn pairs(windows: usize) -> Vec<f64> {
+        noise(2 * windows).chunks_exact(2).flat_map(|z| [z[0] + 3.0, 0.5 * z[0] + 0.5 * z[1]]).collect()
+    }
+
+    #[test]
+    fn a_gaussian_is_conditioned_on_what_is_given() {
+        let mut train = pairs(4000);
+        for is_complete in [true, false] {
+            if !is_complete {
+                train.iter_mut().step_by(13).for_each(|value| *value = NAN);
+            }
+            let train = WindowArray::new(&train, [4000, 1, 2]).unwrap();
+            let test = WindowArray::new(&[5.0, 100.0], [1, 1, 2]).unwrap();
+            let task = ImputationTask { train, test, given: &[true, false], samples: 2000, seed: 0 };
+            let found = ImputationBaseline::GaussianConditional { ridge: Some(0.0) }.impute(&task).unwrap();
+            assert!(found.values.iter().step_by(2).all(|given| *given == 5.0));
+            let own: Vec<f64> = found.values.iter().skip(1).step_by(2).copied().collect();
+            let mean = own.iter().sum::<f64>() / 2000.0;
+            let spread = (own.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / 2000.0).sqrt();
+            assert!((mean - 1.0).abs() < 0.06 && (spread - 0.5).abs() < 0.04, "{is_complete}: {mean} {spread}");
+            // A single sample is the mean.
+            let one = ImputationTask { samples: 1, ..task };
+            let one = ImputationBaseline::GaussianConditional { ridge: Some(0.0) }.impute(&one).unwrap();
+            assert!((one.values[1] - mean).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn what_is_singular_is_an_error_without_a_ridge() {
+        let train: Vec<f64> = noise(40).iter().flat_map(|z| [*z, 2.0 * z]).collect();
+        let task = ImputationTask {
+            train: WindowArray::new(&train, [40, 1, 2]).unwrap(),
+            test: WindowArray::new(&[1.0, NAN], [1, 1, 2]).unwrap(),
+            given: &[true, true],
+            samples: 1,
+            seed: 0,
+        };
+        let gaussian = |ridge| ImputationBaseline::GaussianConditional { ridge }.impute(&task);
+        assert!(gaussian(Some(0.0)).unwrap_err().to_string().contains("singular"));
+        let found = gaussian(None).unwrap().values[1];
+        assert!((found - 2.0).abs() < 0.05, "{found}");
+        let other = WindowArray::new(&train, [20, 2, 2]).unwrap();
+        assert!(ImputationBaseline::Mean.impute(&ImputationTask { train: other, ..task }).is_err());
+    }
+
+    #[test]
+    fn gaps_are_filled_from_their_neighbors() {
+        let given = [NAN, 1.0, NAN, NAN, 4.0, NAN];
+        let train = WindowArray::new(&[9.0; 6], [1, 6, 1]).unwrap();
+        let test = WindowArray::new(&given, [1, 6, 1]).unwrap();
+        let task = ImputationTask { train, test, given: &[true; 6], samples: 1, seed: 0 };
+        let filled = |baseline: ImputationBaseline| baseline.impute(&task).unwrap().values;
+        assert_eq!(filled(ImputationBaseline::Linear), [1.0, 1.0, 2.0, 3.0, 4.0, 4.0]);
+        assert_eq!(filled(ImputationBaseline::Locf), [9.0, 1.0, 1.0, 1.0, 4.0, 4.0]);
+        assert_eq!(filled(ImputationBaseline::MeanOfObserved), [2.5, 1.0, 2.5, 2.5, 4.0, 2.5]);
+        assert_eq!(filled(ImputationBaseline::Mean), [9.0, 1.0, 9.0, 9.0, 4.0, 9.0]);
+        assert_eq!(filled(ImputationBaseline::PeriodCopy { lags: 2..=2 }), [4.0, 1.0, 4.0, 1.0, 4.0, 1.0]);
+        assert!(ImputationBaseline::PeriodCopy { lags: 3..=6 }.impute(&task).is_err());
+    }
 }

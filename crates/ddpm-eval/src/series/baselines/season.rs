@@ -53,6 +53,10 @@ impl Season {
         let means = means(train, "a season")?;
         let coefficients = match self {
             Self::None => means.into_iter().map(|mean| vec![mean]).collect(),
+            Self::Dummies { period: 0 } => {
+                let reason = "a period of 0 steps; expected at least 1".to_string();
+                return Err(EvaluationError::Argument { what: "a season", reason });
+            }
             Self::Dummies { period } => means_of_places(train, period)?,
             Self::Harmonics { period, count } => {
                 let of_variable = |variable| harmonics(train, variable, period, count);
