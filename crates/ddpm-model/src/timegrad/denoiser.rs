@@ -1,6 +1,7 @@
 //! The denoiser of the original: convolutions over the variables of one step, which are seen as a circle, in residual blocks with
 //! gates; conditioned on the recurrent state and the diffusion step.
 
+use std::collections::BTreeSet;
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 use burn::module::Module;
@@ -91,11 +92,17 @@ impl EpsilonTheta {
         let [rows, _, variables] = x.dims();
         let count = lanes_for(variables + 2 * MARGIN);
         let groups = condition.dims()[0];
-        let step = self.diffusion_embedding.forward(step_table(steps, &x.device(), x.dtype()));
+        // Each step once, however many rows have it.
+        let distinct: Vec<usize> = steps.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let step = self.diffusion_embedding.forward(step_table(&distinct, &x.device(), x.dtype()));
         let [_, width] = step.dims();
         let step = match steps.len() {
             1 => step.reshape([1, width, 1]),
-            _ => in_lanes(step, count),
+            _ => {
+                let places = steps.iter().map(|step| distinct.partition_point(|other| other < step) as i64);
+                let places: Vec<i64> = places.collect();
+                in_lanes(step.select(0, Tensor::from_data(places.as_slice(), &x.device())), count)
+            }
         };
         let start = lanes(circular(x.clone(), MARGIN));
         let mut carried = circle_start(start, weights(&self.input_projection)?, Slope(SLOPE))?;
@@ -192,7 +199,10 @@ fn in_lanes(x: Tensor<2>, lanes: usize) -> Tensor<3> {
         0 => x,
         _ => Tensor::cat(vec![x.clone(), Tensor::zeros([missing, width], (&x.device(), x.dtype()))], 0),
     };
-    padded.reshape([(rows + missing) / lanes, lanes, width]).swap_dims(1, 2)
+    let groups = (rows + missing) / lanes;
+    let swapped: Tensor<3> = padded.reshape([groups, lanes, width]).swap_dims(1, 2);
+    // Once here and not in every block.
+    swapped.reshape([groups, width * lanes]).reshape([groups, width, lanes])
 }
 
 /// Weight and bias of a convolution that has one.
