@@ -110,6 +110,7 @@ impl Csdi {
 struct DiffusionNetwork {
     diffusion_embedding: StepEmbedding,
     input_projection: Conv1d,
+    side_projection: Option<Conv1d>,
     output_projection1: Conv1d,
     output_projection2: Conv1d,
     residual_layers: Vec<ResidualLayer>,
@@ -121,6 +122,7 @@ impl DiffusionNetwork {
         Self {
             diffusion_embedding: StepEmbedding::init(config, device),
             input_projection: pointwise(config.input_channels(), channels, device),
+            side_projection: config.side_at_input.then(|| pointwise(config.side_channels(), channels, device)),
             output_projection1: pointwise(channels, channels, device),
             output_projection2: zero_pointwise(channels, 1, device),
             residual_layers: (0..config.layers).map(|_| ResidualLayer::init(config, device)).collect(),
@@ -139,7 +141,10 @@ impl DiffusionNetwork {
         let [input, side] = [input, side].map(|x| x.permute([0, 2, 3, 1]));
         let embedding_pass = pass.inside(format_args!("diffusion_embedding"));
         let step = self.diffusion_embedding.forward(sinusoids_of(steps, config, &input), &embedding_pass);
-        let state = rectified("input_projection", &self.input_projection, input, pass);
+        let mut state = rectified("input_projection", &self.input_projection, input, pass);
+        if let Some(projection) = &self.side_projection {
+            state = state + apply_pointwise("side_projection", projection, side.clone(), pass);
+        }
         let sum = match pass.may_fuse() {
             true => self.fused_layers(state.clone(), &side, &step, pass),
             false => None,

@@ -172,7 +172,7 @@ impl Generate for Decoder {
 }
 
 /// The tiny experiment of each family.
-const EXPERIMENTS: [(&str, &str); 7] = [
+const EXPERIMENTS: [(&str, &str); 9] = [
     ("linear-autoencoder", "family = \"linear-autoencoder\"\n[data]\nkind = \"swiss-roll\"\n[model]\nlatent = 1\n"),
     (
         "diffusion",
@@ -199,6 +199,17 @@ const EXPERIMENTS: [(&str, &str); 7] = [
         "family = \"timegrad\"\n[data]\nkind = \"bimodal-series\"\ncount = 200\n[model]\ncells = 4\n\
          conditioning_length = 4\ndenoiser = \"attention\"\n[timegrad]\nhorizon = 3\nlags = [1, 2]\n[diffusion]\n\
          steps = 4\n",
+    ),
+    (
+        "masked-csdi",
+        "family = \"masked\"\n[data]\nkind = \"sines\"\ncount = 12\n[model]\nkind = \"csdi\"\nlayers = 1\nchannels = 8\n\
+         heads = 2\nstep_embedding = 8\ntime_embedding = 8\nfeature_embedding = 4\n\
+         [masked]\nsteps = 3\nmasks = [{ kind = \"mix\" }, { kind = \"blackout\" }]\nvariables_per_item = 3\n",
+    ),
+    (
+        "masked-sssd",
+        "family = \"masked\"\n[data]\nkind = \"sines\"\ncount = 12\n[model]\nkind = \"sssd\"\nresidual_channels = 4\n\
+         skip_channels = 4\nlayers = 1\nstep_sinusoids = 8\nstep_hidden = 8\nstep_features = 8\nstates = 4\n[masked]\nsteps = 3\n",
     ),
 ];
 
