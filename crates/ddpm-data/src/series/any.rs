@@ -49,6 +49,8 @@ pub struct ReadHints {
 /// Series as they were found.
 #[derive(Clone, Debug, Default)]
 pub struct Opened {
+    /// The format, for the user.
+    pub format: String,
     /// The series; those to train on where a dataset has others to test on.
     pub series: Vec<Series>,
     /// The series to test on, with history and horizon, of a dataset that has them.
@@ -62,8 +64,8 @@ pub struct Opened {
 }
 
 impl Opened {
-    fn of(series: Vec<Series>) -> Self {
-        Self { series, ..Self::default() }
+    fn of(format: &str, series: Vec<Series>) -> Self {
+        Self { format: format.into(), series, ..Self::default() }
     }
 }
 
@@ -79,12 +81,12 @@ pub fn read_any(path: &Path, hints: &ReadHints) -> Result<Opened, SeriesError> {
         Some("json" | "jsonl" | "ndjson") => read_lines(path, hints),
         Some("tsf") => {
             let tsf::Tsf { series, horizon, .. } = tsf::read_tsf(path)?;
-            Ok(Opened { horizon, ..Opened::of(series) })
+            Ok(Opened { horizon, ..Opened::of(".tsf of the Monash archive", series) })
         }
-        Some("npy") => read_array(hints, |layout| read_npy(path, layout)),
+        Some("npy") => read_array("NumPy array", hints, |layout| read_npy(path, layout)),
         Some("npz") => {
             let values = hints.values.as_deref().unwrap_or("values");
-            read_array(hints, |layout| read_npz(path, values, hints.mask.as_ref(), layout))
+            read_array("NumPy archive", hints, |layout| read_npz(path, values, hints.mask.as_ref(), layout))
         }
         Some("parquet" | "pq") => read_parquet(path, hints),
         _ if !path.exists() => Err(SeriesError::new(path, None, Problem::MissingFile { expected: EXPECTED })),
@@ -96,7 +98,7 @@ pub fn read_any(path: &Path, hints: &ReadHints) -> Result<Opened, SeriesError> {
 fn read_folder(folder: &Path, hints: &ReadHints) -> Result<Opened, SeriesError> {
     if folder.join("metadata.json").is_file() {
         let gluonts::GluonTs { metadata, train, test } = gluonts::read_gluonts(folder)?;
-        return Ok(Opened { test, horizon: metadata.prediction_length, ..Opened::of(train) });
+        return Ok(Opened { test, horizon: metadata.prediction_length, ..Opened::of("folder of GluonTS", train) });
     }
     let on_io = |error| SeriesError::io(folder, EXPECTED, error);
     let mut names = Vec::new();
@@ -105,10 +107,10 @@ fn read_folder(folder: &Path, hints: &ReadHints) -> Result<Opened, SeriesError> 
     }
     let has = |ending: &str| names.iter().any(|name| name.trim_end_matches(".gz").ends_with(ending));
     if has(".json") || has(".jsonl") {
-        return Ok(Opened::of(gluonts::read_folder(folder, &metadata(folder, hints)?)?));
+        return Ok(Opened::of("folder of JSON lines", gluonts::read_folder(folder, &metadata(folder, hints)?)?));
     }
     if has(".txt") || names.iter().any(|name| name == "set-a") {
-        return Ok(Opened::of(physionet::read_physionet(folder)?));
+        return Ok(Opened::of("folder of PhysioNet 2012", physionet::read_physionet(folder)?));
     }
     Err(SeriesError::new(folder, None, Problem::UnknownFile { expected: EXPECTED }))
 }
@@ -116,7 +118,7 @@ fn read_folder(folder: &Path, hints: &ReadHints) -> Result<Opened, SeriesError> 
 fn read_lines(path: &Path, hints: &ReadHints) -> Result<Opened, SeriesError> {
     let metadata = metadata(path, hints)?;
     let horizon = metadata.prediction_length;
-    Ok(Opened { horizon, ..Opened::of(gluonts::read_json_lines(path, &metadata)?) })
+    Ok(Opened { horizon, ..Opened::of("JSON lines of GluonTS", gluonts::read_json_lines(path, &metadata)?) })
 }
 
 /// What holds for series in lines of JSON: the `metadata.json` of the dataset, or the frequency that is given.
@@ -134,11 +136,12 @@ fn metadata(path: &Path, hints: &ReadHints) -> Result<Metadata, SeriesError> {
 
 /// An array whose axes are given, or shown by their number.
 fn read_array(
+    format: &str,
     hints: &ReadHints,
     read: impl Fn(Layout) -> Result<Vec<Series>, SeriesError>,
 ) -> Result<Opened, SeriesError> {
     if let Some(layout) = hints.layout {
-        return Ok(Opened::of(read(layout)?));
+        return Ok(Opened::of(format, read(layout)?));
     }
     let (series, note) = match read(Layout::TK) {
         Err(SeriesError { problem: Problem::WrongRank { shape, .. }, .. }) if shape.len() == 3 => {
@@ -146,7 +149,7 @@ fn read_array(
         }
         series => (series?, "an array of two axes: steps, variables (TK)"),
     };
-    Ok(Opened { notes: vec![note.into()], ..Opened::of(series) })
+    Ok(Opened { notes: vec![note.into()], ..Opened::of(format, series) })
 }
 
 #[cfg(feature = "parquet")]
@@ -190,8 +193,31 @@ fn of_table(path: &Path, text: String, hints: &ReadHints) -> Result<Opened, Seri
     if future > 0 {
         notes.push(format!("up to {future} rows at the end have no variable: the future of the covariates"));
     }
+    let format = format_of(&sheet, &columns);
     let layout = SourceLayout::of_table(sheet, columns, places);
-    Ok(Opened { notes, layout, ..Opened::of(series) })
+    Ok(Opened { notes, layout, ..Opened::of(&format, series) })
+}
+
+/// How a table is written.
+fn format_of(sheet: &Sheet, columns: &Columns) -> String {
+    let separator = match sheet.separator {
+        '\t' => "tabs".to_string(),
+        ' ' => "spaces".to_string(),
+        separator => format!("\"{separator}\""),
+    };
+    let mut format = format!("table separated by {separator}");
+    if sheet.decimal == ',' {
+        format += ", decimal commas";
+    }
+    if !sheet.header {
+        format += ", no header";
+    }
+    for (what, column) in [("times", columns.time), ("names of the series", columns.item)] {
+        if let Some(column) = column {
+            format += &format!(", {what} in {}", sheet.name(column));
+        }
+    }
+    format
 }
 
 fn future_steps(series: &Series) -> usize {
