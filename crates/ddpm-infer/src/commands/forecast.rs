@@ -46,6 +46,9 @@ pub struct ForecastArgs {
 /// What the command writes.
 const FILES: [&str; 4] = ["paths.npy", "quantiles.csv", "forecast.png", "forecast.svg"];
 
+/// Values of a forecast at most: 4 GiB of paths.
+const MOST_VALUES: usize = 1 << 30;
+
 /// Levels of the table of quantiles.
 const LEVELS: [f64; 7] = [0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95];
 
@@ -74,6 +77,15 @@ pub fn run(args: &ForecastArgs) -> anyhow::Result<PathBuf> {
     let draw = args.sampling.draw(args.paths)?;
     let file = SeriesFile::read(&args.data, card)?;
     let windows = args.windows(&file.series)?;
+    let values = [windows.len(), args.paths, args.horizon, card.data.shape[0]];
+    if values.iter().try_fold(1usize, |product, size| product.checked_mul(*size)).is_none_or(|all| all > MOST_VALUES) {
+        bail!(
+            "{} windows, {} paths and a horizon of {} steps are too many values for the memory: choose smaller ones",
+            windows.len(),
+            args.paths,
+            args.horizon
+        );
+    }
     let out = args.output.make(open.run.as_ref(), "forecasts", &open.path, &FILES)?;
     eprintln!("{}: {} windows of {}, {}", open.path.display(), windows.len(), args.data.display(), card.origin());
     let pasts: Vec<Stretch<'_>> = windows.iter().enumerate().map(|(number, window)| window.past(number)).collect();
