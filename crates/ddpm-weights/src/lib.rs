@@ -81,13 +81,6 @@ impl Weights {
         &self.others
     }
 
-    /// Without the tensors of these names, which have no place in a network.
-    #[must_use]
-    pub fn without(mut self, unused: impl Fn(&str) -> bool) -> Self {
-        self.tensors.retain(|name, _| !unused(name));
-        self
-    }
-
     /// The shape of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(StoredTensor::shape)

@@ -1,7 +1,6 @@
 //! The denoiser of the original: convolutions over the variables of one step, which are seen as a circle, in residual blocks with
 //! gates; conditioned on the recurrent state and the diffusion step.
 
-use std::collections::BTreeSet;
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 use burn::module::Module;
@@ -93,13 +92,15 @@ impl EpsilonTheta {
         let count = lanes_for(variables + 2 * MARGIN);
         let groups = condition.dims()[0];
         // Each step once, however many rows have it.
-        let distinct: Vec<usize> = steps.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let mut distinct = steps.to_vec();
+        distinct.sort_by(f64::total_cmp);
+        distinct.dedup();
         let step = self.diffusion_embedding.forward(step_table(&distinct, &x.device(), x.dtype()));
         let [_, width] = step.dims();
         let step = match steps.len() {
             1 => step.reshape([1, width, 1]),
             _ => {
-                let places = steps.iter().map(|step| distinct.partition_point(|other| other < step) as i64);
+                let places = steps.iter().map(|step| distinct.partition_point(|other| *other < *step) as i64);
                 let places: Vec<i64> = places.collect();
                 in_lanes(step.select(0, Tensor::from_data(places.as_slice(), &x.device())), count)
             }

@@ -16,7 +16,7 @@ use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::ScheduleConfig;
 use ddpm_model::sssd::loss::missing_mse;
 use ddpm_model::sssd::{Observations, Sssd, SssdConfig};
-use ddpm_model::timegrad::{Loss, TimeGrad, TimeGradConfig, Windows};
+use ddpm_model::timegrad::{NoiseLoss, TimeGrad, TimeGradConfig, Windows};
 use ddpm_model::variance::Variance;
 use serde_json::json;
 
@@ -160,7 +160,7 @@ fn timegrad(series: Series, device: &Device) -> anyhow::Result<Worker> {
     let known = windows(&config, 1, &plain);
     let parameters = network.num_params();
     let mut worker = worker(network, parameters, device, move |network| {
-        let loss = network.loss(&training, &diffusion, Loss::L2, &steps, noise.clone());
+        let loss = network.loss(&training, &diffusion, NoiseLoss::L2, &steps, noise.clone());
         loss.unwrap_or_else(|| noise.clone().sum())
     });
     worker.forecast = Some(Box::new(move |paths| {
