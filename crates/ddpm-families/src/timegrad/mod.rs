@@ -252,3 +252,6 @@ impl Family for TimeGradFamily {
         Box::new(TrainedTimeGrad::new(self, model, card))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::Example;
-use ddpm_data::series::{Cell, Index};
+use ddpm_data::series::{Cell, Index, SeriesInfo};
 use ddpm_model::noise_level::NoiseRange;
 use ddpm_model::timegrad::{Forecast as Paths, TimeGrad};
 
@@ -64,8 +64,7 @@ impl TrainedTimeGrad {
         }
         let variables = self.family.reader.network.variables;
         for (place, value) in found.iter_mut().enumerate() {
-            let number = self.family.reader.data_unit(place % variables, *value);
-            *value = self.within_bounds(place % variables, number) as f32;
+            *value = self.number(place % variables, *value) as f32;
         }
         Ok(found)
     }
@@ -76,10 +75,11 @@ impl TrainedTimeGrad {
         let mut noise = RowNoise { seeds, part: 0, shape: [rows, 1, variables], device: self.device.clone() };
         let mut steps = Vec::new();
         while let Some(condition) = self.model.next_condition(&mut paths) {
+            let given = self.model.denoiser().given(condition);
             let network = |x: Tensor<3>, t: Tensor<1>| {
                 // All rows are at one noise level.
                 let step: f64 = t.into_data().iter::<f64>().next().unwrap_or(0.0);
-                self.model.denoiser().forward(x, &[step], condition.clone())
+                self.model.denoiser().forward_given(x, &[step], &given)
             };
             let sample = sampler.run(network, noise.clone());
             steps.push(paths.push_within(sample, |values| self.clamped(values)));
@@ -94,11 +94,11 @@ impl TrainedTimeGrad {
     /// Values `[rows, 1, D]` within the bounds of their variables.
     fn clamped(&self, values: Tensor<3>) -> Tensor<3> {
         let variables = self.family.reader.network.variables;
-        let bound = |of: fn(&ddpm_data::series::SeriesInfo) -> &Vec<Option<f64>>, open: f32| {
+        let bound = |of: fn(&SeriesInfo) -> &Vec<Option<f64>>, open: f32| {
             let bounds = self.family.origin.data.series.as_ref().map(of);
             let one = |k: usize| {
                 let bound = bounds.and_then(|bounds| bounds.get(k).copied().flatten());
-                bound.map_or(open, |bound| self.family.reader.from_data_unit(k, bound))
+                bound.map_or(open, |bound| self.family.reader.value_of(k, bound))
             };
             let all: Vec<f32> = (0..variables).map(one).collect();
             let is_open = all.iter().all(|bound| *bound == open);
@@ -114,12 +114,18 @@ impl TrainedTimeGrad {
         }
     }
 
-    /// A number in the units of the data within the bounds of its variable, to the last bit.
-    fn within_bounds(&self, variable: usize, number: f64) -> f64 {
-        let Some(series) = &self.family.origin.data.series else { return number };
-        let bound = |bounds: &[Option<f64>]| bounds.get(variable).copied().flatten();
-        let number = bound(&series.lowest).map_or(number, |lowest| number.max(lowest));
-        bound(&series.highest).map_or(number, |highest| number.min(highest))
+    /// A value as the network has it in the units of the data; at a bound of its variable it is the bound to the last bit.
+    fn number(&self, variable: usize, value: f32) -> f64 {
+        let reader = &self.family.reader;
+        let bound = |of: fn(&SeriesInfo) -> &Vec<Option<f64>>| {
+            self.family.origin.data.series.as_ref().and_then(|series| of(series).get(variable).copied().flatten())
+        };
+        let at_or_beyond = |bound: f64, is_beyond: fn(&f32, &f32) -> bool| {
+            is_beyond(&value, &reader.value_of(variable, bound)).then_some(bound)
+        };
+        let lowest = bound(|series| &series.lowest).and_then(|bound| at_or_beyond(bound, f32::le));
+        let highest = bound(|series| &series.highest).and_then(|bound| at_or_beyond(bound, f32::ge));
+        lowest.or(highest).unwrap_or_else(|| reader.data_unit(variable, value))
     }
 
     /// The history before the end of a stretch, and the steps to forecast, of which the covariates are known.

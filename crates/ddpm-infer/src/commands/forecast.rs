@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Args;
 use ddpm_console::numbers::at_least;
-use ddpm_data::series::{self, Series, write_quantiles};
+use ddpm_data::series::{self, Series, Timestamp, write_quantiles};
 use ddpm_eval::series::{Forecast as Scored, Point, Quantile, usual_levels};
 use ddpm_families::family::trained::Stretch;
 use ddpm_files::{atomic, npy};
@@ -14,7 +14,7 @@ use ddpm_render::series::Forecast as Plot;
 
 use crate::commands::output_folder::OutputArgs;
 use crate::commands::series_file::{
-    SeriesFile, SeriesModelArgs, SeriesSamplingArgs, cannot, quantile, timestamps, values,
+    SeriesFile, SeriesModelArgs, SeriesSamplingArgs, cannot, counted, quantile, time, timestamps, values,
 };
 
 /// Forecast what comes after a series.
@@ -25,6 +25,9 @@ pub struct ForecastArgs {
     /// The series: CSV, JSON lines, .tsf, .npy (steps, variables) and others; all of it is history.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
+    /// The time of the first row, for a file without times.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    start: Option<Timestamp>,
     /// Steps to forecast.
     #[arg(long, value_name = "H", value_parser = at_least::<1, usize>)]
     horizon: usize,
@@ -71,14 +74,18 @@ pub fn run(args: &ForecastArgs) -> anyhow::Result<PathBuf> {
     if let Some(longest) = model.longest_horizon().filter(|longest| args.horizon > *longest) {
         bail!("--horizon {}: the model forecasts {longest} steps at most", args.horizon);
     }
-    let draw = args.sampling.draw(args.paths)?;
-    let file = SeriesFile::read(&args.data, card)?;
+    let file = SeriesFile::read(&args.data, args.start, card)?;
     let windows = args.windows(&file.series)?;
-    let out = args.output.make(open.run.as_ref(), "forecasts", &open.path, &FILES)?;
-    eprintln!("{}: {} windows of {}, {}", open.path.display(), windows.len(), args.data.display(), card.origin());
-    let pasts: Vec<Stretch<'_>> = windows.iter().enumerate().map(|(number, window)| window.past(number)).collect();
-    let paths = model.forecast(&pasts, args.horizon, &draw).map_err(anyhow::Error::from_boxed)?;
     let shape = [windows.len(), args.paths, args.horizon, card.data.shape[0]];
+    let of_path = shape[0].saturating_mul(shape[2]).saturating_mul(shape[3]);
+    let draw = args.sampling.checked_draw("--paths", args.paths, of_path)?;
+    let out = args.output.make(open.run.as_ref(), "forecasts", &open.path, &FILES)?;
+    let count = counted(windows.len(), "window");
+    eprintln!("{}: {count} of {}, {}", open.path.display(), args.data.display(), card.origin());
+    let pasts: Vec<Stretch<'_>> = windows.iter().enumerate().map(|(number, window)| window.past(number)).collect();
+    // An empty folder would only be in the way.
+    let paths = model.forecast(&pasts, args.horizon, &draw).inspect_err(|_| drop(std::fs::remove_dir(&out)));
+    let paths = paths.map_err(anyhow::Error::from_boxed)?;
     args.write(&out, &file, &windows, &paths, shape)?;
     if let Some(line) = scores(&windows, &paths, shape)? {
         eprintln!("{line}");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ddpm_console::numbers::at_least;
-use ddpm_data::series::{Series, write_imputed};
+use ddpm_data::series::{Series, Timestamp, write_imputed};
 use ddpm_eval::series::{Forecast as Scored, Point, Quantile, usual_levels};
 use ddpm_families::family::trained::{Impute, SeriesDraw, Stretch};
 use ddpm_files::npy::RowReader;
@@ -14,7 +14,7 @@ use ddpm_render::series::Imputation as Plot;
 
 use crate::commands::output_folder::OutputArgs;
 use crate::commands::series_file::{
-    SeriesFile, SeriesModelArgs, SeriesSamplingArgs, cannot, quantile, timestamps, values,
+    SeriesFile, SeriesModelArgs, SeriesSamplingArgs, cannot, quantile, time, timestamps, values,
 };
 
 /// Impute what is missing in series.
@@ -26,6 +26,9 @@ pub struct ImputeArgs {
     /// NaN are missing.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
+    /// The time of the first row, for a file without times.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    start: Option<Timestamp>,
     /// A mask of the shape of the series: 1 where a value is observed, 0 where it is to be imputed.
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
@@ -46,13 +49,13 @@ pub fn run(args: &ImputeArgs) -> anyhow::Result<PathBuf> {
     let open = args.model.open()?;
     let card = open.model.card();
     let Some(model) = open.model.impute() else { return Err(cannot(&open.path, &*open.model, "impute")) };
-    let draw = args.sampling.draw(args.samples)?;
-    let mut file = SeriesFile::read(&args.data, card)?;
+    let mut file = SeriesFile::read(&args.data, args.start, card)?;
     if let Some(mask) = &args.mask {
         file.hide(mask)?;
     }
-    let out = args.output.make(open.run.as_ref(), "imputations", &open.path, &FILES)?;
     let (cells, missing) = count(&file.series);
+    let draw = args.sampling.checked_draw("--samples", args.samples, cells)?;
+    let out = args.output.make(open.run.as_ref(), "imputations", &open.path, &FILES)?;
     eprintln!(
         "{}: {missing} of {cells} values of {} are missing, {}",
         open.path.display(),
@@ -62,7 +65,8 @@ pub fn run(args: &ImputeArgs) -> anyhow::Result<PathBuf> {
     if missing == 0 {
         eprintln!("note: nothing is missing; give --mask to hide values");
     }
-    let found = Imputed::of(model, &file.series, &draw)?;
+    // An empty folder would only be in the way.
+    let found = Imputed::of(model, &file.series, &draw).inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
     found.write(&out, &args.data, &file)?;
     if let Some(line) = found.scores(&file.series)? {
         eprintln!("{line}");

@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use ddpm_console::numbers::at_least;
-use ddpm_data::series::{Cell, Opened, ReadHints, Series, SeriesInfo, SourceLayout, Table, grouped, read_any};
+use ddpm_data::DataConfig;
+use ddpm_data::series::{
+    Cell, Frequency, Index, Opened, ReadHints, Series, SeriesInfo, SourceLayout, Table, Timestamp, grouped, read_any,
+};
+use ddpm_device::memory;
 use ddpm_families::family::stored::ModelCard;
 use ddpm_families::family::trained::{SeriesDraw, Trained, abilities};
 use ddpm_files::runs::RunFolder;
@@ -33,6 +37,9 @@ impl SeriesModelArgs {
     }
 }
 
+/// Bytes for each value of the samples: those of the model, of the array, and the numbers that are scored and drawn.
+const BYTES_PER_VALUE: usize = 24;
+
 /// How samples of series are drawn.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Sampling")]
@@ -52,8 +59,15 @@ pub(crate) struct SeriesSamplingArgs {
 }
 
 impl SeriesSamplingArgs {
+    /// So many samples of each stretch, of which one of all stretches has so many values; none if they do not fit into memory.
+    pub(crate) fn checked_draw(&self, option: &str, samples: usize, values: usize) -> anyhow::Result<SeriesDraw> {
+        memory::check(samples, values.saturating_mul(BYTES_PER_VALUE))
+            .map_err(|reason| anyhow::anyhow!("{option} {samples}: too many, with {values} values each: {reason}"))?;
+        self.draw(samples)
+    }
+
     /// So many samples of each stretch.
-    pub(crate) fn draw(&self, samples: usize) -> anyhow::Result<SeriesDraw> {
+    fn draw(&self, samples: usize) -> anyhow::Result<SeriesDraw> {
         let sampler = |name: &String| Sampler::new(name, SamplerOptions::default());
         let sampler = self.sampler.as_ref().map(sampler).transpose()?;
         let usual = SeriesDraw::new(self.seed, samples);
@@ -81,8 +95,9 @@ pub(crate) struct SeriesFile {
 }
 
 impl SeriesFile {
-    /// Reads a file for a model, and says what was left out or taken for granted.
-    pub(crate) fn read(path: &Path, card: &ModelCard) -> anyhow::Result<Self> {
+    /// Reads a file for a model, and says what was left out or taken for granted. `start` is the time of the first row, for
+    /// a file without times.
+    pub(crate) fn read(path: &Path, start: Option<Timestamp>, card: &ModelCard) -> anyhow::Result<Self> {
         let Some(info) = &card.data.series else {
             bail!("the model was trained on items of shape {:?}, not on time series", card.data.shape);
         };
@@ -102,6 +117,9 @@ impl SeriesFile {
             }
             series.push(with_columns(one, &columns, info));
         }
+        if let Some(index) = stated_index(&series[0], start, card, path)? {
+            series.iter_mut().for_each(|one| one.index = index);
+        }
         check_frequency(&series[0], info, path)?;
         Ok(Self { series, read: opened.series, columns, layout: opened.layout })
     }
@@ -109,19 +127,10 @@ impl SeriesFile {
     /// Hides what a mask says is to be imputed: 1 where a value is observed, 0 where it is not.
     pub(crate) fn hide(&mut self, mask: &Path) -> anyhow::Result<()> {
         let masks = read_any(mask, &ReadHints::default())?.series;
-        let shape = |series: &[Series]| -> Vec<[usize; 2]> {
-            series.iter().map(|one| [one.target.steps(), one.target.variables()]).collect()
-        };
-        let (found, expected) = (shape(&masks), shape(&self.read));
+        let (found, expected) = (shapes(&masks), shapes(&self.read));
         if found != expected {
-            bail!(
-                "{}: the mask has {} series of shape {:?}; expected {} of shape {:?}, as the data have",
-                mask.display(),
-                found.len(),
-                found.first(),
-                expected.len(),
-                expected.first()
-            );
+            let (found, expected) = (in_words(&found), in_words(&expected));
+            bail!("{}: the mask has {found}; expected {expected}, as the data have", mask.display());
         }
         for (number, (series, mask_of)) in self.series.iter_mut().zip(&masks).enumerate() {
             for step in 0..series.target.steps() {
@@ -150,6 +159,59 @@ impl SeriesFile {
     pub(crate) fn variable_of(&self, column: usize) -> Option<usize> {
         self.columns.iter().position(|own| *own == column)
     }
+}
+
+/// Steps and variables of each series.
+fn shapes(series: &[Series]) -> Vec<[usize; 2]> {
+    series.iter().map(|one| [one.target.steps(), one.target.variables()]).collect()
+}
+
+fn in_words(shapes: &[[usize; 2]]) -> String {
+    let count = shapes.len();
+    match shapes.first() {
+        Some(first) if shapes.iter().all(|shape| shape == first) => format!("{count} series of shape {first:?}"),
+        _ => format!("{count} series of the shapes {:?}", &shapes[..count.min(SHAPES_SHOWN)]),
+    }
+}
+
+/// Shapes that a message lists at most.
+const SHAPES_SHOWN: usize = 8;
+
+/// So many things, for a message.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The times of series of a file that has none: from the time that is stated on, or as the training data were said to begin.
+fn stated_index(
+    series: &Series,
+    start: Option<Timestamp>,
+    card: &ModelCard,
+    path: &Path,
+) -> anyhow::Result<Option<Index>> {
+    let frequency = card.data.series.as_ref().and_then(|info| Frequency::parse(info.frequency.as_deref()?));
+    let of_training = match &card.source {
+        Some(DataConfig::SeriesArray(array)) => array.start.as_deref().and_then(Timestamp::parse),
+        _ => None,
+    };
+    match (series.index, start, frequency) {
+        (Index::Times { .. }, Some(_), _) => bail!("--start: {} has times of its own", path.display()),
+        (Index::Counted, Some(_), None) => bail!("--start: the model was trained on series without times"),
+        (Index::Counted, Some(start), Some(frequency)) => Ok(Some(Index::Times { start, frequency })),
+        (Index::Counted, None, Some(frequency)) => Ok(of_training.map(|start| {
+            let path = path.display();
+            eprintln!(
+                "note: {path} has no times: it begins at {start}, as the training data did; or else --start TIME"
+            );
+            Index::Times { start, frequency }
+        })),
+        _ => Ok(None),
+    }
+}
+
+/// A time of the command line.
+pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).ok_or_else(|| "expected a time such as 2020-01-31 or 2020-01-31T23:00".into())
 }
 
 /// Opens the file as the data of the model were opened.
@@ -201,15 +263,15 @@ fn with_columns(series: &Series, columns: &[usize], info: &SeriesInfo) -> Series
 /// Steps of another distance are another kind of series.
 fn check_frequency(series: &Series, info: &SeriesInfo, path: &Path) -> anyhow::Result<()> {
     let found = match series.index {
-        ddpm_data::series::Index::Times { frequency, .. } => Some(frequency.to_string()),
-        ddpm_data::series::Index::Counted => None,
+        Index::Times { frequency, .. } => Some(frequency.to_string()),
+        Index::Counted => None,
     };
     match (&found, &info.frequency) {
         (Some(found), Some(expected)) if found != expected => {
             bail!("{}: its steps are {found} apart; the model was trained on steps of {expected}", path.display())
         }
         (None, Some(expected)) => eprintln!(
-            "note: {} has no times; the model was trained on steps of {expected} and reads the calendar",
+            "note: {} has no times; the model was trained on steps of {expected}: --start TIME says when its first row is",
             path.display()
         ),
         _ => {}

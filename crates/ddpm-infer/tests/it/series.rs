@@ -163,7 +163,11 @@ fn a_mask_hides_values_of_an_array() {
         assert_eq!(found.to_bits() == given.to_bits(), place % 5 != 0, "{place}");
     }
     std::fs::write(dir.join("m.npy"), npy::encode(&[2, 8, 6], &mask)).unwrap();
-    refused(dir, &[&words[..], &["--out", "b"]].concat(), "m.npy: the mask has 2 series of shape");
+    refused(
+        dir,
+        &[&words[..], &["--out", "b"]].concat(),
+        "the mask has 2 series of shape [8, 6]; expected 2 series of shape [12, 4]",
+    );
     std::fs::write(dir.join("m.npy"), npy::encode(&[2, 12, 4], &values)).unwrap();
     refused(dir, &[&words[..], &["--out", "b"]].concat(), "expected 1 (observed) or 0");
 }
@@ -187,6 +191,54 @@ fn what_cannot_be_done_is_said_by_name() {
     let beyond = ["forecast", "csdi", "--data", "weather.csv", "--horizon", "12"];
     refused(dir, &beyond, "--horizon 12: the model forecasts 11 steps at most");
     refused(dir, &["forecast", "nowhere", "--data", "weather.csv", "--horizon", "1"], "nowhere");
+}
+
+#[test]
+fn an_array_without_times_can_be_given_some() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let values: Vec<f32> = (0..80).map(|k| ((k * k) % 13) as f32).collect();
+    std::fs::write(dir.join("x.npy"), npy::encode(&[40, 2], &values)).unwrap();
+    let tables = "[model]\nlayers = 1\ncells = 4\nconditioning_length = 4\ndenoiser = { kind = 'mlp', width = 8, blocks = 1 }\n\
+                  [timegrad]\ncontext = 4\nhorizon = 3\n[diffusion]\nsteps = 4";
+    let data = json!({"kind": "series-array", "path": dir.join("x.npy"), "layout": "TK"});
+    snapshot::<TimeGradFamily>(&dir.join("counted"), data.clone(), tables);
+    let mut dated = data;
+    dated["start"] = "2020-01-01".into();
+    dated["frequency"] = "d".into();
+    snapshot::<TimeGradFamily>(&dir.join("dated"), dated, tables);
+    let forecast = |model: &'static str| ["forecast", model, "--data", "x.npy", "--horizon", "2", "--paths", "3"];
+    // As the training data were said to begin; or as it is said here.
+    let (_, stderr) = done(dir, &[&forecast("dated")[..], &["--out", "a"]].concat());
+    assert!(stderr.contains("x.npy has no times: it begins at 2020-01-01T00:00:00"), "{stderr}");
+    done(dir, &[&forecast("dated")[..], &["--start", "2020-01-01", "--out", "b"]].concat());
+    done(dir, &[&forecast("dated")[..], &["--start", "2020-07-02", "--out", "c"]].concat());
+    let [a, b, c] = ["a", "b", "c"].map(|name| array(&dir.join(name).join("paths.npy")).1);
+    assert!(a == b && a != c, "the calendar is read");
+    let table = std::fs::read_to_string(dir.join("c/quantiles.csv")).unwrap();
+    assert!(table.lines().nth(1).unwrap().starts_with("2020-08-11"), "{table}");
+    refused(dir, &[&forecast("counted")[..], &["--start", "2020-01-01"]].concat(), "trained on series without times");
+    std::fs::write(dir.join("days.csv"), "day,0,1\n2020-01-01,1,2\n2020-01-02,1,3\n").unwrap();
+    let words = ["forecast", "dated", "--data", "days.csv", "--horizon", "2", "--start", "2020-01-01"];
+    refused(dir, &words, "--start: days.csv has times of its own");
+}
+
+#[test]
+fn what_no_memory_holds_is_refused_and_leaves_no_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    timegrad(dir);
+    csdi(dir);
+    std::fs::write(dir.join("weather.csv"), TABLE).unwrap();
+    let out = ["--data", "weather.csv", "--out", "o"];
+    let forecast = |more: &[&'static str]| [&["forecast", "timegrad"], &out[..], more].concat();
+    refused(dir, &forecast(&["--horizon", "3", "--paths", "4000000000000"]), "--paths 4000000000000: too many");
+    refused(dir, &forecast(&["--horizon", "500000000000000", "--paths", "4"]), "--paths 4: too many");
+    refused(dir, &forecast(&["--horizon", "18446744073709551615"]), "too many");
+    let impute = [&["impute", "csdi"], &out[..], &["--samples", "4000000000000"]].concat();
+    refused(dir, &impute, "--samples 4000000000000: too many, with 16 values each");
+    refused(dir, &[&["impute", "csdi"], &out[..], &["--steps", "99"]].concat(), "--steps 99");
+    assert!(!dir.join("o").exists());
 }
 
 /// The rows of a task: names, and values of the metric that begins so.

@@ -13,4 +13,5 @@ mod gelu;
 mod group_norm;
 mod half;
 mod inference;
+mod series;
 mod weights;

@@ -31,6 +31,9 @@ pub struct CsdiConfig {
     pub unconditional: bool,
     /// Attention between the variables; without it each is imputed by itself.
     pub feature_layer: bool,
+    /// Adds the side information to the input as well, so that the first attention knows times and variables. The original does
+    /// not.
+    pub side_at_input: bool,
     /// Attention whose cost is linear in the length, as in the paper's forecasts.
     #[serde(alias = "is_linear")]
     pub linear_attention: bool,
@@ -51,6 +54,7 @@ impl Default for CsdiConfig {
             feature_embedding: 16,
             unconditional: false,
             feature_layer: true,
+            side_at_input: false,
             linear_attention: false,
             steps: 50,
         }

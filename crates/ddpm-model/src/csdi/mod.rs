@@ -15,7 +15,6 @@ pub mod transformer;
 use burn::module::Module;
 use burn::nn::conv::Conv1d;
 use burn::nn::{Embedding, EmbeddingConfig, Linear};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_kernels::{Precision, silu};
 
@@ -23,7 +22,7 @@ use crate::embedding::{SinusoidConfig, SinusoidOrder};
 use crate::network::NetworkError;
 use crate::pass::Pass;
 pub use config::CsdiConfig;
-use layers::{apply, apply_pointwise, linear, pointwise, zero_pointwise};
+use layers::{apply, apply_pointwise, linear, pointwise, rectified, zero_pointwise};
 use residual::ResidualLayer;
 pub use series::{MaskedSeries, masked_loss, select_variables};
 
@@ -73,23 +72,24 @@ impl Csdi {
     /// `variables` `[B, K]` says which variables these are; without it they are all, in order.
     pub fn side_information(&self, times: Tensor<2>, variables: Option<Tensor<2, Int>>, given: Tensor<3>) -> Tensor<4> {
         let [batch, count, length] = given.dims();
-        let time = time_embedding(times, self.config.time_embedding).swap_dims(1, 2).unsqueeze_dim::<4>(2);
+        let time = time_embedding(times, self.config.time_embedding).unsqueeze_dim::<4>(1);
         let table = self.embed_layer.weight.val();
         let width = self.config.feature_embedding;
         let rows = match variables {
             Some(ids) => table.select(0, ids.reshape([batch * count])).reshape([batch, count, width]),
             None => table.unsqueeze_dim::<3>(0).expand([batch, count, width]),
         };
-        let feature = rows.swap_dims(1, 2).unsqueeze_dim::<4>(3);
+        let feature = rows.unsqueeze_dim::<4>(2);
         let everywhere = |x: Tensor<4>| {
-            let channels = x.dims()[1];
-            x.expand([batch, channels, count, length])
+            let channels = x.dims()[3];
+            x.expand([batch, count, length, channels])
         };
         let mut parts = vec![everywhere(time), everywhere(feature)];
         if !self.config.unconditional {
-            parts.push(given.unsqueeze_dim::<4>(1));
+            parts.push(given.unsqueeze_dim::<4>(3));
         }
-        Tensor::cat(parts, 1)
+        // The channels lie last in memory, where the layers want them.
+        Tensor::cat(parts, 3).permute([0, 3, 1, 2])
     }
 
     /// The noise in the input `[B, I, K, L]` at the steps `[B]`, given the side information `[B, S, K, L]`: `[B, K, L]`.
@@ -110,6 +110,7 @@ impl Csdi {
 struct DiffusionNetwork {
     diffusion_embedding: StepEmbedding,
     input_projection: Conv1d,
+    side_projection: Option<Conv1d>,
     output_projection1: Conv1d,
     output_projection2: Conv1d,
     residual_layers: Vec<ResidualLayer>,
@@ -121,6 +122,7 @@ impl DiffusionNetwork {
         Self {
             diffusion_embedding: StepEmbedding::init(config, device),
             input_projection: pointwise(config.input_channels(), channels, device),
+            side_projection: config.side_at_input.then(|| pointwise(config.side_channels(), channels, device)),
             output_projection1: pointwise(channels, channels, device),
             output_projection2: zero_pointwise(channels, 1, device),
             residual_layers: (0..config.layers).map(|_| ResidualLayer::init(config, device)).collect(),
@@ -139,7 +141,23 @@ impl DiffusionNetwork {
         let [input, side] = [input, side].map(|x| x.permute([0, 2, 3, 1]));
         let embedding_pass = pass.inside(format_args!("diffusion_embedding"));
         let step = self.diffusion_embedding.forward(sinusoids_of(steps, config, &input), &embedding_pass);
-        let mut state = relu(apply_pointwise("input_projection", &self.input_projection, input, pass));
+        let mut state = rectified("input_projection", &self.input_projection, input, pass);
+        if let Some(projection) = &self.side_projection {
+            state = state + apply_pointwise("side_projection", projection, side.clone(), pass);
+        }
+        let sum = match pass.may_fuse() {
+            true => self.fused_layers(state.clone(), &side, &step, pass),
+            false => None,
+        };
+        let sum = sum.unwrap_or_else(|| self.layers(state, side, step, pass));
+        let y = sum * (1.0 / (self.residual_layers.len() as f64).sqrt());
+        let y = rectified("output_projection1", &self.output_projection1, y, pass);
+        let y = apply_pointwise("output_projection2", &self.output_projection2, y, pass);
+        y.reshape([batch, variables, length])
+    }
+
+    /// The sum of what all layers put out.
+    fn layers(&self, mut state: Tensor<4>, side: Tensor<4>, step: Tensor<2>, pass: &Pass<'_>) -> Tensor<4> {
         let mut skips = Vec::with_capacity(self.residual_layers.len());
         for (i, layer) in self.residual_layers.iter().enumerate() {
             let pass = pass.inside(format_args!("residual_layers.{i}"));
@@ -147,11 +165,17 @@ impl DiffusionNetwork {
             state = next;
             skips.push(skip);
         }
-        let sum = skips.into_iter().reduce(|sum, skip| sum + skip).unwrap_or(state);
-        let y = sum * (1.0 / (self.residual_layers.len() as f64).sqrt());
-        let y = relu(apply_pointwise("output_projection1", &self.output_projection1, y, pass));
-        let y = apply_pointwise("output_projection2", &self.output_projection2, y, pass);
-        y.reshape([batch, variables, length])
+        skips.into_iter().reduce(|sum, skip| sum + skip).unwrap_or(state)
+    }
+
+    /// The same by kernels, where there are some.
+    fn fused_layers(&self, state: Tensor<4>, side: &Tensor<4>, step: &Tensor<2>, pass: &Pass<'_>) -> Option<Tensor<4>> {
+        let channels = state.dims()[3];
+        let mut carried = Tensor::cat(vec![state.clone(), state.zeros_like()], 3);
+        for layer in &self.residual_layers {
+            carried = layer.fused(carried, side.clone(), step.clone(), pass)?;
+        }
+        Some(carried.narrow(3, channels, channels))
     }
 }
 

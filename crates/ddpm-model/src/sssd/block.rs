@@ -10,7 +10,7 @@ use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::module::conv1d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, activation};
-use ddpm_kernels::dense;
+use ddpm_kernels::{Gate, add, dense, dense_rows, gated_residual, shifted_state, short_convolution, weight_norm};
 
 use super::config::{SequenceLayer, SssdConfig};
 use super::s4::{KernelBasis, S4Layer};
@@ -36,14 +36,20 @@ impl WeightNormConv {
         }
     }
 
+    fn weight(&self) -> Tensor<3> {
+        let (v, g) = (self.weight_v.val(), self.weight_g.val());
+        weight_norm(v.clone(), g.clone()).unwrap_or_else(|| {
+            let norm = v.clone().square().sum_dim(2).sum_dim(1).sqrt();
+            v * (g / norm)
+        })
+    }
+
     pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.dilated(x, 1)
     }
 
     fn dilated(&self, x: Tensor<3>, dilation: usize) -> Tensor<3> {
-        let v = self.weight_v.val();
-        let norm = v.clone().square().sum_dim(2).sum_dim(1).sqrt();
-        convolution(x, v * (self.weight_g.val() / norm), self.bias.val(), dilation)
+        convolution(x, self.weight(), self.bias.val(), dilation)
     }
 }
 
@@ -73,6 +79,12 @@ impl Conv {
 
     fn dilated(&self, x: Tensor<3>, dilation: usize) -> Tensor<3> {
         self.conv.dilated(x, dilation)
+    }
+
+    /// Of `[B, L, inputs]`, by a kernel if there is one.
+    pub(super) fn of_rows(&self, x: Tensor<3>) -> Option<Tensor<3>> {
+        let (weight, bias) = (self.conv.weight(), self.conv.bias.val());
+        if weight.dims()[2] == 1 { dense_rows(x, weight, bias) } else { short_convolution(x, weight, bias) }
     }
 }
 
@@ -146,5 +158,35 @@ impl ResidualBlock {
         let out = pass.layer("res_conv", gated.clone(), |gated| self.res_conv.forward(gated));
         let skip = pass.layer("skip_conv", gated, |gated| self.skip_conv.forward(gated));
         [(x + out) * FRAC_1_SQRT_2, skip]
+    }
+
+    /// The same by kernels, where there are some, with places before channels and with what is added to the sum added:
+    /// `carried` `[B, L, residual + skip]` holds what goes on and the sum.
+    pub(super) fn fused(
+        &self,
+        carried: Tensor<3>,
+        condition: Tensor<3>,
+        step: Tensor<2>,
+        bases: &[KernelBasis; 2],
+        last: bool,
+        pass: &Pass<'_>,
+    ) -> Option<Tensor<3>> {
+        let (first, second) = (self.S41.as_ref()?, self.S42.as_ref()?);
+        let h = shifted_state(carried.clone(), dense(&self.fc_t, step, pass.precision))?;
+        let h = first.fused(self.conv_layer.of_rows(h)?, &bases[0])?;
+        let h = second.fused(add(h, self.cond_conv.of_rows(condition)?), &bases[1])?;
+        let (skip, skip_bias) = (self.skip_conv.weight(), self.skip_conv.bias.val());
+        let [residual, inputs, _] = self.res_conv.weight_v.dims();
+        let (on, on_bias) = match last {
+            false => (self.res_conv.weight(), self.res_conv.bias.val()),
+            // Nothing goes on from here: these weights have no gradient.
+            true => {
+                let options = (&skip.device(), skip.dtype());
+                (Tensor::zeros([residual, inputs, 1], options), Tensor::zeros([residual], options))
+            }
+        };
+        let weight = Tensor::cat(vec![on, skip], 0);
+        let bias = Tensor::cat(vec![on_bias, skip_bias], 0);
+        gated_residual(carried, h, Gate::Second, (weight, bias), residual)
     }
 }

@@ -25,7 +25,7 @@ use burn::module::Module;
 use burn::nn::conv::{Conv1d, Conv1dConfig};
 use burn::nn::{Initializer, Linear, LinearConfig, Relu};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{dense, silu};
+use ddpm_kernels::{dense, dense_rows, silu};
 
 use crate::embedding::SinusoidConfig;
 use crate::network::NetworkError;
@@ -81,7 +81,10 @@ pub struct Sssd {
 
 /// The bases that were computed last.
 #[derive(Clone, Debug, Default)]
-struct Computed(Arc<Mutex<Option<(BasesOf, Arc<KernelBases>)>>>);
+struct Computed(Arc<Mutex<Option<Found>>>);
+
+/// Bases, and what they were computed of.
+type Found = (BasesOf, Arc<KernelBases>);
 
 /// What bases are computed of: as soon as one of these changes, they are others.
 #[derive(Clone, Debug, PartialEq)]
@@ -190,6 +193,9 @@ impl Sssd {
         bases: &KernelBases,
         pass: &Pass<'_>,
     ) -> Tensor<3> {
+        if let Some(noise) = self.fused(&x, observations, &t, bases, pass) {
+            return noise;
+        }
         let (first, relu) = &self.init_conv;
         let h = pass.layer("init_conv", x, |x| relu.forward(first.forward(x)));
         let inside = pass.inside(format_args!("residual_layer"));
@@ -200,6 +206,37 @@ impl Sssd {
         let (second, relu, last) = &self.final_conv;
         let h = relu.forward(second.forward(sum));
         pass.layer("final_conv.2", h, |h| last.forward(h))
+    }
+
+    /// The same by kernels, where there are some, with places before channels.
+    fn fused(
+        &self,
+        x: &Tensor<3>,
+        observations: &Observations,
+        t: &Tensor<1>,
+        bases: &KernelBases,
+        pass: &Pass<'_>,
+    ) -> Option<Tensor<3>> {
+        if !pass.may_fuse() {
+            return None;
+        }
+        let (layers, (first, relu)) = (&self.residual_layer, &self.init_conv);
+        let h = relu.forward(first.of_rows(x.clone().swap_dims(1, 2))?);
+        let step = layers.embed(t.clone(), self.config.step_sinusoids, pass);
+        let condition = observations.condition().swap_dims(1, 2);
+        let [batch, length, residual] = h.dims();
+        let skip = self.config.skip_channels;
+        let nothing = Tensor::zeros([batch, length, skip], (&h.device(), h.dtype()));
+        let mut carried = Tensor::cat(vec![h, nothing], 2);
+        let count = layers.residual_blocks.len();
+        for (i, (block, bases)) in layers.residual_blocks.iter().zip(&bases.blocks).enumerate() {
+            carried = block.fused(carried, condition.clone(), step.clone(), bases, i + 1 == count, pass)?;
+        }
+        let sum = carried.narrow(2, residual, skip) * (1.0 / count as f64).sqrt();
+        let (second, relu, last) = &self.final_conv;
+        let h = relu.forward(second.of_rows(sum)?);
+        let weight = last.conv.weight.val();
+        Some(dense_rows(h, weight, last.conv.bias.as_ref()?.val())?.swap_dims(1, 2))
     }
 }
 

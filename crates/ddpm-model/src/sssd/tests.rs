@@ -88,6 +88,24 @@ fn the_kernel_of_a_corrected_c_does_not_depend_on_the_stored_length() {
 }
 
 #[test]
+fn kernels_in_blocks_are_those_of_the_whole_basis() {
+    let device = Device::default().autodiff();
+    let kind = KernelKind::DiagonalPlusLowRank;
+    let config = S4Config { features: 3, states: 8, length: 1100, bidirectional: true, layer_norm: true, kind };
+    let layer = S4Layer::init(config, &device);
+    let (short, long) = (layer.basis(KernelSum::Full, 512), layer.basis(KernelSum::Full, 1100));
+    assert_eq!((short.length(), long.length()), (512, 1100));
+    let long = layer.kernels(&long);
+    assert_eq!(long.dims(), [2, 3, 1100]);
+    let (found, wanted) = (host(long.clone().narrow(2, 0, 512)), host(layer.kernels(&short)));
+    let largest = wanted.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    for (found, wanted) in found.iter().zip(&wanted) {
+        assert!((found - wanted).abs() < 1e-5 * largest, "{found} instead of {wanted}");
+    }
+    assert!(host(long).iter().all(|value| value.is_finite()));
+}
+
+#[test]
 fn a_new_network_puts_out_zeros_and_trains_only_c_of_its_kernels() {
     let device = Device::default().autodiff();
     let network = small().init(&device).unwrap();

@@ -21,7 +21,7 @@ use crate::gaussian::{Clip, GaussianDiffusion};
 use crate::network::NetworkError;
 use attention::AttentionDenoiser;
 pub use config::{AttentionConfig, Cell, ConvolutionConfig, DenoiserConfig, MlpConfig, TimeGradConfig};
-pub use denoiser::{Denoised, EpsilonTheta, step_table};
+pub use denoiser::{Denoised, EpsilonTheta, Given, step_table};
 pub use diffusion::{NoiseLoss, schedule};
 use mlp::MlpDenoiser;
 use rnn::repeat_rows;
@@ -106,6 +106,23 @@ impl Denoiser {
             }
             Self::Mlp(denoiser) => denoiser.forward(x, steps, condition),
             Self::Attention(denoiser) => denoiser.forward(x, steps, condition),
+        }
+    }
+
+    /// What all steps of the diffusion make of the same conditions, one for each row.
+    pub fn given(&self, condition: Tensor<3>) -> Given {
+        match self {
+            Self::Convolution(denoiser) => denoiser.given(condition),
+            Self::Mlp(_) | Self::Attention(_) => Given::of(condition),
+        }
+    }
+
+    /// [`Denoiser::forward`] with conditions that were prepared.
+    pub fn forward_given(&self, x: Tensor<3>, steps: &[f64], given: &Given) -> Tensor<3> {
+        match self {
+            Self::Convolution(denoiser) => denoiser.forward_given(x, steps, given),
+            Self::Mlp(denoiser) => denoiser.forward(x, steps, given.condition()),
+            Self::Attention(denoiser) => denoiser.forward(x, steps, given.condition()),
         }
     }
 }
@@ -293,9 +310,10 @@ impl TimeGrad {
         diffusion: &GaussianDiffusion,
         mut noise: impl FnMut(Option<usize>) -> Tensor<3>,
     ) -> Tensor<3> {
+        let given = self.denoise_fn.given(condition);
         let mut x = noise(None);
         for t in (0..diffusion.schedule.len()).rev() {
-            let eps = self.denoise_fn.forward(x.clone(), &[t as f64], condition.clone());
+            let eps = self.denoise_fn.forward_given(x.clone(), &[t as f64], &given);
             let moments = diffusion.reverse_step(eps, None, x, &[t], Clip::None).moments;
             x = match t {
                 0 => moments.mean,

@@ -4,6 +4,7 @@ use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault
 use burn::nn::{Dropout, Initializer};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Int, Tensor};
+use ddpm_kernels::{dense_rows, gated_recurrence};
 
 use super::config::Cell;
 
@@ -98,6 +99,9 @@ impl Rnn {
     ///
     /// Without a state it starts from zeros. Dropout is applied between layers.
     pub fn forward(&self, inputs: Tensor<3>, state: Option<&RnnState>, dropout: &Dropout) -> (Tensor<3>, RnnState) {
+        if let Some(found) = self.fused(&inputs, state, dropout) {
+            return found;
+        }
         let mut states = Vec::with_capacity(self.layers.len());
         let [batch, steps, width] = inputs.dims();
         let step = |step: usize| inputs.clone().narrow(1, step, 1).reshape([batch, width]);
@@ -112,6 +116,30 @@ impl Rnn {
             states.push(last);
         }
         (Tensor::stack(values, 1), RnnState(states))
+    }
+
+    /// The same by kernels, where there are some: gated recurrent units on the CPU.
+    fn fused(&self, inputs: &Tensor<3>, state: Option<&RnnState>, dropout: &Dropout) -> Option<(Tensor<3>, RnnState)> {
+        let [batch, steps, _] = inputs.dims();
+        if self.cell != Cell::Gru || steps == 0 {
+            return None;
+        }
+        let mut values = inputs.clone();
+        let mut states = Vec::with_capacity(self.layers.len());
+        for (index, layer) in self.layers.iter().enumerate() {
+            if index > 0 {
+                values = dropout.forward(values);
+            }
+            let cells = layer.weight_hh.dims()[1];
+            let before = state.and_then(|state| state.0.get(index)).cloned().unwrap_or_else(|| {
+                let zeros = Tensor::zeros([batch, cells], (&inputs.device(), inputs.dtype()));
+                LayerState { hidden: zeros.clone(), memory: zeros }
+            });
+            values = layer.fused(&values, &before)?;
+            let hidden = values.clone().narrow(1, steps - 1, 1).reshape([batch, cells]);
+            states.push(LayerState { hidden, memory: before.memory });
+        }
+        Some((values, RnnState(states)))
     }
 }
 
@@ -140,6 +168,14 @@ impl Layer {
             outputs.push(state.hidden.clone());
         }
         (outputs, state)
+    }
+}
+
+impl Layer {
+    /// The outputs of gated recurrent units by kernels, where there are some.
+    fn fused(&self, inputs: &Tensor<3>, state: &LayerState) -> Option<Tensor<3>> {
+        let from_inputs = dense_rows(inputs.clone(), self.weight_ih.val().unsqueeze_dim(2), self.bias_ih.val())?;
+        gated_recurrence(from_inputs, self.weight_hh.val(), self.bias_hh.val(), state.hidden.clone())
     }
 }
 

@@ -244,7 +244,9 @@ impl ModuleMapper for Wide {
 
 /// Loads weights by name; only the cached nodes of Fourier transforms may be left over.
 fn load<M: Module + ModuleSnapshot>(mut module: M, path: PathBuf, dtype: DType) -> M {
-    let mut store = SafetensorsStore::from_file(path).with_from_adapter(PyTorchToBurnAdapter).allow_partial(true);
+    // Which kind of state spaces a layer has is not in the names.
+    let store = SafetensorsStore::from_file(path).with_from_adapter(PyTorchToBurnAdapter);
+    let mut store = store.skip_enum_variants(true).allow_partial(true);
     let applied = module.load_from(&mut store).unwrap();
     assert!(applied.missing.is_empty() && applied.errors.is_empty(), "{applied}");
     assert!(applied.unused.iter().all(|name| name.ends_with(".omega") || name.ends_with(".z")), "{applied}");
@@ -280,8 +282,8 @@ impl ModuleVisitor for Collect<'_> {
             return;
         }
         let names: Vec<&str> = self.path.iter().map(|(name, _)| name.as_str()).collect();
-        let name = names.join(".").replace("norm_layer.gamma", "norm_layer.weight");
-        let name = name.replace("norm_layer.beta", "norm_layer.bias");
+        let name = names.join(".").replace(".DiagonalPlusLowRank.", ".");
+        let name = name.replace("norm_layer.gamma", "norm_layer.weight").replace("norm_layer.beta", "norm_layer.bias");
         let linear = self.path.last().is_some_and(|(_, container)| container == "Struct:Linear") && D == 2;
         let gradient = param.val().grad(self.gradients).map(|gradient| match linear {
             true => values(gradient.transpose()),

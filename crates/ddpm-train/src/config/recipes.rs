@@ -30,8 +30,13 @@ recipes!(
     "digits-hvae-grey",
     "digits-improved",
     "digits-vae",
+    "ecg-sssd",
+    "electricity-timegrad",
+    "exchange-timegrad",
     "forecast-bimodal-timegrad",
     "mnist",
+    "mujoco-sssd",
+    "physionet-csdi",
     "points-edm",
     "points-flow",
     "points-ncsn",
@@ -39,8 +44,11 @@ recipes!(
     "points-swiss-roll",
     "points-vae",
     "sines-csdi",
+    "sines-csdi-long",
     "sprites-autoencoder-kl",
     "sprites-beta-vae",
+    "weather-csdi",
+    "weather-timegrad",
 );
 
 impl Recipe {
