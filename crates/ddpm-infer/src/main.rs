@@ -42,7 +42,7 @@ enum Command {
     Likelihood(measure_likelihood::LikelihoodArgs),
     /// Reconstruct a post-hoc EMA of any width, from the averages that the run stored.
     Ema(average_weights::EmaArgs),
-    /// Convert a checkpoint of improved-diffusion, guided-diffusion or pesser's DDPM to a snapshot.
+    /// Convert a checkpoint of another project to a snapshot: of images, or of series (pytorch-ts, CSDI, SSSD).
     Import(import::ImportArgs),
     /// Identify a file or folder of weights, what it can be used for, and what is wrong with it.
     Inspect(inspect::InspectArgs),

@@ -1,4 +1,5 @@
 //! Operations of several inputs with one output as Burn sees them: what is particular to one is its arithmetic on slices.
+#![allow(clippy::too_many_arguments, reason = "an operation has as many as it has inputs")]
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -23,7 +23,7 @@ pub struct StoredTensor {
     span: usize,
 }
 
-/// Values of a tensor that has more of them than its storage, because some are repeated.
+/// Values of a tensor at most that has some of them several times, as `torch.expand` makes it: SSSD has its state spaces so.
 const MOST_REPEATED: usize = 1 << 18;
 
 /// The values in the file among which a tensor must lie.
@@ -60,7 +60,7 @@ impl Storage {
                 .try_fold(1usize, |span, (&size, &stride)| span.checked_add((size - 1).checked_mul(stride)?))
                 .ok_or_else(too_large)?,
         };
-        // More values than the storage has are repetitions, as PyTorch's `expand` makes them: only so many.
+        // More values than the storage has are repetitions, which a file may claim any number of.
         let end = offset.checked_add(span).ok_or_else(too_large)?;
         if end > self.len || len > self.len.max(MOST_REPEATED) {
             return Err(format!(
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(fits(&[4, 3], 0, Some(&[1, 4])).unwrap().span, 12);
         assert_eq!(fits(&[2, 0, usize::MAX, usize::MAX], 12, None).unwrap().len(), 0);
         assert_eq!(fits(&[], 11, Some(&[])).unwrap().len(), 1);
-        assert_eq!(fits(&[300, 12], 0, Some(&[0, 1])).unwrap().span, 12);
+        assert_eq!(fits(&[500, 3, 4], 0, Some(&[0, 4, 1])).unwrap().len(), 6000);
         for (shape, offset, strides) in [
             (&[13][..], 0, None),
             (&[3, 4], 1, None),

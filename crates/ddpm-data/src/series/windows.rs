@@ -250,7 +250,7 @@ impl Dataset<Example> for Windows {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::single_range_in_vec_init, clippy::cloned_ref_to_slice_refs)]
 mod tests {
     use super::*;
 

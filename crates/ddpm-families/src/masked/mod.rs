@@ -1,7 +1,7 @@
 //! The family `masked`: networks that learn to fill in what is missing of multivariate series, CSDI (Tashiro et al. 2021) and
 //! SSSD (Lopez Alcaraz & Strodthoff 2022).
 
-pub mod import;
+pub mod foreign;
 pub mod masks;
 pub mod measure;
 pub mod network;
@@ -60,7 +60,7 @@ impl fmt::Debug for Patterns {
 impl Patterns {
     /// The observed cells of the window that a number from 0 to 1 chooses.
     fn chosen_by(&self, uniform: f64) -> Option<Vec<bool>> {
-        let windows = self.0.as_ref().filter(|windows| windows.len() > 0)?;
+        let windows = self.0.as_ref().filter(|windows| !windows.is_empty())?;
         let chosen = ((uniform * windows.len() as f64) as usize).min(windows.len() - 1);
         let window = windows.get(chosen).ok()?.window?;
         Some(window.cells.iter().map(|cell| *cell == Cell::Observed).collect())
@@ -219,7 +219,7 @@ impl Family for MaskedFamily {
     fn resolve(tables: MaskedTables, subject: &Subject<'_>) -> Result<Self, Vec<Problem>> {
         let family = Self::new(tables, subject.origin())?;
         let windows = family.items(subject.data.clone()).items;
-        if windows.len() == 0 {
+        if windows.is_empty() {
             let [_, length] = family.shape;
             let message = format!("is {length} steps, and no series of the training split is as long");
             return Err(vec![("masked.window".into(), message)]);

@@ -102,6 +102,7 @@ impl Given {
 }
 
 /// What a network makes of [`Given`] before it sees any noise.
+#[allow(clippy::large_enum_variant)] // one per batch
 pub(super) enum Condition {
     Csdi { series: MaskedSeries, side: Tensor<4> },
     Sssd { observations: Observations, bases: Arc<KernelBases> },

@@ -28,7 +28,7 @@ impl ImputationPreview {
         let family = family.clone().of_all_variables();
         let open = |split| ddpm_data::open(setup.config, split, setup.seed).map(|data| family.items(data).items);
         let items = match open(Split::Test) {
-            Ok(items) if items.len() > 0 => items,
+            Ok(items) if !items.is_empty() => items,
             _ => open(Split::Train)?,
         };
         let item = StreamItem { example: items.get(0)?, place: 0, augment_labels: None };

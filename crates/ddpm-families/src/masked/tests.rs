@@ -76,7 +76,7 @@ fn trained(model: &str, more: &str) -> TrainedMasked {
 
 /// A series of waves, of which every fifth cell has no value and every seventh is held out.
 fn series(steps: usize) -> Series {
-    let value = |at: usize| (at % 5 != 0).then(|| 1.5 + (at as f64 * 0.7).sin());
+    let value = |at: usize| (!at.is_multiple_of(5)).then(|| 1.5 + (at as f64 * 0.7).sin());
     let mut table = Table::from_rows(VARIABLES, (0..steps * VARIABLES).map(value));
     (0..steps * VARIABLES).filter(|at| at % 7 == 0).for_each(|at| table.hide(at / VARIABLES, at % VARIABLES));
     Series::new(None, Index::Counted, ["a", "b", "c"].map(String::from).to_vec(), table)

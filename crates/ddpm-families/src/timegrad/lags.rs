@@ -13,7 +13,7 @@ const LONGEST_SEASON: usize = 400;
 const LEAST_CORRELATION: f64 = 0.1;
 
 /// By the frequency: those of pytorch-ts; for several months, a year.
-pub(super) fn lags_of_frequency(frequency: Frequency) -> Vec<usize> {
+pub fn lags_of_frequency(frequency: Frequency) -> Vec<usize> {
     let periods = periods(frequency);
     match (periods.unit, 12usize.checked_div(periods.multiple as usize)) {
         (Unit::Month, Some(year)) if year > 1 => vec![1, year],

@@ -25,6 +25,7 @@ use ddpm_model::timegrad::{DenoiserConfig, TimeGrad, Windows, mean_scale_or};
 use toml::Table;
 
 use self::features::TimeFeatures;
+pub use self::lags::lags_of_frequency;
 use self::tables::{Scaling, TimeGradTables};
 use self::trained::TrainedTimeGrad;
 use self::windows::{Reader, examples};

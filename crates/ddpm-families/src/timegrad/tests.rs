@@ -108,7 +108,7 @@ fn items(family: &TimeGradFamily, series: &Series) -> Vec<StreamItem> {
 fn cells_that_were_never_observed_do_not_touch_the_loss() {
     for scaling in ["standard", "mean", "none"] {
         let family = family_of(&SMALL.replace("lags", &format!("scaling = '{scaling}'\nlags")), info(2, days(), &[]));
-        let holes = |t: usize| if t % 3 == 0 { None } else { Some(3.0 + t as f64) };
+        let holes = |t: usize| if t.is_multiple_of(3) { None } else { Some(3.0 + t as f64) };
         let values = (0..20).flat_map(|t| [holes(t), Some(t as f64)]);
         let one = Series::new(None, days(), vec!["0".into(), "1".into()], Values::from_rows(2, values));
         let device = Device::default();

@@ -10,3 +10,4 @@ mod hostile_files;
 mod import;
 mod pipeline;
 mod series;
+mod series_models;

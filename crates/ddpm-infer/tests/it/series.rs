@@ -17,14 +17,14 @@ fn infer(dir: &Path, words: &[&str]) -> Output {
 }
 
 /// Runs a command that must work, and gives the last line of its stdout and its stderr.
-fn done(dir: &Path, words: &[&str]) -> (String, String) {
+pub(crate) fn done(dir: &Path, words: &[&str]) -> (String, String) {
     let output = infer(dir, words);
     let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     assert!(output.status.success(), "{words:?}: {stderr}");
     (stdout.lines().last().unwrap().to_string(), stderr)
 }
 
-fn refused(dir: &Path, words: &[&str], expected: &str) {
+pub(crate) fn refused(dir: &Path, words: &[&str], expected: &str) {
     let output = infer(dir, words);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && output.status.code() == Some(1), "{words:?}: {stderr}");
@@ -47,14 +47,14 @@ fn snapshot<F: Family>(folder: &Path, data: Value, tables: &str) -> PathBuf {
 }
 
 /// Forecasts 3 steps of the weather.
-fn timegrad(dir: &Path) -> PathBuf {
+pub(crate) fn timegrad(dir: &Path) -> PathBuf {
     let tables = "[model]\nlayers = 1\ncells = 4\nconditioning_length = 4\ndenoiser = { kind = 'mlp', width = 8, blocks = 1 }\n\
                   [timegrad]\ncontext = 4\nhorizon = 3\n[diffusion]\nsteps = 4";
     snapshot::<TimeGradFamily>(&dir.join("timegrad"), json!({"kind": "seattle-weather"}), tables)
 }
 
 /// Imputes windows of 12 days of the weather.
-fn csdi(dir: &Path) -> PathBuf {
+pub(crate) fn csdi(dir: &Path) -> PathBuf {
     let tables = "[model]\nkind = 'csdi'\nlayers = 1\nchannels = 4\nheads = 1\nstep_embedding = 4\ntime_embedding = 4\n\
                   feature_embedding = 2\n[masked]\nwindow = 12\nsteps = 2";
     snapshot::<MaskedFamily>(&dir.join("csdi"), json!({"kind": "seattle-weather"}), tables)
@@ -64,7 +64,7 @@ fn csdi(dir: &Path) -> PathBuf {
 const TABLE: &str = "day;wind;note;precipitation;temp_max;temp_min\n2015-12-28;2,5;a;0;5,5;1\n2015-12-29;3;b;;6;2\n\
                      2015-12-30;1,25;c;4;7;3\n2015-12-31;2;d;1;8;4\n";
 
-fn array(path: &Path) -> (Vec<usize>, Vec<f32>) {
+pub(crate) fn array(path: &Path) -> (Vec<usize>, Vec<f32>) {
     npy::decode(&std::fs::read(path).unwrap()).unwrap()
 }
 

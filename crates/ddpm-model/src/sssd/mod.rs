@@ -81,7 +81,10 @@ pub struct Sssd {
 
 /// The bases that were computed last.
 #[derive(Clone, Debug, Default)]
-struct Computed(Arc<Mutex<Option<(BasesOf, Arc<KernelBases>)>>>);
+struct Computed(Arc<Mutex<Option<Found>>>);
+
+/// Bases, and what they were computed of.
+type Found = (BasesOf, Arc<KernelBases>);
 
 /// What bases are computed of: as soon as one of these changes, they are others.
 #[derive(Clone, Debug, PartialEq)]

@@ -228,13 +228,8 @@ fn train(dir: &Path, name: &str, text: &str, resume: Option<&Path>, steps: u64) 
         experiment: file.to_str().unwrap().into(),
         set: vec![format!("train.steps={steps}"), "preview.count=2".into(), "validation.every=2".into()],
         resume: resume.map(|run| run.to_str().unwrap().into()),
-        step: None,
-        from: None,
-        devices: Vec::new(),
         runs: dir.join("runs"),
-        tui: false,
-        detect_anomaly: false,
-        dry_run: false,
+        ..Options::default()
     };
     let options = Options { set: if resume.is_some() { options.set[..1].to_vec() } else { options.set }, ..options };
     match run(&options).unwrap() {

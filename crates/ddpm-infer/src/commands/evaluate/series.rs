@@ -187,7 +187,7 @@ impl Splits {
         let train: Vec<f64> = (0..self.train.series().len()).flat_map(training).collect();
         let (seed, paths) = (args.sweep.seed, args.count.unwrap_or(USUAL_SAMPLES));
         let task = ForecastTask { train: Rows::new(&train, self.variables(), 0)?, histories, horizon, paths, seed };
-        let frequency = series.first().and_then(|series| frequency_of(series));
+        let frequency = series.first().and_then(frequency_of);
         let usual_periods = frequency.map(period::candidates).unwrap_or_default();
         let bounds = self.bounds();
         let evaluation = ForecastEvaluation {
