@@ -218,9 +218,10 @@ fn an_array_without_times_can_be_given_some() {
     let table = std::fs::read_to_string(dir.join("c/quantiles.csv")).unwrap();
     assert!(table.lines().nth(1).unwrap().starts_with("2020-08-11"), "{table}");
     refused(dir, &[&forecast("counted")[..], &["--start", "2020-01-01"]].concat(), "trained on series without times");
-    std::fs::write(dir.join("days.csv"), "day,0,1\n2020-01-01,1,2\n2020-01-02,1,3\n").unwrap();
-    let words = ["forecast", "dated", "--data", "days.csv", "--horizon", "2", "--start", "2020-01-01"];
-    refused(dir, &words, "--start: days.csv has times of its own");
+    timegrad(dir);
+    std::fs::write(dir.join("weather.csv"), TABLE).unwrap();
+    let words = ["forecast", "timegrad", "--data", "weather.csv", "--horizon", "2", "--start", "2020-01-01"];
+    refused(dir, &words, "--start: weather.csv has times of its own");
 }
 
 #[test]

@@ -219,16 +219,16 @@ impl Found {
         }
         let context = (2 * horizon).clamp(24, horizon.max(168)).min(train - horizon);
         let variables = self.summary.variables.len();
-        let width = if variables > 16 { 256 } else { 128 };
+        let (width, blocks) = if variables > 16 { (256, 3) } else { (64, 2) };
         let lags = self.short_lags(train - context - horizon);
         let scaling = if self.summary.series > 1 && !self.is_windows { "scaling = \"mean\"\n" } else { "" };
         let batch = power_of_two(self.windows(train, context + horizon), 64);
         let learned = batch * (context + horizon);
-        let steps = steps_of(seconds_of_timegrad(learned, width));
+        let steps = steps_of(seconds_of_timegrad(learned, width)).min(most_steps(self.summary.series * train));
         Ok(Recipe {
             about: format!("Forecasts of {horizon} steps of {}.", plain(&self.path)),
             text: format!(
-                "[model]\ndropout = 0.1\ndenoiser = {{ kind = \"mlp\", width = {width}, blocks = 3 }}\n\n\
+                "[model]\ndropout = 0.1\ndenoiser = {{ kind = \"mlp\", width = {width}, blocks = {blocks} }}\n\n\
                  [timegrad]\ncontext = {context}\nhorizon = {horizon}\nnoises_per_step = 4\n{scaling}{lags}\n\
                  [diffusion]\nsteps = 100\nschedule = \"cosine\"\nprediction = \"v\"\n\n{}",
                 training(steps, batch, [100, 256])
@@ -335,6 +335,12 @@ const SECONDS: f64 = 180.0;
 fn steps_of(seconds: f64) -> usize {
     let steps = (SECONDS / seconds) as usize / 100 * 100;
     steps.clamp(300, 3000)
+}
+
+/// Steps of a training on so many rows at most: after more of them a forecaster knows the rows by heart. On 640 days of two
+/// variables, forecasts of held-out days were best after 150 steps, and a tenth worse after 500 of a network twice as wide.
+fn most_steps(rows: usize) -> usize {
+    100 * (rows / 300).clamp(3, 30)
 }
 
 /// About how long a step takes for so many steps of series in a batch: measured on two cores.
