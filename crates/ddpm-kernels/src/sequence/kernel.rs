@@ -572,7 +572,7 @@ pub(super) fn mixed_norm_backward(mixed: &Mixed, inputs: &[&[f32]], dz: &[f32]) 
         dx = written(size, |dx| {
             let outputs = dy.par_chunks(of_part).zip(dx.par_chunks(of_part));
             let inputs = y.par_chunks(of_part).zip(x.par_chunks(of_part)).zip(dz.par_chunks(of_part));
-            let part = |((dy, dx), ((y, x), dz)): (Outputs, (Inputs, &[f32]))| {
+            let part = |((dy, dx), ((y, x), dz)): (Outputs, Rows)| {
                 let mut sums: Vec<Vec<f32>> =
                     [weight, bias, scale, scale].iter().map(|like| vec![0.0; like.len()]).collect();
                 let outputs = dy.cleared().chunks_mut(of_task).zip(dx.copied(dz).chunks_mut(of_task));
@@ -592,8 +592,8 @@ pub(super) fn mixed_norm_backward(mixed: &Mixed, inputs: &[&[f32]], dz: &[f32]) 
 /// A part of the gradients of both of the inputs that have rows.
 type Outputs<'a> = (Unset<'a>, Unset<'a>);
 
-/// A part of these inputs.
-type Inputs<'a> = (&'a [f32], &'a [f32]);
+/// A part of these inputs, and of the gradients of the output.
+type Rows<'a> = ((&'a [f32], &'a [f32]), &'a [f32]);
 
 /// `dx` has the gradients of the output at first; those of weight, bias, scale and shift are added to their sums.
 fn mixed_task_backward(mixed: &Mixed, inputs: [&[f32]; 5], [dy, dx]: [&mut [f32]; 2], sums: &mut [Vec<f32>]) {
