@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use ddpm_data::series::{Covariates, Frequency, Index, Series, SeriesInfo, Table as Values, Timestamp, Window};
+use ddpm_data::series::{Cell, Covariates, Frequency, Index, Series, SeriesInfo, Table as Values, Timestamp, Window};
 use ddpm_data::{DataInfo, Example, StreamItem, Units};
 use ddpm_model::pass::Pass;
 use ddpm_model::timegrad::calendar::Moment;
@@ -108,7 +108,7 @@ fn items(family: &TimeGradFamily, series: &Series) -> Vec<StreamItem> {
 fn cells_that_were_never_observed_do_not_touch_the_loss() {
     for scaling in ["standard", "mean", "none"] {
         let family = family_of(&SMALL.replace("lags", &format!("scaling = '{scaling}'\nlags")), info(2, days(), &[]));
-        let holes = |t: usize| if t % 3 == 0 { None } else { Some(3.0 + t as f64) };
+        let holes = |t: usize| if t.is_multiple_of(3) { None } else { Some(3.0 + t as f64) };
         let values = (0..20).flat_map(|t| [holes(t), Some(t as f64)]);
         let one = Series::new(None, days(), vec!["0".into(), "1".into()], Values::from_rows(2, values));
         let device = Device::default();
@@ -124,7 +124,7 @@ fn cells_that_were_never_observed_do_not_touch_the_loss() {
             let Example { values, window, .. } = &mut item.example;
             let Window { cells, .. } = &**window.as_ref().unwrap();
             for (value, cell) in values.iter_mut().zip(cells) {
-                if *cell == ddpm_data::series::Cell::NeverObserved {
+                if *cell == Cell::NeverObserved {
                     *value = 1e6;
                     count += 1;
                 }
