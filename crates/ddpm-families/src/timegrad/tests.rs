@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use ddpm_data::series::{Covariates, Frequency, Index, Series, SeriesInfo, Table as Values, Timestamp, Window};
+use ddpm_data::series::{Cell, Covariates, Frequency, Index, Series, SeriesInfo, Table as Values, Timestamp, Window};
 use ddpm_data::{DataInfo, Example, StreamItem, Units};
 use ddpm_model::pass::Pass;
 use ddpm_model::timegrad::calendar::Moment;
@@ -124,7 +124,7 @@ fn cells_that_were_never_observed_do_not_touch_the_loss() {
             let Example { values, window, .. } = &mut item.example;
             let Window { cells, .. } = &**window.as_ref().unwrap();
             for (value, cell) in values.iter_mut().zip(cells) {
-                if *cell == ddpm_data::series::Cell::NeverObserved {
+                if *cell == Cell::NeverObserved {
                     *value = 1e6;
                     count += 1;
                 }

@@ -98,7 +98,7 @@ impl TrainedTimeGrad {
             let bounds = self.family.origin.data.series.as_ref().map(of);
             let one = |k: usize| {
                 let bound = bounds.and_then(|bounds| bounds.get(k).copied().flatten());
-                bound.map_or(open, |bound| self.family.reader.value_of(k, bound))
+                bound.map_or(open, |bound| self.family.reader.network_value(k, bound))
             };
             let all: Vec<f32> = (0..variables).map(one).collect();
             let is_open = all.iter().all(|bound| *bound == open);
@@ -121,7 +121,7 @@ impl TrainedTimeGrad {
             self.family.origin.data.series.as_ref().and_then(|series| of(series).get(variable).copied().flatten())
         };
         let at_or_beyond = |bound: f64, is_beyond: fn(&f32, &f32) -> bool| {
-            is_beyond(&value, &reader.value_of(variable, bound)).then_some(bound)
+            is_beyond(&value, &reader.network_value(variable, bound)).then_some(bound)
         };
         let lowest = bound(|series| &series.lowest).and_then(|bound| at_or_beyond(bound, f32::le));
         let highest = bound(|series| &series.highest).and_then(|bound| at_or_beyond(bound, f32::ge));

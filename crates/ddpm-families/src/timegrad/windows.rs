@@ -36,7 +36,7 @@ impl Reader {
     }
 
     /// A number in the units of the data as the networks see it.
-    pub(super) fn value_of(&self, variable: usize, number: f64) -> f32 {
+    pub(super) fn network_value(&self, variable: usize, number: f64) -> f32 {
         match self.scaling {
             Scaling::Standard => self.data.units.value(variable, number) as f32,
             Scaling::Mean | Scaling::None => number as f32,
