@@ -21,7 +21,7 @@ cargo xtask COMMAND [--release] [--features a,b] [ARGUMENTS]
   impute       impute what is missing in time series (ddpm-infer impute --data FILE)
   likelihood   measure the log-likelihood of data under the newest run (ddpm-infer likelihood)
   ema          reconstruct a post-hoc EMA of any width (ddpm-infer ema)
-  import       convert a checkpoint of improved-diffusion, guided-diffusion or pesser to a snapshot (ddpm-infer import)
+  import       convert a checkpoint of another project, of images or of time series, to a snapshot (ddpm-infer import)
   inspect      describe a file or folder of weights, and report what is wrong with it (ddpm-infer inspect)
   eval         evaluate the samples of the newest run, or files (ddpm-infer eval)
   data         list the built-in datasets, or inspect one (ddpm-infer data)
