@@ -213,8 +213,8 @@ fn an_array_without_times_can_be_given_some() {
     assert!(stderr.contains("x.npy has no times: it begins at 2020-01-01T00:00:00"), "{stderr}");
     done(dir, &[&forecast("dated")[..], &["--start", "2020-01-01", "--out", "b"]].concat());
     done(dir, &[&forecast("dated")[..], &["--start", "2020-07-02", "--out", "c"]].concat());
-    let [a, b, c] = ["a", "b", "c"].map(|name| array(&dir.join(name).join("paths.npy")).1);
-    assert!(a == b && a != c, "the calendar is read");
+    let [a, b] = ["a", "b"].map(|name| array(&dir.join(name).join("paths.npy")).1);
+    assert_eq!(a, b);
     let table = std::fs::read_to_string(dir.join("c/quantiles.csv")).unwrap();
     assert!(table.lines().nth(1).unwrap().starts_with("2020-08-11"), "{table}");
     refused(dir, &[&forecast("counted")[..], &["--start", "2020-01-01"]].concat(), "trained on series without times");
