@@ -22,13 +22,13 @@ const PATHS: usize = 100;
 /// A network for time series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Network {
+pub(super) enum SeriesNetwork {
     Csdi,
     Sssd,
     TimeGrad,
 }
 
-impl Network {
+impl SeriesNetwork {
     const ALL: [Self; 3] = [Self::Csdi, Self::Sssd, Self::TimeGrad];
 
     fn name(self) -> &'static str {
@@ -60,7 +60,7 @@ impl Network {
 /// A network of one size: variables of CSDI and TimeGrad, the length of the series of SSSD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Series {
-    pub(super) network: Network,
+    pub(super) network: SeriesNetwork,
     pub(super) size: usize,
 }
 
@@ -70,7 +70,7 @@ impl FromStr for Series {
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = || format!("{text:?} given, expected csdi:N, sssd:N or timegrad:N with N of at least 2");
         let (name, size) = text.split_once(':').ok_or_else(expected)?;
-        let network = Network::ALL.into_iter().find(|network| network.name() == name).ok_or_else(expected)?;
+        let network = SeriesNetwork::ALL.into_iter().find(|network| network.name() == name).ok_or_else(expected)?;
         let size = size.parse().ok().filter(|size| *size >= 2).ok_or_else(expected)?;
         Ok(Self { network, size })
     }
@@ -104,7 +104,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<Vec<Comparison>> {
     }
     let mut lengths = Vec::new();
     for &size in &args.lengths {
-        lengths.push(compare(args, Series { network: Network::Sssd, size }, None)?);
+        lengths.push(compare(args, Series { network: SeriesNetwork::Sssd, size }, None)?);
     }
     if !lengths.is_empty() {
         print(&format!("{}\n", text_of_lengths(&lengths)))?;
@@ -136,7 +136,7 @@ fn compare(args: &BenchArgs, series: Series, peer: Option<&Path>) -> anyhow::Res
         side.train.extend(answer.seconds);
         side.train_cpu.extend(answer.cpu_seconds);
     })?;
-    if series.network == Network::TimeGrad {
+    if series.network == SeriesNetwork::TimeGrad {
         in_turns(1, &format!("forecast {PATHS}"), |side, answer| side.forecast.extend(answer.seconds))?;
     }
     in_turns(1, "memory", |side, answer| side.peak_mib = answer.peak_mib)?;
@@ -176,7 +176,7 @@ fn text(comparison: &Comparison, threads: usize) -> String {
     row("", &|side| side.name.clone());
     row("training step", &|side| cell(&sides[0], side, |side| &side.train));
     row("training, CPU time", &|side| cell(&sides[0], side, |side| &side.train_cpu));
-    if *network == Network::TimeGrad {
+    if *network == SeriesNetwork::TimeGrad {
         row(&format!("forecast, {PATHS} paths"), &|side| cell(&sides[0], side, |side| &side.forecast));
     }
     row("peak memory", &|side| format!("{:.0} MiB", side.peak_mib));
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn networks_are_read_by_name_and_size() {
-        assert_eq!("sssd:248".parse(), Ok(Series { network: Network::Sssd, size: 248 }));
+        assert_eq!("sssd:248".parse(), Ok(Series { network: SeriesNetwork::Sssd, size: 248 }));
         for wrong in ["sssd", "s4:12", "csdi:", "csdi:1", "timegrad:x"] {
             let error = wrong.parse::<Series>().unwrap_err();
             assert!(error.contains(wrong) && error.contains("timegrad:N"), "{error}");
@@ -227,7 +227,7 @@ mod tests {
             forecast: vec![time],
             ..Measured::default()
         };
-        let series = Series { network: Network::TimeGrad, size: 4 };
+        let series = Series { network: SeriesNetwork::TimeGrad, size: 4 };
         let comparison = Comparison { series, sides: vec![side("ours", 0.01), side("theirs", 0.03)] };
         let text = text(&comparison, 2);
         let train = text.lines().find(|line| line.starts_with("training step")).unwrap();

@@ -20,7 +20,7 @@ use ddpm_model::timegrad::{NoiseLoss, TimeGrad, TimeGradConfig, Windows};
 use ddpm_model::variance::Variance;
 use serde_json::json;
 
-use super::series::{Network, Series};
+use super::series::{Series, SeriesNetwork};
 use super::worker::{measure, say};
 use crate::adam::Adam;
 use crate::memory::peak_mib;
@@ -49,9 +49,9 @@ pub(super) fn run(series: Series, device: &Device) -> anyhow::Result<()> {
     let autodiff = device.clone().autodiff();
     autodiff.seed(mix(0, Stream::Init, 0));
     let mut worker = match series.network {
-        Network::Csdi => csdi(series, &autodiff)?,
-        Network::Sssd => sssd(series, &autodiff)?,
-        Network::TimeGrad => timegrad(series, &autodiff)?,
+        SeriesNetwork::Csdi => csdi(series, &autodiff)?,
+        SeriesNetwork::Sssd => sssd(series, &autodiff)?,
+        SeriesNetwork::TimeGrad => timegrad(series, &autodiff)?,
     };
     let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0_usize);
     say(&json!({ "name": "ours", "parameters": worker.parameters, "threads": threads }))?;

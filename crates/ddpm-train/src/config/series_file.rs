@@ -343,12 +343,12 @@ fn most_steps(rows: usize) -> usize {
     100 * (rows / 300).clamp(3, 30)
 }
 
-/// About how long a step takes for so many steps of series in a batch: measured on two cores.
+/// About how long a step takes for so many steps of series in a batch: an estimate for two cores.
 fn seconds_of_timegrad(learned: usize, width: usize) -> f64 {
     learned as f64 * (1.0e-5 + 3.0e-10 * (width * width) as f64)
 }
 
-/// The same for so many cells in a batch, with attention over so many places: measured on two cores.
+/// The same for so many cells in a batch, with attention over so many places.
 fn seconds_of_csdi(cells: usize, places: usize) -> f64 {
     cells as f64 * (2.0e-5 + 3.0e-8 * places as f64)
 }
