@@ -282,7 +282,8 @@ impl Found {
             about: format!("Imputation of {}.", plain(&self.path)),
             text: format!(
                 "[model]\nkind = \"csdi\"\nlayers = 4\nchannels = 32\nheads = 4\nstep_embedding = 64\ntime_embedding = 64\n\
-                 feature_embedding = 16\n\n[masked]\nwindow = {window}\nmasks = [{}]\n{of_item}\n{}",
+                 feature_embedding = 16\nside_at_input = true\n\n[diffusion]\nprediction = \"v\"\n\n\
+                 [masked]\nwindow = {window}\nmasks = [{}]\nmean = \"windows\"\n{of_item}\n{}",
                 self.masks(),
                 training(steps, batch, [20, 200])
             ),
