@@ -244,6 +244,7 @@ fn weights(run: &Path, step: u64) -> Vec<u8> {
 
 #[test]
 fn two_times_n_steps_are_n_and_n_bit_for_bit() {
+    let _alone = crate::support::alone();
     for (name, text) in EXPERIMENTS {
         let dir = tempfile::tempdir().unwrap();
         let whole = train(dir.path(), name, text, None, 6);
@@ -264,6 +265,7 @@ fn two_times_n_steps_are_n_and_n_bit_for_bit() {
 
 #[test]
 fn a_snapshot_alone_draws_the_same_samples_at_any_count() {
+    let _alone = crate::support::alone();
     for (name, text) in EXPERIMENTS {
         let dir = tempfile::tempdir().unwrap();
         let run = train(dir.path(), name, text, None, 6);
@@ -336,6 +338,7 @@ fn are_close(found: &[f32], wanted: &[f32], name: &str) {
 
 #[test]
 fn the_sample_command_draws_from_any_family_and_refuses_what_has_no_meaning() {
+    let _alone = crate::support::alone();
     let dir = tempfile::tempdir().unwrap();
     let (name, text) = EXPERIMENTS[0];
     let run = train(dir.path(), name, text, None, 6);
@@ -353,6 +356,7 @@ fn the_sample_command_draws_from_any_family_and_refuses_what_has_no_meaning() {
 
 #[test]
 fn what_is_wrong_with_the_tables_of_a_family_is_said_by_key() {
+    let _alone = crate::support::alone();
     with_registry();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("x.toml");
