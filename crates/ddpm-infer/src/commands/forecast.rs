@@ -14,7 +14,7 @@ use ddpm_render::series::Forecast as Plot;
 
 use crate::commands::output_folder::OutputArgs;
 use crate::commands::series_file::{
-    SeriesFile, SeriesModelArgs, SeriesSamplingArgs, cannot, counted, quantile, time, timestamps, values,
+    SeriesFile, SeriesModelArgs, SeriesSamplingArgs, counted, quantile, time, timestamps, values,
 };
 
 /// Forecast what comes after a series.
@@ -70,7 +70,7 @@ impl<'a> Window<'a> {
 pub fn run(args: &ForecastArgs) -> anyhow::Result<PathBuf> {
     let open = args.model.open()?;
     let card = open.model.card();
-    let Some(model) = open.model.forecast() else { return Err(cannot(&open.path, &*open.model, "forecast")) };
+    let Some(model) = open.model.forecast() else { return Err(open.cannot("forecast")) };
     if let Some(longest) = model.longest_horizon().filter(|longest| args.horizon > *longest) {
         bail!("--horizon {}: the model forecasts {longest} steps at most", args.horizon);
     }

@@ -14,7 +14,7 @@ use ddpm_render::series::Imputation as Plot;
 
 use crate::commands::output_folder::OutputArgs;
 use crate::commands::series_file::{
-    SeriesFile, SeriesModelArgs, SeriesSamplingArgs, cannot, quantile, time, timestamps, values,
+    SeriesFile, SeriesModelArgs, SeriesSamplingArgs, quantile, time, timestamps, values,
 };
 
 /// Impute what is missing in series.
@@ -48,7 +48,7 @@ const FILES: [&str; 5] = ["samples.npy", "imputed.csv", "imputed.npy", "imputati
 pub fn run(args: &ImputeArgs) -> anyhow::Result<PathBuf> {
     let open = args.model.open()?;
     let card = open.model.card();
-    let Some(model) = open.model.impute() else { return Err(cannot(&open.path, &*open.model, "impute")) };
+    let Some(model) = open.model.impute() else { return Err(open.cannot("impute")) };
     let mut file = SeriesFile::read(&args.data, args.start, card)?;
     if let Some(mask) = &args.mask {
         file.hide(mask)?;

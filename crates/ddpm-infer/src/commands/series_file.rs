@@ -11,7 +11,7 @@ use ddpm_data::series::{
 };
 use ddpm_device::memory;
 use ddpm_families::family::stored::ModelCard;
-use ddpm_families::family::trained::{SeriesDraw, Trained, abilities};
+use ddpm_families::family::trained::SeriesDraw;
 use ddpm_files::runs::RunFolder;
 use ddpm_sampling::samplers::{Sampler, SamplerOptions};
 
@@ -74,12 +74,6 @@ impl SeriesSamplingArgs {
         let at_once = self.batch_size.unwrap_or(usual.at_once);
         Ok(SeriesDraw { sampler, steps: self.steps, at_once, ..usual })
     }
-}
-
-/// The message about a model that cannot do what a command is for.
-pub(crate) fn cannot(path: &Path, model: &dyn Trained, what: &str) -> anyhow::Error {
-    let family = &model.card().family;
-    anyhow::anyhow!("{}: this snapshot is a {family}: {}, not {what}", path.display(), abilities(model))
 }
 
 /// Series of a file with the variables of a model.
