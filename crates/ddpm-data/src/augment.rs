@@ -77,12 +77,12 @@ impl AugmentConfig {
             [_, height, width] => {
                 let most = height.min(width) - 1;
                 if self.crop > most {
-                    let reason = format!("{} pixels; pictures of {height}x{width} can be moved by {most}", self.crop);
+                    let reason = format!("{} pixels; images of {height}x{width} can be moved by {most}", self.crop);
                     problems.push(Problem { key: "crop", reason });
                 }
             }
             _ => problems
-                .push(Problem { key, reason: format!("only pictures can be changed, and {} are none", info.name) }),
+                .push(Problem { key, reason: format!("only images can be augmented, and {} are none", info.name) }),
         }
         problems
     }

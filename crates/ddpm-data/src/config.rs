@@ -339,7 +339,7 @@ pub struct SeriesFileConfig {
     /// Columns that are known beforehand, also for the time to come.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub covariates: Vec<String>,
-    /// The distance of the steps: `h`, `d`, `b` (business days), `10min`.
+    /// The frequency: `h`, `d`, `b` (business days), `10min`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frequency: Option<String>,
     /// Whether series of one variable each are learned together, as the variables of one series.
@@ -374,7 +374,7 @@ pub struct SeriesArrayConfig {
     /// The time of the first step, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
-    /// The distance of the steps, where it is known: `h`, `d`, `b` (business days), `10min`.
+    /// The frequency, where it is known: `h`, `d`, `b` (business days), `10min`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frequency: Option<String>,
     /// What is for training: steps of `"TK"`, windows of `"NLK"`.

@@ -28,7 +28,7 @@ pub(crate) fn check_header(file: impl BufRead + Seek + 'static, len: u64) -> Res
 /// Reads the picture in a file of `len` bytes.
 pub(crate) fn decode(mut file: impl BufRead + Seek + 'static, len: u64) -> Result<DynamicImage, String> {
     if breaks_off(&mut file).map_err(|error| error.to_string())? {
-        return Err("the file breaks off before the end of its picture".into());
+        return Err("the file ends before the end of its image".into());
     }
     let mut decoder = decoder(file, len)?;
     // Cameras save pictures lying on their side with a note which way is up.
@@ -50,7 +50,7 @@ fn decoder<R: BufRead + Seek + 'static>(mut file: R, len: u64) -> Result<impl Im
     match reader.format() {
         Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp | ImageFormat::Tiff) => {}
         Some(other) => return Err(format!("a {other:?} file; expected png, jpeg, webp, bmp or tiff")),
-        None => return Err("not a picture; expected png, jpeg, webp, bmp or tiff".into()),
+        None => return Err("not an image; expected png, jpeg, webp, bmp or tiff".into()),
     }
     let most = len.saturating_mul(MOST_PER_BYTE).clamp(ALWAYS_ALLOWED, NEVER_ALLOWED);
     let mut limits = Limits::no_limits();
@@ -130,16 +130,16 @@ fn check_webp(file: &mut (impl BufRead + Seek)) -> Result<(), String> {
                 let [[w, h], [own_w, own_h]] = [whole, own];
                 return match own == whole {
                     true => Ok(()),
-                    false => Err(format!("a picture of {own_w}x{own_h} pixels in a file of {w}x{h}")),
+                    false => Err(format!("an image of {own_w}x{own_h} pixels in a file of {w}x{h}")),
                 };
             }
             (b"VP8 " | b"VP8L", _) => return Ok(()),
-            (b"ANIM" | b"ANMF", _) => return Err("an animation; expected one picture".into()),
+            (b"ANIM" | b"ANMF", _) => return Err("an animation; expected one image".into()),
             _ => {}
         }
         file.seek(SeekFrom::Current(next)).map_err(|error| error.to_string())?;
     }
-    Err(format!("no picture in its first {MOST_WEBP_CHUNKS} parts"))
+    Err(format!("no image in its first {MOST_WEBP_CHUNKS} parts"))
 }
 
 /// A picture as bytes, channel by channel, scaled until it covers this width and height and cut to them.

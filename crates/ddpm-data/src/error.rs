@@ -42,8 +42,8 @@ impl fmt::Display for Ignored {
         let names: Vec<String> = self.first.iter().map(|path| shown(path)).collect();
         let more = if self.count > names.len() { ", ..." } else { "" };
         match self.count {
-            1 => write!(f, "1 file is no picture and is left out: ")?,
-            count => write!(f, "{count} files are no pictures and are left out: ")?,
+            1 => write!(f, "1 file is not an image and is ignored: ")?,
+            count => write!(f, "{count} files are not images and are ignored: ")?,
         }
         write!(f, "{}{more}", names.join(", "))
     }
@@ -159,8 +159,8 @@ const NAMES_SHOWN: usize = 10;
 
 fn describe_bad_files(folder: &Path, files: &[BadFile]) -> String {
     let mut text = match files.len() {
-        1 => "1 file is not a readable picture:".to_string(),
-        count => format!("{count} files are not readable pictures:"),
+        1 => "1 file is not a readable image:".to_string(),
+        count => format!("{count} files are not readable images:"),
     };
     for file in files.iter().take(NAMES_SHOWN) {
         text += &format!("\n  {file}");
@@ -168,7 +168,7 @@ fn describe_bad_files(folder: &Path, files: &[BadFile]) -> String {
     if files.len() > NAMES_SHOWN {
         text += &format!("\n  ... and {} more", files.len() - NAMES_SHOWN);
     }
-    text + "\nmend or remove them, or leave them out; " + &ways_out(folder)
+    text + "\nrepair or remove them, or leave them out; " + &ways_out(folder)
 }
 
 /// What to do about files that are not readable pictures.
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn at_most_ten_bad_files_are_listed_with_the_count_of_all() {
         let files: Vec<_> =
-            (0..13).map(|k| BadFile { path: format!("{k}.png").into(), reason: "not a picture".into() }).collect();
+            (0..13).map(|k| BadFile { path: format!("{k}.png").into(), reason: "not an image".into() }).collect();
         let error = DataError::BadFiles { folder: "cats".into(), files };
         let text = error.to_string();
         assert!(text.starts_with("cats: 13 files are not"), "{text}");
@@ -220,8 +220,8 @@ mod tests {
     fn ignored_files_are_counted_and_the_first_are_named() {
         let first = ["a.txt", "b/c.json", "d"].map(PathBuf::from).to_vec();
         let text = Ignored { count: 12, first }.to_string();
-        assert_eq!(text, "12 files are no pictures and are left out: a.txt, b/c.json, d, ...");
+        assert_eq!(text, "12 files are not images and are ignored: a.txt, b/c.json, d, ...");
         let text = Ignored { count: 1, first: vec!["readme.txt".into()] }.to_string();
-        assert_eq!(text, "1 file is no picture and is left out: readme.txt");
+        assert_eq!(text, "1 file is not an image and is ignored: readme.txt");
     }
 }

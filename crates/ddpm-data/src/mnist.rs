@@ -47,7 +47,7 @@ pub(crate) fn open(
     let count = pictures.len() / (SIDE * SIDE);
     if count != labels.len() {
         let reason =
-            format!("{} labels; expected {count}, one for each picture of {}", labels.len(), images_path.display());
+            format!("{} labels; expected {count}, one for each image of {}", labels.len(), images_path.display());
         return Err(DataError::format(&labels_path, reason));
     }
     let images = pictures
@@ -119,7 +119,7 @@ fn read_idx(path: &Path, magic: u32, item_dims: &[usize]) -> Result<Vec<u8>, Dat
     for &expected in item_dims {
         let found = read_u32(&mut reader).map_err(on_io)?;
         if found as usize != expected {
-            let reason = format!("pictures with a side of {found}; expected {expected}");
+            let reason = format!("images with a side of {found}; expected {expected}");
             return Err(DataError::format(path, reason));
         }
     }

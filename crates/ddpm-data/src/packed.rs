@@ -119,7 +119,7 @@ pub fn verify(path: &Path) -> Result<Packed, DataError> {
         }
     }
     if crc.finalize() != packed.checksum {
-        return Err(damaged(path, "its pictures are not those that were written"));
+        return Err(damaged(path, "its images are not those that were written"));
     }
     packed.check_source(path)?;
     Ok(packed)
@@ -222,7 +222,7 @@ fn describe(path: &Path) -> Result<(File, Packed, u64), DataError> {
         return Err(damaged(path, format!("its items have the shape {:?}", packed.info.shape)));
     }
     if packed.body() != Some(start) {
-        return Err(damaged(path, format!("it has {start} bytes of pictures, and describes others")));
+        return Err(damaged(path, format!("it has {start} bytes of images, and describes others")));
     }
     Ok((file, packed, start))
 }
@@ -351,7 +351,7 @@ mod tests {
             fs::write(&out, bytes).unwrap();
         };
         with(&|bytes| bytes[1000] ^= 1);
-        said("its pictures are not those", false);
+        said("its images are not those", false);
         with(&|bytes| bytes.truncate(2000));
         said("cut short", true);
         with(&|bytes| bytes.truncate(20));

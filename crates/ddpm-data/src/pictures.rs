@@ -27,7 +27,7 @@ pub fn read_pictures(path: &Path, shape: &[usize], fit: Fit) -> Result<Vec<Vec<f
         return (0..files.len()).map(|file| read_picture(&path.join(files.path(file)), shape, fit)).collect();
     }
     if !path.exists() {
-        let expected = "a picture, or a folder of pictures".into();
+        let expected = "an image, or a folder of images".into();
         return Err(DataError::NotFound { path: path.to_path_buf(), expected });
     }
     Ok(vec![read_picture(path, shape, fit)?])
@@ -38,7 +38,7 @@ fn read_picture(path: &Path, shape: &[usize], fit: Fit) -> Result<Vec<f32>, Data
     let (channels, height, width) = match *shape {
         [1, height, width] => (ImageChannels::Grayscale, height, width),
         [3, height, width] => (ImageChannels::Rgb, height, width),
-        _ => return Err(refuse(format!("a picture cannot have the shape {shape:?}; expected [1, H, W] or [3, H, W]"))),
+        _ => return Err(refuse(format!("an image cannot have the shape {shape:?}; expected [1, H, W] or [3, H, W]"))),
     };
     let image = decode_file(path).map_err(refuse)?;
     let size = [width as u32, height as u32];
@@ -92,9 +92,9 @@ mod tests {
         refuse(&path, &[3, 2, 2], &["red.png", "4x2", "2x2"]);
         refuse(&path, &[1, 2, 4], &["red.png", "colours"]);
         refuse(&path, &[4, 2, 4], &["[4, 2, 4]"]);
-        refuse(&folder.path().join("none.png"), &[1, 2, 4], &["none.png", "not found", "a picture"]);
+        refuse(&folder.path().join("none.png"), &[1, 2, 4], &["none.png", "not found", "an image"]);
         std::fs::write(folder.path().join("text.png"), "I am no picture").unwrap();
-        refuse(&folder.path().join("text.png"), &[1, 2, 4], &["text.png", "not a picture"]);
+        refuse(&folder.path().join("text.png"), &[1, 2, 4], &["text.png", "not an image"]);
 
         let read = |shape: &[usize]| read_pictures(&path, shape, Fit::Converted).unwrap();
         assert_eq!(read(&[3, 2, 2])[0], [[1.0; 4], [-1.0; 4], [-1.0; 4]].concat());

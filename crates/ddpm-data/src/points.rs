@@ -68,7 +68,7 @@ impl Dataset<Example> for Points {
     fn get(&self, index: usize) -> Result<Example, DatasetError> {
         assert!(index < self.count, "point {index} of {}", self.count);
         let point = self.shape.draw(&mut rng(self.seed, self.stream, index as u64));
-        let (centre, std) = self.shape.centre_and_std();
+        let (centre, std) = self.shape.center_and_std();
         let values = (0..2).map(|k| ((point[k] - centre[k]) / std * STD) as f32).collect();
         Ok(Example { values, label: None, window: None })
     }
@@ -96,7 +96,7 @@ impl Shape {
     /// the closed form but the swiss roll's, which is the recipe's own sample of a million points (the
     /// closed form is 1.659 and 6.766) with one mean for both coordinates: the published chamfer distances
     /// belong to data scaled just so.
-    fn centre_and_std(self) -> ([f64; 2], f64) {
+    fn center_and_std(self) -> ([f64; 2], f64) {
         let noise = NOISE * NOISE;
         match self {
             Shape::SwissRoll => ([1.667, 1.667], 6.770),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     fn in_formula_units(shape: Shape, points: &[[f64; 2]]) -> Vec<[f64; 2]> {
-        let (centre, std) = shape.centre_and_std();
+        let (centre, std) = shape.center_and_std();
         points.iter().map(|p| [0, 1].map(|k| p[k] * std / STD + centre[k])).collect()
     }
 
@@ -299,7 +299,7 @@ mod tests {
         // And the recipe's rounded sample of it.
         let closed_mean = (3.0 + 1.0 / PI) / 2.0;
         let closed_std = (59.0 / 12.0 * PI * PI - closed_mean * closed_mean).sqrt();
-        let (centre, std) = Shape::SwissRoll.centre_and_std();
+        let (centre, std) = Shape::SwissRoll.center_and_std();
         assert!((centre[0] - closed_mean).abs() < 0.01 && (std - closed_std).abs() < 0.01);
     }
 

@@ -16,7 +16,7 @@ use rand_distr::{Distribution, StandardNormal};
 pub enum Stream {
     /// Seed of the device's generator for the first values of the weights; index: always 0.
     Init = 1,
-    /// Order of the items; index: the epoch.
+    /// Order of the items; index: the epoch; in `eval` the step of the classifier, or the restart of a mixture.
     Order = 2,
     /// Horizontal flip; index: the item's place in the endless stream.
     Flip = 3,
@@ -26,7 +26,8 @@ pub enum Stream {
     Noise = 5,
     /// Labels dropped in training; index: the item's place in the endless stream.
     LabelDrop = 6,
-    /// Seed of the device's generator, which only dropout uses; index: the step.
+    /// Seed of the device's generator, which only dropout uses; index: the step, with the number of the device
+    /// above bit 48.
     Dropout = 7,
     /// The noise a sample starts from; index: the sample.
     SampleStart = 8,
@@ -41,7 +42,7 @@ pub enum Stream {
     /// Training noise that a whole channel shares; index: the item's place in the endless stream.
     OffsetNoise = 14,
     /// Where in its bin a value of an 8-bit image is taken to be; index: the item.
-    Dequantise = 15,
+    Dequantize = 15,
     /// Probes of a divergence; index: the item times 2^32, plus the probe.
     Probe = 16,
     /// Noise of the variational bound; index: the item times 2^32, plus the step.
@@ -134,7 +135,7 @@ mod tests {
             Stream::Split,
             Stream::TestPoints,
             Stream::OffsetNoise,
-            Stream::Dequantise,
+            Stream::Dequantize,
             Stream::Probe,
             Stream::Bound,
             Stream::SelfConditioning,

@@ -35,7 +35,7 @@ pub fn read_npz(path: &Path) -> Result<Vec<(String, Array)>, EvaluationError> {
 pub fn npz_member(path: &Path, name: &str) -> Result<Vec<u8>, EvaluationError> {
     let member = members(path, |found| found == name)?.pop();
     member.map(|(_, bytes)| bytes).ok_or_else(|| {
-        EvaluationError::format(path, format!("there is no array `{name}` in it, where pictures are expected"))
+        EvaluationError::format(path, format!("there is no array `{name}` in it, where images are expected"))
     })
 }
 

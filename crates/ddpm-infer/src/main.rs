@@ -15,7 +15,7 @@ use ddpm_infer::commands::{
     measure_likelihood, reconstruct, sample,
 };
 
-/// Sample from diffusion models.
+/// Sample from and evaluate diffusion models, autoencoders and models of time series.
 #[derive(Parser, Debug)]
 #[command(
     version,
@@ -46,7 +46,10 @@ enum Command {
     Import(import::ImportArgs),
     /// Identify a file or folder of weights, what it can be used for, and what is wrong with it.
     Inspect(inspect::InspectArgs),
-    /// Evaluate samples: Frechet and kernel distances, precision and recall, copies, and more.
+    /// Evaluate samples, reconstructions, forecasts and imputations: Frechet and kernel distances, CRPS, errors, and more.
+    ///
+    /// Features of images are cached in the work folder: an interrupted evaluation resumes, and with --shard several
+    /// processes share the work.
     Eval(Box<evaluate::EvalArgs>),
     /// List the built-in datasets, or inspect one.
     Data(inspect_data::DataArgs),

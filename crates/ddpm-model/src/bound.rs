@@ -77,7 +77,7 @@ impl GaussianDiffusion {
     ) -> Tensor<1> {
         let p = step.moments.clone();
         let decoder = |p_log_variance: Tensor<D>| {
-            let log_likelihood = discretised_gaussian_log_likelihood(x_0.clone(), p.mean.clone(), p_log_variance * 0.5);
+            let log_likelihood = discretized_gaussian_log_likelihood(x_0.clone(), p.mean.clone(), p_log_variance * 0.5);
             mean_per_row(log_likelihood) * (-1.0 / LN_2)
         };
         let divergence = |p_log_variance: Tensor<D>| {
@@ -196,7 +196,7 @@ pub fn normal_kl<const D: usize>(
 /// Eq. 13, the log-probability in nats of the 8-bit value `x` under a Gaussian integrated over its bin.
 ///
 /// The outermost bins reach to infinity. Probabilities are floored at 1e-12.
-pub fn discretised_gaussian_log_likelihood<const D: usize>(
+pub fn discretized_gaussian_log_likelihood<const D: usize>(
     x: Tensor<D>,
     mean: Tensor<D>,
     log_scale: Tensor<D>,
@@ -265,7 +265,7 @@ mod tests {
     fn the_bins_of_the_decoder_cover_everything() {
         let bins: Vec<f64> = (0..256).map(|i| 2.0 * f64::from(i) / 255.0 - 1.0).collect();
         for (centre, log_scale) in [(0.0, -2.0), (0.9, -1.0), (-0.3, 0.5)] {
-            let log_likelihood = discretised_gaussian_log_likelihood(
+            let log_likelihood = discretized_gaussian_log_likelihood(
                 tensor(&bins, [1, 256], DType::F64),
                 tensor(&[centre], [1, 1], DType::F64),
                 tensor(&[log_scale], [1, 1], DType::F64),
@@ -280,7 +280,7 @@ mod tests {
         for x in [0.2, 1.0] {
             let at = |x: f64, dtype| {
                 let one = |value: f64| tensor(&[value], [1, 1], dtype);
-                discretised_gaussian_log_likelihood(one(x), one(0.0), one(-3.5)).into_scalar::<f64>()
+                discretized_gaussian_log_likelihood(one(x), one(0.0), one(-3.5)).into_scalar::<f64>()
             };
             let exact = at(x, DType::F64);
             assert!((at(-x, DType::F64) - exact).abs() < 1e-12 * exact.abs());
@@ -324,7 +324,7 @@ mod tests {
 
         let centre = tensor(&[0.0], [1, 1], DType::F32);
         let log_scale = tensor(&[deviation.ln()], [1, 1], DType::F32);
-        let exact = discretised_gaussian_log_likelihood(x_0, centre, log_scale);
+        let exact = discretized_gaussian_log_likelihood(x_0, centre, log_scale);
         let exact = -mean(&values(exact)) / LN_2;
         let tau_e = std::f64::consts::TAU * std::f64::consts::E;
         let entropy = (0.5 * (tau_e * deviation * deviation).ln() - (2.0 / 255.0f64).ln()) / LN_2;

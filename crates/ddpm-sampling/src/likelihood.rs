@@ -45,15 +45,15 @@ impl ProbeKind {
 /// Uniform dequantisation of an 8-bit image in [-1, 1] (Theis et al. 2016): byte v becomes a random number of
 /// [v, v + 1), and those of [0, 256) are scaled to [-1, 1). The density of the result bounds the probability of
 /// the bytes from below, see [`bits_per_dimension`].
-pub fn dequantise(values: &mut [f32], seed: u64, item: usize) {
-    let mut rng = rng(seed, Stream::Dequantise, item as u64);
+pub fn dequantize(values: &mut [f32], seed: u64, item: usize) {
+    let mut rng = rng(seed, Stream::Dequantize, item as u64);
     for value in values {
         let byte = ((*value + 1.0) * 127.5).round();
         *value = (byte + rng.random::<f32>()) / 128.0 - 1.0;
     }
 }
 
-/// Bits per dimension of bytes whose dequantised values have this log-density: a bin is 1/128 wide, which are 7
+/// Bits per dimension of bytes whose dequantized values have this log-density: a bin is 1/128 wide, which are 7
 /// bits for each dimension.
 pub fn bits_per_dimension(log_density: f64, dimensions: usize) -> f64 {
     -log_density / std::f64::consts::LN_2 / dimensions as f64 + 128f64.log2()
@@ -149,14 +149,14 @@ mod tests {
         let bytes: Vec<f32> = (0..=255u8).map(f32::from).collect();
         let mut values: Vec<f32> = bytes.iter().map(|byte| byte / 127.5 - 1.0).collect();
         let same = values.clone();
-        dequantise(&mut values, 3, 5);
+        dequantize(&mut values, 3, 5);
         for (value, byte) in values.iter().zip(&bytes) {
             let back = (value + 1.0) * 128.0;
             assert!((*byte..=byte + 1.0).contains(&back), "{byte} became {back}");
         }
         let (mut again, mut other) = (same.clone(), same);
-        dequantise(&mut again, 3, 5);
-        dequantise(&mut other, 3, 6);
+        dequantize(&mut again, 3, 5);
+        dequantize(&mut other, 3, 6);
         assert_eq!(again, values);
         assert_ne!(other, values);
     }

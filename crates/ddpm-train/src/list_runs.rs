@@ -10,7 +10,7 @@ use crate::output::print;
 use crate::say;
 use crate::started_as;
 
-/// The words of `ddpm-train list`.
+/// The arguments of `ddpm-train list`.
 #[derive(clap::Args, Debug)]
 pub struct ListArgs {
     /// The folder of all runs.

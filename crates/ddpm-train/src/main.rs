@@ -1,7 +1,7 @@
 //! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs;
-//! measures speed; judges devices.
+//! measures speed; checks devices.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 3 a device to be judged was not there,
+//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 3 a device to be checked was not there,
 //! 130 interrupted after a checkpoint, 131 left at once after a second signal.
 
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use ddpm_train::say;
 use ddpm_train::show_run::{self, ShowArgs};
 use ddpm_train::train::{Finish, Options, UsageError, run};
 
-/// Train a diffusion model.
+/// Train a diffusion model, an autoencoder or a model of time series.
 #[derive(Parser, Debug)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Args {
@@ -32,8 +32,7 @@ struct Args {
     /// An experiment: a name from experiments/, or a TOML file.
     #[arg(long, value_name = "NAME|FILE.toml", conflicts_with = "resume", default_value = "digits")]
     experiment: String,
-    /// Trains on a file of time series without an experiment: what is in it is found. A model that imputes; with --horizon
-    /// one that forecasts.
+    /// Trains on a file of time series without an experiment: CSDI, to impute, or with --horizon TimeGrad, to forecast.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["experiment", "resume", "from"])]
     data: Option<PathBuf>,
     /// Steps to forecast.
@@ -57,7 +56,7 @@ struct Args {
     /// Where to compute, e.g. flex, wgpu, cuda:1; without it, the device of the compiled-in feature.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Several of them, which share every batch, e.g. cuda:0,cuda:1; all of one backend.
+    /// Several devices, which share every batch, e.g. cuda:0,cuda:1; all of one backend.
     #[arg(long, value_name = "DEVICE,..", value_delimiter = ',', conflicts_with = "device")]
     devices: Vec<String>,
     /// The folder of all runs.
@@ -66,7 +65,7 @@ struct Args {
     /// Shows Burn's dashboard instead of a progress bar.
     #[arg(long)]
     tui: bool,
-    /// Says in which layer a step that is not finite begins to be so, with what goes in and the weights there.
+    /// Names the first layer whose output or gradient is not finite, with its input and weights.
     #[arg(long)]
     detect_anomaly: bool,
     /// Prints the resolved experiment, the number of parameters and the memory needed, and stops.
@@ -77,19 +76,19 @@ struct Args {
 /// What else there is to do with runs.
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Lists the runs.
+    /// List the runs.
     List(ListArgs),
-    /// Shows all about a run and checks its checkpoints.
+    /// Show the settings and progress of a run, and check its checkpoints.
     Show(ShowArgs),
-    /// Removes old and damaged checkpoints of a run; without --yes it only lists them.
+    /// Remove old and damaged checkpoints of a run; without --yes they are only listed.
     Prune(PruneArgs),
-    /// Writes one HTML page with the curves, pictures and settings of runs.
+    /// Write one HTML page with the curves, images and settings of runs.
     Report(ReportArgs),
-    /// Measures speed and memory, in turns with PyTorch if there is one.
+    /// Measure speed and memory, next to PyTorch with --peer.
     Bench(BenchArgs),
-    /// Judges whether devices compute what they should.
+    /// Check the results of a device against the reference backend.
     Conformance(ConformanceArgs),
-    /// Prints completions for a shell, e.g. `ddpm-train completions bash > ~/.local/share/bash-completion/completions/ddpm-train`.
+    /// Print a shell's completion script, e.g. `ddpm-train completions bash > ~/.local/share/bash-completion/completions/ddpm-train`.
     Completions {
         /// The shell.
         shell: Shell,

@@ -235,7 +235,7 @@ fn report_on_data(experiment: &Experiment, name: &str, data: &OpenData, family: 
         say!("note: {}", data.ignored);
     }
     if !data.skipped.is_empty() {
-        say!("warning: {} files are not readable pictures and are skipped:", data.skipped.len());
+        say!("warning: {} files are not readable images and are skipped:", data.skipped.len());
         data.skipped.iter().take(10).for_each(|file| say!("  {file}"));
     }
     family.remarks(&subject(experiment, name, data)).iter().for_each(|remark| say!("{remark}"));

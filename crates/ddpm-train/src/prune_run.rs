@@ -12,7 +12,7 @@ use crate::output::print;
 use crate::run_folder::lock;
 use crate::say;
 
-/// The words of `ddpm-train prune`.
+/// The arguments of `ddpm-train prune`.
 #[derive(clap::Args, Debug)]
 pub struct PruneArgs {
     /// The run: its folder, or its name in the runs folder.

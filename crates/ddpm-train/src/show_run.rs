@@ -10,7 +10,7 @@ use crate::facts::{Facts, bytes_in, mib, rounded};
 use crate::manifest::Manifest;
 use crate::output::print;
 
-/// The words of `ddpm-train show`.
+/// The arguments of `ddpm-train show`.
 #[derive(clap::Args, Debug)]
 pub struct ShowArgs {
     /// The run: its folder, or its name in the runs folder.

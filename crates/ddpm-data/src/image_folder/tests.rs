@@ -79,8 +79,8 @@ fn foreign_and_corrupt_files_are_found_when_opened_and_named() {
     fs::write(folder.path().join(".DS_Store"), "hidden files are nobody's business").unwrap();
 
     let text = message(&config);
-    assert!(text.contains("4 files are not readable pictures"), "{text}");
-    for name in ["text.png: not a picture", "empty.jpg: the file is empty", "head.png", "a.gif: a Gif file"] {
+    assert!(text.contains("4 files are not readable images"), "{text}");
+    for name in ["text.png: not an image", "empty.jpg: the file is empty", "head.png", "a.gif: a Gif file"] {
         assert!(text.contains(name), "{text} should contain {name}");
     }
     assert!(!text.contains(".DS_Store") && !text.contains("good"), "{text}");
@@ -95,7 +95,7 @@ fn foreign_and_corrupt_files_are_found_when_opened_and_named() {
     for k in 0..4 {
         fs::remove_file(folder.path().join(format!("good{k}.png"))).unwrap();
     }
-    assert!(message(&config).contains("4 files are not readable pictures"));
+    assert!(message(&config).contains("4 files are not readable images"));
 }
 
 #[test]
@@ -201,10 +201,10 @@ fn files_that_are_no_pictures_are_left_out_and_noted() {
     // What should be a picture and is none stops all the same, and nothing but other files is no set.
     write("faces/bad.png", b"I am a text");
     let text = message(&config);
-    assert!(text.contains("bad.png: not a picture") && text.contains("1 file is"), "{text}");
+    assert!(text.contains("bad.png: not an image") && text.contains("1 file is"), "{text}");
     config.path = folder.path().join("notes");
     let text = message(&config);
-    assert!(text.contains("1 file is no picture and is left out: a.md; expected a folder with png"), "{text}");
+    assert!(text.contains("1 file is not an image and is ignored: a.md; expected a folder with png"), "{text}");
 }
 
 #[cfg(unix)]
@@ -534,8 +534,8 @@ fn zips_that_are_damaged_or_sly_are_named() {
     assert!(said(zip(&[], false, 0)).contains("empty"));
     assert!(said(b"no zip".to_vec()).contains("zip directory is missing"));
     assert!(said(zip(&[("a.txt", b"text", true)], false, 0)).contains("left out: a.txt; expected"));
-    assert!(said(zip(&[("a.jpg", b"text", true)], false, 0)).contains("a.jpg: not a picture"));
-    assert!(said(zip(&[("a\n.jpg", b"text", true)], false, 0)).contains("a\\n.jpg: not a picture"));
+    assert!(said(zip(&[("a.jpg", b"text", true)], false, 0)).contains("a.jpg: not an image"));
+    assert!(said(zip(&[("a\n.jpg", b"text", true)], false, 0)).contains("a\\n.jpg: not an image"));
     let whole = zip(&[("a.png", &good, false), ("b.png", &good, true)], false, 0);
     let mut flipped = whole.clone();
     flipped[60] ^= 1;
@@ -582,13 +582,13 @@ fn known_pictures_are_not_looked_at_again() {
     // Of another time: every one is looked at.
     time(changed + std::time::Duration::from_millis(1));
     let said = open().err().unwrap().to_string();
-    assert!(said.contains(&format!("{WORTH_KEEPING} files are not readable pictures")), "{said}");
+    assert!(said.contains(&format!("{WORTH_KEEPING} files are not readable images")), "{said}");
     fs::write(&one, png(1)).unwrap();
     assert!(open().is_ok());
 
     // One more and one less.
     fs::write(root.join("new.png"), "no picture").unwrap();
-    assert!(open().err().unwrap().to_string().contains("new.png: not a picture"));
+    assert!(open().err().unwrap().to_string().contains("new.png: not an image"));
     fs::remove_file(root.join("new.png")).unwrap();
     fs::remove_file(root.join("0007.png")).unwrap();
     assert!(Images::open(&config, Split::Train, None, &|_, _| {}).is_ok());

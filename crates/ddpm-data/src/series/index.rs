@@ -15,7 +15,7 @@ pub enum Index {
     Times {
         /// The first step.
         start: Timestamp,
-        /// The distance of the steps.
+        /// The frequency.
         frequency: Frequency,
     },
 }

@@ -73,7 +73,7 @@ pub struct Series {
 pub struct SeriesInfo {
     /// Names of the variables.
     pub variables: Vec<String>,
-    /// The distance of the steps, where it is known: `h`, `d`, `10min`.
+    /// The frequency, where it is known: `h`, `d`, `10min`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frequency: Option<String>,
     /// Names of the covariates.

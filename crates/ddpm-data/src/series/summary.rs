@@ -17,7 +17,7 @@ pub struct Summary {
     pub variables: Vec<String>,
     /// Names of the covariates.
     pub covariates: Vec<String>,
-    /// The distance of the steps, where they have times.
+    /// The frequency, where they have times.
     pub frequency: Option<Frequency>,
     /// The first and the last time of any.
     pub span: Option<[Timestamp; 2]>,

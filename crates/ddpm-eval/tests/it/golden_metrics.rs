@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device};
 use ddpm_eval::points::chamfer;
 use ddpm_eval::series::{Forecast, Pairs, Point, Quantile, energy_score};
 use ddpm_eval::{Features, InceptionScore, Moments, frechet, mmd2_unbiased, precision_recall};
-use ddpm_model::bound::discretised_gaussian_log_likelihood;
+use ddpm_model::bound::discretized_gaussian_log_likelihood;
 use ddpm_testing::support;
 use serde_json::Value;
 use support::{
@@ -220,13 +220,13 @@ fn chamfer_distances() {
 }
 
 #[test]
-fn discretised_gaussians() {
+fn discretized_gaussians() {
     let golden = Golden::open();
     let names = &golden.json["discretized_gaussian"]["tensors"];
     let device = Device::flex();
     let keys = ["x", "mean", "log_scale"].map(|key| text(names, key));
     let [x, mean, log_scale] = keys.map(|key| golden.data.tensor::<1>(key, &device, DType::F64));
-    let found = values(discretised_gaussian_log_likelihood(x, mean, log_scale));
+    let found = values(discretized_gaussian_log_likelihood(x, mean, log_scale));
     let wanted = golden.data.f64(text(names, "f64"));
     assert_eq!(found.len(), wanted.len());
     let [x, mean, log_scale] = keys.map(|key| golden.data.f64(key));

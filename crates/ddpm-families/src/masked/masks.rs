@@ -1,4 +1,4 @@
-//! Which of the observed values of a training window are given to the network; the others are what it learns to predict.
+//! The mask strategies of training (random, historical and mix are CSDI's): which of the observed values of a training window are given to the network; the others are what it learns to predict.
 
 use ddpm_data::random::{ChaCha8Rng, RngExt};
 use ddpm_model::csdi::masks::{common, random};

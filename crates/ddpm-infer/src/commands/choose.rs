@@ -1,4 +1,4 @@
-//! Which snapshot, on which device, in which precision: the words that all commands about a snapshot share.
+//! Which snapshot, on which device, in which precision: the arguments that all commands about a snapshot share.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub struct SnapshotArgs {
     /// A run: its folder, or its name in the runs folder; without it, the newest run that has a snapshot.
     #[arg(long, value_name = "RUN", conflicts_with = "from")]
     run: Option<String>,
-    /// A snapshot, a folder of diffusers, or the file of a snapshot that is one.
+    /// A snapshot folder, its single file, or a diffusers folder.
     #[arg(long, value_name = "PATH")]
     from: Option<PathBuf>,
     /// The folder of all runs.
@@ -31,7 +31,7 @@ pub struct SnapshotArgs {
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
     /// What the network computes in: f32, bf16 or f16, where the device can.
-    #[arg(long, value_name = "NUMBERS", default_value = "f32")]
+    #[arg(long, value_name = "f32|bf16|f16", default_value = "f32")]
     precision: Precision,
 }
 
@@ -48,8 +48,8 @@ impl SnapshotArgs {
         Ok((run.newest_snapshot()?, Some(run)))
     }
 
-    /// Device and precision again, as words for another command.
-    pub(crate) fn words_of_device(&self) -> Vec<String> {
+    /// Device and precision as arguments of another command.
+    pub(crate) fn device_arguments(&self) -> Vec<String> {
         let device = self.device.iter().flat_map(|device| ["--device".into(), device.clone()]);
         device.chain(["--precision".into(), self.precision.name().into()]).collect()
     }

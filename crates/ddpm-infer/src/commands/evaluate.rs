@@ -33,10 +33,7 @@ use crate::commands::choose::{SnapshotArgs, split_parser};
 use crate::commands::measure_likelihood::{self, LikelihoodArgs};
 use crate::commands::shards::Shard;
 
-/// Evaluates samples of a snapshot, or files, against a reference set; of an autoencoder its reconstructions, too.
-///
-/// Features are cached in the work folder: an interrupted evaluation resumes, and with --shard several processes share
-/// the work.
+/// What is evaluated, against which reference set, and by what.
 #[derive(Args, Debug)]
 pub struct EvalArgs {
     #[command(flatten)]
@@ -282,7 +279,7 @@ impl EvalArgs {
             let mut arguments: Vec<String> =
                 ["likelihood", "--from", &set.path.to_string_lossy(), "--method", method].map(Into::into).into();
             arguments.extend(["--count".into(), count.to_string(), "--seed".into(), self.sweep.seed.to_string()]);
-            arguments.extend(self.snapshot.words_of_device());
+            arguments.extend(self.snapshot.device_arguments());
             let line = measure_likelihood::run(&Command::try_parse_from(arguments)?.args)?;
             let mut parts = line.split(' ');
             let value = parts.next().unwrap_or_default().parse().context("the likelihood's number")?;

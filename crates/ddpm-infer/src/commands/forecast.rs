@@ -23,22 +23,22 @@ pub struct ForecastArgs {
     #[command(flatten)]
     model: SeriesModelArgs,
     /// The series: CSV, JSON lines, .tsf, .npy (steps, variables) and others; all of it is history.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Series")]
     data: PathBuf,
     /// The time of the first row, for a file without times.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Series")]
     start: Option<Timestamp>,
     /// Steps to forecast.
-    #[arg(long, value_name = "H", value_parser = at_least::<1, usize>)]
+    #[arg(long, value_name = "H", value_parser = at_least::<1, usize>, help_heading = "Series")]
     horizon: usize,
     /// Sampled paths.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least::<1, usize>)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least::<1, usize>, help_heading = "Series")]
     paths: usize,
     /// Forecast window after window from this row on (counted from 0), each with all rows before it as history.
-    #[arg(long, value_name = "ROW", value_parser = at_least::<1, usize>)]
+    #[arg(long, value_name = "ROW", value_parser = at_least::<1, usize>, help_heading = "Series")]
     rolling: Option<usize>,
     /// Rows from one of these windows to the next; default: the horizon.
-    #[arg(long, value_name = "ROWS", requires = "rolling", value_parser = at_least::<1, usize>)]
+    #[arg(long, value_name = "ROWS", requires = "rolling", value_parser = at_least::<1, usize>, help_heading = "Series")]
     step: Option<usize>,
     #[command(flatten)]
     sampling: SeriesSamplingArgs,

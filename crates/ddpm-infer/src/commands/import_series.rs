@@ -46,7 +46,7 @@ pub(super) struct SeriesImportArgs {
     /// Steps of a window, of models that impute; default: for SSSD, what its kernels are stored for.
     #[arg(long, value_name = "STEPS", value_parser = at_least::<1, usize>)]
     length: Option<usize>,
-    /// The distance of the steps, for TimeGrad, whose lags and time features follow from it: h, d, b, 30min.
+    /// The frequency, for TimeGrad, whose lags and time features follow from it: h, d, b, 30min.
     #[arg(long, value_name = "FREQUENCY")]
     freq: Option<String>,
     /// The series that the model was trained on: names, frequency, and for models that impute mean and deviation of the

@@ -24,16 +24,16 @@ pub struct ImputeArgs {
     model: SeriesModelArgs,
     /// The series: CSV, JSON lines, .tsf, .npy (steps, variables; or windows, steps, variables) and others. Empty cells and
     /// NaN are missing.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Series")]
     data: PathBuf,
     /// The time of the first row, for a file without times.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Series")]
     start: Option<Timestamp>,
     /// A mask of the shape of the series: 1 where a value is observed, 0 where it is to be imputed.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Series")]
     mask: Option<PathBuf>,
     /// Samples of each missing value.
-    #[arg(long, value_name = "M", default_value_t = 100, value_parser = at_least::<1, usize>)]
+    #[arg(long, value_name = "M", default_value_t = 100, value_parser = at_least::<1, usize>, help_heading = "Series")]
     samples: usize,
     #[command(flatten)]
     sampling: SeriesSamplingArgs,

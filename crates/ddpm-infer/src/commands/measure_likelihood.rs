@@ -22,7 +22,7 @@ use ddpm_model::network::Network;
 use ddpm_model::noise_level::NoiseRange;
 use ddpm_sampling::job::clip_for;
 use ddpm_sampling::job::condition;
-use ddpm_sampling::likelihood::{ProbeKind, Trace, bits_per_dimension, dequantise, log_likelihood};
+use ddpm_sampling::likelihood::{ProbeKind, Trace, bits_per_dimension, dequantize, log_likelihood};
 use ddpm_sampling::samplers::Tolerance;
 
 use crate::commands::choose::{OpenModel, SnapshotArgs, split_parser};
@@ -273,7 +273,7 @@ impl Likelihood<'_> {
         for rows in self.batches() {
             let x_0 = self.batch::<D>(rows.clone(), |item, values| {
                 if is_image {
-                    dequantise(values, args.seed, item);
+                    dequantize(values, args.seed, item);
                 }
             })?;
             let condition = self.condition(&rows);

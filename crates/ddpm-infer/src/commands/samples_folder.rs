@@ -26,7 +26,7 @@ const OTHERS: [&str; 10] = [
 
 /// Refuses a folder that holds samples of another job, unless they are to be replaced.
 ///
-/// Parts of a job that is shared out know themselves which job they are of.
+/// The parts of a sharded job record which job they belong to.
 pub fn check(folder: &Path, overwrite: bool) -> anyhow::Result<()> {
     let there = samples_in(folder);
     if there.is_empty() || Parts::are_in(folder) {
@@ -34,7 +34,7 @@ pub fn check(folder: &Path, overwrite: bool) -> anyhow::Result<()> {
     }
     let numbered = there.iter().filter(|name| number_of(name).is_some()).count();
     let mut names: Vec<String> = there.iter().filter(|name| number_of(name).is_none()).cloned().collect();
-    names.extend((numbered > 0).then(|| format!("{numbered} pictures with a number")));
+    names.extend((numbered > 0).then(|| format!("{numbered} images with a number")));
     let names = names.join(", ");
     if !overwrite {
         bail!(
@@ -120,7 +120,7 @@ mod tests {
         std::fs::write(folder.join(ARRAY), npy::encode(&[2, 1, 1, 1], &[0.0; 2])).unwrap();
         ["0000.png", "0001.png", "grid.png"].into_iter().for_each(put);
         let said = check(folder, false).unwrap_err().to_string();
-        assert!(said.contains("grid.png, samples.npy, 2 pictures") && said.contains("--overwrite"), "{said}");
+        assert!(said.contains("grid.png, samples.npy, 2 images") && said.contains("--overwrite"), "{said}");
         check(folder, true).unwrap();
 
         // Two samples have no third picture.

@@ -132,7 +132,7 @@ impl LevelArgs {
 fn levels_help() -> String {
     format!(
         "Noise levels that the steps visit: {}, or a list of falling sigmas such as 14.6,6.5,3.9,2.7,0.03; default: what \
-         suits the sampler: linspace, exponential from 80 to 0.02 or leading, and karras where noise explodes",
+         suits the sampler: linspace, exponential from 80 to 0.02 or leading, and karras for variance-exploding models",
         LevelSchedule::NAMES.join(", ")
     )
 }

@@ -1,4 +1,4 @@
-//! Sampling in shares: parts of a job's samples on disk, whoever made them, and all of them together again.
+//! Sharded sampling: parts of a job's samples on disk, and joining them.
 //!
 //! Sample k is the same whoever draws it, so a part is a range of samples and nothing else. Parts of another job are
 //! refused, and what no part holds can be drawn when all are put together.
@@ -39,7 +39,7 @@ pub enum ShardError {
     },
     /// Parts of something else.
     #[error(
-        "{path} holds parts of another job: {found}, and now it would be {wanted}; choose another --out, or remove it"
+        "{path} holds parts of another job ({found}; this one is {wanted}): choose another --out, or remove it"
     )]
     OtherJob {
         /// The folder of the parts.

@@ -485,7 +485,7 @@ fn a_look_at_pictures_shows_them_all_over_and_class_by_class() {
     };
     let said = look(&["--out", "all"]);
     assert!(
-        said.contains("1 file is no picture and is left out: readme.txt") && said.contains("cut.png: not a picture")
+        said.contains("1 file is not an image and is ignored: readme.txt") && said.contains("cut.png: not an image")
     );
     assert!(tile("all", 0, 0) < 10 && tile("all", 9, 9) > 220 && (100..140).contains(&tile("all", 5, 0)));
 

@@ -1,5 +1,6 @@
-//! Which of the observed values of a series are given to the network while it is trained; the others are its targets.
+//! The mask strategies of the original CSDI, for the golden tests; training uses those of `ddpm_families::masked::masks`.
 //!
+//! A mask says which of the observed values of a series are given to the network; the others are its targets.
 //! Pure functions of random numbers that are passed in. A mask is a list over all places of a series, true where something
 //! is.
 

@@ -396,7 +396,7 @@ impl Sampler {
         }
     }
 
-    /// Which levels it visits of a model by default: Karras et al.'s where noise explodes, and elsewhere those
+    /// Which levels it visits of a model by default: Karras et al.'s for variance-exploding models, and elsewhere those
     /// that suit it.
     pub fn usual_levels(&self, diffusion: &Diffusion) -> LevelSchedule {
         match (diffusion, self.about().grid) {

@@ -29,7 +29,7 @@ const PRODUCTS: usize = 8;
 /// Batches that are loaded in a row.
 const LOADS: usize = 64;
 
-/// The words of `ddpm-train bench`.
+/// The arguments of `ddpm-train bench`.
 #[derive(clap::Args, Debug)]
 pub struct BenchArgs {
     /// A Python with PyTorch, which does the same work in turns; with diffusers too, its start is measured as well.

@@ -14,7 +14,7 @@ pub(super) fn text(comparison: &Comparison) -> String {
     let Comparison { shape: Shape { channels, batch, size }, parameters, sides, forward_flops, .. } = comparison;
     let threads = sides[0].threads;
     let mut text = format!(
-        "U-Net of {parameters} parameters, {channels} channels, batches of {batch} pictures of {size}x{size}, {threads} \
+        "U-Net of {parameters} parameters, {channels} channels, batches of {batch} images of {size}x{size}, {threads} \
          threads; medians, and how many times as fast ours is\n\n"
     );
     row(&mut text, "", sides, |side| side.name.clone());

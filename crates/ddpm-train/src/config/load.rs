@@ -249,7 +249,7 @@ fn peel(tree: Table) -> (Option<Experiment>, Vec<(String, String)>) {
             let said = in_words(&message) + &hint(&key, &message, kind);
             let place = place(&sections, &key, &message);
             match place.strip_suffix(".kind").filter(|_| place != key) {
-                // What else is in that table cannot be judged; what is beside it can.
+                // What else is in that table cannot be checked; what is next to it can.
                 Some(table) => insert(&mut sections, table, first_kind(&message)),
                 None => remove(&mut sections, &key),
             }

@@ -17,7 +17,7 @@ use crate::facts::Facts;
 /// Pictures of a run that are shown: the first, the last, and some between.
 const PICTURES: usize = 6;
 
-/// The words of `ddpm-train report`.
+/// The arguments of `ddpm-train report`.
 #[derive(clap::Args, Debug)]
 pub struct ReportArgs {
     /// The runs: their folders, or their names in the runs folder. Several are compared.

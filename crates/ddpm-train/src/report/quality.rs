@@ -106,7 +106,7 @@ impl Group {
         self.entries.iter().map(|entry| &entry.record).max_by(|a, b| a.at.cmp(&b.at))
     }
 
-    /// Real items and a Gaussian, as they were judged beside the newest.
+    /// Real items and a Gaussian, as they were evaluated next to the newest.
     fn floors(&self) -> &[Evaluation] {
         self.newest().map_or(&[], |record| &record.floors)
     }

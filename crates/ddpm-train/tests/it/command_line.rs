@@ -269,7 +269,7 @@ fn classes_are_counted_named_and_missed() {
     let counted = dry("classes = \"data\"", folders);
     let config = String::from_utf8_lossy(&counted.stdout).into_owned();
     assert!(counted.status.success() && config.contains("\nclasses = 3\n"), "{config}{}", stderr(&counted));
-    assert!(stderr(&counted).contains("note: 1 file is no picture and is left out: notes/readme.txt"));
+    assert!(stderr(&counted).contains("note: 1 file is not an image and is ignored: notes/readme.txt"));
     assert!(!stderr(&counted).contains("learns no classes"));
 
     let other = stderr(&dry("classes = 7", folders));

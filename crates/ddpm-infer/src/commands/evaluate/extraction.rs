@@ -42,7 +42,7 @@ pub(super) fn choose_extractor(
 ) -> anyhow::Result<Extraction> {
     let device = open.device.clone().without_autodiff();
     let labelled = match reference {
-        InputSet::Data(config) => Some(config).filter(|config| is_labelled(config)),
+        InputSet::Data(config) => Some(config).filter(|config| is_labeled(config)),
         _ => None,
     };
     let choice = match (args.extractor, &args.weights, labelled) {
@@ -102,7 +102,7 @@ fn pixels_of(images: Option<&dyn ImageSource>) -> anyhow::Result<Extraction> {
     Ok(Extraction { extractor: Box::new(Pixels { shape }), identity: format!("pixels {shape:?}") })
 }
 
-fn is_labelled(config: &DataConfig) -> bool {
+fn is_labeled(config: &DataConfig) -> bool {
     ddpm_data::open(config, Split::Train, 0).is_ok_and(|data| !data.info.classes.is_empty())
 }
 
