@@ -1,6 +1,7 @@
 //! Families of models: what each reads of an experiment, how it is trained, and the snapshots that hold it.
 
 pub mod checksums;
+mod crps;
 pub mod diffusers;
 pub mod diffusion;
 pub mod family;

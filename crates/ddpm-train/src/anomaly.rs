@@ -8,7 +8,7 @@ use ddpm_families::parameters::{gradients_of, is_inside, weights_of};
 use ddpm_model::batch_norm::BatchStatistics;
 use ddpm_model::pass::{Trace, TracedLayer, Values};
 
-use crate::model::{TrainBatch, TrainModel};
+use crate::train_step::{TrainBatch, TrainModel};
 
 /// Near the root of the largest number of 32 bits, above which a square has no place.
 const HUGE: f64 = 1e18;
@@ -145,7 +145,7 @@ mod tests {
     use ddpm_model::unet::UNetConfig;
 
     use super::*;
-    use crate::optim::clip_global_norm;
+    use crate::clip_and_average::clip_global_norm;
     use ddpm_families::diffusion::DiffusionFamily;
     use ddpm_families::diffusion::noising::NoisedBatch;
     use ddpm_families::diffusion::tables::DiffusionTables;

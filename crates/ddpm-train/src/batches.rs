@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use ddpm_data::StreamItem;
 use ddpm_families::family::erased::AnyFamily;
 
-use crate::model::TrainBatch;
+use crate::train_step::TrainBatch;
 
 /// Batches for the steps of a run.
 ///

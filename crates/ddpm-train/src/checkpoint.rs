@@ -3,6 +3,9 @@
 //! A folder is prepared aside, synced, and renamed; its presence is the commit mark, and its checksums say later
 //! whether it is still what was written. `ParamId`s travel with the records, so the model must be loaded before the
 //! optimiser that refers to them.
+//!
+//! A resumed run is the same because items, noise and dropout of a step follow from (seed, place), and a checkpoint holds the
+//! place: `Loop::unseen` in `step_loop.rs`, `ddpm_data::random`. `State::restore` in `train.rs` puts it all back.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;

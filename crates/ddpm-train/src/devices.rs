@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use burn_train::train::MultiDevicesTrainStep;
 use burn_train::{Learner, TrainOutput};
 
-use crate::model::{StepReport, TrainBatch, TrainModel};
+use crate::train_step::{StepReport, TrainBatch, TrainModel};
 
 /// Where the parts of a batch are computed.
 pub(crate) enum Workers {

@@ -15,9 +15,9 @@ use burn_train::metric::{
 };
 use ddpm_files::{WriteError, atomic};
 
-use crate::model::StepReport;
 use crate::progress::Reporter;
 use crate::tensorboard::EventFile;
+use crate::train_step::StepReport;
 
 /// A metric's name in `metrics.jsonl`, and where its value comes from.
 #[derive(Clone, Copy, Debug)]

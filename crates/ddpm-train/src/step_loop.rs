@@ -17,15 +17,15 @@ use ddpm_model::ema::{gamma_of, power_decay};
 
 use crate::anomaly;
 use crate::checkpoint::{Checkpoint, CheckpointError, OptimizerTap, TrainState, prune};
+use crate::clip_and_average::{clip_global_norm, scale_gradients, weight_norm};
 use crate::config::OnNonFinite;
 use crate::devices::Workers;
 use crate::divergence::Divergence;
 use crate::memory::resident_mib;
 use crate::metrics::read_lines;
-use crate::model::{StepReport, TrainBatch, TrainModel};
-use crate::optim::{clip_global_norm, scale_gradients, weight_norm};
 use crate::strategy::{Outcome, StepStrategy, divergence_words, missing_weights};
 use crate::train_error::{Diagnosis, TrainError, seen};
+use crate::train_step::{StepReport, TrainBatch, TrainModel};
 
 /// What burn-train gives a strategy besides the learner.
 type Parts = TrainingComponents<TrainModel>;

@@ -15,12 +15,12 @@ use ddpm_families::family::{HeldOut, Preview};
 use ddpm_files::runs::{RunFolder, step_name, width_name};
 
 use crate::checkpoint::TrainState;
+use crate::clip_and_average::ema_update;
 use crate::config::Experiment;
-use crate::model::TrainModel;
-use crate::optim::ema_update;
 use crate::progress::Reporter;
 use crate::step_loop::{Loop, due};
 use crate::train_error::TrainError;
+use crate::train_step::TrainModel;
 use crate::trained_part::with_frozen_of;
 
 /// What the loop leaves behind; `fit` can only return the model.

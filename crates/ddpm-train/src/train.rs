@@ -27,7 +27,6 @@ use crate::config::series_file::SeriesExperiment;
 use crate::config::{Balance, Experiment};
 use crate::manifest;
 use crate::metrics::{JsonLines, STEP_LOSS, StepMetric, fields, truncate_after};
-use crate::model::TrainModel;
 use crate::plan::{Plan, names_of};
 use crate::progress::{Display, PlainRenderer, Reporter};
 use crate::rate::RateSchedule;
@@ -38,6 +37,7 @@ use crate::signals;
 use crate::started_as::{self, quoted};
 use crate::strategy::{Outcome, StepStrategy, divergence_words, missing_weights};
 use crate::tensorboard::EventFile;
+use crate::train_step::TrainModel;
 use crate::trained_part::trained_numbers;
 
 /// What the command line asks for.

@@ -173,8 +173,8 @@ mod tests {
     use ddpm_model::unet::UNetConfig;
 
     use super::*;
+    use crate::clip_and_average::ema_update;
     use crate::config::OptimizerConfig;
-    use crate::optim::ema_update;
 
     fn network(device: &Device) -> Network {
         let config = UNetConfig {

@@ -88,7 +88,7 @@ pub trait Family: Sized + Debug + Send + Sync + 'static {
     type Model: Module + ModuleDisplay + Sync;
     /// Items with every random number already drawn.
     type Batch: Clone + Debug + Send + Sync;
-    /// What goes from step to step besides weights, and into the checkpoint.
+    /// State kept between steps besides the weights; it goes into the checkpoint.
     type Memory: Clone + Debug + Serialize + DeserializeOwned + Send + Sync;
 
     /// Reads its sections. What serde cannot say of a key is said here.

@@ -8,6 +8,7 @@ use ddpm_model::pass::Pass;
 use super::network::MaskedNetwork;
 use super::sampling::{Filler, Sheet};
 use super::{MaskedFamily, Row};
+use crate::crps::energy_crps;
 use crate::family::trained::SeriesDraw;
 use crate::family::{AnyError, Family, HeldOut, HeldOutSetup};
 use crate::items::{HELD_OUT_SEED, held_out_batches, total};
@@ -89,12 +90,9 @@ impl ErrorsOfHeldOut {
 /// The error of the median of some samples, and their CRPS in the energy form.
 fn scores_of(mut samples: Vec<f64>, truth: f64) -> [f64; 2] {
     samples.sort_by(f64::total_cmp);
-    let count = samples.len() as f64;
     let middle = samples.len() / 2;
     let median = (samples[middle] + samples[(samples.len() - 1) / 2]) / 2.0;
-    let distance = samples.iter().map(|sample| (sample - truth).abs()).sum::<f64>() / count;
-    let pairs: f64 = samples.iter().flat_map(|a| samples.iter().map(move |b| (a - b).abs())).sum();
-    [(median - truth).abs(), distance - pairs / (2.0 * count * count)]
+    [(median - truth).abs(), energy_crps(&samples, truth)]
 }
 
 impl MaskedFamily {

@@ -8,6 +8,7 @@ use ddpm_sampling::samplers::{Sampler, SamplerOptions};
 
 use super::trained::TrainedTimeGrad;
 use super::{Terms, TimeGradFamily};
+use crate::crps::energy_crps;
 use crate::family::stored::ModelCard;
 use crate::family::trained::SeriesDraw;
 use crate::family::{AnyError, Family, HeldOut, HeldOutSetup};
@@ -118,14 +119,10 @@ struct Score {
 }
 
 impl Score {
-    /// Adds that of samples: `E|X - y| - E|X - X'| / 2`.
+    /// Adds that of samples.
     fn add(&mut self, mut samples: Vec<f64>, truth: f64) {
         samples.sort_by(f64::total_cmp);
-        let n = samples.len() as f64;
-        let distance = samples.iter().map(|sample| (sample - truth).abs()).sum::<f64>() / n;
-        // The sum over all pairs, from the order statistics.
-        let pairs = samples.iter().enumerate().map(|(i, sample)| (2.0 * i as f64 + 1.0 - n) * sample).sum::<f64>();
-        self.crps += distance - pairs / (n * n);
+        self.crps += energy_crps(&samples, truth);
         self.size += truth.abs();
     }
 

@@ -38,9 +38,7 @@ pub enum ShardError {
         reason: String,
     },
     /// Parts of something else.
-    #[error(
-        "{path} holds parts of another job ({found}; this one is {wanted}): choose another --out, or remove it"
-    )]
+    #[error("{path} holds parts of another job ({found}; this one is {wanted}): choose another --out, or remove it")]
     OtherJob {
         /// The folder of the parts.
         path: PathBuf,

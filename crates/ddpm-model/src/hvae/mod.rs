@@ -105,12 +105,6 @@ impl Hvae {
         &self.layout
     }
 
-    /// The same network with its convolutions in this precision.
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
-        self
-    }
-
     /// Has the convolutions compute in this precision.
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;

@@ -1,6 +1,9 @@
 //! TimeGrad (Rasul et al. 2021): forecasts of all variables of a series at once, each step a sample of a diffusion model
 //! that is conditioned on the state of a recurrent network over the past.
 //!
+//! `rnn.rs` has the recurrent state (`RnnState`); `denoiser.rs`, `mlp.rs` and `attention.rs` the denoisers. Training and
+//! forecasts: `ddpm_families::timegrad`.
+//!
 //! Names of fields are those of pytorch-ts, so that weights pass in and out by name. All noise is passed in.
 
 mod attention;

@@ -33,11 +33,11 @@ use serde_json::json;
 
 use super::Shape;
 use crate::batches::Batches;
+use crate::clip_and_average::{clip_global_norm, ema_update};
 use crate::config::OptimizerConfig;
 use crate::memory::peak_mib;
-use crate::model::{TrainBatch, TrainModel};
-use crate::optim::{clip_global_norm, ema_update};
 use crate::rate::RateSchedule;
+use crate::train_step::{TrainBatch, TrainModel};
 
 /// Pictures that are loaded from.
 const PICTURES: usize = 1024;

@@ -21,10 +21,10 @@ use ddpm_model::network::{Network, NetworkConfig};
 use super::check::off_by;
 use crate::batches::Batches;
 use crate::checkpoint::{Checkpoint, TrainState, restore};
+use crate::clip_and_average::{clip_global_norm, ema_update};
 use crate::config::Experiment;
 use crate::config::load::Source;
-use crate::model::{TrainBatch, TrainModel};
-use crate::optim::{clip_global_norm, ema_update};
+use crate::train_step::{TrainBatch, TrainModel};
 
 /// The digits, with what makes the comparison sharp or short.
 pub struct Recipe {

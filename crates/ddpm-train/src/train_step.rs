@@ -1,4 +1,4 @@
-//! What burn-train's `Learner` trains: the model of a family, whichever that is.
+//! What burn-train's `Learner` trains: the model of a family, whichever that is; its forward and backward pass.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

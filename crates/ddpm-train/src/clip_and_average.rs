@@ -5,7 +5,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use ddpm_kernels::weights::{blend, scale, sum_of_squares};
 
-use crate::model::host;
+use crate::train_step::host;
 
 /// Scales all gradients so that their norm together is at most `max`, and gives the norm before.
 ///
