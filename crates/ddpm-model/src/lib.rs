@@ -12,6 +12,7 @@ pub mod continuous;
 pub mod csdi;
 pub mod custom;
 pub mod denoiser;
+pub mod density_bound;
 pub mod diffusion;
 pub mod ema;
 pub mod embedding;

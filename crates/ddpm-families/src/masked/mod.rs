@@ -1,6 +1,7 @@
 //! The family `masked`: networks that learn to fill in what is missing of multivariate series, CSDI (Tashiro et al. 2021) and
 //! SSSD (Lopez Alcaraz & Strodthoff 2022).
 
+mod bound;
 pub mod foreign;
 pub mod masks;
 pub mod measure;

@@ -12,14 +12,14 @@ use super::network::MaskedNetwork;
 use super::sampling::{Filler, Sheet};
 use crate::family::AnyError;
 use crate::family::stored::ModelCard;
-use crate::family::trained::{Draw, Forecast, Generate, Impute, SeriesDraw, Stretch, Trained};
+use crate::family::trained::{Draw, Forecast, Generate, Impute, SeriesBound, SeriesDraw, Stretch, Trained};
 use crate::series_sampling::seed_of_row;
 
 /// A trained model of masked series.
 pub struct TrainedMasked {
-    family: MaskedFamily,
-    model: MaskedNetwork,
-    device: Device,
+    pub(super) family: MaskedFamily,
+    pub(super) model: MaskedNetwork,
+    pub(super) device: Device,
     card: ModelCard,
 }
 
@@ -85,6 +85,10 @@ impl Trained for TrainedMasked {
     }
 
     fn impute(&self) -> Option<&dyn Impute> {
+        Some(self)
+    }
+
+    fn series_bound(&self) -> Option<&dyn SeriesBound> {
         Some(self)
     }
 }
@@ -172,7 +176,7 @@ impl Forecast for TrainedMasked {
 }
 
 impl TrainedMasked {
-    fn check(&self, series: &Series) -> Result<(), AnyError> {
+    pub(super) fn check(&self, series: &Series) -> Result<(), AnyError> {
         let (found, expected) = (series.target.variables(), self.family.shape[0]);
         match found == expected {
             true => Ok(()),

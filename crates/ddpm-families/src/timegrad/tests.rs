@@ -18,7 +18,7 @@ use super::foreign::{pytorch_ts_keys, read_pytorch_ts};
 use super::tables::TimeGradTables;
 use super::trained::TrainedTimeGrad;
 use crate::family::stored::ModelCard;
-use crate::family::trained::{Forecast, SeriesDraw, Stretch};
+use crate::family::trained::{BoundDraw, Forecast, ScoredPart, SeriesBound, SeriesBoundTerms, SeriesDraw, Stretch};
 use crate::family::{Family, Origin};
 use crate::parameters::settle;
 
@@ -230,6 +230,73 @@ fn samples_stay_within_the_bounds_of_their_variable() {
     let of = |k: usize| found.iter().copied().skip(k).step_by(2).collect::<Vec<f32>>();
     assert!(of(1).iter().all(|value| (2.5..=3.5).contains(value)) && of(1).contains(&2.5) && of(1).contains(&3.5));
     assert!(of(0).iter().any(|value| !(2.5..=3.5).contains(value)));
+}
+
+/// The terms of windows that follow one another, each of `horizon` steps.
+fn bounds(model: &TrainedTimeGrad, series: &Series, horizon: usize, at_once: usize) -> Vec<SeriesBoundTerms> {
+    let ends = (20 + horizon..=series.target.steps()).step_by(horizon).enumerate();
+    let stretches: Vec<Stretch<'_>> = ends.map(|(number, end)| stretch(series, end, number as u64)).collect();
+    model.series_bound(&stretches, ScoredPart::Horizon(horizon), &BoundDraw { seed: 3, at_once }).unwrap()
+}
+
+/// The mean over the values with small and with large variances, in the units of the data.
+fn nats(terms: &[SeriesBoundTerms]) -> [f64; 2] {
+    let values: usize = terms.iter().map(|terms| terms.values).sum();
+    [0, 1].map(|k| terms.iter().map(|terms| terms.bounds[k].total() + terms.log_scale).sum::<f64>() / values as f64)
+}
+
+#[test]
+fn the_bound_is_the_density_of_a_gaussian_where_the_denoiser_is_exact() {
+    // Before training v is predicted as 0, which is exact for standard normal values.
+    let text = SMALL.replace("steps = 6", "steps = 20\nprediction = 'v'");
+    let family = family_of(&text, info(2, days(), &[]));
+    let device = Device::default();
+    device.seed(7);
+    let (model, card) = (settle(family.init(&device)), ModelCard::in_training(&family));
+    let model = TrainedTimeGrad::new(family, model, card);
+    let one = series(2020, 2, days());
+    let terms = bounds(&model, &one, 20, 64);
+    assert_eq!((terms.len(), terms.iter().map(|terms| terms.values).sum::<usize>()), (100, 4000));
+    let density = |step: usize, variable: usize| {
+        let z = (one.target.given(step, variable).unwrap() - 3.0) / 2.0;
+        0.5 * (std::f64::consts::TAU.ln() + z * z) + 2f64.ln()
+    };
+    let exact = (20..2020).flat_map(|step| [density(step, 0), density(step, 1)]).sum::<f64>() / 4000.0;
+    let [small, large] = nats(&terms);
+    assert!((large - exact).abs() < 0.06, "{large} {exact}");
+    assert!(small > exact + 0.3, "{small} {exact}");
+}
+
+#[test]
+fn the_bound_is_in_the_units_of_the_data_and_the_same_at_any_batch_size() {
+    for scaling in ["standard", "mean"] {
+        let text = SMALL.replace("lags", &format!("scaling = '{scaling}'\nlags"));
+        let data = info(2, days(), &[]);
+        let mut larger = data.clone();
+        larger.units.shift.iter_mut().chain(&mut larger.units.scale).for_each(|unit| *unit *= 8.0);
+        let mut one = series(60, 2, days());
+        one.target.set(33, 1, 4.5);
+        let mut scaled = one.clone();
+        for (step, variable) in (0..60).flat_map(|step| [(step, 0), (step, 1)]) {
+            scaled.target.set(step, variable, 8.0 * one.target.given(step, variable).unwrap());
+        }
+        let (model, other) = (trained(family_of(&text, data)), trained(family_of(&text, larger)));
+        let terms = bounds(&model, &one, 4, 100);
+        let (before, after) = (nats(&terms), nats(&bounds(&other, &scaled, 4, 100)));
+        for (before, after) in before.iter().zip(after) {
+            assert!((after - before - 8f64.ln()).abs() < 1e-5, "{scaling}: {before} {after}");
+        }
+        for (terms, wanted) in bounds(&model, &one, 4, 3).iter().zip(&terms) {
+            let [found, wanted] = [terms, wanted].map(|terms| terms.bounds[1].total());
+            assert!((found - wanted).abs() < 1e-4 * wanted.abs(), "{scaling}: {found} {wanted}");
+        }
+        // A step of which a variable was not observed has no density, and changes what comes after it.
+        one.target.hide(30, 1);
+        let holey = bounds(&model, &one, 4, 100);
+        let left_out: Vec<usize> = holey.iter().map(|terms| terms.left_out).collect();
+        assert_eq!((left_out[2], left_out.iter().sum::<usize>(), holey[2].values), (1, 1, 6));
+        assert!(holey[1] == terms[1] && holey[3].bounds != terms[3].bounds);
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::TimeGradFamily;
 use super::features::frequency_of;
 use crate::family::AnyError;
 use crate::family::stored::ModelCard;
-use crate::family::trained::{Forecast, SeriesDraw, Stretch, Trained};
+use crate::family::trained::{Forecast, SeriesBound, SeriesDraw, Stretch, Trained};
 use crate::series_sampling::{RowNoise, RowSampler, seed_of_row};
 
 /// The sampler of a forecast where none is named.
@@ -20,8 +20,8 @@ const USUAL_SAMPLER: &str = "ddpm";
 /// A trained TimeGrad model.
 pub struct TrainedTimeGrad {
     pub(super) family: TimeGradFamily,
-    model: TimeGrad,
-    device: Device,
+    pub(super) model: TimeGrad,
+    pub(super) device: Device,
     card: ModelCard,
 }
 
@@ -128,8 +128,9 @@ impl TrainedTimeGrad {
         lowest.or(highest).unwrap_or_else(|| reader.data_unit(variable, value))
     }
 
-    /// The history before the end of a stretch, and the steps to forecast, of which the covariates are known.
-    fn item(&self, stretch: &Stretch<'_>, horizon: usize) -> Result<Example, AnyError> {
+    /// The history before step `end` of a series, and the `horizon` steps behind it, of which the covariates are known and the
+    /// values up to the end of the stretch.
+    pub(super) fn item(&self, stretch: &Stretch<'_>, end: usize, horizon: usize) -> Result<Example, AnyError> {
         let data = &self.family.origin.data;
         let variables = self.family.reader.network.variables;
         let found = stretch.series.target.variables();
@@ -143,13 +144,14 @@ impl TrainedTimeGrad {
             return Err(message.into());
         }
         let history = self.history();
-        let start = stretch.end as i64 - history as i64;
+        let start = end as i64 - history as i64;
         let mut item = data.window(stretch.series, start, history + horizon);
         let steps = history + horizon;
         if let Some(window) = &mut item.window {
-            let before = usize::try_from(stretch.start as i64 - start).unwrap_or(0);
+            let place_of = |step: usize| usize::try_from(step as i64 - start).unwrap_or(0);
+            let known = place_of(stretch.start)..place_of(stretch.end);
             for (place, cell) in window.cells.iter_mut().enumerate() {
-                if place % steps < before || place % steps >= history {
+                if !known.contains(&(place % steps)) {
                     *cell = Cell::NeverObserved;
                 }
             }
@@ -171,6 +173,10 @@ impl Trained for TrainedTimeGrad {
     fn forecast(&self) -> Option<&dyn Forecast> {
         Some(self)
     }
+
+    fn series_bound(&self) -> Option<&dyn SeriesBound> {
+        Some(self)
+    }
 }
 
 impl Forecast for TrainedTimeGrad {
@@ -187,7 +193,7 @@ impl Forecast for TrainedTimeGrad {
     }
 
     fn forecast(&self, pasts: &[Stretch<'_>], horizon: usize, draw: &SeriesDraw) -> Result<Vec<f32>, AnyError> {
-        let item = |stretch: &Stretch<'_>| Ok((self.item(stretch, horizon)?, stretch.number));
+        let item = |stretch: &Stretch<'_>| Ok((self.item(stretch, stretch.end, horizon)?, stretch.number));
         let items = pasts.iter().map(item).collect::<Result<Vec<_>, AnyError>>()?;
         self.paths(&items, horizon, draw)
     }
