@@ -30,6 +30,7 @@ pub mod prediction;
 pub mod resample;
 pub mod schedule;
 pub mod sssd;
+pub mod statics;
 pub mod time_density;
 pub mod timegrad;
 pub mod unet;

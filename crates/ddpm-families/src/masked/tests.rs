@@ -38,6 +38,8 @@ fn family(model: &str, more: &str) -> MaskedFamily {
         covariate_units: Units::identity(0),
         lowest: vec![Some(1.0), None, None],
         highest: vec![None, None, Some(-2.0)],
+        static_categories: Vec::new(),
+        static_units: Units::default(),
     };
     let shape = vec![VARIABLES, WINDOW];
     let data = DataInfo { name: "any".into(), shape, classes: Vec::new(), units, series: Some(series) };

@@ -1,10 +1,12 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::module::{Module, ModuleMapper, Param};
+use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_data::series::{Cell, Covariates, Frequency, Index, Series, SeriesInfo, Table as Values, Timestamp, Window};
 use ddpm_data::{DataInfo, Example, StreamItem, Units};
 use ddpm_model::pass::Pass;
+use ddpm_model::timegrad::TimeGrad;
 use ddpm_model::timegrad::calendar::Moment;
 use ddpm_model::timegrad::features::{Frequency as Periods, Periods as Counted};
 use ddpm_sampling::samplers::{Sampler, SamplerOptions};
@@ -48,6 +50,8 @@ fn info(variables: usize, index: Index, covariates: &[&str]) -> DataInfo {
         covariate_units: Units::identity(covariates.len()),
         lowest: vec![None; variables],
         highest: vec![None; variables],
+        static_categories: Vec::new(),
+        static_units: Units::default(),
     };
     let units = Units { shift: vec![3.0; variables], scale: vec![2.0; variables] };
     DataInfo { name: "any".into(), shape: vec![variables, 1], classes: Vec::new(), units, series: Some(series) }
@@ -218,6 +222,56 @@ fn covariates_of_the_steps_to_come_are_read() {
     // Known for the second step to come alone.
     assert_eq!(low[..2], high[..2]);
     assert_ne!(low[2..], high[2..]);
+}
+
+/// A series whose history was never observed, and whose next two steps have a level by its category.
+fn leveled(category: usize, number: usize) -> Series {
+    let noise = |t: usize| 0.1 * ((number * 31 + t * 17) as f64).sin();
+    let level = if category == 4 { 5.0 } else { 1.0 };
+    let values = (0..7).map(|t| (t >= 5).then(|| level + noise(t)));
+    let one = Series::new(None, Index::Counted, vec!["0".into()], Values::from_rows(1, values));
+    Series { static_categories: vec![category], static_reals: vec![number as f64], ..one }
+}
+
+/// Training of a few steps on these items.
+fn fitted(family: &TimeGradFamily, items: &[StreamItem], steps: u64) -> TimeGrad {
+    let device = Device::default().autodiff();
+    device.seed(7);
+    let mut model = settle(family.init(&device));
+    let mut optimizer = AdamConfig::new().init();
+    for step in 0..steps {
+        let losses = family.losses(&model, &family.batch(items.to_vec(), step, &device), &Pass::default());
+        let gradients = GradientsParams::from_grads(losses.loss.backward(), &model);
+        model = optimizer.step(1e-2, model, gradients);
+    }
+    model.valid()
+}
+
+#[test]
+fn a_level_that_follows_from_the_category_alone_is_learned() {
+    let mut data = info(1, Index::Counted, &[]);
+    let series_info = data.series.as_mut().unwrap();
+    series_info.static_categories = vec![vec![1, 4]];
+    series_info.static_units = Units { shift: vec![8.0], scale: vec![4.0] };
+    for (static_covariates, wanted) in [(true, 4.0), (false, 0.0)] {
+        let keys = format!("static_covariates = {static_covariates}\nlags");
+        let family = family_of(&SMALL.replace("lags", &keys), data.clone());
+        assert_eq!(family.reader.network.input_size(), if static_covariates { 5 } else { 3 });
+        let item = |place: usize| {
+            let example = family.origin().data.window(&leveled([1, 4][place % 2], place), 0, 7);
+            StreamItem { example, place: place as u64, augment_labels: None }
+        };
+        let model = fitted(&family, &(0..16).map(item).collect::<Vec<_>>(), 200);
+        let model = TrainedTimeGrad::new(family.clone(), model, ModelCard::in_training(&family));
+        let mean = |category| {
+            let found = model.forecast(&[stretch(&leveled(category, 9), 5, 0)], 1, &draw(40, 99)).unwrap();
+            found.iter().sum::<f32>() / 40.0
+        };
+        let distance = mean(4) - mean(1);
+        assert!((distance - wanted).abs() < 1.0, "{static_covariates}: {distance}");
+        let error = model.forecast(&[stretch(&leveled(3, 9), 5, 0)], 1, &draw(1, 9));
+        assert_eq!(error.is_err(), static_covariates);
+    }
 }
 
 #[test]

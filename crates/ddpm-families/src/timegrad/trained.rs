@@ -143,6 +143,9 @@ impl TrainedTimeGrad {
             let message = format!("the model is of series with times, every {frequency}, and reads them");
             return Err(message.into());
         }
+        if self.family.reader.network.statics.given() > 0 {
+            data.series.as_ref().map_or(Ok(()), |info| info.check_statics(stretch.series))?;
+        }
         let history = self.history();
         let start = end as i64 - history as i64;
         let mut item = data.window(stretch.series, start, history + horizon);
