@@ -96,7 +96,8 @@ impl TrainedMasked {
         let tensor = |values: Vec<f32>| Tensor::<3>::from_data(TensorData::new(values, shape), &self.device);
         let x_0 = tensor(rows.iter().flat_map(|row| row.values.iter().copied()).collect());
         let given = rows.iter().flat_map(|row| row.given.iter().map(|given| f32::from(u8::from(*given))));
-        let given = Given { values: x_0.clone(), cells: tensor(given.collect()), variables: None };
+        let statics = self.family.statics(rows.iter().map(|row| &row.statics[..]), &self.device);
+        let given = Given { values: x_0.clone(), cells: tensor(given.collect()), variables: None, statics };
         let (condition, chain) = (self.model.condition(&given)?, self.family.chain());
         let scored = Scored { x_0, mask: given.missing(), numbers };
         let network = |x: Tensor<3>, t: usize| {

@@ -349,6 +349,46 @@ fn the_bound_is_in_the_units_of_the_data_and_the_same_at_any_batch_size() {
 }
 
 #[test]
+fn what_does_not_change_along_a_series_is_read_by_csdi() {
+    for (model, is_read) in [(CSDI, true), (SSSD, false)] {
+        let mut data = family(model, FEW_STEPS).origin.data;
+        let info = data.series.as_mut().unwrap();
+        info.static_categories = vec![vec![2, 5, 6]];
+        info.static_units = Units { shift: vec![1.0], scale: vec![2.0] };
+        let of = |keys: &str, data: &DataInfo| {
+            let tables =
+                MaskedFamily::read(format!("[model]\n{model}[masked]\nsteps = 4\n{keys}").parse().unwrap()).unwrap();
+            let origin = Origin { experiment: "test".into(), data: data.clone(), source: None };
+            let family = MaskedFamily::new(tables, origin).unwrap();
+            let (network, card) = (network(&family), ModelCard::in_training(&family));
+            (TrainedMasked::new(family.clone(), network, card), family)
+        };
+        let (model, family) = of("", &data);
+        assert_eq!(family.tables.model.statics(), if is_read { 4 } else { 0 });
+        let with =
+            |category, real| Series { static_categories: vec![category], static_reals: vec![real], ..series(40) };
+        let impute = |series: &Series| model.impute(&[stretch(series, 4, 12, 0)], &SeriesDraw::new(7, 1)).unwrap();
+        let one = impute(&with(2, 1.0));
+        assert_eq!(one == impute(&with(5, 1.0)), !is_read);
+        assert_eq!(one == impute(&with(2, 3.0)), !is_read);
+        let item = |category| {
+            let example = family.origin.data.window(&with(category, 1.0), 3, WINDOW);
+            vec![StreamItem { example, place: 1, augment_labels: None }]
+        };
+        let loss = |category| {
+            let batch = family.batch(item(category), 5, &Device::default());
+            family.losses(&model.model, &batch, &Pass::default()).loss.into_scalar::<f32>()
+        };
+        assert_eq!(loss(2) == loss(5), !is_read);
+        let refused = model.impute(&[stretch(&series(40), 4, 12, 0)], &SeriesDraw::new(7, 1)).is_err();
+        assert_eq!(refused, is_read);
+        assert_eq!(model.generate(&Draw::of_seed(5), 0, 2).unwrap().values.len(), 2 * VARIABLES * WINDOW);
+        // Without it the network is what it was.
+        assert_eq!(of("static_covariates = false\n", &data).1.tables.model.statics(), 0);
+    }
+}
+
+#[test]
 fn windows_of_which_nothing_is_known_are_samples() {
     for model in [CSDI, SSSD] {
         let model = trained(model, FEW_STEPS);

@@ -33,11 +33,11 @@ impl TrainedMasked {
     /// The steps of a series from `from` on, of which those in `visible` are known where they were observed.
     fn sheet(&self, series: &Series, from: i64, length: usize, visible: Range<i64>) -> Sheet {
         let item = self.family.origin.data.window(series, from, length);
-        let cells = item.window.map(|window| window.cells).unwrap_or_default();
+        let (cells, statics) = item.window.map(|window| (window.cells, window.statics)).unwrap_or_default();
         let is_known = |(place, cell): (usize, &Cell)| {
             *cell == Cell::Observed && visible.contains(&(from + (place % length) as i64))
         };
-        Sheet { values: item.values, known: cells.iter().enumerate().map(is_known).collect() }
+        Sheet { values: item.values, known: cells.iter().enumerate().map(is_known).collect(), statics }
     }
 
     /// Samples of stretches, each `[K, L]` in the units of the networks, in the order `[samples, W]`.
@@ -94,10 +94,11 @@ impl Trained for TrainedMasked {
 }
 
 impl Generate for TrainedMasked {
-    /// Windows of which nothing is known.
+    /// Windows of which nothing is known, of no category.
     fn generate(&self, draw: &Draw, first: u64, count: usize) -> Result<Samples, AnyError> {
         let [variables, length] = self.family.shape;
-        let empty = |number| (Sheet::empty(variables * length), number);
+        let statics = vec![0.0; self.family.tables.model.statics()];
+        let empty = |number| (Sheet::empty(variables * length, statics.clone()), number);
         let sheets: Vec<(Sheet, u64)> = (first..first + count as u64).map(empty).collect();
         let filled = self.fill(&sheets, &SeriesDraw::new(draw.seed, 1))?;
         let in_units = |(place, value): (usize, &f32)| self.in_data_units(place / length, *value);
@@ -178,6 +179,9 @@ impl Forecast for TrainedMasked {
 impl TrainedMasked {
     pub(super) fn check(&self, series: &Series) -> Result<(), AnyError> {
         let (found, expected) = (series.target.variables(), self.family.shape[0]);
+        if self.family.tables.model.statics() > 0 {
+            self.family.origin.data.series.as_ref().map_or(Ok(()), |info| info.check_statics(series))?;
+        }
         match found == expected {
             true => Ok(()),
             false => {

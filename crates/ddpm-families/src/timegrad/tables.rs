@@ -6,7 +6,6 @@ use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::{ScheduleConfig, ScheduleError};
-use ddpm_model::statics::StaticConfig;
 use ddpm_model::timegrad::{Cell, DenoiserConfig, MlpConfig, NoiseLoss, TimeGradConfig, schedule};
 use ddpm_model::variance::Variance;
 use serde::{Deserialize, Serialize};
@@ -15,6 +14,7 @@ use toml::{Table, Value};
 use super::features::{FeatureSet, TimeFeatures, frequency_of};
 use super::lags::{lags_of_data, lags_of_frequency};
 use crate::family::Problem;
+use crate::items::statics_of;
 
 /// The sections of a TimeGrad model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -244,10 +244,7 @@ impl TimeGradTables {
         let (keys, model) = (&self.timegrad, self.model.clone());
         let features = TimeFeatures::new(keys.time_features, data);
         let series = data.series.as_ref();
-        let statics = series.filter(|_| keys.static_covariates).map(|series| StaticConfig {
-            categories: series.static_categories.iter().map(Vec::len).collect(),
-            reals: series.static_units.scale.len(),
-        });
+        let statics = series.filter(|_| keys.static_covariates).map(statics_of);
         TimeGradConfig {
             variables: data.shape[0],
             context_length: keys.context,
