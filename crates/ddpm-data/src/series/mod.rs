@@ -94,6 +94,13 @@ pub struct SeriesInfo {
     pub static_units: Units,
 }
 
+impl SeriesInfo {
+    /// The lowest and the highest value of a variable, where these are bounds.
+    pub fn bounds(&self, variable: usize) -> [Option<f64>; 2] {
+        [&self.lowest, &self.highest].map(|bounds| bounds.get(variable).copied().flatten())
+    }
+}
+
 /// Covariates that change with time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Covariates {

@@ -271,9 +271,9 @@ pub fn abilities(model: &dyn Trained) -> String {
         ("sample", model.generate().is_some()),
         ("reconstruct", model.reconstruct().is_some()),
         ("encode", model.encode().is_some()),
-        ("measure its likelihood", model.bound().is_some() || model.series_bound().is_some()),
         ("forecast", model.forecast().is_some()),
         ("impute", model.impute().is_some()),
+        ("measure its likelihood", model.bound().is_some() || model.series_bound().is_some()),
     ];
     let known: Vec<&str> = all.iter().filter(|(_, can)| *can).map(|(name, _)| *name).collect();
     match &known[..] {

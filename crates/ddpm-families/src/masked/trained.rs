@@ -59,8 +59,7 @@ impl TrainedMasked {
     fn in_data_units(&self, variable: usize, value: f32) -> f32 {
         let data = &self.family.origin.data;
         let value = data.units.data_unit(variable, f64::from(value));
-        let bound = |bounds: &[Option<f64>]| bounds.get(variable).copied().flatten();
-        let (low, high) = data.series.as_ref().map_or((None, None), |info| (bound(&info.lowest), bound(&info.highest)));
+        let [low, high] = data.series.as_ref().map_or([None; 2], |info| info.bounds(variable));
         let value = low.map_or(value, |low| value.max(low));
         high.map_or(value, |high| value.min(high)) as f32
     }

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::Example;
-use ddpm_data::series::{Cell, Index, SeriesInfo};
+use ddpm_data::series::{Cell, Index};
 use ddpm_model::noise_level::NoiseRange;
 use ddpm_model::timegrad::{Forecast as Paths, TimeGrad};
 
@@ -94,37 +94,36 @@ impl TrainedTimeGrad {
     /// Values `[rows, 1, D]` within the bounds of their variables.
     fn clamped(&self, values: Tensor<3>) -> Tensor<3> {
         let variables = self.family.reader.network.variables;
-        let bound = |of: fn(&SeriesInfo) -> &Vec<Option<f64>>, open: f32| {
-            let bounds = self.family.origin.data.series.as_ref().map(of);
-            let one = |k: usize| {
-                let bound = bounds.and_then(|bounds| bounds.get(k).copied().flatten());
-                bound.map_or(open, |bound| self.family.reader.network_value(k, bound))
-            };
+        let bound = |end: usize, open: f32| {
+            let one = |k: usize| self.bounds(k)[end].map_or(open, |bound| self.family.reader.network_value(k, bound));
             let all: Vec<f32> = (0..variables).map(one).collect();
             let is_open = all.iter().all(|bound| *bound == open);
             (!is_open).then(|| Tensor::<3>::from_data(TensorData::new(all, [1, 1, variables]), &self.device))
         };
-        let values = match bound(|series| &series.lowest, f32::MIN) {
+        let values = match bound(0, f32::MIN) {
             Some(lowest) => values.max_pair(lowest),
             None => values,
         };
-        match bound(|series| &series.highest, f32::MAX) {
+        match bound(1, f32::MAX) {
             Some(highest) => values.min_pair(highest),
             None => values,
         }
     }
 
+    /// The lowest and the highest value of a variable, where these are bounds.
+    fn bounds(&self, variable: usize) -> [Option<f64>; 2] {
+        self.family.origin.data.series.as_ref().map_or([None; 2], |info| info.bounds(variable))
+    }
+
     /// A value as the network has it in the units of the data; at a bound of its variable it is the bound to the last bit.
     fn number(&self, variable: usize, value: f32) -> f64 {
         let reader = &self.family.reader;
-        let bound = |of: fn(&SeriesInfo) -> &Vec<Option<f64>>| {
-            self.family.origin.data.series.as_ref().and_then(|series| of(series).get(variable).copied().flatten())
-        };
+        let [lowest, highest] = self.bounds(variable);
         let at_or_beyond = |bound: f64, is_beyond: fn(&f32, &f32) -> bool| {
             is_beyond(&value, &reader.network_value(variable, bound)).then_some(bound)
         };
-        let lowest = bound(|series| &series.lowest).and_then(|bound| at_or_beyond(bound, f32::le));
-        let highest = bound(|series| &series.highest).and_then(|bound| at_or_beyond(bound, f32::ge));
+        let lowest = lowest.and_then(|bound| at_or_beyond(bound, f32::le));
+        let highest = highest.and_then(|bound| at_or_beyond(bound, f32::ge));
         lowest.or(highest).unwrap_or_else(|| reader.data_unit(variable, value))
     }
 

@@ -186,7 +186,7 @@ fn what_cannot_be_done_is_said_by_name() {
     refused(
         dir,
         &["impute", "timegrad", "--data", "weather.csv"],
-        "this snapshot is a timegrad: it can forecast, not impute",
+        "this snapshot is a timegrad: it can forecast and measure its likelihood, not impute",
     );
     let beyond = ["forecast", "csdi", "--data", "weather.csv", "--horizon", "12"];
     refused(dir, &beyond, "--horizon 12: the model forecasts 11 steps at most");

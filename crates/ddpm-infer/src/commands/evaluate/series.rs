@@ -150,8 +150,11 @@ impl Splits {
 
     fn bounds(&self) -> Vec<[f64; 2]> {
         let of_info = |info: &ddpm_data::series::SeriesInfo| {
-            let pairs = info.lowest.iter().zip(&info.highest);
-            pairs.map(|(low, high)| [low.unwrap_or(f64::NEG_INFINITY), high.unwrap_or(f64::INFINITY)]).collect()
+            let bounds = |variable| {
+                let [low, high] = info.bounds(variable);
+                [low.unwrap_or(f64::NEG_INFINITY), high.unwrap_or(f64::INFINITY)]
+            };
+            (0..info.variables.len()).map(bounds).collect()
         };
         self.info.series.as_ref().map(of_info).unwrap_or_default()
     }
