@@ -74,7 +74,7 @@ impl DataInfo {
 const CLASSES_NAMED: usize = 5;
 
 /// Data unit = value * scale + shift, per channel or coordinate.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Units {
     /// Added last.
@@ -87,6 +87,11 @@ impl Units {
     /// The values are the data units.
     pub fn identity(channels: usize) -> Self {
         Self { shift: vec![0.0; channels], scale: vec![1.0; channels] }
+    }
+
+    /// Whether they are of nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.scale.is_empty()
     }
 
     /// A value of a channel or coordinate in data units.

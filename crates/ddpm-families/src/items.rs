@@ -2,7 +2,9 @@
 
 use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Tensor, TensorData};
+use ddpm_data::series::SeriesInfo;
 use ddpm_data::{DataConfig, OrderedLoader, Split, StreamItem};
+use ddpm_model::statics::StaticConfig;
 
 use crate::family::{AnyError, HeldOutSetup};
 
@@ -36,4 +38,12 @@ pub(crate) fn held_out_items(config: &DataConfig, count: usize) -> Result<Vec<f3
         values.extend(data.items.get(item)?.values);
     }
     Ok(values)
+}
+
+/// How much of what does not change along a series a network can be given.
+pub(crate) fn statics_of(info: &SeriesInfo) -> StaticConfig {
+    StaticConfig {
+        categories: info.static_categories.iter().map(Vec::len).collect(),
+        reals: info.static_units.scale.len(),
+    }
 }

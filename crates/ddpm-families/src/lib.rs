@@ -10,6 +10,7 @@ mod items;
 pub mod loss_sum;
 pub mod masked;
 pub mod parameters;
+mod series_bound;
 pub(crate) mod series_sampling;
 pub mod snapshot;
 pub mod timegrad;

@@ -20,6 +20,7 @@ pub(crate) mod open;
 mod parquet;
 pub mod physionet;
 mod sheet;
+mod statics;
 mod summary;
 mod table;
 mod text;
@@ -85,6 +86,19 @@ pub struct SeriesInfo {
     pub lowest: Vec<Option<f64>>,
     /// The highest value of each variable, likewise.
     pub highest: Vec<Option<f64>>,
+    /// Of each kind of category that does not change along a series those that training has, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub static_categories: Vec<Vec<usize>>,
+    /// The way back from normalized numbers that do not change along a series.
+    #[serde(default, skip_serializing_if = "Units::is_empty")]
+    pub static_units: Units,
+}
+
+impl SeriesInfo {
+    /// The lowest and the highest value of a variable, where these are bounds.
+    pub fn bounds(&self, variable: usize) -> [Option<f64>; 2] {
+        [&self.lowest, &self.highest].map(|bounds| bounds.get(variable).copied().flatten())
+    }
 }
 
 /// Covariates that change with time.

@@ -16,6 +16,8 @@ pub struct Window {
     pub cells: Vec<Cell>,
     /// The covariates, `[F, L]`, normalized; 0 where they are not known.
     pub covariates: Vec<f32>,
+    /// What does not change along its series: see [`SeriesInfo::statics`].
+    pub statics: Vec<f32>,
     /// When the steps of its series are.
     pub index: Index,
     /// Its first step there; what lies before the series was never observed.
@@ -129,6 +131,7 @@ impl SeriesInfo {
         let variables = first.map_or(1, |series| series.target.variables());
         let bounds = (0..variables).map(|variable| bounds_of(series, train, variable));
         let (lowest, highest) = bounds.unzip();
+        let (static_categories, static_units) = Self::fit_statics(series);
         Self {
             variables: first.map(|series| series.variables.clone()).unwrap_or_default(),
             frequency: first.and_then(|series| match series.index {
@@ -139,6 +142,8 @@ impl SeriesInfo {
             covariate_units: units_of(&Normalizer::fit(tables())),
             lowest,
             highest,
+            static_categories,
+            static_units,
         }
     }
 }
@@ -179,7 +184,9 @@ impl DataInfo {
                 (value, cell(step, variable))
             })
             .unzip();
-        let window = Window { cells, covariates: self.covariates(series, start, length), index: series.index, start };
+        let covariates = self.covariates(series, start, length);
+        let statics = self.series.as_ref().map(|info| info.statics(series)).unwrap_or_default();
+        let window = Window { cells, covariates, statics, index: series.index, start };
         Example { values, label: None, window: Some(Box::new(window)) }
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use ddpm_data::series::Series;
 use ddpm_kernels::Precision;
+use ddpm_model::density_bound::DensityBound;
 use ddpm_render::Samples;
 use ddpm_sampling::samplers::Sampler;
 
@@ -52,6 +53,11 @@ pub trait Trained {
 
     /// What is missing in a series.
     fn impute(&self) -> Option<&dyn Impute> {
+        None
+    }
+
+    /// Bounds of the density of values of series.
+    fn series_bound(&self) -> Option<&dyn SeriesBound> {
         None
     }
 }
@@ -176,6 +182,52 @@ pub trait Bound {
     fn bound(&self, items: &[f32], draws: usize, seed: u64, first: u64) -> Result<Vec<BoundTerms>, AnyError>;
 }
 
+/// Bounds the density of values of series, given others, from below.
+pub trait SeriesBound {
+    /// What is scored unless a horizon is chosen.
+    fn usual(&self) -> ScoredPart;
+    /// The terms of each stretch, with one draw of the noise at every step of the chain.
+    fn series_bound(
+        &self,
+        stretches: &[Stretch<'_>],
+        part: ScoredPart,
+        draw: &BoundDraw,
+    ) -> Result<Vec<SeriesBoundTerms>, AnyError>;
+}
+
+/// Which values of a stretch are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScoredPart {
+    /// Those of its last steps, given the ones before.
+    Horizon(usize),
+    /// Those that a mask of training hides, given the others; of a model that is given nothing, all. The stretch is a window of
+    /// so many steps.
+    Window(usize),
+}
+
+/// The noise and the masks of a bound.
+#[derive(Clone, Copy, Debug)]
+pub struct BoundDraw {
+    /// Those of a stretch depend on the seed and the number of the stretch alone.
+    pub seed: u64,
+    /// Stretches that are computed at once; the result is the same for any number.
+    pub at_once: usize,
+}
+
+/// The terms of the bound of a stretch, in nats, summed over the values that are scored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SeriesBoundTerms {
+    /// How many values are scored.
+    pub values: usize,
+    /// Observed values that are not, because the network predicts them together with values that were never observed.
+    pub left_out: usize,
+    /// The logarithms of what the networks divide the values by: what is added to have the density in the units of the data.
+    pub log_scale: f64,
+    /// The bound of minus the log-density in the units of the networks, for each of
+    /// [`ReverseVariance::ALL`](ddpm_model::density_bound::ReverseVariance::ALL).
+    pub bounds: [DensityBound; 2],
+}
+
 /// What a likelihood is a probability of: numbers of different kinds cannot be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LikelihoodOf {
@@ -219,9 +271,9 @@ pub fn abilities(model: &dyn Trained) -> String {
         ("sample", model.generate().is_some()),
         ("reconstruct", model.reconstruct().is_some()),
         ("encode", model.encode().is_some()),
-        ("measure its likelihood", model.bound().is_some()),
         ("forecast", model.forecast().is_some()),
         ("impute", model.impute().is_some()),
+        ("measure its likelihood", model.bound().is_some() || model.series_bound().is_some()),
     ];
     let known: Vec<&str> = all.iter().filter(|(_, can)| *can).map(|(name, _)| *name).collect();
     match &known[..] {

@@ -23,11 +23,13 @@ pub fn network_of(weights: &Weights) -> Option<MaskedNetworkConfig> {
 /// The family and the model of a state dict.
 pub fn read_foreign(
     weights: Weights,
-    tables: MaskedTables,
+    mut tables: MaskedTables,
     data: DataInfo,
     device: &Device,
 ) -> Result<(MaskedFamily, MaskedNetwork), AnyError> {
     let path = weights.path();
+    // The originals do not read it.
+    tables.masked.static_covariates = false;
     let experiment = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let family = MaskedFamily::new(tables, Origin { experiment, data, source: None }).map_err(|problems| {
         let all: Vec<String> = problems.into_iter().map(|(key, message)| format!("{key}: {message}")).collect();

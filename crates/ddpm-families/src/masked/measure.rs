@@ -70,8 +70,7 @@ impl ErrorsOfHeldOut {
         let items = self.batches.iter().flatten().take(IMPUTED).cloned();
         let rows: Vec<Row> = items.map(|item| whole.row(item, HELD_OUT_SEED)).collect();
         let all = || rows.iter().enumerate().flat_map(|(number, row)| (0..SAMPLES).map(move |k| (number, row, k)));
-        let windows: Vec<Sheet> =
-            all().map(|(_, row, _)| Sheet { values: row.values.clone(), known: row.given.clone() }).collect();
+        let windows: Vec<Sheet> = all().map(|(_, row, _)| Sheet::of(row)).collect();
         let seeds = all().map(|(number, _, k)| seed_of_row(HELD_OUT_SEED, number as u64, k as u64)).collect();
         let samples = filler.sample(&windows, seeds, 0)?;
         let cells = self.family.shape.iter().product::<usize>();

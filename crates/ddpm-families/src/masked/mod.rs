@@ -1,6 +1,7 @@
 //! The family `masked`: networks that learn to fill in what is missing of multivariate series, CSDI (Tashiro et al. 2021) and
 //! SSSD (Lopez Alcaraz & Strodthoff 2022).
 
+mod bound;
 pub mod foreign;
 pub mod masks;
 pub mod measure;
@@ -35,6 +36,7 @@ use self::trained::TrainedMasked;
 use crate::family::stored::ModelCard;
 use crate::family::trained::Trained;
 use crate::family::{AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Subject};
+use crate::items::statics_of;
 
 /// Models of masked series.
 #[derive(Clone, Debug)]
@@ -78,6 +80,8 @@ pub struct MaskedBatch {
     target: Tensor<3>,
     /// Which variables these are, `[B, K]`; none: all, in order.
     variables: Option<Tensor<2, Int>>,
+    /// What does not change along the series.
+    statics: Option<Tensor<2>>,
     noise: Tensor<3>,
     /// The diffusion step of each window.
     times: Vec<usize>,
@@ -90,6 +94,8 @@ struct Row {
     given: Vec<bool>,
     /// Which variables; all of them, unless some were chosen.
     variables: Vec<usize>,
+    /// What does not change along its series.
+    statics: Vec<f32>,
 }
 
 impl MaskedFamily {
@@ -103,7 +109,9 @@ impl MaskedFamily {
             [variables, length] if problems.is_empty() => [variables, length],
             _ => return Err(problems),
         };
-        tables.model = tables.model.with_data(shape, tables.diffusion.schedule.steps());
+        let series = origin.data.series.as_ref().filter(|_| tables.masked.static_covariates);
+        let statics = series.map(statics_of).unwrap_or_default();
+        tables.model = tables.model.with_data(shape, tables.diffusion.schedule.steps()).with_statics(statics);
         let process =
             |error: ddpm_model::schedule::ScheduleError| vec![("diffusion.schedule".to_string(), error.to_string())];
         let diffusion = Arc::new(tables.diffusion.init().map_err(process)?);
@@ -138,7 +146,8 @@ impl MaskedFamily {
         let pattern = |uniform| Some(rows_of(&self.patterns.chosen_by(uniform)?, &chosen, length));
         let masks = &self.tables.masked.masks;
         let given = Observed { cells: &observed, variables: chosen.len(), rng }.given(masks, pattern);
-        Row { values, observed, given, variables: chosen }
+        let statics = example.window.map(|window| window.statics).unwrap_or_default();
+        Row { values, observed, given, variables: chosen, statics }
     }
 
     /// The batch of rows, with their noise and their steps.
@@ -159,10 +168,19 @@ impl MaskedFamily {
             given: cells(&|row, place| row.given[place]),
             target: cells(&|row, place| row.observed[place] && !row.given[place]),
             variables,
+            statics: self.statics(rows.iter().map(|row| &row.statics[..]), device),
             noise: tensor(noise),
             times,
             values: tensor(rows.into_iter().flat_map(|row| row.values).collect()),
         }
+    }
+
+    /// What the network is given of what does not change along the series of some windows; none where it reads nothing of it.
+    fn statics<'a>(&self, rows: impl ExactSizeIterator<Item = &'a [f32]>, device: &Device) -> Option<Tensor<2>> {
+        let width = self.tables.model.statics();
+        let shape = [rows.len(), width];
+        (width > 0)
+            .then(|| Tensor::from_data(TensorData::new(rows.flatten().copied().collect::<Vec<f32>>(), shape), device))
     }
 
     /// The squared errors of a batch, summed over the targets of each row, and how many these are, `[B]` each.
@@ -171,7 +189,12 @@ impl MaskedFamily {
         let chain = self.chain();
         let noisy = chain.q_sample(values.clone(), times, noise.clone());
         let wanted = chain.target(values, &noisy, noise, times);
-        let given = Given { values: values.clone(), cells: batch.given.clone(), variables: batch.variables.clone() };
+        let given = Given {
+            values: values.clone(),
+            cells: batch.given.clone(),
+            variables: batch.variables.clone(),
+            statics: batch.statics.clone(),
+        };
         let condition = model
             .condition(&given)
             .unwrap_or_else(|error| unreachable!("windows have the length that the network was checked for: {error}"));
@@ -282,6 +305,7 @@ impl Family for MaskedFamily {
             given: batch.given.to_device(device),
             target: batch.target.to_device(device),
             variables: batch.variables.map(|variables| variables.to_device(device)),
+            statics: batch.statics.map(|statics| statics.to_device(device)),
             noise: batch.noise.to_device(device),
             times: batch.times,
         }

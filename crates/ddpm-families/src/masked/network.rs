@@ -9,6 +9,7 @@ use ddpm_model::csdi::{Csdi, CsdiConfig, MaskedSeries};
 use ddpm_model::network::{NetworkError, Problem};
 use ddpm_model::pass::Pass;
 use ddpm_model::sssd::{KernelBases, Observations, Sssd, SssdConfig};
+use ddpm_model::statics::StaticConfig;
 use serde::{Deserialize, Serialize};
 
 /// The network of an experiment, tagged by its `kind`.
@@ -22,6 +23,22 @@ pub enum MaskedNetworkConfig {
 }
 
 impl MaskedNetworkConfig {
+    /// With what does not change along a series, for networks that read it.
+    pub(super) fn with_statics(self, statics: StaticConfig) -> Self {
+        match self {
+            Self::Csdi(config) => Self::Csdi(CsdiConfig { statics, ..config }),
+            Self::Sssd(config) => Self::Sssd(config),
+        }
+    }
+
+    /// How many numbers the network is given of what does not change along a series.
+    pub(super) fn statics(&self) -> usize {
+        match self {
+            Self::Csdi(config) => config.statics.given(),
+            Self::Sssd(_) => 0,
+        }
+    }
+
     /// With the variables and the length of the data, and the steps of the schedule.
     pub(super) fn with_data(self, [variables, length]: [usize; 2], steps: usize) -> Self {
         match self {
@@ -92,6 +109,8 @@ pub(super) struct Given {
     pub(super) cells: Tensor<3>,
     /// Which variables these are, `[B, K]`; none: all, in order.
     pub(super) variables: Option<Tensor<2, Int>>,
+    /// What does not change along the series, `[B, S]`, for networks that read it.
+    pub(super) statics: Option<Tensor<2>>,
 }
 
 impl Given {
@@ -125,6 +144,10 @@ impl MaskedNetwork {
                 let times = Tensor::<1, Int>::arange(0..length as i64, &given.cells.device()).float();
                 let times = times.unsqueeze_dim::<2>(0).expand([batch, length]);
                 let side = network.side_information(times, given.variables.clone(), given.cells.clone());
+                let side = match given.statics.clone() {
+                    Some(statics) => network.with_statics(side, statics),
+                    None => side,
+                };
                 Ok(Condition::Csdi { series, side })
             }
             Self::Sssd(network) => {

@@ -42,7 +42,7 @@ impl Preview<MaskedNetwork> for ImputationPreview {
     fn draw(&self, model: &MaskedNetwork, folder: &Path, name: &str) -> Result<PathBuf, AnyError> {
         let [variables, length] = self.family.shape;
         let filler = Filler::new(&self.family, model, &self.draw, &self.device)?;
-        let windows = vec![Sheet { values: self.row.values.clone(), known: self.row.given.clone() }; self.draw.samples];
+        let windows = vec![Sheet::of(&self.row); self.draw.samples];
         let seeds = (0..self.draw.samples as u64).map(|sample| seed_of_row(self.draw.seed, 0, sample)).collect();
         let samples = filler.sample(&windows, seeds, 0)?;
         let units = &self.family.origin.data.units;

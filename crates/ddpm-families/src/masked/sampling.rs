@@ -8,8 +8,8 @@ use ddpm_model::denoiser::Denoised;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::pass::Pass;
 
-use super::MaskedFamily;
 use super::network::{Condition, Given, MaskedNetwork};
+use super::{MaskedFamily, Row};
 use crate::family::AnyError;
 use crate::family::trained::SeriesDraw;
 use crate::series_sampling::{RowNoise, RowSampler};
@@ -19,6 +19,8 @@ use crate::series_sampling::{RowNoise, RowSampler};
 pub(super) struct Sheet {
     pub(super) values: Vec<f32>,
     pub(super) known: Vec<bool>,
+    /// What does not change along the series.
+    pub(super) statics: Vec<f32>,
 }
 
 /// Fills in what is missing.
@@ -91,6 +93,7 @@ impl<'a> Filler<'a> {
             values: tensor(windows.iter().flat_map(|window| window.values.iter().copied()).collect()),
             cells: tensor(known.collect()),
             variables: None,
+            statics: self.family.statics(windows.iter().map(|window| &window.statics[..]), self.device),
         };
         let noise = RowNoise { seeds, part, shape, device: self.device.clone() };
         let condition = self.model.condition(&given)?;
@@ -121,15 +124,20 @@ impl<'a> Filler<'a> {
 }
 
 impl Sheet {
-    /// Nothing is known.
-    pub(super) fn empty(cells: usize) -> Self {
-        Self { values: vec![0.0; cells], known: vec![false; cells] }
+    /// Nothing is known of so many cells.
+    pub(super) fn empty(cells: usize, statics: Vec<f32>) -> Self {
+        Self { values: vec![0.0; cells], known: vec![false; cells], statics }
+    }
+
+    /// What is given of a window.
+    pub(super) fn of(row: &Row) -> Self {
+        Self { values: row.values.clone(), known: row.given.clone(), statics: row.statics.clone() }
     }
 
     /// A window; what lies behind the end is not known.
     fn window(&self, variables: usize, start: usize, window: usize) -> Self {
         let length = self.values.len() / variables;
-        let mut found = Self::empty(variables * window);
+        let mut found = Self::empty(variables * window, self.statics.clone());
         for (variable, step) in (0..variables).flat_map(|k| (0..window.min(length - start)).map(move |step| (k, step)))
         {
             let (from, to) = (variable * length + start + step, variable * window + step);
@@ -172,9 +180,11 @@ mod tests {
 
     #[test]
     fn a_window_shows_what_is_known_and_takes_the_rest() {
-        let mut sheet = Sheet { values: (0..10).map(|k| k as f32).collect(), known: vec![true; 10] };
+        let values = (0..10).map(|k| k as f32).collect();
+        let mut sheet = Sheet { values, known: vec![true; 10], statics: vec![0.5] };
         sheet.known[3] = false;
         let window = sheet.window(2, 2, 4);
+        assert_eq!(window.statics, [0.5]);
         assert_eq!(window.values, [2.0, 0.0, 4.0, 0.0, 7.0, 8.0, 9.0, 0.0]);
         assert_eq!(window.known.iter().filter(|known| **known).count(), 5);
         sheet.accept(&[-1.0; 8], 2, Part { start: 2, kept: 5 }, 4);

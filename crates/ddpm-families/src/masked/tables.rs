@@ -40,6 +40,9 @@ pub struct MaskedConfig {
     /// Variables of a training item, chosen at random; left out: all. For `"csdi"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variables_per_item: Option<usize>,
+    /// Whether the network is given what does not change along a series, where the data have it: an embedding of each category
+    /// (`feat_static_cat` of GluonTS), and numbers. For `"csdi"`.
+    pub static_covariates: bool,
     /// How the cells that the network learns to predict are chosen; several kinds are mixed.
     pub masks: Vec<MaskConfig>,
     /// What the loss is a mean of.
@@ -67,6 +70,7 @@ impl Default for MaskedConfig {
             window: None,
             stride: 1,
             variables_per_item: None,
+            static_covariates: true,
             masks: vec![MaskConfig::default()],
             mean: LossMean::Cells,
             sampler: "ddim".into(),

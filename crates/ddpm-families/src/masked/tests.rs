@@ -14,7 +14,9 @@ use super::network::MaskedNetwork;
 use super::trained::TrainedMasked;
 use super::{MaskedBatch, MaskedFamily, Patterns};
 use crate::family::stored::ModelCard;
-use crate::family::trained::{Draw, Forecast, Generate, Impute, SeriesDraw, Stretch};
+use crate::family::trained::{
+    BoundDraw, Draw, Forecast, Generate, Impute, ScoredPart, SeriesBound, SeriesBoundTerms, SeriesDraw, Stretch,
+};
 use crate::family::{Family, Origin};
 use crate::parameters::settle;
 
@@ -36,6 +38,8 @@ fn family(model: &str, more: &str) -> MaskedFamily {
         covariate_units: Units::identity(0),
         lowest: vec![Some(1.0), None, None],
         highest: vec![None, None, Some(-2.0)],
+        static_categories: Vec::new(),
+        static_units: Units::default(),
     };
     let shape = vec![VARIABLES, WINDOW];
     let data = DataInfo { name: "any".into(), shape, classes: Vec::new(), units, series: Some(series) };
@@ -242,6 +246,146 @@ fn forecasts_go_on_from_the_end_of_what_is_known() {
     assert_eq!((model.history(), model.longest_horizon()), (7, Some(7)));
     let error = model.forecast(&[stretch(&series, 2, 20, 0)], 8, &SeriesDraw::new(7, 1)).unwrap_err().to_string();
     assert!(error.contains("1 to 7"), "{error}");
+}
+
+/// All weights become 0.
+struct Zero;
+
+impl ModuleMapper for Zero {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, old, mapper) = param.consume();
+        Param::from_mapped_value(id, old.zeros_like(), mapper)
+    }
+}
+
+/// A series without holes.
+fn whole_series(steps: usize) -> Series {
+    let values = (0..steps * VARIABLES).map(|at| Some(1.5 + (at as f64 * 0.7).sin()));
+    Series::new(None, Index::Counted, ["a", "b", "c"].map(String::from).to_vec(), Table::from_rows(VARIABLES, values))
+}
+
+fn bounds(model: &TrainedMasked, series: &Series, part: ScoredPart, at_once: usize) -> Vec<SeriesBoundTerms> {
+    let ends = (WINDOW..=series.target.steps()).step_by(WINDOW).enumerate();
+    let stretches: Vec<_> = ends.map(|(number, end)| stretch(series, end - WINDOW, end, number as u64)).collect();
+    model.series_bound(&stretches, part, &BoundDraw { seed: 3, at_once }).unwrap()
+}
+
+/// The mean over the values with small and with large variances, in the units of the data.
+fn nats(terms: &[SeriesBoundTerms]) -> [f64; 2] {
+    let values: usize = terms.iter().map(|terms| terms.values).sum();
+    [0, 1].map(|k| terms.iter().map(|terms| terms.bounds[k].total() + terms.log_scale).sum::<f64>() / values as f64)
+}
+
+#[test]
+fn the_bound_is_the_density_of_a_gaussian_where_the_denoiser_is_exact() {
+    let unconditional = format!("{CSDI}unconditional = true\n");
+    let few = "[diffusion]\nprediction = 'v'\nschedule = { kind = 'linear', steps = 20, beta_start = 1e-3, beta_end = 0.2 }\n";
+    for (model, part) in
+        [(CSDI, ScoredPart::Horizon(6)), (SSSD, ScoredPart::Horizon(6)), (&unconditional, ScoredPart::Window(WINDOW))]
+    {
+        // A prediction of v as 0 is exact for standard normal values.
+        let family = family(model, &format!("{few}{FEW_STEPS}"));
+        let device = Device::default();
+        device.seed(3);
+        let network = settle(family.init(&device));
+        // The last layer of SSSD is 0 before training, that of CSDI but for its bias.
+        let network = if model == SSSD { network } else { network.map(&mut Zero) };
+        let card = ModelCard::in_training(&family);
+        let units = family.origin.data.units.clone();
+        let trained = TrainedMasked::new(family, network, card);
+        let series = whole_series(200 * WINDOW);
+        let terms = bounds(&trained, &series, part, 64);
+        let first = if part == ScoredPart::Horizon(6) { 2 } else { 0 };
+        let density = |step: usize, variable: usize| {
+            let z = units.value(variable, series.target.given(step, variable).unwrap());
+            0.5 * (std::f64::consts::TAU.ln() + z * z) + units.scale[variable].ln()
+        };
+        let steps = (0..200 * WINDOW).filter(|step| step % WINDOW >= first);
+        let all: Vec<f64> =
+            steps.flat_map(|step| (0..VARIABLES).map(move |k| (step, k))).map(|(t, k)| density(t, k)).collect();
+        let exact = all.iter().sum::<f64>() / all.len() as f64;
+        assert_eq!(terms.iter().map(|terms| terms.values).sum::<usize>(), all.len());
+        let [small, large] = nats(&terms);
+        assert!((large - exact).abs() < 0.06, "{model}: {large} {exact}");
+        assert!(small > exact + 0.3, "{model}: {small} {exact}");
+    }
+}
+
+#[test]
+fn the_bound_is_in_the_units_of_the_data_and_the_same_at_any_batch_size() {
+    let part = ScoredPart::Window(WINDOW);
+    let model = trained(CSDI, FEW_STEPS);
+    let mut larger = family(CSDI, FEW_STEPS);
+    let units = &mut larger.origin.data.units;
+    units.shift.iter_mut().chain(&mut units.scale).for_each(|unit| *unit *= 8.0);
+    let (network, card) = (network(&larger), ModelCard::in_training(&larger));
+    let other = TrainedMasked::new(larger, network, card);
+    let mut series = whole_series(12 * WINDOW);
+    let mut scaled = series.clone();
+    for (step, variable) in (0..12 * WINDOW).flat_map(|step| (0..VARIABLES).map(move |k| (step, k))) {
+        scaled.target.set(step, variable, 8.0 * series.target.given(step, variable).unwrap());
+    }
+    let terms = bounds(&model, &series, part, 100);
+    let hidden: Vec<usize> = terms.iter().map(|terms| terms.values).collect();
+    assert!(hidden.iter().any(|count| *count > 0) && hidden.iter().any(|count| *count != hidden[0]), "{hidden:?}");
+    for (before, after) in nats(&terms).iter().zip(nats(&bounds(&other, &scaled, part, 100))) {
+        assert!((after - before - 8f64.ln()).abs() < 1e-5, "{before} {after}");
+    }
+    for (found, wanted) in bounds(&model, &series, part, 5).iter().zip(&terms) {
+        assert_eq!(found.values, wanted.values);
+        let [found, wanted] = [found, wanted].map(|terms| terms.bounds[1].total());
+        assert!((found - wanted).abs() < 1e-4 * wanted.abs().max(1.0), "{found} {wanted}");
+    }
+    // The network predicts all cells of a window together.
+    series.target.hide(2 * WINDOW + 1, 0);
+    let holey = bounds(&model, &series, part, 100);
+    assert!(holey[2].values == 0 && holey[2].left_out > 0 && holey[3] == terms[3], "{:?}", holey[2]);
+    let refused = |part| {
+        let stretches = [stretch(&series, 0, WINDOW, 0)];
+        model.series_bound(&stretches, part, &BoundDraw { seed: 3, at_once: 1 }).unwrap_err().to_string()
+    };
+    assert!(refused(ScoredPart::Horizon(WINDOW)).contains("expected 1 to 7"));
+    assert!(refused(ScoredPart::Window(3)).contains("expected 8"));
+}
+
+#[test]
+fn what_does_not_change_along_a_series_is_read_by_csdi() {
+    for (model, is_read) in [(CSDI, true), (SSSD, false)] {
+        let mut data = family(model, FEW_STEPS).origin.data;
+        let info = data.series.as_mut().unwrap();
+        info.static_categories = vec![vec![2, 5, 6]];
+        info.static_units = Units { shift: vec![1.0], scale: vec![2.0] };
+        let of = |keys: &str, data: &DataInfo| {
+            let tables =
+                MaskedFamily::read(format!("[model]\n{model}[masked]\nsteps = 4\n{keys}").parse().unwrap()).unwrap();
+            let origin = Origin { experiment: "test".into(), data: data.clone(), source: None };
+            let family = MaskedFamily::new(tables, origin).unwrap();
+            let (network, card) = (network(&family), ModelCard::in_training(&family));
+            (TrainedMasked::new(family.clone(), network, card), family)
+        };
+        let (model, family) = of("", &data);
+        assert_eq!(family.tables.model.statics(), if is_read { 4 } else { 0 });
+        let with =
+            |category, real| Series { static_categories: vec![category], static_reals: vec![real], ..series(40) };
+        let impute = |series: &Series| model.impute(&[stretch(series, 4, 12, 0)], &SeriesDraw::new(7, 1)).unwrap();
+        let one = impute(&with(2, 1.0));
+        assert_eq!(one == impute(&with(5, 1.0)), !is_read);
+        assert_eq!(one == impute(&with(2, 3.0)), !is_read);
+        let item = |category| {
+            let example = family.origin.data.window(&with(category, 1.0), 3, WINDOW);
+            vec![StreamItem { example, place: 1, augment_labels: None }]
+        };
+        let loss = |category| {
+            let batch = family.batch(item(category), 5, &Device::default());
+            family.losses(&model.model, &batch, &Pass::default()).loss.into_scalar::<f32>()
+        };
+        assert_eq!(loss(2) == loss(5), !is_read);
+        let refused = model.impute(&[stretch(&series(40), 4, 12, 0)], &SeriesDraw::new(7, 1)).is_err();
+        assert_eq!(refused, is_read);
+        assert_eq!(model.generate(&Draw::of_seed(5), 0, 2).unwrap().values.len(), 2 * VARIABLES * WINDOW);
+        // Without it the network is what it was.
+        assert_eq!(of("static_covariates = false\n", &data).1.tables.model.statics(), 0);
+    }
 }
 
 #[test]

@@ -12,14 +12,14 @@ use super::network::MaskedNetwork;
 use super::sampling::{Filler, Sheet};
 use crate::family::AnyError;
 use crate::family::stored::ModelCard;
-use crate::family::trained::{Draw, Forecast, Generate, Impute, SeriesDraw, Stretch, Trained};
+use crate::family::trained::{Draw, Forecast, Generate, Impute, SeriesBound, SeriesDraw, Stretch, Trained};
 use crate::series_sampling::seed_of_row;
 
 /// A trained model of masked series.
 pub struct TrainedMasked {
-    family: MaskedFamily,
-    model: MaskedNetwork,
-    device: Device,
+    pub(super) family: MaskedFamily,
+    pub(super) model: MaskedNetwork,
+    pub(super) device: Device,
     card: ModelCard,
 }
 
@@ -33,11 +33,11 @@ impl TrainedMasked {
     /// The steps of a series from `from` on, of which those in `visible` are known where they were observed.
     fn sheet(&self, series: &Series, from: i64, length: usize, visible: Range<i64>) -> Sheet {
         let item = self.family.origin.data.window(series, from, length);
-        let cells = item.window.map(|window| window.cells).unwrap_or_default();
+        let (cells, statics) = item.window.map(|window| (window.cells, window.statics)).unwrap_or_default();
         let is_known = |(place, cell): (usize, &Cell)| {
             *cell == Cell::Observed && visible.contains(&(from + (place % length) as i64))
         };
-        Sheet { values: item.values, known: cells.iter().enumerate().map(is_known).collect() }
+        Sheet { values: item.values, known: cells.iter().enumerate().map(is_known).collect(), statics }
     }
 
     /// Samples of stretches, each `[K, L]` in the units of the networks, in the order `[samples, W]`.
@@ -59,8 +59,7 @@ impl TrainedMasked {
     fn in_data_units(&self, variable: usize, value: f32) -> f32 {
         let data = &self.family.origin.data;
         let value = data.units.data_unit(variable, f64::from(value));
-        let bound = |bounds: &[Option<f64>]| bounds.get(variable).copied().flatten();
-        let (low, high) = data.series.as_ref().map_or((None, None), |info| (bound(&info.lowest), bound(&info.highest)));
+        let [low, high] = data.series.as_ref().map_or([None; 2], |info| info.bounds(variable));
         let value = low.map_or(value, |low| value.max(low));
         high.map_or(value, |high| value.min(high)) as f32
     }
@@ -87,13 +86,18 @@ impl Trained for TrainedMasked {
     fn impute(&self) -> Option<&dyn Impute> {
         Some(self)
     }
+
+    fn series_bound(&self) -> Option<&dyn SeriesBound> {
+        Some(self)
+    }
 }
 
 impl Generate for TrainedMasked {
-    /// Windows of which nothing is known.
+    /// Windows of which nothing is known, of no category.
     fn generate(&self, draw: &Draw, first: u64, count: usize) -> Result<Samples, AnyError> {
         let [variables, length] = self.family.shape;
-        let empty = |number| (Sheet::empty(variables * length), number);
+        let statics = vec![0.0; self.family.tables.model.statics()];
+        let empty = |number| (Sheet::empty(variables * length, statics.clone()), number);
         let sheets: Vec<(Sheet, u64)> = (first..first + count as u64).map(empty).collect();
         let filled = self.fill(&sheets, &SeriesDraw::new(draw.seed, 1))?;
         let in_units = |(place, value): (usize, &f32)| self.in_data_units(place / length, *value);
@@ -172,8 +176,11 @@ impl Forecast for TrainedMasked {
 }
 
 impl TrainedMasked {
-    fn check(&self, series: &Series) -> Result<(), AnyError> {
+    pub(super) fn check(&self, series: &Series) -> Result<(), AnyError> {
         let (found, expected) = (series.target.variables(), self.family.shape[0]);
+        if self.family.tables.model.statics() > 0 {
+            self.family.origin.data.series.as_ref().map_or(Ok(()), |info| info.check_statics(series))?;
+        }
         match found == expected {
             true => Ok(()),
             false => {

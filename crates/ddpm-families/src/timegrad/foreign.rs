@@ -53,11 +53,13 @@ pub fn read_pytorch_ts(
     Ok((family, model))
 }
 
-/// The keys of a model of pytorch-ts: its scaling, its time features, and one noise for each step.
+/// The keys of a model of pytorch-ts: its scaling, its time features, one noise for each step, and nothing of what does not
+/// change along a series.
 pub fn pytorch_ts_keys(context: usize, horizon: usize) -> ForecastKeys {
     let time_features = super::features::FeatureSet::PytorchTs;
     let scaling = Scaling::Mean;
-    ForecastKeys { context, horizon, time_features, scaling, noises_per_step: 1, ..ForecastKeys::default() }
+    let keys = ForecastKeys { context, horizon, time_features, scaling, ..ForecastKeys::default() };
+    ForecastKeys { noises_per_step: 1, static_covariates: false, ..keys }
 }
 
 /// The sizes of the networks.

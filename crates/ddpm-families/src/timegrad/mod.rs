@@ -1,6 +1,7 @@
 //! The family `timegrad`: forecasts of all variables of a series at once, each step a sample of a diffusion model that is
 //! conditioned on the state of a recurrent network over the past (Rasul et al. 2021).
 
+mod bound;
 mod features;
 pub mod foreign;
 mod lags;

@@ -14,6 +14,7 @@ use toml::{Table, Value};
 use super::features::{FeatureSet, TimeFeatures, frequency_of};
 use super::lags::{lags_of_data, lags_of_frequency};
 use crate::family::Problem;
+use crate::items::statics_of;
 
 /// The sections of a TimeGrad model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,6 +73,9 @@ pub struct ForecastKeys {
     pub lags: Vec<usize>,
     /// What the recurrent network reads of the time of a step.
     pub time_features: FeatureSet,
+    /// Whether the recurrent network reads what does not change along a series, where the data have it: an embedding of each
+    /// category (`feat_static_cat` of GluonTS), and numbers (`feat_static_real`, attributes of a `.tsf`).
+    pub static_covariates: bool,
     /// What the values are divided by.
     pub scaling: Scaling,
     /// How the prediction of the denoiser is compared with what it should be.
@@ -88,6 +92,7 @@ impl Default for ForecastKeys {
             horizon: 24,
             lags: Vec::new(),
             time_features: FeatureSet::default(),
+            static_covariates: true,
             scaling: Scaling::default(),
             loss: NoiseLoss::default(),
             noises_per_step: 4,
@@ -238,12 +243,15 @@ impl TimeGradTables {
     pub(super) fn network(&self, data: &DataInfo) -> TimeGradConfig {
         let (keys, model) = (&self.timegrad, self.model.clone());
         let features = TimeFeatures::new(keys.time_features, data);
+        let series = data.series.as_ref();
+        let statics = series.filter(|_| keys.static_covariates).map(statics_of);
         TimeGradConfig {
             variables: data.shape[0],
             context_length: keys.context,
             prediction_length: keys.horizon,
             lags: keys.lags.clone(),
-            time_features: features.count() + data.series.as_ref().map_or(0, |series| series.covariates.len()),
+            time_features: features.count() + series.map_or(0, |series| series.covariates.len()),
+            statics: statics.unwrap_or_default(),
             scaling: keys.scaling == Scaling::Mean,
             cell: model.cell,
             layers: model.layers,

@@ -1,10 +1,12 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::module::{Module, ModuleMapper, Param};
+use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_data::series::{Cell, Covariates, Frequency, Index, Series, SeriesInfo, Table as Values, Timestamp, Window};
 use ddpm_data::{DataInfo, Example, StreamItem, Units};
 use ddpm_model::pass::Pass;
+use ddpm_model::timegrad::TimeGrad;
 use ddpm_model::timegrad::calendar::Moment;
 use ddpm_model::timegrad::features::{Frequency as Periods, Periods as Counted};
 use ddpm_sampling::samplers::{Sampler, SamplerOptions};
@@ -18,7 +20,7 @@ use super::foreign::{pytorch_ts_keys, read_pytorch_ts};
 use super::tables::TimeGradTables;
 use super::trained::TrainedTimeGrad;
 use crate::family::stored::ModelCard;
-use crate::family::trained::{Forecast, SeriesDraw, Stretch};
+use crate::family::trained::{BoundDraw, Forecast, ScoredPart, SeriesBound, SeriesBoundTerms, SeriesDraw, Stretch};
 use crate::family::{Family, Origin};
 use crate::parameters::settle;
 
@@ -48,6 +50,8 @@ fn info(variables: usize, index: Index, covariates: &[&str]) -> DataInfo {
         covariate_units: Units::identity(covariates.len()),
         lowest: vec![None; variables],
         highest: vec![None; variables],
+        static_categories: Vec::new(),
+        static_units: Units::default(),
     };
     let units = Units { shift: vec![3.0; variables], scale: vec![2.0; variables] };
     DataInfo { name: "any".into(), shape: vec![variables, 1], classes: Vec::new(), units, series: Some(series) }
@@ -220,6 +224,56 @@ fn covariates_of_the_steps_to_come_are_read() {
     assert_ne!(low[2..], high[2..]);
 }
 
+/// A series whose history was never observed, and whose next two steps have a level by its category.
+fn leveled(category: usize, number: usize) -> Series {
+    let noise = |t: usize| 0.1 * ((number * 31 + t * 17) as f64).sin();
+    let level = if category == 4 { 5.0 } else { 1.0 };
+    let values = (0..7).map(|t| (t >= 5).then(|| level + noise(t)));
+    let one = Series::new(None, Index::Counted, vec!["0".into()], Values::from_rows(1, values));
+    Series { static_categories: vec![category], static_reals: vec![number as f64], ..one }
+}
+
+/// Training of a few steps on these items.
+fn fitted(family: &TimeGradFamily, items: &[StreamItem], steps: u64) -> TimeGrad {
+    let device = Device::default().autodiff();
+    device.seed(7);
+    let mut model = settle(family.init(&device));
+    let mut optimizer = AdamConfig::new().init();
+    for step in 0..steps {
+        let losses = family.losses(&model, &family.batch(items.to_vec(), step, &device), &Pass::default());
+        let gradients = GradientsParams::from_grads(losses.loss.backward(), &model);
+        model = optimizer.step(1e-2, model, gradients);
+    }
+    model.valid()
+}
+
+#[test]
+fn a_level_that_follows_from_the_category_alone_is_learned() {
+    let mut data = info(1, Index::Counted, &[]);
+    let series_info = data.series.as_mut().unwrap();
+    series_info.static_categories = vec![vec![1, 4]];
+    series_info.static_units = Units { shift: vec![8.0], scale: vec![4.0] };
+    for (static_covariates, wanted) in [(true, 4.0), (false, 0.0)] {
+        let keys = format!("static_covariates = {static_covariates}\nlags");
+        let family = family_of(&SMALL.replace("lags", &keys), data.clone());
+        assert_eq!(family.reader.network.input_size(), if static_covariates { 5 } else { 3 });
+        let item = |place: usize| {
+            let example = family.origin().data.window(&leveled([1, 4][place % 2], place), 0, 7);
+            StreamItem { example, place: place as u64, augment_labels: None }
+        };
+        let model = fitted(&family, &(0..16).map(item).collect::<Vec<_>>(), 200);
+        let model = TrainedTimeGrad::new(family.clone(), model, ModelCard::in_training(&family));
+        let mean = |category| {
+            let found = model.forecast(&[stretch(&leveled(category, 9), 5, 0)], 1, &draw(40, 99)).unwrap();
+            found.iter().sum::<f32>() / 40.0
+        };
+        let distance = mean(4) - mean(1);
+        assert!((distance - wanted).abs() < 1.0, "{static_covariates}: {distance}");
+        let error = model.forecast(&[stretch(&leveled(3, 9), 5, 0)], 1, &draw(1, 9));
+        assert_eq!(error.is_err(), static_covariates);
+    }
+}
+
 #[test]
 fn samples_stay_within_the_bounds_of_their_variable() {
     let mut data = info(2, days(), &[]);
@@ -230,6 +284,73 @@ fn samples_stay_within_the_bounds_of_their_variable() {
     let of = |k: usize| found.iter().copied().skip(k).step_by(2).collect::<Vec<f32>>();
     assert!(of(1).iter().all(|value| (2.5..=3.5).contains(value)) && of(1).contains(&2.5) && of(1).contains(&3.5));
     assert!(of(0).iter().any(|value| !(2.5..=3.5).contains(value)));
+}
+
+/// The terms of windows that follow one another, each of `horizon` steps.
+fn bounds(model: &TrainedTimeGrad, series: &Series, horizon: usize, at_once: usize) -> Vec<SeriesBoundTerms> {
+    let ends = (20 + horizon..=series.target.steps()).step_by(horizon).enumerate();
+    let stretches: Vec<Stretch<'_>> = ends.map(|(number, end)| stretch(series, end, number as u64)).collect();
+    model.series_bound(&stretches, ScoredPart::Horizon(horizon), &BoundDraw { seed: 3, at_once }).unwrap()
+}
+
+/// The mean over the values with small and with large variances, in the units of the data.
+fn nats(terms: &[SeriesBoundTerms]) -> [f64; 2] {
+    let values: usize = terms.iter().map(|terms| terms.values).sum();
+    [0, 1].map(|k| terms.iter().map(|terms| terms.bounds[k].total() + terms.log_scale).sum::<f64>() / values as f64)
+}
+
+#[test]
+fn the_bound_is_the_density_of_a_gaussian_where_the_denoiser_is_exact() {
+    // Before training v is predicted as 0, which is exact for standard normal values.
+    let text = SMALL.replace("steps = 6", "steps = 20\nprediction = 'v'");
+    let family = family_of(&text, info(2, days(), &[]));
+    let device = Device::default();
+    device.seed(7);
+    let (model, card) = (settle(family.init(&device)), ModelCard::in_training(&family));
+    let model = TrainedTimeGrad::new(family, model, card);
+    let one = series(2020, 2, days());
+    let terms = bounds(&model, &one, 20, 64);
+    assert_eq!((terms.len(), terms.iter().map(|terms| terms.values).sum::<usize>()), (100, 4000));
+    let density = |step: usize, variable: usize| {
+        let z = (one.target.given(step, variable).unwrap() - 3.0) / 2.0;
+        0.5 * (std::f64::consts::TAU.ln() + z * z) + 2f64.ln()
+    };
+    let exact = (20..2020).flat_map(|step| [density(step, 0), density(step, 1)]).sum::<f64>() / 4000.0;
+    let [small, large] = nats(&terms);
+    assert!((large - exact).abs() < 0.06, "{large} {exact}");
+    assert!(small > exact + 0.3, "{small} {exact}");
+}
+
+#[test]
+fn the_bound_is_in_the_units_of_the_data_and_the_same_at_any_batch_size() {
+    for scaling in ["standard", "mean"] {
+        let text = SMALL.replace("lags", &format!("scaling = '{scaling}'\nlags"));
+        let data = info(2, days(), &[]);
+        let mut larger = data.clone();
+        larger.units.shift.iter_mut().chain(&mut larger.units.scale).for_each(|unit| *unit *= 8.0);
+        let mut one = series(60, 2, days());
+        one.target.set(33, 1, 4.5);
+        let mut scaled = one.clone();
+        for (step, variable) in (0..60).flat_map(|step| [(step, 0), (step, 1)]) {
+            scaled.target.set(step, variable, 8.0 * one.target.given(step, variable).unwrap());
+        }
+        let (model, other) = (trained(family_of(&text, data)), trained(family_of(&text, larger)));
+        let terms = bounds(&model, &one, 4, 100);
+        let (before, after) = (nats(&terms), nats(&bounds(&other, &scaled, 4, 100)));
+        for (before, after) in before.iter().zip(after) {
+            assert!((after - before - 8f64.ln()).abs() < 1e-5, "{scaling}: {before} {after}");
+        }
+        for (terms, wanted) in bounds(&model, &one, 4, 3).iter().zip(&terms) {
+            let [found, wanted] = [terms, wanted].map(|terms| terms.bounds[1].total());
+            assert!((found - wanted).abs() < 1e-4 * wanted.abs(), "{scaling}: {found} {wanted}");
+        }
+        // A step of which a variable was not observed has no density, and changes what comes after it.
+        one.target.hide(30, 1);
+        let holey = bounds(&model, &one, 4, 100);
+        let left_out: Vec<usize> = holey.iter().map(|terms| terms.left_out).collect();
+        assert_eq!((left_out[2], left_out.iter().sum::<usize>(), holey[2].values), (1, 1, 6));
+        assert!(holey[1] == terms[1] && holey[3].bounds != terms[3].bounds);
+    }
 }
 
 #[test]

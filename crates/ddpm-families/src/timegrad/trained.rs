@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::Example;
-use ddpm_data::series::{Cell, Index, SeriesInfo};
+use ddpm_data::series::{Cell, Index};
 use ddpm_model::noise_level::NoiseRange;
 use ddpm_model::timegrad::{Forecast as Paths, TimeGrad};
 
@@ -11,7 +11,7 @@ use super::TimeGradFamily;
 use super::features::frequency_of;
 use crate::family::AnyError;
 use crate::family::stored::ModelCard;
-use crate::family::trained::{Forecast, SeriesDraw, Stretch, Trained};
+use crate::family::trained::{Forecast, SeriesBound, SeriesDraw, Stretch, Trained};
 use crate::series_sampling::{RowNoise, RowSampler, seed_of_row};
 
 /// The sampler of a forecast where none is named.
@@ -20,8 +20,8 @@ const USUAL_SAMPLER: &str = "ddpm";
 /// A trained TimeGrad model.
 pub struct TrainedTimeGrad {
     pub(super) family: TimeGradFamily,
-    model: TimeGrad,
-    device: Device,
+    pub(super) model: TimeGrad,
+    pub(super) device: Device,
     card: ModelCard,
 }
 
@@ -94,42 +94,42 @@ impl TrainedTimeGrad {
     /// Values `[rows, 1, D]` within the bounds of their variables.
     fn clamped(&self, values: Tensor<3>) -> Tensor<3> {
         let variables = self.family.reader.network.variables;
-        let bound = |of: fn(&SeriesInfo) -> &Vec<Option<f64>>, open: f32| {
-            let bounds = self.family.origin.data.series.as_ref().map(of);
-            let one = |k: usize| {
-                let bound = bounds.and_then(|bounds| bounds.get(k).copied().flatten());
-                bound.map_or(open, |bound| self.family.reader.network_value(k, bound))
-            };
+        let bound = |end: usize, open: f32| {
+            let one = |k: usize| self.bounds(k)[end].map_or(open, |bound| self.family.reader.network_value(k, bound));
             let all: Vec<f32> = (0..variables).map(one).collect();
             let is_open = all.iter().all(|bound| *bound == open);
             (!is_open).then(|| Tensor::<3>::from_data(TensorData::new(all, [1, 1, variables]), &self.device))
         };
-        let values = match bound(|series| &series.lowest, f32::MIN) {
+        let values = match bound(0, f32::MIN) {
             Some(lowest) => values.max_pair(lowest),
             None => values,
         };
-        match bound(|series| &series.highest, f32::MAX) {
+        match bound(1, f32::MAX) {
             Some(highest) => values.min_pair(highest),
             None => values,
         }
     }
 
+    /// The lowest and the highest value of a variable, where these are bounds.
+    fn bounds(&self, variable: usize) -> [Option<f64>; 2] {
+        self.family.origin.data.series.as_ref().map_or([None; 2], |info| info.bounds(variable))
+    }
+
     /// A value as the network has it in the units of the data; at a bound of its variable it is the bound to the last bit.
     fn number(&self, variable: usize, value: f32) -> f64 {
         let reader = &self.family.reader;
-        let bound = |of: fn(&SeriesInfo) -> &Vec<Option<f64>>| {
-            self.family.origin.data.series.as_ref().and_then(|series| of(series).get(variable).copied().flatten())
-        };
+        let [lowest, highest] = self.bounds(variable);
         let at_or_beyond = |bound: f64, is_beyond: fn(&f32, &f32) -> bool| {
             is_beyond(&value, &reader.network_value(variable, bound)).then_some(bound)
         };
-        let lowest = bound(|series| &series.lowest).and_then(|bound| at_or_beyond(bound, f32::le));
-        let highest = bound(|series| &series.highest).and_then(|bound| at_or_beyond(bound, f32::ge));
+        let lowest = lowest.and_then(|bound| at_or_beyond(bound, f32::le));
+        let highest = highest.and_then(|bound| at_or_beyond(bound, f32::ge));
         lowest.or(highest).unwrap_or_else(|| reader.data_unit(variable, value))
     }
 
-    /// The history before the end of a stretch, and the steps to forecast, of which the covariates are known.
-    fn item(&self, stretch: &Stretch<'_>, horizon: usize) -> Result<Example, AnyError> {
+    /// The history before step `end` of a series, and the `horizon` steps behind it, of which the covariates are known and the
+    /// values up to the end of the stretch.
+    pub(super) fn item(&self, stretch: &Stretch<'_>, end: usize, horizon: usize) -> Result<Example, AnyError> {
         let data = &self.family.origin.data;
         let variables = self.family.reader.network.variables;
         let found = stretch.series.target.variables();
@@ -142,14 +142,18 @@ impl TrainedTimeGrad {
             let message = format!("the model is of series with times, every {frequency}, and reads them");
             return Err(message.into());
         }
+        if self.family.reader.network.statics.given() > 0 {
+            data.series.as_ref().map_or(Ok(()), |info| info.check_statics(stretch.series))?;
+        }
         let history = self.history();
-        let start = stretch.end as i64 - history as i64;
+        let start = end as i64 - history as i64;
         let mut item = data.window(stretch.series, start, history + horizon);
         let steps = history + horizon;
         if let Some(window) = &mut item.window {
-            let before = usize::try_from(stretch.start as i64 - start).unwrap_or(0);
+            let place_of = |step: usize| usize::try_from(step as i64 - start).unwrap_or(0);
+            let known = place_of(stretch.start)..place_of(stretch.end);
             for (place, cell) in window.cells.iter_mut().enumerate() {
-                if place % steps < before || place % steps >= history {
+                if !known.contains(&(place % steps)) {
                     *cell = Cell::NeverObserved;
                 }
             }
@@ -171,6 +175,10 @@ impl Trained for TrainedTimeGrad {
     fn forecast(&self) -> Option<&dyn Forecast> {
         Some(self)
     }
+
+    fn series_bound(&self) -> Option<&dyn SeriesBound> {
+        Some(self)
+    }
 }
 
 impl Forecast for TrainedTimeGrad {
@@ -187,7 +195,7 @@ impl Forecast for TrainedTimeGrad {
     }
 
     fn forecast(&self, pasts: &[Stretch<'_>], horizon: usize, draw: &SeriesDraw) -> Result<Vec<f32>, AnyError> {
-        let item = |stretch: &Stretch<'_>| Ok((self.item(stretch, horizon)?, stretch.number));
+        let item = |stretch: &Stretch<'_>| Ok((self.item(stretch, stretch.end, horizon)?, stretch.number));
         let items = pasts.iter().map(item).collect::<Result<Vec<_>, AnyError>>()?;
         self.paths(&items, horizon, draw)
     }

@@ -58,6 +58,12 @@ impl Reader {
             Tensor::<3>::from_data(TensorData::new(values, [items.len(), steps, width]), (device, DType::F32))
         };
         let (variables, features) = (self.network.variables, self.network.time_features);
+        let statics = || {
+            let of = |item: &&Example| item.window.as_ref().map_or(&[][..], |window| &window.statics).to_vec();
+            let values: Vec<f32> = items.iter().flat_map(of).collect();
+            let shape = [items.len(), self.network.statics.given()];
+            Tensor::<2>::from_data(TensorData::new(values, shape), (device, DType::F32))
+        };
         Windows {
             past_values: stack(past.values, history, variables),
             past_observed: stack(past.observed, history, variables),
@@ -65,6 +71,7 @@ impl Reader {
             future_values: Some(stack(future.values, horizon, variables)),
             future_observed: Some(stack(future.observed, horizon, variables)),
             future_features: stack(future.features, horizon, features),
+            statics: (self.network.statics.given() > 0).then(statics),
         }
     }
 

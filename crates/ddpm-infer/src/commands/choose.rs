@@ -106,9 +106,13 @@ pub(crate) struct OpenModel {
 impl OpenModel {
     /// The message about a model that cannot do what a command is for.
     pub(crate) fn cannot(&self, what: &str) -> anyhow::Error {
-        let (path, family) = (self.path.display(), &self.model.card().family);
-        anyhow::anyhow!("{path}: this snapshot is a {family}: {}, not {what}", abilities(&*self.model))
+        anyhow::anyhow!("{}: {}", self.path.display(), not_able(&*self.model, what))
     }
+}
+
+/// What a message says about a model that cannot do this.
+pub(crate) fn not_able(model: &dyn Trained, what: &str) -> String {
+    format!("this snapshot is a {}: {}, not {what}", model.card().family, abilities(model))
 }
 
 /// The parser of `--split`.

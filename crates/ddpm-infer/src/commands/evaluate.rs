@@ -21,7 +21,6 @@ use ddpm_data::Split;
 use ddpm_device::device::OpenDevice;
 use ddpm_eval::metrics::Measurement;
 use ddpm_eval::resize::Resize;
-use ddpm_families::family::trained::abilities;
 use ddpm_files::runs::{steps_in, width_of, widths_in};
 use extraction::Extractor;
 use input_set::InputSet;
@@ -29,7 +28,7 @@ use models::{Candidate, Model};
 use results::{Made, Results, write};
 use sweep::{SampleSet, SweepArgs, about_denoising};
 
-use crate::commands::choose::{SnapshotArgs, split_parser};
+use crate::commands::choose::{SnapshotArgs, not_able, split_parser};
 use crate::commands::measure_likelihood::{self, LikelihoodArgs};
 use crate::commands::shards::Shard;
 
@@ -178,14 +177,13 @@ impl EvalArgs {
             let Model::OfFamily(model) = model else { continue };
             let (trained, path) = (&*model.trained, model.weights.path.display());
             if trained.generate().is_none() && trained.reconstruct().is_none() {
-                let family = &trained.card().family;
-                bail!("{path}: this snapshot is a {family}: {}, which eval cannot measure", abilities(trained));
+                bail!("{path}: {}", not_able(trained, "sample or reconstruct, which eval measures"));
             }
             if self.bits_per_dim.is_some() {
                 bail!("--bits-per-dim is {}", about_denoising(trained));
             }
             if sets.is_empty() && self.statistics.is_some() {
-                bail!("--statistics are those of samples, and {path} cannot sample: {}", abilities(trained));
+                bail!("--statistics are those of samples: {path}: {}", not_able(trained, "sample"));
             }
         }
         Ok(())

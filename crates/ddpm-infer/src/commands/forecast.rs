@@ -10,11 +10,11 @@ use ddpm_data::series::{self, Series, Timestamp, write_quantiles};
 use ddpm_eval::series::{Forecast as Scored, Point, Quantile, usual_levels};
 use ddpm_families::family::trained::Stretch;
 use ddpm_files::{atomic, npy};
-use ddpm_render::series::Forecast as Plot;
+use ddpm_render::series::{Forecast as Plot, quantile};
 
 use crate::commands::output_folder::OutputArgs;
 use crate::commands::series_file::{
-    SeriesFile, SeriesModelArgs, SeriesSamplingArgs, counted, quantile, time, timestamps, values,
+    SeriesFile, SeriesModelArgs, SeriesSamplingArgs, counted, time, timestamps, values,
 };
 
 /// Forecast what comes after a series.
@@ -151,7 +151,7 @@ fn quantiles(paths: &[f32], [count, horizon, variables]: [usize; 3]) -> Vec<f32>
     let cell = |at: usize| {
         let mut values: Vec<f32> = (0..count).map(|path| paths[path * horizon * variables + at]).collect();
         values.sort_by(f32::total_cmp);
-        LEVELS.map(|level| quantile(&values, level))
+        LEVELS.map(|level| quantile(&values, level) as f32)
     };
     (0..horizon * variables).flat_map(cell).collect()
 }

@@ -291,6 +291,8 @@ fn numbered(variables: usize) -> DataInfo {
         covariate_units: Units::identity(0),
         lowest: vec![None; variables],
         highest: vec![None; variables],
+        static_categories: Vec::new(),
+        static_units: Units::default(),
     };
     DataInfo {
         name: "series".into(),

@@ -10,12 +10,10 @@ use ddpm_eval::series::{Forecast as Scored, Point, Quantile, usual_levels};
 use ddpm_families::family::trained::{Impute, SeriesDraw, Stretch};
 use ddpm_files::npy::RowReader;
 use ddpm_files::{atomic, npy};
-use ddpm_render::series::Imputation as Plot;
+use ddpm_render::series::{Imputation as Plot, quantile};
 
 use crate::commands::output_folder::OutputArgs;
-use crate::commands::series_file::{
-    SeriesFile, SeriesModelArgs, SeriesSamplingArgs, quantile, time, timestamps, values,
-};
+use crate::commands::series_file::{SeriesFile, SeriesModelArgs, SeriesSamplingArgs, time, timestamps, values};
 
 /// Impute what is missing in series.
 #[derive(Args, Debug)]
@@ -204,7 +202,11 @@ fn median(samples: &[f32], starts: &[usize], size: usize) -> Vec<f32> {
         let mut values: Vec<f32> = starts.iter().map(|start| samples[start + at]).collect();
         values.sort_by(f32::total_cmp);
         // A value that was given is the same in all samples, and stays as it is bit for bit.
-        if values[0].to_bits() == values[values.len() - 1].to_bits() { values[0] } else { quantile(&values, 0.5) }
+        if values[0].to_bits() == values[values.len() - 1].to_bits() {
+            values[0]
+        } else {
+            quantile(&values, 0.5) as f32
+        }
     };
     (0..size).map(cell).collect()
 }

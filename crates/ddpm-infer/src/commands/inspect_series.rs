@@ -131,20 +131,23 @@ pub(crate) fn of_model(info: &SeriesInfo, model: Option<&dyn Trained>) -> Vec<(&
         lines.push(("horizon", format!("{} steps{longest}, from up to {history} before", forecast.usual_horizon())));
     }
     lines.push(("covariates", if info.covariates.is_empty() { "none".into() } else { names(&info.covariates) }));
+    let (categories, numbers) = (info.static_categories.len(), info.static_units.scale.len());
+    if categories + numbers > 0 {
+        lines.push(("static covariates", format!("{categories} categories, {numbers} numbers")));
+    }
     lines.push(("bounds", bounds(info)));
     lines
 }
 
 /// The variables that have a bound.
 fn bounds(info: &SeriesInfo) -> String {
-    let bound = |bounds: &[Option<f64>], variable: usize| bounds.get(variable).copied().flatten();
     let of_one = |(variable, name): (usize, &String)| {
         let name = printable(name);
-        match (bound(&info.lowest, variable), bound(&info.highest, variable)) {
-            (Some(lowest), Some(highest)) => Some(format!("{name} from {lowest} to {highest}")),
-            (Some(lowest), None) => Some(format!("{name} from {lowest}")),
-            (None, Some(highest)) => Some(format!("{name} up to {highest}")),
-            (None, None) => None,
+        match info.bounds(variable) {
+            [Some(lowest), Some(highest)] => Some(format!("{name} from {lowest} to {highest}")),
+            [Some(lowest), None] => Some(format!("{name} from {lowest}")),
+            [None, Some(highest)] => Some(format!("{name} up to {highest}")),
+            [None, None] => None,
         }
     };
     let all: Vec<String> = info.variables.iter().enumerate().filter_map(of_one).collect();

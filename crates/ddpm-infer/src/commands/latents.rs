@@ -7,10 +7,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use ddpm_console::numbers::{at_least, from_zero};
 use ddpm_data::Split;
-use ddpm_families::family::trained::{Draw, Encode, Trained, abilities};
+use ddpm_families::family::trained::{Draw, Encode, Trained};
 use ddpm_render::Samples;
 use ddpm_sampling::tasks::slerp;
 
+use super::choose::not_able;
 use super::given_items::of_split;
 
 /// How far a traversal goes from the middle in each direction, in standard deviations of the prior.
@@ -102,7 +103,7 @@ pub(crate) fn interpolation(model: &dyn Trained, draw: &Draw, row: usize, count:
 fn encoder_of<'a>(model: &'a dyn Trained, option: &str) -> anyhow::Result<&'a dyn Encode> {
     match model.encode() {
         Some(encoder) => Ok(encoder),
-        None => bail!("{option}: this snapshot is a {}: {}, not decode latents", model.card().family, abilities(model)),
+        None => bail!("{option}: {}", not_able(model, "decode latents")),
     }
 }
 

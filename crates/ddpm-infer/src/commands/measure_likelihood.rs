@@ -12,7 +12,7 @@ use ddpm_console::numbers::{above_zero, at_least, from_zero};
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_data::{DataInfo, Example, Split};
 use ddpm_families::family::stored::ModelCard;
-use ddpm_families::family::trained::abilities;
+use ddpm_families::family::trained::BoundDraw;
 use ddpm_families::snapshot::SnapshotConfig;
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Estimate, NetworkDenoiser, concat_estimate, time_tensor};
@@ -25,16 +25,18 @@ use ddpm_sampling::job::condition;
 use ddpm_sampling::likelihood::{ProbeKind, Trace, bits_per_dimension, dequantize, log_likelihood};
 use ddpm_sampling::samplers::Tolerance;
 
-use crate::commands::choose::{OpenModel, SnapshotArgs, split_parser};
+use crate::commands::choose::{SnapshotArgs, split_parser};
 use crate::commands::given_items::of_split;
 use crate::commands::measure_bound;
+use crate::commands::measure_series_bound::{self, Windows};
 
-/// Measure the log-likelihood of data under a snapshot: bits per dimension of images, nats of points.
+/// Measure the log-likelihood of data under a snapshot: bits per dimension of images, nats of points and of series.
 #[derive(Args, Debug)]
 pub struct LikelihoodArgs {
     #[command(flatten)]
     snapshot: SnapshotArgs,
-    /// Number of items, the first ones of the split; default: 128, and all for a model with a latent.
+    /// Number of items, the first ones of the split (of series: windows, spread evenly over it); default: 128, and all for a
+    /// model with a latent.
     #[arg(long, value_name = "N", value_parser = at_least::<1, usize>)]
     count: Option<usize>,
     /// Split of the data.
@@ -66,8 +68,12 @@ pub struct LikelihoodArgs {
     /// reconstruction is a mean over as many draws as the largest.
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "1,10,100", value_parser = at_least::<1, usize>)]
     iwae: Vec<usize>,
-    /// Writes the result: elbo_nats, reconstruction_nats, kl_nats, iwae_nats and bits_per_dim of a model with a latent,
-    /// bits_per_dim or nats_per_dim of another, and count.
+    /// Steps at the end of each window that are scored given those before, for a model of series; default: the horizon of a
+    /// model that forecasts, and for one that imputes the values that the masks of its training hide.
+    #[arg(long, value_name = "H", value_parser = at_least::<1, usize>)]
+    horizon: Option<usize>,
+    /// Writes the result: elbo_nats, reconstruction_nats, kl_nats, iwae_nats and bits_per_dim of a model with a latent;
+    /// nats_per_dim, standard_error and the terms of a model of series; bits_per_dim or nats_per_dim of another; and count.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -106,7 +112,7 @@ struct Likelihood<'a> {
 pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
     let (path, _) = args.snapshot.choose()?;
     if ModelCard::find(&path)?.is_some() {
-        return args.bound_of_latent();
+        return args.bound_of_family();
     }
     let open = args.snapshot.open()?;
     let (mut snapshot, diffusion) = args.snapshot.load(&path, &open.device)?;
@@ -154,16 +160,23 @@ fn is_image(data: &DataInfo) -> bool {
 }
 
 impl LikelihoodArgs {
-    /// The bounds of a model with a latent.
-    fn bound_of_latent(&self) -> anyhow::Result<String> {
-        let OpenModel { path, device, model, .. } = self.snapshot.open_model()?;
-        let card = model.card();
-        let Some(bound) = model.bound() else {
-            let (path, family, abilities) = (path.display(), &card.family, abilities(&*model));
-            bail!("{path}: this snapshot is a {family}: {abilities}, not measure a likelihood");
-        };
-        let items = of_split(card, &path, self.split, self.count.unwrap_or(usize::MAX))?;
-        eprintln!("{}: {}, {} {} on {}", path.display(), card.origin(), items.count, items.from, device.name);
+    /// The bound of a model of series, or the bounds of one with a latent.
+    fn bound_of_family(&self) -> anyhow::Result<String> {
+        let open = self.snapshot.open_model()?;
+        let (card, path, device) = (open.model.card(), &open.path, &open.device.name);
+        if let Some(bound) = open.model.series_bound() {
+            eprintln!("{}: {}, {} split on {device}", path.display(), card.origin(), self.split.name());
+            let (split, horizon) = (self.split, self.horizon);
+            let windows = Windows { split, horizon, most: self.count.unwrap_or(USUAL_COUNT) };
+            let draw = BoundDraw { seed: self.seed, at_once: self.batch_size };
+            let report = measure_series_bound::measure(bound, card, path, &windows, &draw)?;
+            eprintln!("{}", report.details());
+            self.write(&serde_json::to_value(&report)?)?;
+            return Ok(report.line());
+        }
+        let Some(bound) = open.model.bound() else { return Err(open.cannot("measure a likelihood")) };
+        let items = of_split(card, path, self.split, self.count.unwrap_or(usize::MAX))?;
+        eprintln!("{}: {}, {} {} on {device}", path.display(), card.origin(), items.count, items.from);
         let report = measure_bound::measure(bound, &items, &self.iwae, self.seed)?;
         eprintln!("{}", report.details());
         self.write(&serde_json::to_value(&report)?)?;

@@ -14,7 +14,7 @@ use ddpm_data::{DataInfo, fnv1a, reference_points};
 use ddpm_device::device::OpenDevice;
 use ddpm_device::memory;
 use ddpm_families::family::stored::ModelCard;
-use ddpm_families::family::trained::{Impute, SeriesDraw, Stretch, abilities};
+use ddpm_families::family::trained::{Impute, SeriesDraw, Stretch};
 use ddpm_families::snapshot::{Snapshot, SnapshotConfig, trained};
 use ddpm_families::usual_sampling::Choice;
 use ddpm_files::runs::RunFolder;
@@ -255,11 +255,9 @@ impl SampleArgs {
         if let (Some(series), Some(model)) = (&open.model.card().data.series, open.model.impute()) {
             return self.windows_of_series(&open, &series.variables, model);
         }
-        let OpenModel { path, run, device, model } = open;
+        let Some(generator) = open.model.generate() else { return Err(open.cannot("sample")) };
+        let OpenModel { path, run, device, model } = &open;
         let card = model.card();
-        let Some(generator) = model.generate() else {
-            bail!("{}: this snapshot is a {}: {}, not sample", path.display(), card.family, abilities(&*model));
-        };
         if let Some(option) = self.options_of_denoising().first() {
             bail!("{option} is about models that are denoised step by step; this snapshot is a {}", card.family);
         }
@@ -268,9 +266,9 @@ impl SampleArgs {
         let out = self.make_folder(run.as_ref(), &name)?;
         eprintln!("{}: samples of {} on {}", path.display(), card.origin(), device.name);
         let draw = self.latents.draw(self.seed);
-        let samples = match (self.latents.traversal(&*model, &path)?, row) {
+        let samples = match (self.latents.traversal(&**model, path)?, row) {
             (Some(samples), _) => samples,
-            (None, Some(row)) => interpolation(&*model, &draw, row, self.count.unwrap_or(row * ROWS))?,
+            (None, Some(row)) => interpolation(&**model, &draw, row, self.count.unwrap_or(row * ROWS))?,
             (None, None) => generator.generate(&draw, 0, count).map_err(anyhow::Error::from_boxed)?,
         };
         let points = card.source.as_ref().filter(|_| card.data.shape.len() == 1).and_then(reference_points);

@@ -288,11 +288,3 @@ pub(crate) fn values(series: &Series, steps: std::ops::Range<usize>, hidden: boo
     let cells = steps.flat_map(|step| (0..table.variables()).map(move |variable| (step, variable)));
     cells.map(|(step, variable)| value(step, variable).unwrap_or(f64::NAN)).collect()
 }
-
-/// Linear interpolation between order statistics; the values are sorted.
-pub(crate) fn quantile(sorted: &[f32], level: f64) -> f32 {
-    let place = level * (sorted.len() - 1) as f64;
-    let (below, share) = (place.floor() as usize, place.fract());
-    let above = (below + 1).min(sorted.len() - 1);
-    (f64::from(sorted[below]) * (1.0 - share) + f64::from(sorted[above]) * share) as f32
-}

@@ -186,7 +186,7 @@ fn what_cannot_be_done_is_said_by_name() {
     refused(
         dir,
         &["impute", "timegrad", "--data", "weather.csv"],
-        "this snapshot is a timegrad: it can forecast, not impute",
+        "this snapshot is a timegrad: it can forecast and measure its likelihood, not impute",
     );
     let beyond = ["forecast", "csdi", "--data", "weather.csv", "--horizon", "12"];
     refused(dir, &beyond, "--horizon 12: the model forecasts 11 steps at most");
@@ -283,4 +283,32 @@ fn models_of_series_are_evaluated_next_to_the_baselines() {
         let found = scores(&json, task, "MAE of the median");
         assert!(found.len() > 4 && found.iter().all(|(_, value)| value.is_finite()), "{task}: {found:?}");
     }
+}
+
+#[test]
+fn the_density_of_held_out_values_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    timegrad(dir);
+    csdi(dir);
+    let report = |words: &[&str]| -> Value {
+        let (line, stderr) = done(dir, &[&["likelihood", "--json", "l.json"], words].concat());
+        let found: Value = serde_json::from_str(&std::fs::read_to_string(dir.join("l.json")).unwrap()).unwrap();
+        let nats: f64 = line.split(' ').next().unwrap().parse().unwrap();
+        assert!(line.contains("nats/dim") && (nats - found["nats_per_dim"].as_f64().unwrap()).abs() < 1e-4, "{line}");
+        assert!(stderr.contains("standard error") && found["standard_error"].as_f64().unwrap() > 0.0, "{stderr}");
+        found
+    };
+    let forecast = report(&["--from", "timegrad", "--count", "20"]);
+    assert_eq!((&forecast["count"], &forecast["values"], &forecast["left_out"]), (&json!(20), &json!(240), &json!(0)));
+    let again = report(&["--from", "timegrad", "--count", "20", "--batch-size", "3"]);
+    let nats = |report: &Value| report["nats_per_dim"].as_f64().unwrap();
+    assert!((nats(&forecast) - nats(&again)).abs() < 1e-4 * nats(&forecast).abs());
+    assert_eq!(report(&["--from", "timegrad", "--count", "5", "--horizon", "7"])["values"], json!(140));
+    let imputed = report(&["--from", "csdi"]);
+    assert!(
+        imputed["count"].as_u64().unwrap() > 25 && imputed["scored"].as_str().unwrap().contains("hidden of 12 steps")
+    );
+    assert_eq!(report(&["--from", "csdi", "--count", "6", "--horizon", "5"])["values"], json!(120));
+    refused(dir, &["likelihood", "--from", "csdi", "--horizon", "12"], "expected 1 to 11");
 }

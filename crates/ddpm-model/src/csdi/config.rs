@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::network::Problem;
+use crate::statics::StaticConfig;
 
 /// The network of CSDI (Tashiro et al. 2021, arXiv:2107.03502). The defaults are those of the paper for the imputation of
 /// PhysioNet 2012, with the number of variables left to the data.
@@ -40,6 +41,9 @@ pub struct CsdiConfig {
     /// Diffusion steps, which the network has embeddings of.
     #[serde(alias = "num_steps")]
     pub steps: usize,
+    /// What does not change along a series, as further side information; follows from the data.
+    #[serde(skip)]
+    pub statics: StaticConfig,
 }
 
 impl Default for CsdiConfig {
@@ -57,6 +61,7 @@ impl Default for CsdiConfig {
             side_at_input: false,
             linear_attention: false,
             steps: 50,
+            statics: StaticConfig::default(),
         }
     }
 }
@@ -75,9 +80,10 @@ impl CsdiConfig {
         if self.unconditional { 1 } else { 2 }
     }
 
-    /// Channels of the side information: time, variable, and unless unconditional the mask of what is given.
+    /// Channels of the side information: time, variable, unless unconditional the mask of what is given, and what does not
+    /// change along a series.
     pub fn side_channels(&self) -> usize {
-        self.time_embedding + self.feature_embedding + usize::from(!self.unconditional)
+        self.time_embedding + self.feature_embedding + usize::from(!self.unconditional) + self.statics.width()
     }
 
     /// All reasons why this network cannot be built.

@@ -21,6 +21,7 @@ use ddpm_kernels::{Precision, silu};
 use crate::embedding::{SinusoidConfig, SinusoidOrder};
 use crate::network::NetworkError;
 use crate::pass::Pass;
+use crate::statics::StaticEmbeddings;
 pub use config::CsdiConfig;
 use layers::{apply, apply_pointwise, linear, pointwise, rectified, zero_pointwise};
 use residual::ResidualLayer;
@@ -38,6 +39,7 @@ impl CsdiConfig {
         Ok(Csdi {
             embed_layer: EmbeddingConfig::new(self.variables, self.feature_embedding).init(device),
             diffmodel: DiffusionNetwork::init(self, device),
+            static_embeddings: StaticEmbeddings::init(&self.statics, device),
             config: self.clone(),
             precision: Precision::F32,
         })
@@ -49,6 +51,7 @@ impl CsdiConfig {
 pub struct Csdi {
     embed_layer: Embedding,
     diffmodel: DiffusionNetwork,
+    static_embeddings: StaticEmbeddings,
     #[module(skip)]
     config: CsdiConfig,
     #[module(skip)]
@@ -90,6 +93,16 @@ impl Csdi {
         }
         // The channels lie last in memory, where the layers want them.
         Tensor::cat(parts, 3).permute([0, 3, 1, 2])
+    }
+
+    /// Side information with what does not change along a series behind it, of which the network is given `[B, S]`: see
+    /// [`StaticConfig`](crate::statics::StaticConfig).
+    pub fn with_statics(&self, side: Tensor<4>, given: Tensor<2>) -> Tensor<4> {
+        let statics = self.static_embeddings.forward(given);
+        let side = side.permute([0, 2, 3, 1]);
+        let ([batch, variables, length, _], width) = (side.dims(), statics.dims()[1]);
+        let statics = statics.reshape([batch, 1, 1, width]).expand([batch, variables, length, width]);
+        Tensor::cat(vec![side, statics], 3).permute([0, 3, 1, 2])
     }
 
     /// The noise in the input `[B, I, K, L]` at the steps `[B]`, given the side information `[B, S, K, L]`: `[B, K, L]`.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::network::Problem;
+use crate::statics::StaticConfig;
 
 /// The kind of recurrent cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +167,9 @@ pub struct TimeGradConfig {
     pub lags: Vec<usize>,
     /// Time features at each step: two for each calendar field.
     pub time_features: usize,
+    /// What the recurrent network reads of a series that does not change along it; follows from the data.
+    #[serde(skip)]
+    pub statics: StaticConfig,
     /// Whether each variable is divided by its mean absolute value in the context.
     pub scaling: bool,
     /// The kind of recurrent cell.
@@ -191,6 +195,7 @@ impl Default for TimeGradConfig {
             prediction_length: 24,
             lags: Vec::new(),
             time_features: 4,
+            statics: StaticConfig::default(),
             scaling: true,
             cell: Cell::default(),
             layers: 2,
@@ -203,10 +208,10 @@ impl Default for TimeGradConfig {
 }
 
 impl TimeGradConfig {
-    /// Values that the recurrent network reads at each step: the lagged ones, an embedding of each variable and the time
-    /// features.
+    /// Values that the recurrent network reads at each step: the lagged ones, an embedding of each variable, the time
+    /// features, and what does not change.
     pub fn input_size(&self) -> usize {
-        self.variables * (self.lags.len() + 1) + self.time_features
+        self.variables * (self.lags.len() + 1) + self.time_features + self.statics.width()
     }
 
     /// Steps of the past that a window needs: the context, and before it as many as the longest lag.

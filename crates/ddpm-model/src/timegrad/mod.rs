@@ -22,6 +22,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use crate::gaussian::{Clip, GaussianDiffusion};
 use crate::network::NetworkError;
+use crate::statics::StaticEmbeddings;
 use attention::AttentionDenoiser;
 pub use config::{AttentionConfig, Cell, ConvolutionConfig, DenoiserConfig, MlpConfig, TimeGradConfig};
 pub use denoiser::{Denoised, EpsilonTheta, Given, step_table};
@@ -55,6 +56,7 @@ impl TimeGradConfig {
                 proj: vec![LinearConfig::new(self.cells, self.conditioning_length).init(device)],
             },
             denoise_fn: Denoiser::init(self, device),
+            static_embeddings: StaticEmbeddings::init(&self.statics, device),
             dropout: DropoutConfig::new(self.dropout).init(),
             config: self.clone(),
         }
@@ -68,6 +70,7 @@ pub struct TimeGrad {
     rnn: Rnn,
     proj_dist_args: Projection,
     denoise_fn: Denoiser,
+    static_embeddings: StaticEmbeddings,
     dropout: Dropout,
     #[module(skip)]
     config: TimeGradConfig,
@@ -158,7 +161,7 @@ pub struct Forecast {
     pub scale: Tensor<3>,
     /// The past and the steps sampled so far, `[rows, L, D]`.
     sequence: Tensor<3>,
-    /// The time features of all steps to forecast, `[rows, prediction_length, F]`.
+    /// The time features of all steps to forecast, and what does not change, `[rows, prediction_length, F]`.
     features: Tensor<3>,
     state: RnnState,
     /// Steps sampled so far.
@@ -193,13 +196,22 @@ impl TimeGrad {
     }
 
     /// What the recurrent network reads at the last steps of a sequence `[B, L, D]`, one for each of `features`
-    /// `[B, S, F]`: lagged values in units of the scale, the embedding of each variable, and the time features.
+    /// `[B, S, F]`: lagged values in units of the scale, the embedding of each variable, and the features.
     fn inputs(&self, sequence: &Tensor<3>, scale: &Tensor<3>, features: Tensor<3>) -> Tensor<3> {
         let [batch, steps, _] = features.dims();
         let [variables, lags] = [self.config.variables, self.config.lags.len()];
         let scaled = lagged(sequence, &self.config.lags, steps) / scale.clone().unsqueeze_dim::<4>(3);
         let embedding = self.embed.weight.val().reshape([1, 1, variables]).expand([batch, steps, variables]);
         Tensor::cat(vec![scaled.reshape([batch, steps, variables * lags]), embedding, features], 2)
+    }
+
+    /// Features with what does not change along the series behind them at each step.
+    fn with_statics(&self, features: Tensor<3>, windows: &Windows) -> Tensor<3> {
+        let Some(given) = windows.statics.clone() else { return features };
+        let [rows, steps, _] = features.dims();
+        let statics = self.static_embeddings.forward(given);
+        let width = statics.dims()[1];
+        Tensor::cat(vec![features, statics.unsqueeze_dim::<3>(1).expand([rows, steps, width])], 2)
     }
 
     fn unroll(&self, sequence: &Tensor<3>, scale: Tensor<3>, features: Tensor<3>) -> Unrolled {
@@ -216,7 +228,7 @@ impl TimeGrad {
         let sequence = Tensor::cat(vec![windows.past_values.clone(), future], 1);
         let context = last_steps(&windows.past_features, self.config.context_length);
         let features = Tensor::cat(vec![context, windows.future_features.clone()], 1);
-        Some(self.unroll(&sequence, scale, features))
+        Some(self.unroll(&sequence, scale, self.with_statics(features, windows)))
     }
 
     /// The targets of the denoiser in training: the context and the future in units of the scale, `[B * S, 1, D]`.
@@ -256,11 +268,11 @@ impl TimeGrad {
     /// features of the future.
     pub fn start_forecast(&self, windows: &Windows, scale: Tensor<3>) -> Forecast {
         let features = last_steps(&windows.past_features, self.config.context_length);
-        let read = self.unroll(&windows.past_values, scale, features);
+        let read = self.unroll(&windows.past_values, scale, self.with_statics(features, windows));
         Forecast {
             scale: read.scale,
             sequence: windows.past_values.clone(),
-            features: windows.future_features.clone(),
+            features: self.with_statics(windows.future_features.clone(), windows),
             state: read.state,
             steps: 0,
         }

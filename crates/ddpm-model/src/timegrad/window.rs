@@ -137,6 +137,9 @@ pub struct Windows {
     pub future_observed: Option<Tensor<3>>,
     /// `[B, prediction_length, F]`
     pub future_features: Tensor<3>,
+    /// What does not change along a series, `[B, S]`: see [`StaticConfig`](crate::statics::StaticConfig). None where the
+    /// network reads nothing of the kind.
+    pub statics: Option<Tensor<2>>,
 }
 
 impl Windows {
@@ -149,6 +152,7 @@ impl Windows {
             future_values: self.future_values.map(|values| values.to_device(device)),
             future_observed: self.future_observed.map(|observed| observed.to_device(device)),
             future_features: self.future_features.to_device(device),
+            statics: self.statics.map(|statics| statics.to_device(device)),
         }
     }
 
@@ -168,6 +172,7 @@ impl Windows {
             future_values: has_future.then(|| stack(variables, &|window| &window.future.values)),
             future_observed: has_future.then(|| stack(variables, &|window| &window.future.observed)),
             future_features: stack(features, &|window| &window.future.time_features),
+            statics: None,
         }
     }
 }

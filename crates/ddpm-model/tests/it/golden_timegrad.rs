@@ -12,6 +12,7 @@ use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
 use burn::tensor::{DType, Device, Gradients, Tensor};
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::prediction::Prediction;
+use ddpm_model::statics::StaticConfig;
 use ddpm_model::timegrad::calendar::Moment;
 use ddpm_model::timegrad::features::{Frequency, Periods};
 use ddpm_model::timegrad::{
@@ -58,6 +59,7 @@ fn config(keys: &Value) -> TimeGradConfig {
         prediction_length: whole(keys, "pred"),
         lags: whole_numbers(&keys["lags"]),
         time_features: 2 * cases(keys, "time_fields").len(),
+        statics: StaticConfig::default(),
         scaling: keys["scaling"].as_bool().unwrap(),
         cell: serde_json::from_value::<Cell>(keys["cell"].clone()).unwrap(),
         layers: whole(keys, "layers"),

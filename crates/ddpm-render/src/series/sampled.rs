@@ -139,13 +139,14 @@ impl Summary {
 }
 
 /// Linear interpolation between order statistics; NaN without any.
-fn quantile(sorted: &[f64], level: f64) -> f64 {
+pub fn quantile<T: Copy + Into<f64>>(sorted: &[T], level: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let place = level * last as f64;
     let below = (place.floor() as usize).min(last);
     let above = (below + 1).min(last);
     let share = place - below as f64;
-    sorted[below] * (1.0 - share) + sorted[above] * share
+    let [below, above] = [below, above].map(|place| sorted[place].into());
+    below * (1.0 - share) + above * share
 }
 
 pub(super) fn column(values: &[f64], variables: usize, variable: usize) -> Vec<f64> {
@@ -193,7 +194,7 @@ mod tests {
             [0.0, 1.5, 3.4, 4.0]
         );
         assert_eq!(quantile(&[7.0], 0.05), 7.0);
-        assert!(quantile(&[], 0.5).is_nan());
+        assert!(quantile::<f32>(&[], 0.5).is_nan());
     }
 
     #[test]

@@ -180,6 +180,7 @@ fn windows(config: &TimeGradConfig, count: usize, device: &Device) -> Windows {
         future_values: Some(normal([count, WINDOW, variables], device)),
         future_observed: Some(Tensor::ones([count, WINDOW, variables], device)),
         future_features: normal([count, WINDOW, features], device),
+        statics: None,
     }
 }
 

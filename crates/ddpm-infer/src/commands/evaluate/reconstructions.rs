@@ -18,13 +18,14 @@ use ddpm_eval::reconstruction::{RANGE_0_TO_1, mean_squared_errors, psnr};
 use ddpm_eval::sources::ImageSource;
 use ddpm_eval::{EvaluationError, Features};
 use ddpm_families::family::AnyError;
-use ddpm_families::family::trained::{Draw, abilities};
+use ddpm_families::family::trained::Draw;
 
 use super::images::FrechetDistances;
 use super::input_set::InputSet;
 use super::models::{FamilyModel, Model};
 use super::sweep::usual_count;
 use super::{EvalArgs, Made, Results, baselines};
+use crate::commands::choose::not_able;
 use crate::commands::given_items::{Items, of_files, of_split};
 use crate::commands::measure_bound;
 
@@ -167,7 +168,7 @@ impl Reconstructions {
     fn reconstruct(&self, range: Range<usize>) -> Result<Vec<f32>, AnyError> {
         let (size, trained) = (self.size(), &self.model.trained);
         let Some(model) = trained.reconstruct() else {
-            return Err(format!("{}: {}, not reconstruct", self.model.name(), abilities(&**trained)).into());
+            return Err(format!("{}: {}", self.model.name(), not_able(&**trained, "reconstruct")).into());
         };
         let items = &self.items.values[range.start * size..range.end * size];
         model.reconstruct(items, model.layers(), &Draw::of_seed(0), range.start as u64)

@@ -8,11 +8,12 @@ use ddpm_eval::EvaluationError;
 use ddpm_eval::image::Image;
 use ddpm_eval::sources::{ImageSource, SamplingStep};
 use ddpm_families::family::AnyError;
-use ddpm_families::family::trained::{Draw, abilities};
+use ddpm_families::family::trained::Draw;
 use ddpm_families::snapshot::trained;
 use ddpm_sampling::job::{JobError, Progress, Samples, SamplingJob, TrainedModel};
 
 use super::models::{Denoiser, FamilyModel};
+use crate::commands::choose::not_able;
 use crate::commands::sample::in_half;
 
 /// Samples of a snapshot: sample k is the same in any range.
@@ -53,7 +54,7 @@ impl SampleSource {
             }
             Drawn::InOnePass { model, seed } => match model.trained.generate() {
                 Some(generator) => generator.generate(&Draw::of_seed(*seed), range.start as u64, range.len()),
-                None => Err(format!("{}: {}, not sample", self.name, abilities(&*model.trained)).into()),
+                None => Err(format!("{}: {}", self.name, not_able(&*model.trained, "sample")).into()),
             },
         }
     }

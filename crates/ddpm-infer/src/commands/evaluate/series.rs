@@ -21,6 +21,7 @@ use super::EvalArgs;
 use super::models::{FamilyModel, Model};
 use super::results::{Made, Results};
 use crate::commands::series_file::values;
+use crate::commands::series_windows::{in_a_row, rolling, spread};
 
 /// Samples of each window unless --count says otherwise.
 const USUAL_SAMPLES: usize = 100;
@@ -149,28 +150,20 @@ impl Splits {
 
     fn bounds(&self) -> Vec<[f64; 2]> {
         let of_info = |info: &ddpm_data::series::SeriesInfo| {
-            let pairs = info.lowest.iter().zip(&info.highest);
-            pairs.map(|(low, high)| [low.unwrap_or(f64::NEG_INFINITY), high.unwrap_or(f64::INFINITY)]).collect()
+            let bounds = |variable| {
+                let [low, high] = info.bounds(variable);
+                [low.unwrap_or(f64::NEG_INFINITY), high.unwrap_or(f64::INFINITY)]
+            };
+            (0..info.variables.len()).map(bounds).collect()
         };
         self.info.series.as_ref().map(of_info).unwrap_or_default()
-    }
-
-    /// Rolling windows of the test split, each right behind the one before.
-    fn rolling(&self, horizon: usize) -> Vec<(usize, usize)> {
-        let of_series = |number: usize| {
-            let steps = self.test.steps(number);
-            let last = steps.end.checked_sub(horizon).filter(|last| *last >= steps.start.max(1));
-            let starts = last.map(|last| (steps.start.max(1)..=last).step_by(horizon));
-            starts.into_iter().flatten().map(move |start| (number, start))
-        };
-        (0..self.test.series().len()).flat_map(of_series).collect()
     }
 
     fn forecast(&self, args: &EvalArgs, runs: &[Sampled]) -> anyhow::Result<SeriesResults> {
         let newest = runs.last().and_then(|run| run.model.trained.forecast());
         let Some(newest) = newest else { bail!("--horizon: the model does not forecast") };
         let horizon = args.horizon.unwrap_or_else(|| newest.usual_horizon());
-        let mut windows = self.rolling(horizon);
+        let mut windows = rolling(&self.test, horizon);
         if windows.is_empty() {
             bail!("{}: its test split has no {horizon} steps that follow others", self.info.name);
         }
@@ -219,13 +212,7 @@ impl Splits {
 
     /// Windows of the test split that do not overlap.
     fn test_windows(&self, length: usize, most: usize) -> anyhow::Result<Vec<Series>> {
-        let mut places: Vec<(usize, usize)> = Vec::new();
-        for number in 0..self.test.series().len() {
-            let steps = self.test.steps(number);
-            let last = steps.end.checked_sub(length).filter(|last| *last >= steps.start);
-            places
-                .extend(last.into_iter().flat_map(|last| (steps.start..=last).step_by(length)).map(|at| (number, at)));
-        }
+        let mut places = in_a_row(&self.test, length);
         if places.is_empty() {
             bail!("{}: its test split has no window of {length} steps", self.info.name);
         }
@@ -331,14 +318,6 @@ fn evaluate_all(
     }
     results.evaluations.extend(baselines);
     Ok(results)
-}
-
-/// At most so many of these, evenly spread.
-fn spread<T: Copy>(places: &mut Vec<T>, most: usize) {
-    let count = places.len();
-    if count > most {
-        *places = (0..most).map(|k| places[k * count / most]).collect();
-    }
 }
 
 fn frequency_of(series: &Series) -> Option<Frequency> {
