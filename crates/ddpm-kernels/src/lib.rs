@@ -10,7 +10,7 @@
 //! | `group_norm.rs` | [`norm_silu`], [`norm_scale_shift_silu`] and [`group_norm`]: when the kernel is used, and the fallback |
 //! | `conv.rs` | [`conv2d`]: the same |
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
-//! | `dense.rs`, `attention.rs` | [`dense`], [`dense_channels`]; [`attention`]: the same |
+//! | `dense.rs`, `attention.rs` | [`dense`], [`dense_channels`]; [`attention`], [`biased_attention`]: the same |
 //! | `channels.rs`, `sum.rs`, `gelu.rs` | [`concat()`], [`shift`], [`add`], [`gelu`]: the same |
 //! | `precision.rs` | [`Precision`]: what products are computed in |
 //! | `weights.rs` | Adam, averages and norms of weights |
@@ -61,7 +61,7 @@ mod sum;
 mod torch;
 pub mod weights;
 
-pub use attention::attention;
+pub use attention::{attention, biased_attention};
 pub use channels::{concat, shift};
 pub use conv::{conv2d, conv2d_relu};
 pub use dense::{dense, dense_channels};
