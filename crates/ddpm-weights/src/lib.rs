@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use dtype::Dtype;
 pub use error::{Fault, WeightsError};
-pub use load::{faults, load_entries, load_into, load_own_names};
+pub use load::{faults, load_clip_text, load_dit, load_entries, load_into, load_own_names};
 pub use names::{QkvOrder, Scheme};
 pub use stored::StoredTensor;
 
@@ -57,6 +57,12 @@ impl Weights {
     /// Opens the weights in a model folder of diffusers: those of `variant`, such as `fp16`, or else the plain ones.
     pub fn find_in(dir: &Path, variant: Option<&str>) -> Result<Self, WeightsError> {
         Self::open(&find::file_in(dir, variant)?)
+    }
+
+    /// The same weights without the tensors that `unused` names.
+    pub fn without(mut self, unused: impl Fn(&str) -> bool) -> Self {
+        self.tensors.retain(|name, _| !unused(name));
+        self
     }
 
     /// The file that was opened.

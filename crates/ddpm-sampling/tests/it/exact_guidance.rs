@@ -245,7 +245,7 @@ impl Predictor for Toy {
         rows[0] = x_t.dims()[0];
         self.rows.borrow_mut().push(rows[0]);
         match condition {
-            Condition::None => x_t * self.weight,
+            Condition::None | Condition::Tokens(_) => x_t * self.weight,
             Condition::Class(class) => x_t * self.weight + (class.clone().float() * 0.1).reshape(rows),
         }
     }

@@ -245,7 +245,7 @@ impl Predictor for Toy {
         let mut rows = [1; D];
         rows[0] = x_t.dims()[0];
         let shift = match condition {
-            Condition::None => t * 1e-3,
+            Condition::None | Condition::Tokens(_) => t * 1e-3,
             Condition::Class(class) => t * 1e-3 + class.clone().float(),
         };
         (x_t * 0.7 + shift.reshape(rows)).tanh()

@@ -179,7 +179,7 @@ impl Predictor for Best {
         let step = t.into_data().iter::<f64>().next().unwrap() as usize;
         let level = self.0.level(step);
         let shift = match condition {
-            Condition::None => Tensor::<2>::zeros([rows, 1], &Device::flex()),
+            Condition::None | Condition::Tokens(_) => Tensor::<2>::zeros([rows, 1], &Device::flex()),
             Condition::Class(class) => class.clone().float().reshape([rows, 1]),
         };
         let x = x_t.reshape::<2, _>([rows, 2]).cast(DType::F64);
