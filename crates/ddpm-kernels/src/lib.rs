@@ -8,6 +8,7 @@
 //! | file | what is in it |
 //! | --- | --- |
 //! | `group_norm.rs` | [`norm_silu`], [`norm_scale_shift_silu`] and [`group_norm`]: when the kernel is used, and the fallback |
+//! | `layer_norm.rs` | [`layer_norm`], [`modulated_layer_norm`]: the same, on flex |
 //! | `conv.rs` | [`conv2d`]: the same |
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
 //! | `dense.rs`, `attention.rs` | [`dense`], [`dense_channels`]; [`attention`], [`biased_attention`]: the same |
@@ -46,6 +47,7 @@ mod dense;
 mod flex;
 mod gelu;
 mod group_norm;
+mod layer_norm;
 #[cfg(feature = "flex")]
 mod output;
 mod pool;
@@ -67,6 +69,7 @@ pub use conv::{conv2d, conv2d_relu};
 pub use dense::{dense, dense_channels};
 pub use gelu::gelu;
 pub use group_norm::{group_norm, norm_scale_shift_silu, norm_silu};
+pub use layer_norm::{layer_norm, modulated_layer_norm};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use precision::Precision;
 pub use sum::add;

@@ -13,4 +13,5 @@ mod gelu;
 mod group_norm;
 mod half;
 mod inference;
+mod layer_norm;
 mod weights;

@@ -2,9 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear};
-use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{Precision, add, dense, silu};
+use ddpm_kernels::{Precision, add, dense, layer_norm, modulated_layer_norm, silu};
 
 use super::activated;
 use super::config::{DiTConfig, TIME_WIDTH};
@@ -27,19 +26,6 @@ pub(super) struct BlockContext {
     pub(super) null_class: Option<usize>,
     /// The tokens that are attended to and the bias that hides some, in networks that take any.
     pub(super) tokens: Option<(Tensor<3>, Option<Tensor<4>>)>,
-}
-
-/// A token-wise normalization without weights, `[B, T, C]`.
-pub(super) fn standardized(x: Tensor<3>, eps: f64) -> Tensor<3> {
-    let (dtype, width) = (x.dtype(), x.dims()[2]);
-    let x = x.cast(burn::tensor::DType::F32);
-    let ones = Tensor::ones([width], &x.device());
-    layer_norm(x, ones, None, eps).cast(dtype)
-}
-
-/// `x (1 + scale) + shift`, where all tokens of a row have the same scale and shift, `[B, C]`.
-pub(super) fn modulated(x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>) -> Tensor<3> {
-    x * (scale.unsqueeze_dim::<3>(1) + 1.0) + shift.unsqueeze_dim::<3>(1)
 }
 
 /// Attention and a feed-forward part, each normalized, modulated and gated.
@@ -95,11 +81,11 @@ impl DiTBlock {
         let [shift_1, scale_1, gate_1, shift_2, scale_2, gate_2] =
             [0, 1, 2, 3, 4, 5].map(|i| modulation.clone().narrow(1, i * width, width));
 
-        let h = pass.joined("norm1", modulated(standardized(x.clone(), NORM1_EPS), shift_1, scale_1));
+        let h = pass.joined("norm1", modulated_layer_norm(x.clone(), scale_1, shift_1, NORM1_EPS));
         let h = self.attn1.forward(h.clone(), h, None, &pass.inside(format_args!("attn1")));
         let x = add(x, h * gate_1.unsqueeze_dim::<3>(1));
         let x = self.attend_to_tokens(x, context, pass);
-        let h = pass.joined("norm3", modulated(standardized(x.clone(), self.norm_eps), shift_2, scale_2));
+        let h = pass.joined("norm3", modulated_layer_norm(x.clone(), scale_2, shift_2, self.norm_eps));
         let h = self.ff.forward(h, &pass.inside(format_args!("ff")));
         pass.joined("sum", add(x, h * gate_2.unsqueeze_dim::<3>(1)))
     }
@@ -108,7 +94,7 @@ impl DiTBlock {
         let (Some(norm), Some(attention), Some((states, bias))) = (&self.norm2, &self.attn2, &context.tokens) else {
             return x;
         };
-        let h = pass.layer("norm2", x.clone(), |x| norm.forward(x));
+        let h = pass.layer("norm2", x.clone(), |x| layer_norm(norm, NORM1_EPS, x));
         add(x, attention.forward(h, states.clone(), bias.clone(), &pass.inside(format_args!("attn2"))))
     }
 }

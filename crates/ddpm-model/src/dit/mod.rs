@@ -11,9 +11,9 @@ use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{Precision, conv2d, silu};
+use ddpm_kernels::{Precision, conv2d, modulated_layer_norm, silu};
 
-use self::block::{BlockContext, DiTBlock, modulated, standardized};
+use self::block::{BlockContext, DiTBlock};
 use crate::condition::Condition;
 use crate::pass::Pass;
 use crate::transformer::{apply, mask_bias};
@@ -89,7 +89,7 @@ impl DiT {
         if let Some(conditioning) = conditioning {
             let ends = apply("proj_out_1", &self.proj_out_1, conditioning, pass);
             let [shift, scale] = [0, 1].map(|i| ends.clone().narrow(1, i * h.dims()[2], h.dims()[2]));
-            h = pass.joined("norm_out", modulated(standardized(h, LAST_NORM_EPS), shift, scale));
+            h = pass.joined("norm_out", modulated_layer_norm(h, scale, shift, LAST_NORM_EPS));
         }
         let h = apply("proj_out_2", &self.proj_out_2, h, pass);
         self.image(h, grid).cast(dtype)

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Int, Tensor};
-use ddpm_kernels::{Precision, add, gelu};
+use ddpm_kernels::{Precision, add, gelu, layer_norm};
 
 use super::config::{ClipTextConfig, TextActivation};
 use crate::network::NetworkError;
@@ -61,6 +61,7 @@ impl ClipTextConfig {
                 activation: self.hidden_act,
             },
             layer_norm2: self.norm(device),
+            eps: self.layer_norm_eps,
         }
     }
 }
@@ -143,7 +144,8 @@ impl ClipText {
             h = layer.forward(h, &bias, &pass.inside(format_args!("text_model.encoder.layers.{i}")));
             hidden.push(h.clone());
         }
-        let last = pass.layer("text_model.final_layer_norm", h, |h| final_layer_norm.forward(h));
+        let last = pass
+            .layer("text_model.final_layer_norm", h, |h| layer_norm(final_layer_norm, self.config.layer_norm_eps, h));
         let pooled = at(last.clone(), self.pooled_places(ids));
         let projected =
             self.text_projection.as_ref().map(|layer| apply("text_projection", layer, pooled.clone(), pass));
@@ -154,7 +156,7 @@ impl ClipText {
     /// layers.
     pub fn skipping(&self, states: &TextStates, skip: usize) -> Tensor<3> {
         let layer = (states.hidden.len() - 1).saturating_sub(skip);
-        self.text_model.final_layer_norm.forward(states.hidden[layer].clone())
+        layer_norm(&self.text_model.final_layer_norm, self.config.layer_norm_eps, states.hidden[layer].clone())
     }
 
     /// The place of the pooled state in every row, `[B]`: the first one of the end token or of the largest id.
@@ -215,13 +217,15 @@ struct Layer {
     layer_norm1: LayerNorm,
     mlp: FeedForward,
     layer_norm2: LayerNorm,
+    #[module(skip)]
+    eps: f64,
 }
 
 impl Layer {
     fn forward(&self, x: Tensor<3>, bias: &Tensor<4>, pass: &Pass<'_>) -> Tensor<3> {
-        let h = pass.layer("layer_norm1", x.clone(), |x| self.layer_norm1.forward(x));
+        let h = pass.layer("layer_norm1", x.clone(), |x| layer_norm(&self.layer_norm1, self.eps, x));
         let x = add(x, self.self_attn.forward(h, bias, &pass.inside(format_args!("self_attn"))));
-        let h = pass.layer("layer_norm2", x.clone(), |x| self.layer_norm2.forward(x));
+        let h = pass.layer("layer_norm2", x.clone(), |x| layer_norm(&self.layer_norm2, self.eps, x));
         add(x, self.mlp.forward(h, &pass.inside(format_args!("mlp"))))
     }
 }

@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{Precision, add, conv2d, dense_channels, group_norm};
+use ddpm_kernels::{Precision, add, conv2d, dense_channels, group_norm, layer_norm};
 
 use super::layers::{Norm, Start, conv1x1, linear};
 use super::stages::Transformer;
@@ -122,8 +122,9 @@ struct TransformerBlock {
 
 impl TransformerBlock {
     fn forward(&self, x: Tensor<3>, context: &Context, pass: &Pass<'_>) -> Tensor<3> {
-        let normalized =
-            |name: &str, norm: &LayerNorm, x: &Tensor<3>| pass.layer(name, x.clone(), |x: Tensor<3>| norm.forward(x));
+        let normalized = |name: &str, norm: &LayerNorm, x: &Tensor<3>| {
+            pass.layer(name, x.clone(), |x: Tensor<3>| layer_norm(norm, LAYER_NORM_EPS, x))
+        };
         let h = normalized("norm1", &self.norm1, &x);
         let h = self.attn1.forward(h.clone(), h, None, &pass.inside(format_args!("attn1")));
         let x = add(x, h);
