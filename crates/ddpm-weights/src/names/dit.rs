@@ -2,7 +2,7 @@
 
 use ddpm_model::dit::DiTConfig;
 
-use super::{Entry, layer};
+use super::{Entry, QkvOrder, layer};
 
 /// Whose names the weights have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl DiTNames {
         if self == Self::Original {
             for entry in &mut entries {
                 entry.their_shape[0] *= 3;
-                entry.rows = Some(vec![part * width..(part + 1) * width]);
+                entry.rows = Some(QkvOrder::Parted.rows(part, width, 1));
             }
         }
         entries
