@@ -17,9 +17,11 @@ cargo xtask COMMAND [--release] [--features a,b] [ARGUMENTS]
   sample       draw samples from the newest run (ddpm-infer sample)
   reconstruct  encode items and decode them again, with an autoencoder (ddpm-infer reconstruct)
   encode       write the latents of items (ddpm-infer encode)
+  forecast     forecast what comes after a time series (ddpm-infer forecast --data FILE --horizon H)
+  impute       impute what is missing in time series (ddpm-infer impute --data FILE)
   likelihood   measure the log-likelihood of data under the newest run (ddpm-infer likelihood)
   ema          reconstruct a post-hoc EMA of any width (ddpm-infer ema)
-  import       convert a checkpoint of improved-diffusion, guided-diffusion or pesser to a snapshot (ddpm-infer import)
+  import       convert a checkpoint of another project, of images or of time series, to a snapshot (ddpm-infer import)
   inspect      describe a file or folder of weights, and report what is wrong with it (ddpm-infer inspect)
   eval         evaluate the samples of the newest run, or files (ddpm-infer eval)
   data         list the built-in datasets, or inspect one (ddpm-infer data)
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         "sample" => start("ddpm-infer", &["sample"], &arguments),
         "reconstruct" => start("ddpm-infer", &["reconstruct"], &arguments),
         "encode" => start("ddpm-infer", &["encode"], &arguments),
+        "forecast" => start("ddpm-infer", &["forecast"], &arguments),
+        "impute" => start("ddpm-infer", &["impute"], &arguments),
         "likelihood" => start("ddpm-infer", &["likelihood"], &arguments),
         "ema" => start("ddpm-infer", &["ema"], &arguments),
         "import" => start("ddpm-infer", &["import"], &arguments),
@@ -61,7 +65,11 @@ fn main() -> ExitCode {
         "setup-torch" => torch::set_up(&root()),
         "docs" => docs(),
         "test" => test(),
-        "ci" => test().and_then(|()| conformance()).and_then(|()| gpu_kernels()).and_then(|()| acceptance()),
+        "ci" => test()
+            .and_then(|()| conformance())
+            .and_then(|()| gpu_kernels())
+            .and_then(|()| parquet())
+            .and_then(|()| acceptance()),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())
@@ -182,6 +190,12 @@ fn of_every_machine(words: &[&str]) -> Command {
     // Fewer kernels to compile and to try.
     command.env("CUBECL_AUTOTUNE_LEVEL", "minimal");
     command
+}
+
+/// Reads tables in Parquet, which is behind a feature.
+fn parquet() -> Result<(), u8> {
+    let arguments = ["test", "--package", "ddpm-data", "--features", "parquet", "--test", "it", "--", "parquet"];
+    step("tables in Parquet", || run(cargo_command().current_dir(root()).args(arguments)))
 }
 
 /// Trains the two bundled experiments as a user would and judges what comes out; about ten minutes.

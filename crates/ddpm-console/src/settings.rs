@@ -3,9 +3,10 @@
 use toml::{Table, Value};
 
 /// Keys whose table has a `kind`. Where no other key is needed, the name alone may stand in place of the table.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "data",
     "model",
+    "model.denoiser",
     "diffusion.schedule",
     "diffusion.weighting",
     "diffusion.continuous.path",

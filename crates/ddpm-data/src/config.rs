@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::DataError;
 use crate::names::read_path;
+use crate::series::ReadHints;
 
 /// Which data, and how they are read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -275,6 +277,11 @@ impl SeriesSplit {
         *self == Self::default()
     }
 
+    /// With what is usual for data that nobody changed the size of.
+    pub(crate) fn or_train(&self, usual: usize, count: Option<usize>) -> Self {
+        Self { train: self.train.or(count.is_none().then_some(usual)) }
+    }
+
     /// How many of these are for training: at least one is, and one is not where there are two or more.
     pub(crate) fn train_of(&self, count: usize) -> usize {
         let usual = count - count / 5;
@@ -286,9 +293,9 @@ impl SeriesSplit {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GeneratedSeriesConfig {
-    /// Which series are drawn; left out: the seed of the run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
+    /// Which series are drawn.
+    #[serde(default)]
+    pub seed: u64,
     /// Steps of one long series, or number of windows; left out: what the baselines are stated for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
@@ -335,6 +342,9 @@ pub struct SeriesFileConfig {
     /// The distance of the steps: `h`, `d`, `b` (business days), `10min`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frequency: Option<String>,
+    /// Whether series of one variable each are learned together, as the variables of one series.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grouped: bool,
     /// What separates the fields of a CSV file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separator: Option<char>,
@@ -361,6 +371,12 @@ pub struct SeriesArrayConfig {
     /// An `.npy` file of the same shape: 1 where a value was observed, 0 where it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<PathBuf>,
+    /// The time of the first step, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// The distance of the steps, where it is known: `h`, `d`, `b` (business days), `10min`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency: Option<String>,
     /// What is for training: steps of `"TK"`, windows of `"NLK"`.
     #[serde(default, skip_serializing_if = "SeriesSplit::is_usual")]
     pub split: SeriesSplit,
@@ -468,6 +484,19 @@ impl DataConfig {
             | DataConfig::Series(_)
             | DataConfig::SeriesArray(_) => None,
         }
+    }
+
+    /// What is known of other files of series that are like those of this config.
+    pub fn read_hints(&self) -> Result<ReadHints, DataError> {
+        match self {
+            DataConfig::Series(config) => config.hints(),
+            _ => Ok(ReadHints::default()),
+        }
+    }
+
+    /// Whether series of one variable each are the variables of one.
+    pub fn is_grouped(&self) -> bool {
+        matches!(self, DataConfig::Series(config) if config.grouped)
     }
 
     /// Keys that series have, whatever they come from: what is for training, and the steps of a window.
@@ -588,7 +617,7 @@ mod tests {
     /// Every kind, with what must be given besides.
     fn kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
         let built_in = DataConfig::BUILT_IN.into_iter().map(|(kind, _)| (kind, ""));
-        let more = |kind| if kind == "series-array" { "path = 'p'\nlayout = 'TK'" } else { "path = 'p'" };
+        let more = |kind: &str| if kind == "series-array" { "path = 'p'\nlayout = 'TK'" } else { "path = 'p'" };
         built_in.chain(DataConfig::FROM_PATH.into_iter().map(move |(kind, _)| (kind, more(kind))))
     }
 
@@ -634,8 +663,9 @@ mod tests {
 
     #[test]
     fn a_tilde_at_the_front_of_a_path_is_the_home_folder() {
-        for (kind, _) in kinds().filter(|(_, path)| !path.is_empty()) {
-            let config = serde_json::to_value(parse(&format!("kind = '{kind}'\npath = '~/pics'")).unwrap()).unwrap();
+        for (kind, path) in kinds().filter(|(_, path)| !path.is_empty()) {
+            let path = path.replace("'p'", "'~/pics'");
+            let config = serde_json::to_value(parse(&format!("kind = '{kind}'\n{path}")).unwrap()).unwrap();
             let expected = crate::with_home(std::path::Path::new("~/pics"));
             assert_eq!(config["path"], serde_json::json!(expected), "{kind}");
         }

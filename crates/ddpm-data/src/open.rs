@@ -8,7 +8,7 @@ use crate::config::DataConfig;
 use crate::error::{BadFile, DataError, Ignored};
 use crate::example::{DataInfo, Example, Flip};
 use crate::points::Shape;
-use crate::series::SeriesSet;
+use crate::series::{SeriesSet, generated};
 use crate::{binarize, cifar10, csv_points, digits, image_folder, mnist, packed, points, series, sprites};
 
 /// What items are for.
@@ -105,11 +105,11 @@ pub fn open_with_progress(
         DataConfig::Checkerboard(c) => points::open(Shape::Checkerboard, c, name, split, seed),
         DataConfig::Csv(csv) => csv_points::open(csv, split)?,
         DataConfig::SeriesArray(array) => series::open::open_array(array, split)?,
-        DataConfig::BimodalSeries(_)
-        | DataConfig::Sines(_)
-        | DataConfig::Ecg(_)
-        | DataConfig::SeattleWeather(_)
-        | DataConfig::Series(_) => todo!(),
+        DataConfig::BimodalSeries(c) => series::open::open_bimodal(c, split)?,
+        DataConfig::Sines(c) => series::open::open_windows(name, c, generated::sines, [1200, 1000], split)?,
+        DataConfig::Ecg(c) => series::open::open_windows(name, c, generated::ecg, [460, 400], split)?,
+        DataConfig::SeattleWeather(c) => series::open::open_weather(c, split)?,
+        DataConfig::Series(file) => series::open::open_file(file, split)?,
     };
     if data.items.is_empty() {
         return Err(DataError::EmptySplit {

@@ -42,9 +42,10 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// A metric by the beginning of its name.
+    /// A metric by its name or, if there is none of this name, the first whose name begins so.
     pub fn value(&self, metric: &str) -> Option<&Measurement> {
-        self.measured.iter().find(|measured| measured.metric.starts_with(metric))
+        let named = self.measured.iter().find(|measured| measured.metric == metric);
+        named.or_else(|| self.measured.iter().find(|measured| measured.metric.starts_with(metric)))
     }
 }
 

@@ -97,6 +97,41 @@ pub fn table_of_reconstructions(evaluations: &[Evaluation]) -> String {
     format!("{head}\n{}", aligned(&rows_of_sets(evaluations, names, "model", &OF_RECONSTRUCTIONS)))
 }
 
+/// The same for models of series and their baselines; of all estimators of the CRPS the one of CSDI.
+const OF_SERIES: [(&str, &str); 7] = [
+    ("CRPS, linear quantiles", "CRPS"),
+    ("CRPS-sum, linear quantiles", "CRPS-sum"),
+    ("MAE of the median", "MAE"),
+    ("RMSE of the median", "RMSE"),
+    ("MASE", "MASE"),
+    ("coverage of 50 %", "50 %"),
+    ("coverage of 90 %", "90 %"),
+];
+/// Of these there is a table for each variable.
+const OF_VARIABLES: &str = "CRPS, linear quantiles";
+/// A table has no room for more variables.
+const MOST_VARIABLES: usize = 7;
+
+/// Tables of a model of series and of its baselines, a row for each: of all variables, and of each where there are few.
+/// What was left out is below.
+pub fn table_of_series(evaluations: &[Evaluation]) -> String {
+    let Some(first) = evaluations.first() else { return String::new() };
+    let names: Vec<String> = evaluations.iter().map(|evaluation| evaluation.of.clone()).collect();
+    let head = shortened(&first.against, WIDTH);
+    let all = aligned(&rows_of_sets(evaluations, names.clone(), "CRPS by linear quantiles", &OF_SERIES));
+    let of_variables = first.measured.iter().filter_map(|measured| {
+        let name = measured.metric.strip_prefix(OF_VARIABLES)?.strip_prefix("; ")?;
+        Some((measured.metric.as_str(), name))
+    });
+    let columns: Vec<(&str, &str)> = of_variables.collect();
+    let each = match columns.len() {
+        1..=MOST_VARIABLES => "\n".to_string() + &aligned(&rows_of_sets(evaluations, names, "CRPS of", &columns)),
+        _ => String::new(),
+    };
+    let warnings: String = first.warnings.iter().map(|warning| format!("{warning}\n")).collect();
+    format!("{head}\n{all}{each}{warnings}")
+}
+
 /// A row for each set, with those of the metrics that there are.
 fn rows_of_sets(
     evaluations: &[Evaluation],

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_data::random::{Stream, mix, normals, rng};
+use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::noise_level::{NoiseLevel, NoiseRange};
 use ddpm_sampling::samplers::{NoiseSource, Sampler, SamplerOptions};
@@ -40,9 +41,17 @@ impl<'a> RowSampler<'a> {
     pub(crate) fn run<const D: usize>(
         &self,
         network: impl Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
+        noise: RowNoise<D>,
+    ) -> Tensor<D> {
+        self.run_denoiser(|x, level| self.diffusion.denoise(&network, x, level), noise)
+    }
+
+    /// A sample of every row, of which the denoiser estimates the clean data.
+    pub(crate) fn run_denoiser<const D: usize>(
+        &self,
+        denoiser: impl Fn(&Tensor<D>, NoiseLevel) -> Denoised<D>,
         mut noise: RowNoise<D>,
     ) -> Tensor<D> {
-        let denoiser = |x: &Tensor<D>, level: NoiseLevel| self.diffusion.denoise(&network, x, level);
         let x = noise.start();
         self.sampler.run(&Denoise(denoiser), &self.levels, x, &mut noise, &mut |_| {})
     }
@@ -51,11 +60,11 @@ impl<'a> RowSampler<'a> {
 /// A function as a denoiser.
 struct Denoise<F>(F);
 
-impl<const D: usize, F> ddpm_model::denoiser::Denoiser<D> for Denoise<F>
+impl<const D: usize, F> Denoiser<D> for Denoise<F>
 where
-    F: Fn(&Tensor<D>, NoiseLevel) -> ddpm_model::denoiser::Denoised<D>,
+    F: Fn(&Tensor<D>, NoiseLevel) -> Denoised<D>,
 {
-    fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> ddpm_model::denoiser::Denoised<D> {
+    fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D> {
         (self.0)(x_t, level)
     }
 }
@@ -80,6 +89,11 @@ pub(crate) struct RowNoise<const D: usize> {
 impl<const D: usize> RowNoise<D> {
     fn start(&self) -> Tensor<D> {
         self.draw(Stream::SampleStart, 0)
+    }
+
+    /// Noise that has nothing to do with that of the sampler.
+    pub(crate) fn other(&self) -> Tensor<D> {
+        self.draw(Stream::SampleStart, 1)
     }
 
     fn draw(&self, stream: Stream, step: u64) -> Tensor<D> {

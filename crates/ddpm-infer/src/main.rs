@@ -11,8 +11,8 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use ddpm_console::errors::in_one_line;
 use ddpm_infer::commands::{
-    average_weights, encode, evaluate, import, inspect, inspect_data, list_devices, measure_likelihood, reconstruct,
-    sample,
+    average_weights, encode, evaluate, forecast, import, impute, inspect, inspect_data, list_devices,
+    measure_likelihood, reconstruct, sample,
 };
 
 /// Sample from diffusion models.
@@ -34,11 +34,15 @@ enum Command {
     Reconstruct(reconstruct::ReconstructArgs),
     /// Encode items: the means of their posteriors as an array.
     Encode(encode::EncodeArgs),
+    /// Forecast what comes after a time series: sampled paths and their quantiles.
+    Forecast(forecast::ForecastArgs),
+    /// Impute what is missing in time series.
+    Impute(impute::ImputeArgs),
     /// Measure the log-likelihood of data under a snapshot: bits per dimension of images, nats of points.
     Likelihood(measure_likelihood::LikelihoodArgs),
     /// Reconstruct a post-hoc EMA of any width, from the averages that the run stored.
     Ema(average_weights::EmaArgs),
-    /// Convert a checkpoint of improved-diffusion, guided-diffusion or pesser's DDPM to a snapshot.
+    /// Convert a checkpoint of another project to a snapshot: of images, or of series (pytorch-ts, CSDI, SSSD).
     Import(import::ImportArgs),
     /// Identify a file or folder of weights, what it can be used for, and what is wrong with it.
     Inspect(inspect::InspectArgs),
@@ -72,6 +76,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Sample(args) => print(sample::run(&args)?.display()),
         Command::Reconstruct(args) => print(reconstruct::run(&args)?.display()),
         Command::Encode(args) => print(encode::run(&args)?.display()),
+        Command::Forecast(args) => print(forecast::run(&args)?.display()),
+        Command::Impute(args) => print(impute::run(&args)?.display()),
         Command::Likelihood(args) => print(measure_likelihood::run(&args)?),
         Command::Ema(args) => print(average_weights::run(&args)?.display()),
         Command::Import(args) => print(import::run(&args)?.display()),

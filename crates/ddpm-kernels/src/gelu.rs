@@ -5,7 +5,7 @@ use std::f64::consts::FRAC_1_SQRT_2;
 use burn::tensor::Tensor;
 
 #[cfg(feature = "flex")]
-mod flex;
+pub(crate) mod flex;
 
 /// The activation `x * (1 + erf(x / sqrt 2)) / 2`.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {

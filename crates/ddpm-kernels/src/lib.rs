@@ -13,6 +13,9 @@
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
 //! | `dense.rs`, `attention.rs` | [`dense`], [`dense_channels`]; [`attention`], [`biased_attention`]: the same |
 //! | `channels.rs`, `sum.rs`, `gelu.rs` | [`concat()`], [`shift`], [`add`], [`gelu`]: the same |
+//! | `encoder.rs`, `residual.rs`, `sequence.rs`, `recurrent.rs`, `wavenet.rs` | parts of networks for time series, several layers each: None where there is no kernel, for the network to do layer by layer |
+//! | `fused.rs` | these as Burn sees them, whatever their number of inputs |
+//! | `rows.rs` | dense layers as parts of them |
 //! | `precision.rs` | [`Precision`]: what products are computed in |
 //! | `weights.rs` | Adam, averages and norms of weights |
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
@@ -43,8 +46,11 @@ mod conv;
 #[cfg(feature = "cube")]
 mod cube;
 mod dense;
+mod encoder;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(feature = "flex")]
+mod fused;
 mod gelu;
 mod group_norm;
 mod layer_norm;
@@ -54,25 +60,36 @@ mod pool;
 mod precision;
 #[cfg(feature = "flex")]
 mod product;
+mod recurrent;
+mod residual;
+#[cfg(feature = "flex")]
+mod rows;
 #[cfg(feature = "flex")]
 mod scratch;
+mod sequence;
 #[cfg(feature = "flex")]
 mod simd;
 mod sum;
 #[cfg(feature = "torch")]
 mod torch;
+mod wavenet;
 pub mod weights;
 
 pub use attention::{attention, biased_attention};
 pub use channels::{concat, shift};
 pub use conv::{conv2d, conv2d_relu};
 pub use dense::{dense, dense_channels};
+pub use encoder::{EncoderLayer, encoder_layer};
 pub use gelu::gelu;
 pub use group_norm::{group_norm, norm_scale_shift_silu, norm_silu};
 pub use layer_norm::{layer_norm, modulated_layer_norm};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use precision::Precision;
+pub use recurrent::gated_recurrence;
+pub use residual::{Gate, dense_rows, dense_sum, gated_residual, shifted_state};
+pub use sequence::{kernels_of_basis, long_convolution, mixed_norm, short_convolution, weight_norm};
 pub use sum::add;
+pub use wavenet::{CircleBlock, Slope, circle_block, circle_end, circle_start, lanes_for};
 
 use burn::tensor::{Device, Tensor, activation};
 

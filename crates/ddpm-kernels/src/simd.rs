@@ -4,7 +4,7 @@
 //! not is compiled for the oldest processor of the architecture.
 
 /// Values that are worked on together. The compiler maps them onto whatever width there is.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Runs `kernel` as compiled for the best vector instructions of this processor. A closure must say `#[inline(always)]`, or a
 /// large one is compiled for the oldest.
@@ -16,6 +16,12 @@ pub(crate) fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
 #[inline(always)]
 pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
+}
+
+/// The hyperbolic tangent, within 3e-7 of the exact value.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    2.0 * sigmoid(2.0 * x) - 1.0
 }
 
 /// The exponential for arguments in [-87, 87], beyond which it stays constant. NaN stays NaN.
@@ -55,6 +61,28 @@ pub(crate) fn sum(a: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     }
     for (lane, &value) in lanes.iter_mut().zip(rest) {
         *lane += term(value);
+    }
+    total(lanes)
+}
+
+/// `a b + c` with one rounding, as one instruction where [`vectorised`] finds one.
+#[inline(always)]
+pub(crate) fn fma(a: f32, b: f32, c: f32) -> f32 {
+    a.mul_add(b, c)
+}
+
+/// The sum of the products of `a` and `b`, in an order that depends on their number only.
+#[inline(always)]
+pub(crate) fn sum_of_products(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let ((a_chunks, a_rest), (b_chunks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for lane in 0..LANES {
+            lanes[lane] = fma(a[lane], b[lane], lanes[lane]);
+        }
+    }
+    for (lane, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *lane = fma(a, b, *lane);
     }
     total(lanes)
 }

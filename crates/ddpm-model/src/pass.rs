@@ -131,6 +131,11 @@ impl Pass<'_> {
         Self { path, ..*self }
     }
 
+    /// Whether kernels that do several layers at once may be used: not if every layer is traced, or in half precision.
+    pub(crate) fn may_fuse(&self) -> bool {
+        self.trace.is_none() && self.precision == Precision::F32
+    }
+
     /// Runs a layer.
     pub(crate) fn layer<const A: usize, const B: usize>(
         &self,

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use ddpm_console::errors::in_one_line;
+use ddpm_console::numbers::at_least;
 use ddpm_train::bench::{self, BenchArgs};
 use ddpm_train::config::load::ConfigError;
 use ddpm_train::config::recipes::RECIPES;
@@ -31,6 +32,13 @@ struct Args {
     /// An experiment: a name from experiments/, or a TOML file.
     #[arg(long, value_name = "NAME|FILE.toml", conflicts_with = "resume", default_value = "digits")]
     experiment: String,
+    /// Trains on a file of time series without an experiment: what is in it is found. A model that imputes; with --horizon
+    /// one that forecasts.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["experiment", "resume", "from"])]
+    data: Option<PathBuf>,
+    /// Steps to forecast.
+    #[arg(long, value_name = "H", requires = "data", value_parser = at_least::<1, usize>)]
+    horizon: Option<usize>,
     /// Changes a key of the experiment, e.g. train.steps=1000; can be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -99,6 +107,7 @@ fn command_line() -> clap::Command {
            ddpm-train                                            train the bundled digits\n  \
            ddpm-train --experiment points-flow --seed 3\n  \
            ddpm-train --experiment my.toml --dry-run             check it, and print every key\n  \
+           ddpm-train --data weather.csv --horizon 14            forecasts of a table; without --horizon imputation\n  \
            ddpm-train --experiment digits --set train.steps=500 --set optimizer.learning_rate=1e-3\n  \
            ddpm-train --resume latest\n\n\
          The last line on stdout is the run's folder. Ctrl-C finishes the step, saves and stops; once more leaves at \
@@ -116,6 +125,8 @@ fn main() -> ExitCode {
     let Args {
         command,
         experiment,
+        data,
+        horizon,
         mut set,
         seed,
         resume,
@@ -142,7 +153,20 @@ fn main() -> ExitCode {
     }
     let devices = device.into_iter().chain(devices).collect();
     set.extend(seed.map(|seed| format!("train.seed={seed}")));
-    let done = run(&Options { experiment, set, resume, step, from, devices, runs, tui, detect_anomaly, dry_run });
+    let done = run(&Options {
+        experiment,
+        data,
+        horizon,
+        set,
+        resume,
+        step,
+        from,
+        devices,
+        runs,
+        tui,
+        detect_anomaly,
+        dry_run,
+    });
     let (folder, code) = match done {
         Ok(Finish::DryRun) => return ExitCode::SUCCESS,
         Ok(Finish::Done(folder)) => (folder, ExitCode::SUCCESS),

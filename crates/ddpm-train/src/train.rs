@@ -23,6 +23,7 @@ use ddpm_kernels::Precision;
 use crate::batches::Batches;
 use crate::checkpoint::{Checkpoint, CheckpointError, Found, TrainState, restore};
 use crate::config::load::Source;
+use crate::config::series_file::SeriesExperiment;
 use crate::config::{Balance, Experiment};
 use crate::manifest;
 use crate::metrics::{JsonLines, STEP_LOSS, StepMetric, fields, truncate_after};
@@ -44,7 +45,11 @@ use crate::trained_part::trained_numbers;
 pub struct Options {
     /// Name or file of the experiment.
     pub experiment: String,
-    /// Changes to it.
+    /// A file of time series to train on: instead of an experiment, one that follows from what is in it.
+    pub data: Option<PathBuf>,
+    /// With it: steps to forecast.
+    pub horizon: Option<usize>,
+    /// Changes to the experiment.
     pub set: Vec<String>,
     /// The run to go on with, instead of a new one.
     pub resume: Option<String>,
@@ -69,6 +74,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             experiment: String::new(),
+            data: None,
+            horizon: None,
             set: Vec::new(),
             resume: None,
             step: None,
@@ -120,12 +127,20 @@ pub(crate) fn run_for(caller: Caller, options: &Options, experiment: Option<Sour
     if options.tui && !cfg!(feature = "tui") {
         return Err(UsageError("--tui: the dashboard is not compiled in; build with `--features tui`".into()).into());
     }
-    let plan = Plan::make(options, experiment)?;
+    let of_data = options.data.as_ref().filter(|_| options.resume.is_none() && experiment.is_none());
+    let of_data = of_data.map(|path| SeriesExperiment::find(path, options.horizon)).transpose()?;
+    of_data.iter().flat_map(|of_data| &of_data.found).for_each(|line| say!("{line}"));
+    let next = of_data.as_ref().map(|of_data| of_data.next.clone());
+    let plan = Plan::make(options, experiment.or(of_data.map(|of_data| of_data.source)))?;
     if options.dry_run {
         plan.describe()?;
         return Ok(Finish::DryRun);
     }
-    train(plan, options, caller)
+    let finish = train(plan, options, caller)?;
+    if let (Finish::Done(_), Some(next)) = (&finish, next) {
+        say!("to use the model: {next}");
+    }
+    Ok(finish)
 }
 
 fn train(mut plan: Plan, options: &Options, caller: Caller) -> anyhow::Result<Finish> {

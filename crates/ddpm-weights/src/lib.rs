@@ -59,9 +59,10 @@ impl Weights {
         Self::open(&find::file_in(dir, variant)?)
     }
 
-    /// The same weights without the tensors that `unused` names.
-    pub fn without(mut self, unused: impl Fn(&str) -> bool) -> Self {
-        self.tensors.retain(|name, _| !unused(name));
+    /// Without the tensors of these names: what a file has twice, or what is no parameter.
+    #[must_use]
+    pub fn without(mut self, is_left_out: impl Fn(&str) -> bool) -> Self {
+        self.tensors.retain(|name, _| !is_left_out(name));
         self
     }
 

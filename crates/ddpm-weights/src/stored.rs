@@ -23,6 +23,9 @@ pub struct StoredTensor {
     span: usize,
 }
 
+/// Values of a tensor at most that has some of them several times, as `torch.expand` makes it: SSSD has its state spaces so.
+const MOST_REPEATED: usize = 1 << 18;
+
 /// The values in the file among which a tensor must lie.
 pub(super) struct Storage {
     pub(super) file: Arc<Path>,
@@ -57,9 +60,9 @@ impl Storage {
                 .try_fold(1usize, |span, (&size, &stride)| span.checked_add((size - 1).checked_mul(stride)?))
                 .ok_or_else(too_large)?,
         };
-        // More values than the storage has would be repetitions, of any number.
+        // More values than the storage has are repetitions, which a file may claim any number of.
         let end = offset.checked_add(span).ok_or_else(too_large)?;
-        if end > self.len || len > self.len {
+        if end > self.len || len > self.len.max(MOST_REPEATED) {
             return Err(format!(
                 "shape {shape:?} from value {offset} on does not fit the {} values of its storage",
                 self.len
@@ -172,6 +175,7 @@ mod tests {
         assert_eq!(fits(&[4, 3], 0, Some(&[1, 4])).unwrap().span, 12);
         assert_eq!(fits(&[2, 0, usize::MAX, usize::MAX], 12, None).unwrap().len(), 0);
         assert_eq!(fits(&[], 11, Some(&[])).unwrap().len(), 1);
+        assert_eq!(fits(&[500, 3, 4], 0, Some(&[0, 4, 1])).unwrap().len(), 6000);
         for (shape, offset, strides) in [
             (&[13][..], 0, None),
             (&[3, 4], 1, None),

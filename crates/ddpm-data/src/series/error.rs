@@ -92,6 +92,22 @@ pub enum Problem {
         /// What is read.
         expected: &'static str,
     },
+    /// A Parquet file that cannot be read.
+    #[error(
+        "not a Parquet file that can be read: {reason}; expected a whole one, plain or compressed by snappy, gzip or LZ4"
+    )]
+    DamagedParquet {
+        /// What the library says.
+        reason: String,
+    },
+    /// A file that needs a feature of the build.
+    #[error(
+        "this program was built without the feature `{feature}`; build it with `--features {feature}` to read such files"
+    )]
+    WithoutFeature {
+        /// The feature.
+        feature: &'static str,
+    },
     /// A file without a byte.
     #[error("the file is empty; expected series")]
     EmptyFile,
@@ -168,7 +184,10 @@ pub enum Problem {
         timestamp: Timestamp,
     },
     /// A time that does not follow the one before.
-    #[error("{timestamp} does not follow{}; expected {expected} (frequency {frequency})", of_item(item))]
+    #[error(
+        "{timestamp} does not follow{}; expected {expected} (frequency {frequency}): add the rows that are missing, with empty cells, or state another frequency",
+        of_item(item)
+    )]
     IrregularIndex {
         /// The series, where the file has several.
         item: Option<String>,
@@ -190,6 +209,9 @@ pub enum Problem {
     /// One row does not show a frequency.
     #[error("one row does not show the frequency; expected two rows or more, or a stated frequency")]
     UnknownFrequency,
+    /// Series have their first time only.
+    #[error("the first times of the series do not show the frequency; expected a metadata.json or a stated frequency")]
+    UnstatedFrequency,
     /// A frequency that is not known.
     #[error("unknown frequency {}; expected {expected}", quoted(text))]
     BadFrequency {
@@ -343,6 +365,8 @@ impl Problem {
             Self::Unreadable(_) => "unreadable",
             Self::MissingFile { .. } => "missing_file",
             Self::UnknownFile { .. } => "unknown_file",
+            Self::DamagedParquet { .. } => "damaged_parquet",
+            Self::WithoutFeature { .. } => "without_feature",
             Self::EmptyFile => "empty_file",
             Self::NoRows { .. } => "no_rows",
             Self::DamagedGzip { .. } => "truncated_gzip",
@@ -355,7 +379,7 @@ impl Problem {
             Self::BadTimestamp { .. } => "bad_timestamp",
             Self::DuplicateTimestamp { .. } => "duplicate_timestamp",
             Self::IrregularIndex { .. } | Self::DecreasingIndex { .. } => "irregular_index",
-            Self::UnknownFrequency => "unknown_frequency",
+            Self::UnknownFrequency | Self::UnstatedFrequency => "unknown_frequency",
             Self::BadFrequency { .. } => "bad_frequency",
             Self::JsonSyntax { .. } => "json_syntax",
             Self::MissingField { .. } => "missing_field",

@@ -51,7 +51,7 @@ pub fn read_gluonts(folder: &Path) -> Result<GluonTs, SeriesError> {
     })
 }
 
-fn read_metadata(path: &Path) -> Result<Metadata, SeriesError> {
+pub(super) fn read_metadata(path: &Path) -> Result<Metadata, SeriesError> {
     let text = read(path, EXPECTED_METADATA)?;
     let fail = |problem| SeriesError::new(path, None, problem);
     let value: Value = serde_json::from_str(&text).map_err(|error| {
@@ -87,7 +87,7 @@ fn whole(value: &Value) -> Option<usize> {
 }
 
 /// The series of all files of a folder and of those below, in the order of their names. Hidden files are left out.
-fn read_folder(folder: &Path, metadata: &Metadata) -> Result<Vec<Series>, SeriesError> {
+pub(super) fn read_folder(folder: &Path, metadata: &Metadata) -> Result<Vec<Series>, SeriesError> {
     let mut files = Vec::new();
     collect(folder, 0, &mut files)?;
     files.sort();

@@ -1,5 +1,7 @@
 //! A table of values with the state of each cell.
 
+use std::ops::Range;
+
 /// What is known about the value of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cell {
@@ -100,6 +102,14 @@ impl Table {
         if self.cells[at] == Cell::Observed {
             self.cells[at] = Cell::HeldOut;
         }
+    }
+
+    /// Some of its rows as a table; rows behind the last one are left out.
+    pub fn rows(&self, steps: Range<usize>) -> Self {
+        let end = steps.end.min(self.steps());
+        let cells = steps.start.min(end) * self.variables..end * self.variables;
+        let (values, cells) = (self.values[cells.clone()].to_vec(), self.cells[cells].to_vec());
+        Self { variables: self.variables, values, cells }
     }
 
     fn at(&self, step: usize, variable: usize) -> usize {

@@ -55,6 +55,12 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = (u64, &str)> {
 /// The fields of a line. In quotes, a separator is a letter and `""` is a quote; a quote that does not end is one.
 pub(super) fn fields(line: &str, separator: char) -> Vec<String> {
     let mut fields = Vec::new();
+    for_each_field(line, separator, |field, _| fields.push(field));
+    fields
+}
+
+/// Calls `visit` with each field of a line and with its text as it stands there.
+pub(super) fn for_each_field(line: &str, separator: char, mut visit: impl FnMut(String, &str)) {
     let mut rest = line;
     loop {
         let quoted = rest.trim_start_matches(' ').strip_prefix('"').and_then(quoted_field);
@@ -62,10 +68,10 @@ pub(super) fn fields(line: &str, separator: char) -> Vec<String> {
         let end = after.find(separator).unwrap_or(after.len());
         field.push_str(after[..end].trim());
         let after = &after[end..];
-        fields.push(field);
+        visit(field, &rest[..rest.len() - after.len()]);
         match after.strip_prefix(separator) {
             Some(next) => rest = next,
-            None => return fields,
+            None => return,
         }
     }
 }
@@ -100,8 +106,11 @@ pub(super) fn number(text: &str, decimal: char, place: impl FnOnce() -> String) 
     }
 }
 
-fn is_missing(text: &str) -> bool {
-    text.is_empty() || ["nan", "na", "null"].iter().any(|missing| text.eq_ignore_ascii_case(missing))
+/// How a missing value is written, in any case.
+const MISSING: [&str; 7] = ["nan", "na", "null", "n/a", "none", "<na>", "#n/a"];
+
+pub(super) fn is_missing(text: &str) -> bool {
+    text.is_empty() || MISSING.iter().any(|missing| text.eq_ignore_ascii_case(missing))
 }
 
 /// A number that can be squared.
@@ -139,7 +148,7 @@ mod tests {
         assert_eq!(read("-1,5", ','), Ok(Some(-1.5)));
         assert_eq!(read("1.234,5", ','), Err("not_a_number"));
         assert_eq!(read("1,5", '.'), Err("not_a_number"));
-        for missing in ["", " ", "NaN", "nan", "NA", "null"] {
+        for missing in ["", " ", "NaN", "nan", "NA", "null", "N/A", "None", "<NA>"] {
             assert_eq!(read(missing, '.'), Ok(None));
         }
         for infinite in ["inf", "-Infinity", "1e999", "1e200"] {

@@ -75,8 +75,15 @@ impl Timestamp {
         (self.0.div_euclid(DAY) + 3).rem_euclid(7)
     }
 
-    fn date(self) -> [i64; 3] {
+    /// Year, month and day.
+    pub(super) fn date(self) -> [i64; 3] {
         civil_from_days(self.0.div_euclid(DAY))
+    }
+
+    /// Hour, minute and second.
+    pub(super) fn time_of_day(self) -> [i64; 3] {
+        let seconds = self.0.rem_euclid(DAY);
+        [seconds / HOUR, seconds % HOUR / MINUTE, seconds % MINUTE]
     }
 
     /// Months since the year 0.
@@ -120,8 +127,7 @@ fn numbers(text: &str, separator: char, digits: [usize; 3]) -> Option<[i64; 3]> 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [year, month, day] = self.date();
-        let seconds = self.0.rem_euclid(DAY);
-        let (hour, minute, second) = (seconds / HOUR, seconds % HOUR / MINUTE, seconds % MINUTE);
+        let [hour, minute, second] = self.time_of_day();
         write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
     }
 }

@@ -55,23 +55,25 @@ impl WindowShape {
 }
 
 impl SeriesSet {
-    /// Series of one number of variables, of which these steps are for training and those for the split; whatever is
-    /// normalized is so by the observed cells of training alone.
+    /// Series of one number of variables with the steps of each that belong to the split.
+    ///
+    /// `trained` are the series of training and their steps: whatever is normalized is so by their observed cells alone.
     pub(crate) fn new(
         name: &str,
+        trained: (&[Series], &[Range<usize>]),
         series: Vec<Series>,
-        train: &[Range<usize>],
         steps: Vec<Range<usize>>,
         split: Split,
     ) -> Self {
-        let tables = || series.iter().map(|series| &series.target).zip(train.iter().cloned());
-        let units = units_of(&Normalizer::fit(tables()));
+        let (of_train, train) = trained;
+        let tables = of_train.iter().map(|series| &series.target).zip(train.iter().cloned());
+        let units = units_of(&Normalizer::fit(tables));
         let info = DataInfo {
             name: name.into(),
-            shape: vec![series.first().map_or(1, |series| series.target.variables()), 1],
+            shape: vec![of_train.first().map_or(1, |series| series.target.variables()), 1],
             classes: Vec::new(),
             units,
-            series: Some(SeriesInfo::of(&series, train)),
+            series: Some(SeriesInfo::of(of_train, train)),
         };
         Self { info, series, steps, split }
     }
@@ -248,7 +250,7 @@ impl Dataset<Example> for Windows {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::single_range_in_vec_init, clippy::cloned_ref_to_slice_refs)]
 mod tests {
     use super::*;
 
@@ -272,14 +274,14 @@ mod tests {
     fn windows_lie_inside_of_their_split() {
         let all = || vec![series(0, 5), series(100, 2), series(200, 8)];
         let train = [0..4, 0..2, 0..6];
-        let set = Arc::new(SeriesSet::new("any", all(), &train, train.to_vec(), Split::Train));
+        let set = Arc::new(SeriesSet::new("any", (&all(), &train), all(), train.to_vec(), Split::Train));
         let shape = WindowShape { stride: 2, ..WindowShape::of_length(3) };
         assert_eq!(starts(&set, shape), [(0, 0.0), (0, 200.0), (2, 202.0)]);
         // With history: from the training steps alone, and before a series that is too short.
         let shape = WindowShape { history: 3, length: 2, stride: 1 };
         assert_eq!(starts(&set, shape), [(-1, 2.0), (-3, 100.0), (0, 203.0), (1, 204.0)]);
         // The test has what follows, with a history that was trained on.
-        let set = Arc::new(SeriesSet::new("any", all(), &train, vec![4..5, 2..2, 6..8], Split::Test));
+        let set = Arc::new(SeriesSet::new("any", (&all(), &train), all(), vec![4..5, 2..2, 6..8], Split::Test));
         let shape = WindowShape { history: 3, length: 1, stride: 1 };
         assert_eq!(starts(&set, shape), [(1, 4.0), (3, 206.0), (4, 207.0)]);
     }
@@ -290,7 +292,7 @@ mod tests {
         one.target.hide(2, 0);
         let values = Table::from_rows(1, [1.0, 3.0, 5.0, 7.0, 9.0].map(Some));
         one.dynamic = Some(crate::series::Covariates { names: vec!["c".into()], values });
-        let set = Arc::new(SeriesSet::new("any", vec![one], &[0..2], vec![0..4], Split::Test));
+        let set = Arc::new(SeriesSet::new("any", (&[one.clone()], &[0..2]), vec![one], vec![0..4], Split::Test));
         let data = set.windows(WindowShape { history: 1, length: 5, stride: 1 });
         assert_eq!(data.items.len(), 0);
         let item = data.info.window(&set.series()[0], -1, 6);
@@ -308,7 +310,7 @@ mod tests {
     fn a_value_that_many_cells_share_is_a_bound() {
         let rain = (0..40).flat_map(|t| [Some(if t % 2 == 0 { 0.0 } else { f64::from(t) }), Some(f64::from(t))]);
         let one = Series::new(None, Index::Counted, vec!["r".into(), "t".into()], Table::from_rows(2, rain));
-        let set = SeriesSet::new("any", vec![one], &[0..30], vec![0..30], Split::Train);
+        let set = SeriesSet::new("any", (&[one.clone()], &[0..30]), vec![one], vec![0..30], Split::Train);
         let info = set.info.series.unwrap();
         assert_eq!((info.lowest, info.highest), (vec![Some(0.0), None], vec![None, None]));
     }

@@ -1,6 +1,7 @@
 //! The integration tests of ddpm-data: one program, one file a subject.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod any_series;
 mod generated_series;
 mod golden_augment;
 mod hostile_data;

@@ -183,9 +183,9 @@ fn forecasts() {
         let found = [
             plain.quantile_crps(&levels, Quantile::Nearest),
             sum.quantile_crps(&levels, Quantile::Nearest),
-            plain.normalized_deviation(),
+            plain.normalized_deviation(Quantile::Nearest),
             plain.normalized_rmse(),
-            sum.normalized_deviation(),
+            sum.normalized_deviation(Quantile::Nearest),
             sum.normalized_rmse(),
             plain.rmse(Point::Mean).powi(2),
             sum.rmse(Point::Mean).powi(2),

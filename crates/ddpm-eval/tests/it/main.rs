@@ -5,5 +5,6 @@ mod formula;
 mod golden_csdi;
 mod golden_inception;
 mod golden_metrics;
+mod golden_series_baselines;
 mod golden_vae_baselines;
 mod known_answers;

@@ -5,10 +5,18 @@ use std::sync::{PoisonError, RwLock};
 use super::erased::{FamilyKind, Of};
 use crate::diffusion::DiffusionFamily;
 use crate::hvae::HvaeFamily;
+use crate::masked::MaskedFamily;
+use crate::timegrad::TimeGradFamily;
 use crate::vae::VaeFamily;
 
 /// The families that come with the program; the first is that of an experiment that names none.
-static FAMILIES: &[&dyn FamilyKind] = &[&Of::<DiffusionFamily>::NEW, &Of::<VaeFamily>::NEW, &Of::<HvaeFamily>::NEW];
+static FAMILIES: &[&dyn FamilyKind] = &[
+    &Of::<DiffusionFamily>::NEW,
+    &Of::<VaeFamily>::NEW,
+    &Of::<HvaeFamily>::NEW,
+    &Of::<TimeGradFamily>::NEW,
+    &Of::<MaskedFamily>::NEW,
+];
 
 /// Those that a program of its own has added.
 static ADDED: RwLock<Vec<&'static dyn FamilyKind>> = RwLock::new(Vec::new());

@@ -40,6 +40,11 @@ pub trait Trained {
         None
     }
 
+    /// The sampler that it is sampled by unless another is chosen, and its steps; none if it has no samplers.
+    fn usual_sampler(&self) -> Option<(String, usize)> {
+        None
+    }
+
     /// What comes after a series.
     fn forecast(&self) -> Option<&dyn Forecast> {
         None
@@ -130,6 +135,9 @@ pub trait Forecast {
 
     /// The most steps that can be forecast; none: any number.
     fn longest_horizon(&self) -> Option<usize>;
+
+    /// The steps that it was trained to forecast.
+    fn usual_horizon(&self) -> usize;
 
     /// Samples of the `horizon` steps behind each stretch, `[W, samples, horizon, K]`, in the units of the data. Covariates
     /// that the series have for these steps are read.

@@ -9,7 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddpm_data::Split;
 use ddpm_device::device::{self, DeviceError, OpenDevice};
 use ddpm_families::checksums;
-use ddpm_families::family::trained::{Trained, open};
+use ddpm_families::family::trained::{Trained, abilities, open};
 use ddpm_families::snapshot::Snapshot;
 use ddpm_files::runs::{RUNS, RunError, RunFolder};
 use ddpm_kernels::Precision;
@@ -101,6 +101,14 @@ pub(crate) struct OpenModel {
     pub(crate) run: Option<RunFolder>,
     pub(crate) device: OpenDevice,
     pub(crate) model: Box<dyn Trained>,
+}
+
+impl OpenModel {
+    /// The message about a model that cannot do what a command is for.
+    pub(crate) fn cannot(&self, what: &str) -> anyhow::Error {
+        let (path, family) = (self.path.display(), &self.model.card().family);
+        anyhow::anyhow!("{path}: this snapshot is a {family}: {}, not {what}", abilities(&*self.model))
+    }
 }
 
 /// The parser of `--split`.

@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
 use clap::Args;
-use ddpm_families::family::trained::abilities;
 use ddpm_files::{atomic, npy};
 
 use crate::commands::choose::SnapshotArgs;
@@ -29,9 +27,7 @@ const LATENTS: &str = "latents.npy";
 pub fn run(args: &EncodeArgs) -> anyhow::Result<PathBuf> {
     let open = args.snapshot.open_model()?;
     let card = open.model.card();
-    let Some(model) = open.model.encode() else {
-        bail!("{}: this snapshot is a {}: {}, not encode", open.path.display(), card.family, abilities(&*open.model));
-    };
+    let Some(model) = open.model.encode() else { return Err(open.cannot("encode")) };
     let items = args.items.read(card, &open.path)?;
     let out = args.output.make(open.run.as_ref(), "latents", &open.path, &[LATENTS])?;
     let latents = model.encode(&items.values).map_err(anyhow::Error::from_boxed)?;

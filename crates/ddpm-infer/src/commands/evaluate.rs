@@ -9,6 +9,7 @@ mod points;
 mod reconstructions;
 mod results;
 mod samples;
+mod series;
 mod sweep;
 
 use std::path::PathBuf;
@@ -55,7 +56,7 @@ pub struct EvalArgs {
     /// Split of the reference set, where it has splits, and of the items that are reconstructed.
     #[arg(long, value_name = "SPLIT", value_parser = split_parser(), default_value = Split::Test.name())]
     split: Split,
-    /// Number of samples; default: 1000 images or 2048 points, or all files. Of items to reconstruct, the first ones;
+    /// Number of samples; default: 1000 images or 2048 points, 100 of each window of series, or all files. Of items to reconstruct, the first ones;
     /// default: all images, or 2048 points.
     #[arg(long, value_name = "N", value_parser = at_least::<2, usize>)]
     count: Option<usize>,
@@ -97,6 +98,13 @@ pub struct EvalArgs {
     /// Also measures the bits per dimension of this many test images, by the bound and by the ODE; slow.
     #[arg(long, value_name = "N", conflicts_with = "files", value_parser = at_least::<1, usize>)]
     bits_per_dim: Option<usize>,
+    /// Steps of the forecasts of a model of series; default: those that it was trained for. One that imputes is evaluated by
+    /// its forecasts with this, and otherwise by its imputations.
+    #[arg(long, value_name = "H", conflicts_with = "files", value_parser = at_least::<1, usize>)]
+    horizon: Option<usize>,
+    /// Windows of series that are evaluated, spread over the test data; default: all that are forecast, 64 that are imputed.
+    #[arg(long, value_name = "N", conflicts_with = "files", value_parser = at_least::<1, usize>)]
+    windows: Option<usize>,
     /// Only extracts the features of process I of N; run without --shard afterwards to evaluate them.
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
@@ -128,6 +136,12 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<String> {
         return images::write_statistics(args, files, path, &open);
     }
     let models = args.models(&open)?;
+    let of_series = series::evaluate(args, &models)?;
+    if !of_series.is_empty() {
+        of_series.iter().for_each(|found| found.results.append_to_runs());
+        results::write_series(args, &of_series)?;
+        return Ok(results::summary_of_series(args, &of_series));
+    }
     let sets = args.sweep.sample_sets(args, &models, &open)?;
     args.check_options(&models, &sets)?;
     let reference = args.reference(&models)?;

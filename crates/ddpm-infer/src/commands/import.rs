@@ -1,4 +1,5 @@
-//! `ddpm-infer import`: a checkpoint of improved-diffusion, guided-diffusion or pesser becomes a snapshot.
+//! `ddpm-infer import`: a checkpoint of improved-diffusion, guided-diffusion or pesser becomes a snapshot; of models of
+//! series, one of pytorch-ts, CSDI or SSSD.
 //!
 //! Most of the network is deduced from the weights. The rest is set by the keys of an experiment; those without a safe
 //! default are required.
@@ -17,11 +18,14 @@ use ddpm_model::network::NetworkConfig;
 use ddpm_model::unet::UNetConfig;
 use ddpm_model::variance::Variance;
 use ddpm_weights::names::{Deduced, deduce};
-use ddpm_weights::{QkvOrder, Scheme, Weights, load_into};
+use ddpm_weights::{QkvOrder, Scheme, Weights, WeightsError, load_into};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-/// Convert a checkpoint of improved-diffusion, guided-diffusion or pesser's DDPM to a snapshot.
+use crate::commands::import_series::{Import, SSSD_ENTRY, SeriesImportArgs};
+
+/// Convert a checkpoint to a snapshot: of improved-diffusion, guided-diffusion, pesser's DDPM, TimeGrad of pytorch-ts, CSDI or
+/// SSSD.
 #[derive(Args, Debug)]
 pub struct ImportArgs {
     /// The checkpoint: a file of torch.save or safetensors.
@@ -32,9 +36,10 @@ pub struct ImportArgs {
     out: PathBuf,
     /// Height and width of the images, which the file does not contain.
     #[arg(long, value_name = "PIXELS", value_parser = at_least::<1, usize>)]
-    size: usize,
+    size: Option<usize>,
     /// Other settings that the file does not contain, by the keys of an experiment: model.heads=4, model.heads.width=64,
-    /// model.heads_up=8 (num_heads_upsample), diffusion.schedule.kind=cosine, diffusion.schedule.steps=4000, diffusion.rescaled_times=true; repeatable.
+    /// model.heads_up=8 (num_heads_upsample), diffusion.schedule.kind=cosine, diffusion.schedule.steps=4000, diffusion.rescaled_times=true;
+    /// of models of series, timegrad.horizon=24; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
     /// For checkpoints of guided-diffusion with --use_new_attention_order True.
@@ -43,6 +48,19 @@ pub struct ImportArgs {
     /// Name of the weights, in a file with several, such as ema.
     #[arg(long, value_name = "NAME")]
     entry: Option<String>,
+    #[command(flatten)]
+    series: SeriesImportArgs,
+}
+
+impl ImportArgs {
+    /// The weights; where there are several and none is named, those that a checkpoint of SSSD has.
+    fn weights(&self) -> Result<Weights, WeightsError> {
+        let opened = Weights::open_entry(&self.file, self.entry.as_deref());
+        match opened {
+            Err(error) if self.entry.is_none() => Weights::open_entry(&self.file, Some(SSSD_ENTRY)).map_err(|_| error),
+            opened => opened,
+        }
+    }
 }
 
 /// The settings of an import, in the tables of an experiment.
@@ -55,7 +73,11 @@ struct Settings {
 
 /// Writes the snapshot, and returns its folder.
 pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
-    let weights = Weights::open_entry(&args.file, args.entry.as_deref())?;
+    let weights = args.weights()?;
+    if let Some(kind) = args.series.find(&weights) {
+        Import { args: &args.series, sets: &args.sets, out: &args.out }.run(kind, weights)?;
+        return Ok(args.out.clone());
+    }
     let scheme = match (Scheme::detect(&weights)?, args.new_attention_order) {
         (Scheme::OpenAi(_), true) => Scheme::OpenAi(QkvOrder::Parted),
         (scheme, true) => {
@@ -67,10 +89,13 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
         ),
         (scheme, false) => scheme,
     };
+    let Some(size) = args.size else {
+        bail!("{}: the file does not contain the size of the images; pass it with --size PIXELS", args.file.display())
+    };
     let deduced = deduce(&weights, scheme)?;
-    let settings = settings(args, &deduced, scheme)?;
+    let settings = settings(args, size, &deduced, scheme)?;
     let Settings { model, diffusion } = &settings;
-    let shape = vec![model.in_channels, args.size, args.size];
+    let shape = vec![model.in_channels, size, size];
     let config = NetworkConfig::UNet(model.clone());
     config.validate(&shape)?;
     let problems: Vec<String> =
@@ -108,9 +133,9 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
 }
 
 /// What was deduced from the weights, changed and completed by `--set`.
-fn settings(args: &ImportArgs, deduced: &Deduced, scheme: Scheme) -> anyhow::Result<Settings> {
+fn settings(args: &ImportArgs, size: usize, deduced: &Deduced, scheme: Scheme) -> anyhow::Result<Settings> {
     let mut tree = Table::new();
-    tree.insert("model".into(), Value::try_from(deduced.at(args.size))?);
+    tree.insert("model".into(), Value::try_from(deduced.at(size))?);
     let mut diffusion = Table::new();
     if deduced.config.out_channels == 2 * deduced.config.in_channels {
         diffusion.insert("variance".into(), Value::try_from(Variance::Learned)?);

@@ -24,6 +24,9 @@ use ddpm_weights::{Fault, Kind, Scheme, Weights, WeightsError, faults};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::commands::import_series::SeriesKind;
+use crate::commands::inspect_series::of_model;
+
 /// Faults that are listed at most; there can be one for every key.
 const LISTED: usize = 20;
 
@@ -176,9 +179,12 @@ impl Report {
         self.add("kind", format!("a snapshot of family {}", card.family));
         self.add("from", card.origin());
         self.add("data", format!("{}, items of shape {:?}", card.data.name, card.data.shape));
-        match open(path, &self.device, Precision::F32) {
-            Ok(model) => self.add("use", abilities(&*model)),
-            Err(error) => self.wrong.push(error.to_string()),
+        let model = open(path, &self.device, Precision::F32).map_err(|error| self.wrong.push(error.to_string())).ok();
+        if let Some(series) = &card.data.series {
+            of_model(series, model.as_deref()).into_iter().for_each(|(name, value)| self.add(name, value));
+        }
+        if let Some(model) = model {
+            self.add("use", abilities(&*model));
         }
         self.experiment = Some(format!("family = \"{}\"\n\n{}", card.family, toml::to_string(&card.tables)?));
         self.changed(path);
@@ -290,6 +296,11 @@ impl Report {
         self.add("kind", kind);
         let weights = Weights::open_entry(path, entry)?;
         self.weights(&weights);
+        if let Some(kind) = SeriesKind::of(&weights) {
+            self.add("names", format!("those of {}", kind.name()));
+            self.add("use", format!("ddpm-infer import {} --out DIR {}", path.display(), kind.needed()));
+            return Ok(());
+        }
         match Scheme::detect(&weights) {
             Ok(Scheme::Diffusers | Scheme::DiffusersOfOld) => {
                 self.add("use", "not alone: its config.json, which describes the network, belongs next to it");

@@ -7,8 +7,11 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use ddpm_console::bar::{checking_images, progress_bar};
 use ddpm_data::packed::{self, Packed};
+use ddpm_data::series::{Index, Opened, ReadHints, read_any};
 use ddpm_data::{DataConfig, ImagesConfig, OpenData, Split, printable, shown, with_home};
 use ddpm_render::{self, Samples};
+
+use crate::commands::inspect_series;
 
 /// Items in the overview of `--out`; and items of each class, if there are classes.
 const SHOWN: usize = 100;
@@ -35,7 +38,8 @@ pub struct DataArgs {
     size: usize,
     #[command(flatten)]
     labels: LabelArgs,
-    /// Also writes data.png into this folder: items evenly spread over the set or, with classes, a row for each.
+    /// Also writes data.png into this folder: items evenly spread over the set or, with classes, a row for each; of series a
+    /// plot.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -167,10 +171,18 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
     let config = config_of(what, args)?;
     let open = |split| ddpm_data::open_with_progress(&config, split, 0, &checking_images());
     let (train, test) = (open(Split::Train)?, open(Split::Test)?);
-    report(&train, &test);
+    match &train.series {
+        Some(_) => inspect_series::report(&config, &train, &test)?,
+        None => report(&train, &test),
+    }
     if let Some(out) = &args.out {
         std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
         let path = out.join("data.png");
+        if train.series.is_some() {
+            inspect_series::draw(&train, &path)?;
+            println!("{}", path.display());
+            return Ok(());
+        }
         let (samples, rows) = overview(&train)?;
         ddpm_render::write_overview(&path, &samples, None)?;
         if !rows.is_empty() {
@@ -235,16 +247,45 @@ pub(crate) fn guess(path: &Path) -> anyhow::Result<&'static str> {
     } else if path.is_file() && ends_in("zip") {
         Ok("images")
     } else if path.is_file() && ends_in("csv") {
-        Ok("csv")
+        Ok(if has_times(path) { "series" } else { "csv" })
+    } else if path.is_file() && is_series_file(path) {
+        Ok("series")
     } else if !path.is_dir() {
-        bail!("{}: there is no such folder, CSV file, zip archive, packed file or built-in dataset", shown(path))
+        bail!(
+            "{}: there is no such folder, CSV file, file of series, zip archive, packed file or built-in dataset",
+            shown(path)
+        )
     } else if holds("data_batch_1.bin") || holds("cifar-10-batches-bin") {
         Ok("cifar10")
     } else if holds("train-images-idx3-ubyte") || holds("train-images-idx3-ubyte.gz") {
         Ok("mnist")
+    } else if holds_series(path) {
+        Ok("series")
     } else {
         Ok("images")
     }
+}
+
+/// How files of series end that are never anything else, without `.gz`.
+const SERIES: [&str; 11] = ["npy", "npz", "tsv", "txt", "tab", "dat", "json", "jsonl", "ndjson", "tsf", "parquet"];
+
+fn is_series_file(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let plain = name.strip_suffix(".gz").unwrap_or(&name);
+    let ending = plain.rsplit_once('.').map(|(_, ending)| ending).unwrap_or_default();
+    SERIES.contains(&ending) || name.ends_with(".csv.gz")
+}
+
+/// Whether a table has a column of times: without, two columns may as well be points.
+fn has_times(path: &Path) -> bool {
+    let times = |opened: Opened| opened.series.first().is_some_and(|series| series.index != Index::Counted);
+    read_any(path, &ReadHints::default()).is_ok_and(times)
+}
+
+/// Whether a folder is one of GluonTS or of PhysioNet 2012.
+fn holds_series(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).is_dir();
+    has("set-a") || (folder.join("metadata.json").is_file() && has("train") && has("test"))
 }
 
 /// Items evenly spread over a set, or, with classes, a row of items of each class; and the names of the rows.

@@ -9,7 +9,7 @@ use ddpm_console::numbers::{at_least, from_zero};
 use ddpm_data::DataInfo;
 use ddpm_eval::Features;
 use ddpm_eval::reconstruction::{RANGE_MINUS_1_TO_1, mean_squared_errors, psnr};
-use ddpm_families::family::trained::{Draw, abilities};
+use ddpm_families::family::trained::Draw;
 use ddpm_files::{atomic, npy};
 use ddpm_render::Samples;
 
@@ -45,14 +45,7 @@ const FILES: [&str; 4] = ["inputs.npy", "reconstructions.npy", "errors.csv", "co
 pub fn run(args: &ReconstructArgs) -> anyhow::Result<PathBuf> {
     let open = args.snapshot.open_model()?;
     let card = open.model.card();
-    let Some(model) = open.model.reconstruct() else {
-        bail!(
-            "{}: this snapshot is a {}: {}, not reconstruct",
-            open.path.display(),
-            card.family,
-            abilities(&*open.model)
-        );
-    };
+    let Some(model) = open.model.reconstruct() else { return Err(open.cannot("reconstruct")) };
     let layers = args.layers.unwrap_or(model.layers());
     if layers > model.layers() {
         bail!("--layers {layers}: the model has {}", model.layers());

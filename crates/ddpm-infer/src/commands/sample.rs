@@ -9,28 +9,32 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddpm_console::bar::progress_bar;
 use ddpm_console::numbers::{at_least, from_zero};
+use ddpm_data::series::{Index, Series, Table};
 use ddpm_data::{DataInfo, fnv1a, reference_points};
 use ddpm_device::device::OpenDevice;
 use ddpm_device::memory;
 use ddpm_families::family::stored::ModelCard;
-use ddpm_families::family::trained::abilities;
+use ddpm_families::family::trained::{Impute, SeriesDraw, Stretch, abilities};
 use ddpm_families::snapshot::{Snapshot, SnapshotConfig, trained};
 use ddpm_families::usual_sampling::Choice;
 use ddpm_files::runs::RunFolder;
+use ddpm_files::{atomic, npy};
 use ddpm_kernels::Precision;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::Network;
+use ddpm_render::series::Windows;
 use ddpm_sampling::job::{
     ClassChoice, ClassError, JobError, Progress, Samples, SamplingJob, TrainedModel, USUAL_BATCH,
 };
 use ddpm_sampling::noise::{Generator, NoiseChoice};
-use ddpm_sampling::samplers::Sampler;
+use ddpm_sampling::samplers::{Sampler, SamplerOptions};
 use ddpm_sampling::tasks::Task;
 use indicatif::ProgressBar;
 
 use super::{init_noise, samples_folder, task_files};
 use crate::commands::choose::{OpenModel, SnapshotArgs};
 use crate::commands::choose_task::TaskArgs;
+use crate::commands::inspect_series::WINDOWS_SHOWN;
 use crate::commands::latents::{LatentArgs, interpolation};
 use crate::commands::output_folder::fresh_folder;
 use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, SamplerArgs};
@@ -59,7 +63,7 @@ Examples:
 pub struct SampleArgs {
     #[command(flatten, next_help_heading = "Model and device")]
     snapshot: SnapshotArgs,
-    /// How many samples; default: 100 images or 2048 points, and for given images one for each.
+    /// How many samples; default: 100 images or windows of series, 2048 points, and for given images one for each.
     #[arg(long, value_name = "N", value_parser = at_least::<1, usize>, help_heading = "Samples")]
     count: Option<usize>,
     /// Sample k depends on the seed and on k alone.
@@ -247,7 +251,11 @@ impl SampleArgs {
 
     /// Samples of a model that draws them in one pass, with the options that have a meaning for it.
     fn generate_at_once(&self) -> anyhow::Result<PathBuf> {
-        let OpenModel { path, run, device, model } = self.snapshot.open_model()?;
+        let open = self.snapshot.open_model()?;
+        if let (Some(series), Some(model)) = (&open.model.card().data.series, open.model.impute()) {
+            return self.windows_of_series(&open, &series.variables, model);
+        }
+        let OpenModel { path, run, device, model } = open;
         let card = model.card();
         let Some(generator) = model.generate() else {
             bail!("{}: this snapshot is a {}: {}, not sample", path.display(), card.family, abilities(&*model));
@@ -270,6 +278,42 @@ impl SampleArgs {
             samples_folder::clear(&out)?;
         }
         ddpm_render::write(&out, &samples, points.as_deref())?;
+        Ok(out)
+    }
+
+    /// Windows of a model of series, of which nothing is known.
+    fn windows_of_series(&self, open: &OpenModel, names: &[String], model: &dyn Impute) -> anyhow::Result<PathBuf> {
+        let OpenModel { path, run, device, .. } = open;
+        let others =
+            self.options_of_denoising().into_iter().filter(|option| !["--sampler", "--steps"].contains(option));
+        if let Some(option) = others.chain(self.latents.given()).chain(self.task.row().map(|_| "--interpolate")).next()
+        {
+            bail!("{option} is not for models of series; this snapshot is a {}", open.model.card().family);
+        }
+        let sampler = |name: &str| Sampler::new(name, SamplerOptions::default());
+        let draw = SeriesDraw {
+            sampler: self.sampler.as_deref().map(sampler).transpose()?,
+            steps: self.steps,
+            at_once: self.batch_size,
+            ..SeriesDraw::new(self.seed, 1)
+        };
+        let (count, length) = (self.count.unwrap_or_else(|| usual_count_of(&open.model.card().data)), model.window());
+        let name = format!("{}-seed{}-n{count}", path.file_stem().unwrap_or_default().to_string_lossy(), self.seed);
+        let out = self.make_folder(run.as_ref(), &name)?;
+        eprintln!("{}: {count} windows of {} on {}", path.display(), open.model.card().origin(), device.name);
+        let nothing = Table::never_observed(length, names.len());
+        let nothing = Series::new(None, Index::Counted, names.to_vec(), nothing);
+        let window = |number| Stretch { series: &nothing, start: 0, end: length, number };
+        let windows: Vec<Stretch<'_>> = (0..count as u64).map(window).collect();
+        let values = model.impute(&windows, &draw).map_err(anyhow::Error::from_boxed)?;
+        if self.overwrite {
+            samples_folder::clear(&out)?;
+        }
+        atomic::write(&out.join("samples.npy"), npy::encode(&[count, length, names.len()], &values))?;
+        let shown = count.min(WINDOWS_SHOWN);
+        let samples: Vec<f64> = values[..shown * length * names.len()].iter().map(|value| f64::from(*value)).collect();
+        let plot = Windows { names, samples: &samples, shape: [shown, length, names.len()] }.plot()?;
+        plot.write(&out.join("samples.png"), &out.join("samples.svg"))?;
         Ok(out)
     }
 
@@ -436,7 +480,7 @@ fn usual_count(task: &Task, config: &SnapshotConfig, init_noise: Option<&[f32]>)
 
 /// How many samples of such data are usual, out of noise.
 fn usual_count_of(data: &DataInfo) -> usize {
-    if data.shape.len() == 3 { 100 } else { 2048 }
+    if data.shape.len() == 1 { 2048 } else { 100 }
 }
 
 /// An error in a class, with the option that it was given by.

@@ -11,7 +11,7 @@ use crate::commands::shards::Parts;
 /// Written first of all, for every kind of data.
 const ARRAY: &str = "samples.npy";
 /// What else a job may write, besides images with numbers.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 10] = [
     "grid.png",
     "denoising.gif",
     "denoising.png",
@@ -20,6 +20,8 @@ const OTHERS: [&str; 8] = [
     "comparison.png",
     "noise.npy",
     "errors.csv",
+    "samples.png",
+    "samples.svg",
 ];
 
 /// Refuses a folder that holds samples of another job, unless they are to be replaced.

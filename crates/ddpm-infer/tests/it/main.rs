@@ -9,3 +9,5 @@ mod evaluate_autoencoders;
 mod hostile_files;
 mod import;
 mod pipeline;
+mod series;
+mod series_models;

@@ -61,13 +61,14 @@ fn backward(x: &[f32], gradient: &mut [f32]) {
 
 /// The derivative of `x Phi(x)`.
 #[inline(always)]
-fn slope(x: f32) -> f32 {
+pub(crate) fn slope(x: f32) -> f32 {
     const DENSITY_AT_0: f32 = 0.398_942_3;
     normal_cdf(x) + x * DENSITY_AT_0 * exp(-0.5 * x * x)
 }
 
+/// The share of a standard normal distribution below `x`.
 #[inline(always)]
-fn normal_cdf(x: f32) -> f32 {
+pub(crate) fn normal_cdf(x: f32) -> f32 {
     0.5 + 0.5 * erf(x * FRAC_1_SQRT_2)
 }
 

@@ -14,4 +14,5 @@ mod group_norm;
 mod half;
 mod inference;
 mod layer_norm;
+mod series;
 mod weights;

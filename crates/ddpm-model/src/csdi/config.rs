@@ -29,6 +29,11 @@ pub struct CsdiConfig {
     pub feature_embedding: usize,
     /// A network that is not given the observed values, for sampling by replacement.
     pub unconditional: bool,
+    /// Attention between the variables; without it each is imputed by itself.
+    pub feature_layer: bool,
+    /// Adds the side information to the input as well, so that the first attention knows times and variables. The original does
+    /// not.
+    pub side_at_input: bool,
     /// Attention whose cost is linear in the length, as in the paper's forecasts.
     #[serde(alias = "is_linear")]
     pub linear_attention: bool,
@@ -48,6 +53,8 @@ impl Default for CsdiConfig {
             time_embedding: 128,
             feature_embedding: 16,
             unconditional: false,
+            feature_layer: true,
+            side_at_input: false,
             linear_attention: false,
             steps: 50,
         }

@@ -3,8 +3,9 @@
 use burn::module::{Param, ParamId};
 use burn::nn::conv::{Conv1d, Conv1dConfig};
 use burn::nn::{Initializer, Linear, LinearConfig};
+use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::dense;
+use ddpm_kernels::{dense, dense_rows};
 
 use crate::pass::Pass;
 
@@ -46,4 +47,18 @@ pub(super) fn with_rows(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Linear {
         weight: Param::initialized(ParamId::new(), weight.transpose()),
         bias: bias.map(|bias| Param::initialized(ParamId::new(), bias)),
     }
+}
+
+/// Weight and bias of a convolution that has one.
+pub(super) fn weights(conv: &Conv1d) -> Option<(Tensor<3>, Tensor<1>)> {
+    Some((conv.weight.val(), conv.bias.as_ref()?.val()))
+}
+
+/// A convolution of width 1 over the last dimension, followed by the rectifier.
+pub(super) fn rectified(name: &str, conv: &Conv1d, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
+    let fused = match (pass.may_fuse(), weights(conv)) {
+        (true, Some((weight, bias))) => dense_rows(x.clone(), weight, bias),
+        _ => None,
+    };
+    relu(fused.unwrap_or_else(|| apply_pointwise(name, conv, x, pass)))
 }

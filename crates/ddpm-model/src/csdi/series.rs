@@ -48,7 +48,7 @@ impl MaskedSeries {
     }
 
     /// The input of a network: the given values and, elsewhere, the noisy ones; or, unconditional, the noisy ones alone.
-    pub(super) fn input(&self, noisy: Tensor<3>, unconditional: bool) -> Tensor<4> {
+    pub fn input(&self, noisy: Tensor<3>, unconditional: bool) -> Tensor<4> {
         match unconditional {
             true => noisy.unsqueeze_dim(1),
             false => Tensor::stack(vec![self.values() * self.given(), noisy * self.not_given()], 1),

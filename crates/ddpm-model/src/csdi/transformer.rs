@@ -4,7 +4,7 @@
 use burn::module::{Module, Param};
 use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{add, attention, gelu};
+use ddpm_kernels::{add, attention, encoder_layer, gelu};
 
 use super::layers::{apply, linear, with_rows};
 use super::linear_attention::LinearEncoder;
@@ -13,7 +13,10 @@ use crate::pass::Pass;
 /// Hidden width of the feed-forward part, whatever the channels.
 const HIDDEN: usize = 64;
 
-/// One of the two kinds of transformers, `[N, S, C]` to the same shape. There is no dropout, which the original trains with
+/// What the normalizations add to the variance.
+const NORM_EPSILON: f64 = 1e-5;
+
+/// One of the two kinds of transformers. There is no dropout, which the original trains with
 /// at a rate of 0.1.
 #[derive(Module, Debug)]
 pub enum Encoder {
@@ -31,12 +34,20 @@ impl Encoder {
         }
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, pass: &Pass<'_>) -> Tensor<3> {
+    /// Over the second dimension of `x`, `[B, S, N, C]`: for each of N items the places are a sequence.
+    pub(super) fn forward(&self, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
         match self {
-            Self::Softmax(encoder) => encoder.forward(x, pass),
-            Self::Linear(encoder) => encoder.forward(x, pass),
+            Self::Softmax(encoder) => encoder.over_second(x, pass),
+            Self::Linear(encoder) => by_items(x, |x| encoder.forward(x, pass)),
         }
     }
+}
+
+/// The items as sequences of their own, `[B, S, N, C]` as `[B N, S, C]`.
+fn by_items(x: Tensor<4>, forward: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<4> {
+    let [batch, places, items, channels] = x.dims();
+    let sequences = x.swap_dims(1, 2).reshape([batch * items, places, channels]);
+    forward(sequences).reshape([batch, items, places, channels]).swap_dims(1, 2)
 }
 
 /// PyTorch's `TransformerEncoder` of one layer.
@@ -49,6 +60,14 @@ impl SoftmaxEncoder {
     /// One layer.
     pub fn init(channels: usize, heads: usize, device: &Device) -> Self {
         Self { layers: vec![EncoderLayer::init(channels, heads, device)] }
+    }
+
+    fn over_second(&self, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
+        self.layers.iter().enumerate().fold(x, |x, (i, layer)| {
+            let fused = if pass.may_fuse() { layer.fused(x.clone()) } else { None };
+            let pass = pass.inside(format_args!("layers.{i}"));
+            fused.unwrap_or_else(|| by_items(x, |x| layer.forward(x, &pass)))
+        })
     }
 
     /// `[N, S, C]` to the same shape.
@@ -70,7 +89,7 @@ struct EncoderLayer {
 
 impl EncoderLayer {
     fn init(channels: usize, heads: usize, device: &Device) -> Self {
-        let norm = || LayerNormConfig::new(channels).init(device);
+        let norm = || LayerNormConfig::new(channels).with_epsilon(NORM_EPSILON).init(device);
         Self {
             self_attn: SelfAttention::init(channels, heads, device),
             linear1: linear(channels, HIDDEN, device),
@@ -78,6 +97,22 @@ impl EncoderLayer {
             norm1: norm(),
             norm2: norm(),
         }
+    }
+
+    /// By one kernel, where there is one.
+    fn fused(&self, x: Tensor<4>) -> Option<Tensor<4>> {
+        let dense = |linear: &Linear| Some((linear.weight.val(), linear.bias.as_ref()?.val()));
+        let norm = |norm: &LayerNorm| Some((norm.gamma.val(), norm.beta.as_ref()?.val()));
+        let attention = &self.self_attn;
+        let layer = ddpm_kernels::EncoderLayer {
+            heads: attention.heads,
+            projection: (attention.in_proj_weight.val(), attention.in_proj_bias.val()),
+            output: dense(&attention.out_proj)?,
+            feed_forward: [dense(&self.linear1)?, dense(&self.linear2)?],
+            norms: [norm(&self.norm1)?, norm(&self.norm2)?],
+            epsilon: NORM_EPSILON,
+        };
+        encoder_layer(x, layer)
     }
 
     fn forward(&self, x: Tensor<3>, pass: &Pass<'_>) -> Tensor<3> {

@@ -2,9 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::s4::S4Config;
+use super::s4::{KernelKind, S4Config};
 use super::state_space::KernelSum;
 use crate::network::Problem;
+
+/// What lets the steps of a series know of each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SequenceLayer {
+    /// S4 (Gu et al. 2022), of whose kernels only C is trained, as in SSSD.
+    #[default]
+    S4,
+    /// S4D (Gu et al. 2022b): the state space is diagonal, and all of it is trained.
+    S4d,
+    /// Dilated convolutions, as in DiffWave (Kong et al. 2021).
+    Dilated,
+}
 
 /// The network of SSSD with S4 layers (Lopez Alcaraz & Strodthoff 2022, arXiv:2208.09399). The defaults are its sizes, with
 /// channels and length left to the data.
@@ -23,9 +36,13 @@ pub struct SssdConfig {
     pub residual_channels: usize,
     /// Channels of the sum over the blocks.
     pub skip_channels: usize,
-    /// Residual blocks, with two S4 layers each.
+    /// What lets the steps of a series know of each other.
+    pub layer: SequenceLayer,
+    /// Residual blocks, with two S4 layers each or one dilated convolution.
     #[serde(alias = "num_res_layers")]
     pub layers: usize,
+    /// Blocks after which the dilations, which double from block to block, begin at 1 again. For `layer = "dilated"`.
+    pub dilation_cycle: usize,
     /// Sinusoids that the diffusion step is embedded in.
     #[serde(alias = "diffusion_step_embed_dim_in")]
     pub step_sinusoids: usize,
@@ -54,7 +71,9 @@ impl Default for SssdConfig {
             length: 0,
             residual_channels: 256,
             skip_channels: 256,
+            layer: SequenceLayer::S4,
             layers: 36,
+            dilation_cycle: 10,
             step_sinusoids: 128,
             step_hidden: 512,
             step_features: 512,
@@ -88,7 +107,17 @@ impl SssdConfig {
     /// The sizes of its S4 layers.
     pub fn s4(&self) -> S4Config {
         let Self { states, length, bidirectional, layer_norm, .. } = *self;
-        S4Config { features: self.features(), states, length, bidirectional, layer_norm }
+        let kind =
+            if self.layer == SequenceLayer::S4d { KernelKind::Diagonal } else { KernelKind::DiagonalPlusLowRank };
+        S4Config { features: self.features(), states, length, bidirectional, layer_norm, kind }
+    }
+
+    /// The dilation of the convolution of a block.
+    pub(super) fn dilation(&self, block: usize) -> usize {
+        match self.layer {
+            SequenceLayer::Dilated => 1 << (block % self.dilation_cycle.clamp(1, 16)),
+            _ => 1,
+        }
     }
 
     /// All reasons why this network cannot be built.
@@ -100,6 +129,7 @@ impl SssdConfig {
             ("residual_channels", self.residual_channels),
             ("skip_channels", self.skip_channels),
             ("layers", self.layers),
+            ("dilation_cycle", self.dilation_cycle),
             ("step_hidden", self.step_hidden),
             ("step_features", self.step_features),
         ];

@@ -14,23 +14,26 @@ mod convolution;
 pub mod hippo;
 pub mod loss;
 mod s4;
+mod s4d;
 pub mod state_space;
 #[cfg(test)]
 mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::nn::conv::{Conv1d, Conv1dConfig};
 use burn::nn::{Initializer, Linear, LinearConfig, Relu};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{dense, silu};
+use ddpm_kernels::{dense, dense_rows, silu};
 
 use crate::embedding::SinusoidConfig;
 use crate::network::NetworkError;
 use crate::pass::Pass;
 use block::{Conv, ResidualBlock};
-pub use config::SssdConfig;
+pub use config::{SequenceLayer, SssdConfig};
 pub use convolution::convolve;
-pub use s4::{KernelBasis, S4Config, S4Layer};
+pub use s4::{KernelBasis, KernelKind, S4Config, S4Layer};
 use state_space::KernelSum;
 
 /// How the diffusion step is embedded.
@@ -50,7 +53,7 @@ impl SssdConfig {
             residual_layer: ResidualLayers {
                 fc_t1: LinearConfig::new(self.step_sinusoids, self.step_hidden).init(device),
                 fc_t2: LinearConfig::new(self.step_hidden, self.step_features).init(device),
-                residual_blocks: (0..self.layers).map(|_| ResidualBlock::init(self, device)).collect(),
+                residual_blocks: (0..self.layers).map(|number| ResidualBlock::init(self, number, device)).collect(),
             },
             final_conv: (
                 Conv::init([self.skip_channels, self.skip_channels], 1, device),
@@ -58,6 +61,7 @@ impl SssdConfig {
                 ZeroConv::init([self.skip_channels, self.out_channels], device),
             ),
             config: self.clone(),
+            computed: Computed::default(),
         })
     }
 }
@@ -71,6 +75,24 @@ pub struct Sssd {
     final_conv: (Conv, Relu, ZeroConv),
     #[module(skip)]
     config: SssdConfig,
+    #[module(skip)]
+    computed: Computed,
+}
+
+/// The bases that were computed last.
+#[derive(Clone, Debug, Default)]
+struct Computed(Arc<Mutex<Option<Found>>>);
+
+/// Bases, and what they were computed of.
+type Found = (BasesOf, Arc<KernelBases>);
+
+/// What bases are computed of: as soon as one of these changes, they are others.
+#[derive(Clone, Debug, PartialEq)]
+struct BasesOf {
+    length: usize,
+    device: Device,
+    /// The logarithms of the step sizes of all layers. The other constants of S4 are the same for all networks of one config.
+    step_sizes: Vec<f32>,
 }
 
 #[derive(Module, Debug)]
@@ -96,6 +118,11 @@ pub struct Observations {
 }
 
 impl Observations {
+    /// The input of a network: the values at observed places, noisy ones elsewhere.
+    pub fn with_noisy(&self, noisy: Tensor<3>) -> Tensor<3> {
+        loss::at_missing_places(noisy, self.values.clone(), self.mask.clone())
+    }
+
     /// Values at observed places, zeros elsewhere, and the mask: `[B, 2C, L]`.
     fn condition(&self) -> Tensor<3> {
         Tensor::cat(vec![self.values.clone() * self.mask.clone(), self.mask.clone()], 1)
@@ -122,6 +149,26 @@ impl Sssd {
         &self.config
     }
 
+    /// The [bases](Self::bases) for series of this length, computed once as long as the weights that are not trained stay.
+    pub fn kept_bases(&self, length: usize) -> Result<Arc<KernelBases>, NetworkError> {
+        if self.config.layer != SequenceLayer::S4 {
+            return self.bases(length).map(Arc::new);
+        }
+        let step_sizes = self.residual_layer.residual_blocks.iter().flat_map(ResidualBlock::step_sizes);
+        let step_sizes = Tensor::cat(step_sizes.collect(), 0);
+        let device = step_sizes.device();
+        let of = BasesOf { length, device, step_sizes: step_sizes.into_data().iter::<f32>().collect() };
+        let mut computed = self.computed.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*computed {
+            Some((found, bases)) if *found == of => Ok(bases.clone()),
+            _ => {
+                let bases = Arc::new(self.bases(length)?);
+                *computed = Some((of, bases.clone()));
+                Ok(bases)
+            }
+        }
+    }
+
     /// The bases of all kernels for series of this length, in the dtype of the weights: `states * features * length` values
     /// for each S4 layer.
     pub fn bases(&self, length: usize) -> Result<KernelBases, NetworkError> {
@@ -146,6 +193,9 @@ impl Sssd {
         bases: &KernelBases,
         pass: &Pass<'_>,
     ) -> Tensor<3> {
+        if let Some(noise) = self.fused(&x, observations, &t, bases, pass) {
+            return noise;
+        }
         let (first, relu) = &self.init_conv;
         let h = pass.layer("init_conv", x, |x| relu.forward(first.forward(x)));
         let inside = pass.inside(format_args!("residual_layer"));
@@ -156,6 +206,37 @@ impl Sssd {
         let (second, relu, last) = &self.final_conv;
         let h = relu.forward(second.forward(sum));
         pass.layer("final_conv.2", h, |h| last.forward(h))
+    }
+
+    /// The same by kernels, where there are some, with places before channels.
+    fn fused(
+        &self,
+        x: &Tensor<3>,
+        observations: &Observations,
+        t: &Tensor<1>,
+        bases: &KernelBases,
+        pass: &Pass<'_>,
+    ) -> Option<Tensor<3>> {
+        if !pass.may_fuse() {
+            return None;
+        }
+        let (layers, (first, relu)) = (&self.residual_layer, &self.init_conv);
+        let h = relu.forward(first.of_rows(x.clone().swap_dims(1, 2))?);
+        let step = layers.embed(t.clone(), self.config.step_sinusoids, pass);
+        let condition = observations.condition().swap_dims(1, 2);
+        let [batch, length, residual] = h.dims();
+        let skip = self.config.skip_channels;
+        let nothing = Tensor::zeros([batch, length, skip], (&h.device(), h.dtype()));
+        let mut carried = Tensor::cat(vec![h, nothing], 2);
+        let count = layers.residual_blocks.len();
+        for (i, (block, bases)) in layers.residual_blocks.iter().zip(&bases.blocks).enumerate() {
+            carried = block.fused(carried, condition.clone(), step.clone(), bases, i + 1 == count, pass)?;
+        }
+        let sum = carried.narrow(2, residual, skip) * (1.0 / count as f64).sqrt();
+        let (second, relu, last) = &self.final_conv;
+        let h = relu.forward(second.of_rows(sum)?);
+        let weight = last.conv.weight.val();
+        Some(dense_rows(h, weight, last.conv.bias.as_ref()?.val())?.swap_dims(1, 2))
     }
 }
 
@@ -199,6 +280,6 @@ impl ZeroConv {
             Some(bias) => bias.val(),
             None => Tensor::zeros([weight.dims()[0]], (&weight.device(), weight.dtype())),
         };
-        block::convolution(x, weight, bias)
+        block::convolution(x, weight, bias, 1)
     }
 }

@@ -8,16 +8,36 @@ use std::sync::{Arc, OnceLock};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{Initializer, LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, Distribution, Shape, Tensor, TensorData};
-use ddpm_kernels::gelu;
+use ddpm_kernels::{gelu, kernels_of_basis, long_convolution, mixed_norm};
 
 use super::complex::Complex;
 use super::convolution::convolve;
 use super::hippo::{DiagonalPlusLowRank, diagonal_plus_low_rank};
+use super::s4d::DiagonalKernel;
 use super::state_space::{KernelSum, StateSpace};
 use crate::pass::Pass;
 
 /// Initial step sizes lie between these, uniformly in the logarithm.
 const STEP_SIZES: [f64; 2] = [1e-3, 0.1];
+
+/// What the layer normalization adds to the variance.
+const NORM_EPSILON: f64 = 1e-5;
+
+/// Longer series have a basis in blocks, whose size does not grow with their length.
+const LONGEST_BASIS: usize = 512;
+
+/// Places of such a block.
+const BLOCK: usize = 256;
+
+/// The state spaces of an S4 layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelKind {
+    /// HiPPO-LegS, diagonal plus low rank: only C is trained.
+    #[default]
+    DiagonalPlusLowRank,
+    /// S4D-Lin, diagonal: all of it is trained.
+    Diagonal,
+}
 
 /// The sizes of an S4 layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +52,8 @@ pub struct S4Config {
     pub bidirectional: bool,
     /// Whether a layer normalization comes last.
     pub layer_norm: bool,
+    /// Its state spaces.
+    pub kind: KernelKind,
 }
 
 /// An S4 layer: `LayerNorm(x + W gelu(K * x + D x) + b)`, with features second.
@@ -51,7 +73,13 @@ struct S4 {
 /// A module of its own so that the keys start with `kernel.kernel`.
 #[derive(Module, Debug)]
 struct Kernel {
-    kernel: StateSpaceKernel,
+    kernel: StateSpaces,
+}
+
+#[derive(Module, Debug)]
+enum StateSpaces {
+    DiagonalPlusLowRank(StateSpaceKernel),
+    Diagonal(DiagonalKernel),
 }
 
 /// The kernels of all features. Complex numbers are pairs on the last axis; of each conjugate pair of states one is stored.
@@ -75,14 +103,30 @@ struct TransposedLinear {
     bias: Param<Tensor<2>>,
 }
 
-/// The basis of the kernels of one layer, `[features, 2n, L]`: the kernels are products of C with it.
+/// The basis of the kernels of one layer, which are products of C with it. A layer that trains more than C has none.
 #[derive(Clone, Debug)]
-pub struct KernelBasis(Tensor<3>);
+pub struct KernelBasis {
+    /// `[features, 2n, L]`, or of the first places only.
+    block: Option<Tensor<3>>,
+    /// Where it is of the first places only: what takes C to the next so many, `[features, 2n, 2n]`.
+    step: Option<Tensor<3>>,
+    length: usize,
+}
 
 impl KernelBasis {
     /// The length of the series that it is for.
     pub fn length(&self) -> usize {
-        self.0.dims()[2]
+        self.length
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_tensor(self) -> Tensor<3> {
+        self.block.unwrap_or_else(|| unreachable!("a layer that trains more than C"))
+    }
+
+    /// That of a layer that has none.
+    pub(super) fn none(length: usize) -> Self {
+        Self { block: None, step: None, length }
     }
 }
 
@@ -95,18 +139,31 @@ impl S4Layer {
         let standard_normal = Initializer::Normal { mean: 0.0, std: 1.0 };
         let s4_layer = S4 {
             D: standard_normal.init([1, features], device),
-            kernel: Kernel { kernel: StateSpaceKernel::init(config, device) },
+            kernel: Kernel { kernel: StateSpaces::init(config, device) },
             output_linear: TransposedLinear {
                 weight: uniform.init([features, features], device),
                 bias: Initializer::Zeros.init([features, 1], device),
             },
         };
-        Self { s4_layer, norm_layer: config.layer_norm.then(|| LayerNormConfig::new(features).init(device)) }
+        Self {
+            s4_layer,
+            norm_layer: config
+                .layer_norm
+                .then(|| LayerNormConfig::new(features).with_epsilon(NORM_EPSILON).init(device)),
+        }
     }
 
     /// The basis of its kernels for series of this length. It stays the same in training.
     pub fn basis(&self, sum: KernelSum, length: usize) -> KernelBasis {
         self.s4_layer.kernel.kernel.basis(sum, length)
+    }
+
+    /// The logarithms of the step sizes of its features.
+    pub(super) fn step_sizes(&self) -> Tensor<1> {
+        match &self.s4_layer.kernel.kernel {
+            StateSpaces::DiagonalPlusLowRank(kernel) => kernel.log_dt.val(),
+            StateSpaces::Diagonal(kernel) => kernel.log_dt.val(),
+        }
     }
 
     /// Its kernels, `[directions, features, L]`.
@@ -121,6 +178,14 @@ impl S4Layer {
             Some(norm) => pass.layer("norm_layer", y, |y: Tensor<3>| norm.forward(y.swap_dims(1, 2)).swap_dims(1, 2)),
             None => y,
         }
+    }
+
+    /// From `[B, L, features]` to the same by kernels, where there are some.
+    pub(super) fn fused(&self, x: Tensor<3>, basis: &KernelBasis) -> Option<Tensor<3>> {
+        let (norm, s4) = (self.norm_layer.as_ref()?, &self.s4_layer);
+        let y = long_convolution(x.clone(), s4.kernel.kernel.kernels(basis), s4.D.val())?;
+        let layer = (s4.output_linear.weight.val(), s4.output_linear.bias.val());
+        mixed_norm(y, x, layer, (norm.gamma.val(), norm.beta.as_ref()?.val()), NORM_EPSILON)
     }
 }
 
@@ -138,6 +203,31 @@ impl S4 {
 impl TransposedLinear {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.weight.val().unsqueeze_dim::<3>(0).matmul(x) + self.bias.val().unsqueeze_dim(0)
+    }
+}
+
+impl StateSpaces {
+    fn init(config: S4Config, device: &Device) -> Self {
+        match config.kind {
+            KernelKind::DiagonalPlusLowRank => Self::DiagonalPlusLowRank(StateSpaceKernel::init(config, device)),
+            KernelKind::Diagonal => Self::Diagonal(DiagonalKernel::init(config, STEP_SIZES, device)),
+        }
+    }
+
+    fn basis(&self, sum: KernelSum, length: usize) -> KernelBasis {
+        match self {
+            Self::DiagonalPlusLowRank(kernel) => kernel.basis(sum, length),
+            Self::Diagonal(_) => KernelBasis::none(length),
+        }
+    }
+
+    /// `[features, directions, L]`.
+    fn kernels(&self, basis: &KernelBasis) -> Tensor<3> {
+        match (self, &basis.block) {
+            (Self::DiagonalPlusLowRank(kernel), Some(first)) => kernel.kernels(basis, first),
+            (Self::Diagonal(kernel), _) => kernel.kernels(basis.length),
+            _ => unreachable!("the basis of another layer"),
+        }
     }
 }
 
@@ -161,19 +251,43 @@ impl StateSpaceKernel {
     }
 
     /// `[features, directions, L]`.
-    fn kernels(&self, basis: &KernelBasis) -> Tensor<3> {
-        let c = self.C.val();
-        let [directions, features, half, _] = c.dims();
-        c.reshape([directions, features, 2 * half]).swap_dims(0, 1).matmul(basis.0.clone())
+    fn kernels(&self, basis: &KernelBasis, first: &Tensor<3>) -> Tensor<3> {
+        let mut coefficients = self.C.val();
+        let Some(step) = &basis.step else { return product(coefficients, first.clone()) };
+        let [directions, features, half, _] = coefficients.dims();
+        let block = first.dims()[2];
+        let blocks = basis.length.div_ceil(block);
+        let mut parts = Vec::with_capacity(blocks);
+        for part in 0..blocks {
+            if part > 0 {
+                let rows = coefficients.reshape([directions, features, 2 * half]).swap_dims(0, 1);
+                coefficients = rows.matmul(step.clone()).swap_dims(0, 1).reshape([directions, features, half, 2]);
+            }
+            parts.push(coefficients.clone());
+        }
+        // The blocks as so many more directions.
+        let kernels = product(Tensor::cat(parts, 0), first.clone());
+        let kernels = kernels.reshape([features, blocks, directions, block]).swap_dims(1, 2);
+        kernels.reshape([features, directions, blocks * block]).narrow(2, 0, basis.length)
     }
 
     fn basis(&self, sum: KernelSum, length: usize) -> KernelBasis {
         let c = self.C.val();
         let [_, features, half, _] = c.dims();
+        // Half the states are no state space: their kernel has no continuation by blocks.
+        let block = if sum == KernelSum::Full && length > LONGEST_BASIS { BLOCK } else { length };
+        let tensor = |values: Vec<f64>, columns: usize| {
+            let data = TensorData::new(values, [features, 2 * half, columns]);
+            // Constants have no part in gradients.
+            Tensor::from_data(data, (&c.device().without_autodiff(), c.dtype()))
+        };
         let spaces = self.state_spaces();
-        let values: Vec<f64> = spaces.iter().flat_map(|space| space.basis(sum, self.length, length)).collect();
-        let data = TensorData::new(values, [features, 2 * half, length]);
-        KernelBasis(Tensor::from_data(data, (&c.device(), c.dtype())))
+        let values = on_all_cores(&spaces, |space| space.basis(sum, self.length, block));
+        let step = (block < length).then(|| {
+            let values = on_all_cores(&spaces, |space| space.step_of_coefficients(block));
+            tensor(values, 2 * half)
+        });
+        KernelBasis { block: Some(tensor(values, block)), step, length }
     }
 
     fn state_spaces(&self) -> Vec<StateSpace> {
@@ -188,6 +302,26 @@ impl StateSpaceKernel {
         });
         spaces.collect()
     }
+}
+
+/// The products of rows of coefficients, `[directions, features, n, 2]`, with the basis: `[features, directions, L]`.
+fn product(coefficients: Tensor<4>, basis: Tensor<3>) -> Tensor<3> {
+    kernels_of_basis(coefficients.clone(), basis.clone()).unwrap_or_else(|| {
+        let [directions, features, half, _] = coefficients.dims();
+        coefficients.reshape([directions, features, 2 * half]).swap_dims(0, 1).matmul(basis)
+    })
+}
+
+/// What each state space comes to, one after the other.
+fn on_all_cores(spaces: &[StateSpace], values: impl Fn(&StateSpace) -> Vec<f64> + Sync) -> Vec<f64> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let of_part = |part: &[StateSpace]| part.iter().flat_map(&values).collect::<Vec<f64>>();
+    std::thread::scope(|scope| {
+        let parts = spaces.chunks(spaces.len().div_ceil(threads).max(1));
+        let running: Vec<_> = parts.map(|part| (part, scope.spawn(move || of_part(part)))).collect();
+        // A thread that failed is done again here, where the failure can be seen.
+        running.into_iter().flat_map(|(part, thread)| thread.join().unwrap_or_else(|_| of_part(part))).collect()
+    })
 }
 
 /// The logarithms of the step sizes, drawn once: C depends on them, whichever of the two is used first.

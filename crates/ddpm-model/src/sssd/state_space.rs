@@ -71,6 +71,23 @@ impl StateSpace {
         c.iter().zip(powers).map(|(&c, power)| c - power).collect()
     }
 
+    /// What takes C~ to `C~ dA^places`, as pairs of real and imaginary parts: `[2n, 2n]`, for rows from the left.
+    ///
+    /// `sum over all states of C~ dA^places x` is `2 Re(C~ y)` over the stored ones, whichever x: the row of each unit vector is
+    /// that of the transposed map, without its conjugate.
+    pub fn step_of_coefficients(&self, places: usize) -> Vec<f64> {
+        let transposed = Self { p: self.q.clone(), q: self.p.clone(), ..self.clone() };
+        let step = Step::of(&transposed);
+        let unit = |n: usize, value: Complex| {
+            let mut row = vec![Complex::default(); self.w.len()];
+            row[n] = value;
+            (0..places).for_each(|_| step.apply(&mut row));
+            row.into_iter().flat_map(|value| [value.re, value.im])
+        };
+        let parts = [Complex::new(1.0, 0.0), Complex::new(0.0, 1.0)];
+        (0..self.w.len()).flat_map(|n| parts.map(|value| unit(n, value))).flatten().collect()
+    }
+
     /// `2 V_l` for every l. V_0 is the mean over the roots of unity of `(I - omega dA)^-1 dB`, which is the discrete Fourier
     /// transform of V.
     fn full_basis(&self, stored_length: usize, length: usize) -> Vec<Vec<Complex>> {

@@ -88,6 +88,24 @@ fn the_kernel_of_a_corrected_c_does_not_depend_on_the_stored_length() {
 }
 
 #[test]
+fn kernels_in_blocks_are_those_of_the_whole_basis() {
+    let device = Device::default().autodiff();
+    let kind = KernelKind::DiagonalPlusLowRank;
+    let config = S4Config { features: 3, states: 8, length: 1100, bidirectional: true, layer_norm: true, kind };
+    let layer = S4Layer::init(config, &device);
+    let (short, long) = (layer.basis(KernelSum::Full, 512), layer.basis(KernelSum::Full, 1100));
+    assert_eq!((short.length(), long.length()), (512, 1100));
+    let long = layer.kernels(&long);
+    assert_eq!(long.dims(), [2, 3, 1100]);
+    let (found, wanted) = (host(long.clone().narrow(2, 0, 512)), host(layer.kernels(&short)));
+    let largest = wanted.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    for (found, wanted) in found.iter().zip(&wanted) {
+        assert!((found - wanted).abs() < 1e-5 * largest, "{found} instead of {wanted}");
+    }
+    assert!(host(long).iter().all(|value| value.is_finite()));
+}
+
+#[test]
 fn a_new_network_puts_out_zeros_and_trains_only_c_of_its_kernels() {
     let device = Device::default().autodiff();
     let network = small().init(&device).unwrap();
@@ -132,4 +150,96 @@ fn only_missing_places_count_in_the_loss() {
     let loss = |mask| host(missing_mse(prediction.clone(), target.clone(), mask))[0];
     assert!((loss(mask) - 2.5).abs() < 1e-6);
     assert_eq!(loss(target.ones_like()), 0.0);
+}
+
+#[test]
+fn the_kernel_of_s4d_is_that_of_its_recurrence() {
+    let device = Device::default();
+    let config = S4Config { kind: KernelKind::Diagonal, ..small().s4() };
+    let layer = S4Layer::init(config, &device);
+    let (features, length, half) = (config.features, 7, config.states / 2);
+    let kernels = host(layer.kernels(&layer.basis(KernelSum::Full, length)));
+    let mut params = Parameters::default();
+    layer.visit(&mut params);
+    let of = |name: &str| params.0.iter().find(|(found, _)| found.ends_with(name)).unwrap().1.clone();
+    let (c, log_dt, log_re, im) = (of("C"), of("log_dt"), of("log_A_real"), of("A_imag"));
+    for direction in 0..2 {
+        for h in 0..features {
+            let dt = log_dt[h].exp();
+            // x' = A x + u, held over a step: x <- exp(dt A) x + (exp(dt A) - 1) / A u.
+            let mut found = vec![0.0; length];
+            for n in 0..half {
+                let a = Complex::new(-log_re[h * half + n].exp(), im[h * half + n]);
+                let power = Complex::unit(a.im * dt) * (a.re * dt).exp();
+                let mut x = (power - Complex::new(1.0, 0.0)) * a.inverse();
+                let at = ((direction * features + h) * half + n) * 2;
+                let c = Complex::new(c[at], c[at + 1]);
+                for value in &mut found {
+                    *value += 2.0 * (c * x).re;
+                    x = x * power;
+                }
+            }
+            let start = (direction * features + h) * length;
+            for (found, kernel) in found.iter().zip(&kernels[start..start + length]) {
+                assert!((found - kernel).abs() < 1e-4 * (1.0 + found.abs()), "{direction} {h}: {found} {kernel}");
+            }
+        }
+    }
+}
+
+/// All parameters with their names.
+#[derive(Default)]
+struct Parameters(Vec<(String, Vec<f64>)>, Vec<String>);
+
+impl ModuleVisitor for Parameters {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.1.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.1.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.push((self.1.join("."), param.val().into_data().iter::<f64>().collect()));
+    }
+}
+
+#[test]
+fn every_kind_of_layer_has_gradients_for_all_that_it_trains() {
+    let device = Device::default().autodiff();
+    for (layer, constants) in [(SequenceLayer::S4, 25), (SequenceLayer::S4d, 0), (SequenceLayer::Dilated, 0)] {
+        let network = SssdConfig { layer, ..small() }.init(&device).unwrap();
+        let mut touch = Touch::default();
+        network.visit(&mut touch);
+        assert_eq!(touch.0.len() - touch.1, 4 * 8 * constants, "{layer:?}");
+        let known = Observations { values: random([1, 2, 9]), mask: Tensor::zeros([1, 2, 9], &device) };
+        let bases = network.kept_bases(9).unwrap();
+        assert_eq!(bases.length(), 9);
+        let x = random([1, 2, 9]).to_device(&device);
+        let output = network.forward(x, &known, Tensor::ones([1], &device), &bases, &Pass::default());
+        assert_eq!(output.dims(), [1, 2, 9]);
+        let gradients = output.sum().backward();
+        // All but the last convolution have zeros as long as its weights are 0.
+        assert!(burn::optim::GradientsParams::from_grads(gradients, &network).len() > 20, "{layer:?}");
+    }
+    // Doubled from block to block.
+    let dilated = SssdConfig { layer: SequenceLayer::Dilated, dilation_cycle: 3, ..small() };
+    assert_eq!([0, 1, 2, 3].map(|block| dilated.dilation(block)), [1, 2, 4, 1]);
+}
+
+#[test]
+fn bases_are_computed_again_for_other_constants_only() {
+    let device = Device::default();
+    let network = small().init(&device).unwrap();
+    let of = |network: &Sssd, length| network.kept_bases(length).unwrap();
+    let first = of(&network, 9);
+    assert!(std::sync::Arc::ptr_eq(&first, &of(&network.clone(), 9)));
+    assert!(!std::sync::Arc::ptr_eq(&first, &of(&network, 8)));
+    // The constants of another network.
+    let other = small().init(&device).unwrap();
+    let loaded = network.clone().load_record(other.clone().into_record());
+    let last = |bases: &KernelBases| host(bases.blocks[1][1].clone().into_tensor());
+    assert_eq!(last(&of(&loaded, 9)), last(&other.bases(9).unwrap()));
+    assert!(last(&of(&loaded, 9)) != last(&first));
 }

@@ -27,6 +27,130 @@ impl Cell {
     }
 }
 
+/// The network that removes noise from the values of all variables of one step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DenoiserConfig {
+    /// Convolutions over the variables, seen as a circle, as in the original; for two variables or more.
+    Convolution(ConvolutionConfig),
+    /// Dense layers over all variables at once.
+    Mlp(MlpConfig),
+    /// Attention among the variables.
+    Attention(AttentionConfig),
+}
+
+impl Default for DenoiserConfig {
+    fn default() -> Self {
+        Self::Convolution(ConvolutionConfig::default())
+    }
+}
+
+/// The denoiser of the original.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConvolutionConfig {
+    /// Residual blocks.
+    pub residual_layers: usize,
+    /// Channels of these blocks.
+    pub residual_channels: usize,
+    /// The dilation doubles from block to block and starts again at 1 after this many.
+    #[serde(alias = "dilation_cycle_length")]
+    pub dilation_cycle: usize,
+}
+
+impl Default for ConvolutionConfig {
+    fn default() -> Self {
+        Self { residual_layers: 8, residual_channels: 8, dilation_cycle: 2 }
+    }
+}
+
+impl ConvolutionConfig {
+    /// The dilation of a residual block.
+    pub fn dilation(&self, block: usize) -> usize {
+        1 << (block % self.dilation_cycle.max(1))
+    }
+}
+
+/// A denoiser of dense layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MlpConfig {
+    /// Width of the layers.
+    pub width: usize,
+    /// Residual blocks of two layers.
+    pub blocks: usize,
+}
+
+impl Default for MlpConfig {
+    fn default() -> Self {
+        Self { width: 128, blocks: 3 }
+    }
+}
+
+/// A denoiser of attention among the variables.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AttentionConfig {
+    /// Values for each variable.
+    pub width: usize,
+    /// Heads of the attention; they divide the width.
+    pub heads: usize,
+    /// Blocks of attention and two dense layers.
+    pub blocks: usize,
+}
+
+impl Default for AttentionConfig {
+    fn default() -> Self {
+        Self { width: 64, heads: 4, blocks: 2 }
+    }
+}
+
+impl DenoiserConfig {
+    /// All that keeps the denoiser of so many variables from being built.
+    fn problems(&self, variables: usize) -> Vec<Problem> {
+        let sizes: Vec<(&str, usize)> = match self {
+            Self::Convolution(config) => vec![
+                ("residual_layers", config.residual_layers),
+                ("residual_channels", config.residual_channels),
+                ("dilation_cycle", config.dilation_cycle),
+            ],
+            Self::Mlp(config) => vec![("width", config.width), ("blocks", config.blocks)],
+            Self::Attention(config) => {
+                vec![("width", config.width), ("heads", config.heads), ("blocks", config.blocks)]
+            }
+        };
+        let problem = |key: &str, message: String| Problem::new(&format!("denoiser.{key}"), message);
+        let zero = sizes.into_iter().filter(|(_, size)| *size == 0);
+        let mut problems: Vec<Problem> =
+            zero.map(|(key, _)| problem(key, "is 0, expected at least 1".into())).collect();
+        match self {
+            Self::Convolution(_) if variables == 1 => {
+                let message =
+                    "\"convolution\" needs two variables or more: it convolves over them; take \"mlp\"".into();
+                problems.push(problem("kind", message));
+            }
+            Self::Convolution(config) => {
+                // A block's padding wraps around the variables and the four that the first layer adds.
+                let (longest, most) =
+                    (config.residual_layers.min(config.dilation_cycle).saturating_sub(1), variables + 4);
+                if longest >= 32 || 1usize << longest > most {
+                    let message = format!(
+                        "block {longest} would have a dilation of 2^{longest}, expected at most {most} for {variables} \
+                         variables"
+                    );
+                    problems.push(problem("dilation_cycle", message));
+                }
+            }
+            Self::Attention(config) if config.heads > 0 && config.width % config.heads != 0 => {
+                let message = format!("{} do not divide the width, {}", config.heads, config.width);
+                problems.push(problem("heads", message));
+            }
+            Self::Mlp(_) | Self::Attention(_) => {}
+        }
+        problems
+    }
+}
+
 /// The networks of TimeGrad (Rasul et al. 2021, arXiv:2101.12072) as pytorch-ts has them: a recurrent network over the
 /// past, and a denoiser of all variables of one step given its state. The defaults are those of its authors' examples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,13 +179,8 @@ pub struct TimeGradConfig {
     pub dropout: f64,
     /// Width of what the denoiser is conditioned on.
     pub conditioning_length: usize,
-    /// Residual blocks of the denoiser.
-    pub residual_layers: usize,
-    /// Channels of these blocks.
-    pub residual_channels: usize,
-    /// The dilation doubles from block to block and starts again at 1 after this many.
-    #[serde(alias = "dilation_cycle_length")]
-    pub dilation_cycle: usize,
+    /// The network that removes noise.
+    pub denoiser: DenoiserConfig,
 }
 
 impl Default for TimeGradConfig {
@@ -78,9 +197,7 @@ impl Default for TimeGradConfig {
             cells: 40,
             dropout: 0.1,
             conditioning_length: 100,
-            residual_layers: 8,
-            residual_channels: 8,
-            dilation_cycle: 2,
+            denoiser: DenoiserConfig::default(),
         }
     }
 }
@@ -97,11 +214,6 @@ impl TimeGradConfig {
         self.context_length + self.lags.iter().copied().max().unwrap_or(0)
     }
 
-    /// The dilation of a residual block.
-    pub fn dilation(&self, block: usize) -> usize {
-        1 << (block % self.dilation_cycle.max(1))
-    }
-
     /// All that keeps the network from being built.
     pub fn problems(&self) -> Vec<Problem> {
         let sizes = [
@@ -110,26 +222,13 @@ impl TimeGradConfig {
             ("layers", self.layers),
             ("cells", self.cells),
             ("conditioning_length", self.conditioning_length),
-            ("residual_layers", self.residual_layers),
-            ("residual_channels", self.residual_channels),
-            ("dilation_cycle", self.dilation_cycle),
         ];
         let zero = sizes.into_iter().filter(|(_, size)| *size == 0);
         let mut problems: Vec<Problem> = zero.map(|(key, _)| Problem::new(key, "is 0, expected at least 1")).collect();
-        if self.variables < 2 {
-            let message = format!("{} given, expected at least 2: the denoiser convolves over them", self.variables);
-            problems.push(Problem::new("variables", message));
+        if self.variables == 0 {
+            problems.push(Problem::new("variables", "is 0, expected at least 1"));
         }
-        // A block's padding wraps around the variables and the four that the first layer adds.
-        let longest = self.residual_layers.min(self.dilation_cycle).saturating_sub(1);
-        if longest >= 32 || 1usize << longest > self.variables + 4 {
-            let message = format!(
-                "block {longest} would have a dilation of 2^{longest}, expected at most {} for {} variables",
-                self.variables + 4,
-                self.variables
-            );
-            problems.push(Problem::new("dilation_cycle", message));
-        }
+        problems.extend(self.denoiser.problems(self.variables));
         if self.lags.is_empty() || self.lags.contains(&0) {
             problems.push(Problem::new("lags", format!("{:?} given, expected some of at least 1", self.lags)));
         }

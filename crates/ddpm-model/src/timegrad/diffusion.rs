@@ -11,7 +11,7 @@ const BETA_START: f64 = 1e-4;
 /// How the predicted noise is compared with the noise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Loss {
+pub enum NoiseLoss {
     /// Mean square.
     #[default]
     L2,
@@ -21,13 +21,18 @@ pub enum Loss {
     Huber,
 }
 
-impl Loss {
+impl NoiseLoss {
     /// The mean over everything.
     pub fn of<const D: usize>(self, prediction: Tensor<D>, noise: Tensor<D>) -> Tensor<1> {
-        let error = noise - prediction;
         // Not `mean`: Burn's gradient of a division by a number rounds its inverse to f32.
-        let share = 1.0 / error.dims().iter().product::<usize>() as f64;
-        let losses = match self {
+        let share = 1.0 / noise.dims().iter().product::<usize>() as f64;
+        self.each(prediction, noise).sum() * share
+    }
+
+    /// The loss of each value.
+    pub fn each<const D: usize>(self, prediction: Tensor<D>, target: Tensor<D>) -> Tensor<D> {
+        let error = target - prediction;
+        match self {
             Self::L2 => error.square(),
             Self::L1 => error.abs(),
             Self::Huber => {
@@ -35,8 +40,7 @@ impl Loss {
                 let near = size.clone().clamp_max(1.0);
                 near.clone().square() * 0.5 + (size - near)
             }
-        };
-        losses.sum() * share
+        }
     }
 }
 

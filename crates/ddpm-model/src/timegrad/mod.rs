@@ -3,26 +3,30 @@
 //!
 //! Names of fields are those of pytorch-ts, so that weights pass in and out by name. All noise is passed in.
 
+mod attention;
 pub mod calendar;
 mod config;
 mod denoiser;
 mod diffusion;
 pub mod features;
+mod mlp;
 mod rnn;
 mod window;
 
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig, Embedding, EmbeddingConfig, Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use crate::gaussian::{Clip, GaussianDiffusion};
 use crate::network::NetworkError;
-pub use config::{Cell, TimeGradConfig};
-pub use denoiser::{Denoised, EpsilonTheta, step_table};
-pub use diffusion::{Loss, schedule};
+use attention::AttentionDenoiser;
+pub use config::{AttentionConfig, Cell, ConvolutionConfig, DenoiserConfig, MlpConfig, TimeGradConfig};
+pub use denoiser::{Denoised, EpsilonTheta, Given, step_table};
+pub use diffusion::{NoiseLoss, schedule};
+use mlp::MlpDenoiser;
 use rnn::repeat_rows;
 pub use rnn::{LayerState, Rnn, RnnState};
-pub use window::{Series, Window, WindowError, Windows, lagged, mean_scale, observed_share};
+pub use window::{Series, Window, WindowError, Windows, lagged, mean_scale, mean_scale_or, observed_share};
 
 /// Whether a tensor of a state dict of pytorch-ts is no parameter: the denoiser is in it twice, and what follows from the
 /// schedule is in it too.
@@ -36,19 +40,21 @@ impl TimeGradConfig {
     /// Parameters are drawn when they are first used: seed the device, then touch them all.
     pub fn init(&self, device: &Device) -> Result<TimeGrad, NetworkError> {
         let problems = self.problems();
-        if !problems.is_empty() {
-            return Err(NetworkError::Config { problems });
-        }
-        Ok(TimeGrad {
+        if problems.is_empty() { Ok(self.init_checked(device)) } else { Err(NetworkError::Config { problems }) }
+    }
+
+    /// The same for a config without [`problems`](Self::problems).
+    pub fn init_checked(&self, device: &Device) -> TimeGrad {
+        TimeGrad {
             embed: EmbeddingConfig::new(self.variables, 1).init(device),
             rnn: Rnn::new(self.cell, self.input_size(), self.cells, self.layers, device),
             proj_dist_args: Projection {
                 proj: vec![LinearConfig::new(self.cells, self.conditioning_length).init(device)],
             },
-            denoise_fn: EpsilonTheta::init(self, device),
+            denoise_fn: Denoiser::init(self, device),
             dropout: DropoutConfig::new(self.dropout).init(),
             config: self.clone(),
-        })
+        }
     }
 }
 
@@ -58,10 +64,67 @@ pub struct TimeGrad {
     embed: Embedding,
     rnn: Rnn,
     proj_dist_args: Projection,
-    denoise_fn: EpsilonTheta,
+    denoise_fn: Denoiser,
     dropout: Dropout,
     #[module(skip)]
     config: TimeGradConfig,
+}
+
+/// The network that removes noise from the values of all variables of one step.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One network per process.
+pub enum Denoiser {
+    /// That of the original.
+    Convolution(EpsilonTheta),
+    /// Dense layers.
+    Mlp(MlpDenoiser),
+    /// Attention among the variables.
+    Attention(AttentionDenoiser),
+}
+
+impl Denoiser {
+    fn init(config: &TimeGradConfig, device: &Device) -> Self {
+        let (variables, condition) = (config.variables, config.conditioning_length);
+        match &config.denoiser {
+            DenoiserConfig::Convolution(config) => {
+                Self::Convolution(EpsilonTheta::init(config, variables, condition, device))
+            }
+            DenoiserConfig::Mlp(config) => Self::Mlp(MlpDenoiser::init(config, variables, condition, device)),
+            DenoiserConfig::Attention(config) => {
+                Self::Attention(AttentionDenoiser::init(config, variables, condition, device))
+            }
+        }
+    }
+
+    /// What is predicted of `x`, `[N, 1, D]`, at these steps of the diffusion, one for each row or one for all. Each of the
+    /// conditions `[M, 1, conditioning_length]` is that of N / M rows, one after another. Steps may be fractional.
+    pub fn forward(&self, x: Tensor<3>, steps: &[f64], condition: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Convolution(denoiser) => {
+                let times = x.dims()[0] / condition.dims()[0].max(1);
+                denoiser.forward(x, steps, repeat_rows(condition, times))
+            }
+            Self::Mlp(denoiser) => denoiser.forward(x, steps, condition),
+            Self::Attention(denoiser) => denoiser.forward(x, steps, condition),
+        }
+    }
+
+    /// What all steps of the diffusion make of the same conditions, one for each row.
+    pub fn given(&self, condition: Tensor<3>) -> Given {
+        match self {
+            Self::Convolution(denoiser) => denoiser.given(condition),
+            Self::Mlp(_) | Self::Attention(_) => Given::of(condition),
+        }
+    }
+
+    /// [`Denoiser::forward`] with conditions that were prepared.
+    pub fn forward_given(&self, x: Tensor<3>, steps: &[f64], given: &Given) -> Tensor<3> {
+        match self {
+            Self::Convolution(denoiser) => denoiser.forward_given(x, steps, given),
+            Self::Mlp(denoiser) => denoiser.forward(x, steps, given.condition()),
+            Self::Attention(denoiser) => denoiser.forward(x, steps, given.condition()),
+        }
+    }
 }
 
 /// From the state of the recurrent network to the condition.
@@ -106,18 +169,24 @@ impl TimeGrad {
     }
 
     /// The denoiser of one step.
-    pub fn denoiser(&self) -> &EpsilonTheta {
+    pub fn denoiser(&self) -> &Denoiser {
         &self.denoise_fn
     }
 
-    /// The scale of each variable of the windows, `[B, 1, D]`, from the context.
+    /// The scale of each variable of the windows, `[B, 1, D]`, from the context: as in the original, where a variable of a
+    /// row has none it depends on the other rows.
     pub fn scale(&self, windows: &Windows) -> Tensor<3> {
-        let context = |x: &Tensor<3>| last_steps(x, self.config.context_length);
-        let (values, observed) = (context(&windows.past_values), context(&windows.past_observed));
+        let (values, observed) = self.context(windows);
         match self.config.scaling {
             true => mean_scale(values, observed),
             false => Tensor::ones([values.dims()[0], 1, self.config.variables], (&values.device(), values.dtype())),
         }
+    }
+
+    /// The values of the context and which of them were observed, `[B, context_length, D]`.
+    pub fn context(&self, windows: &Windows) -> (Tensor<3>, Tensor<3>) {
+        let context = |x: &Tensor<3>| last_steps(x, self.config.context_length);
+        (context(&windows.past_values), context(&windows.past_observed))
     }
 
     /// What the recurrent network reads at the last steps of a sequence `[B, L, D]`, one for each of `features`
@@ -138,13 +207,13 @@ impl TimeGrad {
     }
 
     /// The context and the future read as in training, where the future is known. Nothing for windows without a future.
-    pub fn read(&self, windows: &Windows) -> Option<Unrolled> {
+    pub fn read(&self, windows: &Windows, scale: Tensor<3>) -> Option<Unrolled> {
         let future = windows.future_values.clone()?;
         // The values of a step are read after it at the earliest: each lag is at least 1.
         let sequence = Tensor::cat(vec![windows.past_values.clone(), future], 1);
         let context = last_steps(&windows.past_features, self.config.context_length);
         let features = Tensor::cat(vec![context, windows.future_features.clone()], 1);
-        Some(self.unroll(&sequence, self.scale(windows), features))
+        Some(self.unroll(&sequence, scale, features))
     }
 
     /// The targets of the denoiser in training: the context and the future in units of the scale, `[B * S, 1, D]`.
@@ -155,22 +224,23 @@ impl TimeGrad {
         Some((values / scale.clone()).reshape([batch * steps, 1, variables]))
     }
 
-    /// The loss of the denoiser at these steps of the diffusion, one for each row and step of the windows (row by row), with
+    /// The loss of the original at these steps of the diffusion, one for each row and step of the windows (row by row), with
     /// this noise `[B * S, 1, D]`. Nothing for windows without a future.
     pub fn loss(
         &self,
         windows: &Windows,
         diffusion: &GaussianDiffusion,
-        loss: Loss,
+        loss: NoiseLoss,
         steps: &[usize],
         noise: Tensor<3>,
     ) -> Option<Tensor<1>> {
-        let read = self.read(windows)?;
+        let read = self.read(windows, self.scale(windows))?;
         let x_0 = self.targets(windows, &read.scale)?;
         let x_t = diffusion.q_sample(x_0, steps, noise.clone());
         let [batch, length, width] = read.conditions.dims();
         let conditions = read.conditions.reshape([batch * length, 1, width]);
-        Some(loss.of(self.denoise_fn.forward(x_t, steps, conditions), noise))
+        let steps: Vec<f64> = steps.iter().map(|&step| step as f64).collect();
+        Some(loss.of(self.denoise_fn.forward(x_t, &steps, conditions), noise))
     }
 
     /// Which values the loss is about, `[B, S, D]`.
@@ -179,21 +249,22 @@ impl TimeGrad {
         Some(Tensor::cat(vec![context, windows.future_observed.clone()?], 1))
     }
 
-    /// Reads the context before a forecast with `paths` paths of each window: rows window by window.
-    pub fn start_forecast(&self, windows: &Windows, paths: usize) -> Forecast {
+    /// Reads the context before a forecast with one path of each window. The forecast has as many steps as there are time
+    /// features of the future.
+    pub fn start_forecast(&self, windows: &Windows, scale: Tensor<3>) -> Forecast {
         let features = last_steps(&windows.past_features, self.config.context_length);
-        let read = self.unroll(&windows.past_values, self.scale(windows), features);
+        let read = self.unroll(&windows.past_values, scale, features);
         Forecast {
-            scale: repeat_rows(read.scale, paths),
-            sequence: repeat_rows(windows.past_values.clone(), paths),
-            features: repeat_rows(windows.future_features.clone(), paths),
-            state: read.state.repeated(paths),
+            scale: read.scale,
+            sequence: windows.past_values.clone(),
+            features: windows.future_features.clone(),
+            state: read.state,
             steps: 0,
         }
     }
 
     /// Reads what was sampled last, and gives the condition of the next step, `[rows, 1, conditioning_length]`. Nothing
-    /// after `prediction_length` steps.
+    /// after the last step.
     pub fn next_condition(&self, forecast: &mut Forecast) -> Option<Tensor<3>> {
         if forecast.steps >= forecast.features.dims()[1] {
             return None;
@@ -220,7 +291,7 @@ impl TimeGrad {
         diffusion: &GaussianDiffusion,
         mut noise: impl FnMut(usize, Option<usize>) -> Tensor<3>,
     ) -> Tensor<4> {
-        let mut forecast = self.start_forecast(windows, paths);
+        let mut forecast = self.start_forecast(windows, self.scale(windows)).repeated(paths);
         let mut samples = Vec::new();
         while let Some(condition) = self.next_condition(&mut forecast) {
             let step = forecast.steps;
@@ -239,9 +310,10 @@ impl TimeGrad {
         diffusion: &GaussianDiffusion,
         mut noise: impl FnMut(Option<usize>) -> Tensor<3>,
     ) -> Tensor<3> {
+        let given = self.denoise_fn.given(condition);
         let mut x = noise(None);
         for t in (0..diffusion.schedule.len()).rev() {
-            let eps = self.denoise_fn.forward(x.clone(), &[t], condition.clone());
+            let eps = self.denoise_fn.forward_given(x.clone(), &[t as f64], &given);
             let moments = diffusion.reverse_step(eps, None, x, &[t], Clip::None).moments;
             x = match t {
                 0 => moments.mean,
@@ -259,9 +331,38 @@ impl Projection {
 }
 
 impl Forecast {
+    /// Each row `paths` times, one after another.
+    pub fn repeated(&self, paths: usize) -> Self {
+        let repeated = |x: &Tensor<3>| repeat_rows(x.clone(), paths);
+        Self {
+            scale: repeated(&self.scale),
+            sequence: repeated(&self.sequence),
+            features: repeated(&self.features),
+            state: self.state.repeated(paths),
+            steps: self.steps,
+        }
+    }
+
+    /// These rows, of which any may be there more than once.
+    pub fn rows(&self, rows: &Tensor<1, Int>) -> Self {
+        let select = |x: &Tensor<3>| x.clone().select(0, rows.clone());
+        Self {
+            scale: select(&self.scale),
+            sequence: select(&self.sequence),
+            features: select(&self.features),
+            state: self.state.rows(rows),
+            steps: self.steps,
+        }
+    }
+
     /// Appends a sample in units of the scale, `[rows, 1, D]`, and returns it in the units of the series.
     pub fn push(&mut self, sample: Tensor<3>) -> Tensor<3> {
-        let values = sample * self.scale.clone();
+        self.push_within(sample, |values| values)
+    }
+
+    /// The same with what `bounded` makes of the values.
+    pub fn push_within(&mut self, sample: Tensor<3>, bounded: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+        let values = bounded(sample * self.scale.clone());
         self.sequence = Tensor::cat(vec![self.sequence.clone(), values.clone()], 1);
         self.steps += 1;
         values

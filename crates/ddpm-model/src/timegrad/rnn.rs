@@ -3,7 +3,8 @@
 use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param};
 use burn::nn::{Dropout, Initializer};
 use burn::tensor::activation::sigmoid;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
+use ddpm_kernels::{dense_rows, gated_recurrence};
 
 use super::config::Cell;
 
@@ -40,6 +41,13 @@ impl LayerState {
     }
 }
 
+impl LayerState {
+    fn rows(&self, rows: &Tensor<1, Int>) -> Self {
+        let select = |x: &Tensor<2>| x.clone().select(0, rows.clone());
+        Self { hidden: select(&self.hidden), memory: select(&self.memory) }
+    }
+}
+
 /// Each row `times` times, one after another.
 pub(super) fn repeat_rows<const D: usize>(x: Tensor<D>, times: usize) -> Tensor<D> {
     let mut shape = x.dims();
@@ -57,6 +65,11 @@ impl RnnState {
     /// The state with each row `times` times, one after another.
     pub fn repeated(&self, times: usize) -> Self {
         Self(self.0.iter().map(|layer| layer.repeated(times)).collect())
+    }
+
+    /// The state of these rows.
+    pub fn rows(&self, rows: &Tensor<1, Int>) -> Self {
+        Self(self.0.iter().map(|layer| layer.rows(rows)).collect())
     }
 }
 
@@ -86,53 +99,93 @@ impl Rnn {
     ///
     /// Without a state it starts from zeros. Dropout is applied between layers.
     pub fn forward(&self, inputs: Tensor<3>, state: Option<&RnnState>, dropout: &Dropout) -> (Tensor<3>, RnnState) {
+        if let Some(found) = self.fused(&inputs, state, dropout) {
+            return found;
+        }
         let mut states = Vec::with_capacity(self.layers.len());
-        let mut outputs = inputs;
+        let [batch, steps, width] = inputs.dims();
+        let step = |step: usize| inputs.clone().narrow(1, step, 1).reshape([batch, width]);
+        let mut values: Vec<Tensor<2>> = (0..steps).map(step).collect();
         for (index, layer) in self.layers.iter().enumerate() {
-            let inputs = if index == 0 { outputs } else { dropout.forward(outputs) };
+            if index > 0 {
+                values = values.into_iter().map(|values| dropout.forward(values)).collect();
+            }
             let before = state.and_then(|state| state.0.get(index)).cloned();
-            let (after, last) = layer.forward(self.cell, inputs, before);
-            outputs = after;
+            let (after, last) = layer.forward(self.cell, values, before);
+            values = after;
             states.push(last);
         }
-        (outputs, RnnState(states))
+        (Tensor::stack(values, 1), RnnState(states))
+    }
+
+    /// The same by kernels, where there are some: gated recurrent units on the CPU.
+    fn fused(&self, inputs: &Tensor<3>, state: Option<&RnnState>, dropout: &Dropout) -> Option<(Tensor<3>, RnnState)> {
+        let [batch, steps, _] = inputs.dims();
+        if self.cell != Cell::Gru || steps == 0 {
+            return None;
+        }
+        let mut values = inputs.clone();
+        let mut states = Vec::with_capacity(self.layers.len());
+        for (index, layer) in self.layers.iter().enumerate() {
+            if index > 0 {
+                values = dropout.forward(values);
+            }
+            let cells = layer.weight_hh.dims()[1];
+            let before = state.and_then(|state| state.0.get(index)).cloned().unwrap_or_else(|| {
+                let zeros = Tensor::zeros([batch, cells], (&inputs.device(), inputs.dtype()));
+                LayerState { hidden: zeros.clone(), memory: zeros }
+            });
+            values = layer.fused(&values, &before)?;
+            let hidden = values.clone().narrow(1, steps - 1, 1).reshape([batch, cells]);
+            states.push(LayerState { hidden, memory: before.memory });
+        }
+        Some((values, RnnState(states)))
     }
 }
 
 impl Layer {
-    fn forward(&self, cell: Cell, inputs: Tensor<3>, state: Option<LayerState>) -> (Tensor<3>, LayerState) {
-        let [batch, steps, width] = inputs.dims();
-        let [rows, cells] = self.weight_hh.dims();
+    /// The outputs `[B, cells]` for the inputs of each step, `[B, width]`, and the state after the last one.
+    ///
+    /// Each step is multiplied for itself: a product for all of them, of which each step takes its part, would have a
+    /// gradient of the size of all of them for each step.
+    fn forward(&self, cell: Cell, inputs: Vec<Tensor<2>>, state: Option<LayerState>) -> (Vec<Tensor<2>>, LayerState) {
+        let cells = self.weight_hh.dims()[1];
         let mut state = state.unwrap_or_else(|| {
-            let zeros = Tensor::zeros([batch, cells], (&inputs.device(), inputs.dtype()));
+            let (rows, like) = inputs.first().map_or((0, self.bias_ih.val().unsqueeze()), |x| (x.dims()[0], x.clone()));
+            let zeros = Tensor::zeros([rows, cells], (&like.device(), like.dtype()));
             LayerState { hidden: zeros.clone(), memory: zeros }
         });
-        // What depends on no earlier step, for all steps at once.
-        let from_inputs = inputs.reshape([batch * steps, width]).matmul(self.weight_ih.val().transpose())
-            + self.bias_ih.val().unsqueeze_dim::<2>(0);
-        let from_inputs = from_inputs.reshape([batch, steps, rows]);
-        let (recurrent, bias) = (self.weight_hh.val().transpose(), self.bias_hh.val().unsqueeze_dim::<2>(0));
-        let mut outputs = Vec::with_capacity(steps);
-        for step in 0..steps {
-            let from_input = from_inputs.clone().narrow(1, step, 1).reshape([batch, rows]);
-            let from_state = state.hidden.clone().matmul(recurrent.clone()) + bias.clone();
+        let [weight_ih, weight_hh] = [&self.weight_ih, &self.weight_hh].map(|weight| weight.val().transpose());
+        let [bias_ih, bias_hh] = [&self.bias_ih, &self.bias_hh].map(|bias| bias.val().unsqueeze_dim::<2>(0));
+        let mut outputs = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            let from_input = input.matmul(weight_ih.clone()) + bias_ih.clone();
+            let from_state = state.hidden.clone().matmul(weight_hh.clone()) + bias_hh.clone();
             state = match cell {
                 Cell::Gru => gru(from_input, from_state, state),
                 Cell::Lstm => lstm(from_input + from_state, state),
             };
             outputs.push(state.hidden.clone());
         }
-        (Tensor::stack(outputs, 1), state)
+        (outputs, state)
+    }
+}
+
+impl Layer {
+    /// The outputs of gated recurrent units by kernels, where there are some.
+    fn fused(&self, inputs: &Tensor<3>, state: &LayerState) -> Option<Tensor<3>> {
+        let from_inputs = dense_rows(inputs.clone(), self.weight_ih.val().unsqueeze_dim(2), self.bias_ih.val())?;
+        gated_recurrence(from_inputs, self.weight_hh.val(), self.bias_hh.val(), state.hidden.clone())
     }
 }
 
 /// `h' = (1 - z) n + z h` with `n = tanh(from_input + r from_state)`.
 fn gru(from_input: Tensor<2>, from_state: Tensor<2>, state: LayerState) -> LayerState {
     let cells = state.hidden.dims()[1];
-    let gate = |x: &Tensor<2>, index: usize| x.clone().narrow(1, index * cells, cells);
-    let reset = sigmoid(gate(&from_input, 0) + gate(&from_state, 0));
-    let update = sigmoid(gate(&from_input, 1) + gate(&from_state, 1));
-    let new = (gate(&from_input, 2) + reset * gate(&from_state, 2)).tanh();
+    let part = |x: &Tensor<2>, from: usize, count: usize| x.clone().narrow(1, from * cells, count * cells);
+    let gates = sigmoid(part(&from_input, 0, 2) + part(&from_state, 0, 2));
+    let (reset, update) = (part(&gates, 0, 1), part(&gates, 1, 1));
+    let new = (part(&from_input, 2, 1) + reset * part(&from_state, 2, 1)).tanh();
     LayerState { hidden: new.clone() + update * (state.hidden - new), memory: state.memory }
 }
 

@@ -6,6 +6,10 @@ use super::calendar::Moment;
 use super::features::{Frequency, Periods};
 use super::*;
 
+fn convolution(residual_layers: usize, dilation_cycle: usize) -> DenoiserConfig {
+    DenoiserConfig::Convolution(ConvolutionConfig { residual_layers, residual_channels: 2, dilation_cycle })
+}
+
 fn small() -> TimeGradConfig {
     TimeGradConfig {
         variables: 3,
@@ -15,8 +19,7 @@ fn small() -> TimeGradConfig {
         time_features: 2,
         cells: 5,
         conditioning_length: 6,
-        residual_layers: 2,
-        residual_channels: 2,
+        denoiser: convolution(2, 2),
         ..TimeGradConfig::default()
     }
 }
@@ -83,12 +86,12 @@ fn every_problem_of_a_config_is_named() {
     assert_eq!(small().problems(), vec![]);
     let keys = |config: TimeGradConfig| config.problems().into_iter().map(|p| p.key).collect::<Vec<String>>();
     let config = TimeGradConfig { variables: 1, layers: 0, lags: vec![0], dropout: 1.0, ..small() };
-    assert_eq!(keys(config), ["layers", "variables", "lags", "dropout"]);
+    assert_eq!(keys(config), ["layers", "denoiser.kind", "lags", "dropout"]);
     // Three variables make a circle of seven, around which a padding of eight would go more than once.
-    let deep = |dilation_cycle| TimeGradConfig { residual_layers: 9, dilation_cycle, ..small() };
+    let deep = |dilation_cycle| TimeGradConfig { denoiser: convolution(9, dilation_cycle), ..small() };
     assert_eq!(
         (keys(deep(3)), keys(deep(4)), keys(deep(70))),
-        (vec![], vec!["dilation_cycle".into()], vec!["dilation_cycle".into()])
+        (vec![], vec!["denoiser.dilation_cycle".into()], vec!["denoiser.dilation_cycle".into()])
     );
     assert!(matches!(TimeGradConfig::default().init(&Device::default()), Err(NetworkError::Config { .. })));
 }
@@ -132,9 +135,9 @@ fn a_forecast_reads_what_it_has_sampled() {
     let series = Series { values: &values, observed: &observed, time_features: &rows };
     let window = Window::before_forecast(&series, 10, network.config()).unwrap();
     let windows = Windows::batch(&[window], network.config(), &device, DType::F32);
-    assert!(network.read(&windows).is_none(), "no future is known");
+    assert!(network.read(&windows, network.scale(&windows)).is_none(), "no future is known");
     let second = |sample: f32| {
-        let mut forecast = network.start_forecast(&windows, 2);
+        let mut forecast = network.start_forecast(&windows, network.scale(&windows)).repeated(2);
         assert_eq!(network.next_condition(&mut forecast).unwrap().dims(), [2, 1, 6]);
         forecast.push(Tensor::full([2, 1, 3], sample, &device));
         let condition = network.next_condition(&mut forecast).unwrap();

@@ -140,6 +140,18 @@ pub struct Windows {
 }
 
 impl Windows {
+    /// The same on another device.
+    pub fn to_device(self, device: &Device) -> Self {
+        Self {
+            past_values: self.past_values.to_device(device),
+            past_observed: self.past_observed.to_device(device),
+            past_features: self.past_features.to_device(device),
+            future_values: self.future_values.map(|values| values.to_device(device)),
+            future_observed: self.future_observed.map(|observed| observed.to_device(device)),
+            future_features: self.future_features.to_device(device),
+        }
+    }
+
     /// Windows of the same config as one batch. Only if all have a future the batch has one.
     pub fn batch(windows: &[Window], config: &TimeGradConfig, device: &Device, dtype: DType) -> Self {
         let stack = |width: usize, part: &dyn Fn(&Window) -> &[f32]| {
@@ -164,13 +176,18 @@ impl Windows {
 ///
 /// Where nothing was observed or all of it is 0, the mean over all rows stands in.
 pub fn mean_scale(values: Tensor<3>, observed: Tensor<3>) -> Tensor<3> {
+    let sum = (values.clone().abs() * observed.clone()).sum_dim(1).sum_dim(0);
+    let of_all = sum / observed.clone().sum_dim(1).sum_dim(0).clamp_min(1.0);
+    mean_scale_or(values, observed, of_all)
+}
+
+/// The same, where `otherwise`, `[1, 1, D]`, stands in.
+pub fn mean_scale_or(values: Tensor<3>, observed: Tensor<3>, otherwise: Tensor<3>) -> Tensor<3> {
     let count = observed.clone().sum_dim(1);
     let sum = (values.abs() * observed).sum_dim(1);
-    let scale = sum.clone() / count.clone().clamp_min(1.0);
-    let of_all = sum.clone().sum_dim(0) / count.sum_dim(0).clamp_min(1.0);
-    let nothing = sum.lower_equal_elem(0.0);
-    let of_all = of_all.expand(scale.dims());
-    scale.mask_where(nothing, of_all).clamp_min(SMALLEST_SCALE)
+    let scale = sum.clone() / count.clamp_min(1.0);
+    let otherwise = otherwise.expand(scale.dims());
+    scale.mask_where(sum.lower_equal_elem(0.0), otherwise).clamp_min(SMALLEST_SCALE)
 }
 
 /// The values `lag` steps before each of the last `steps` of a sequence `[B, L, D]`, for all lags: `[B, steps, D, lags]`.

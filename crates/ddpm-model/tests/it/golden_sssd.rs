@@ -13,7 +13,7 @@ use ddpm_model::schedule::{Schedule, ScheduleConfig};
 use ddpm_model::sssd::complex::Complex;
 use ddpm_model::sssd::loss::{at_missing_places, missing_mse};
 use ddpm_model::sssd::state_space::{KernelSum, StateSpace};
-use ddpm_model::sssd::{KernelBases, Observations, S4Config, S4Layer, Sssd, SssdConfig, hippo};
+use ddpm_model::sssd::{KernelBases, KernelKind, Observations, S4Config, S4Layer, Sssd, SssdConfig, hippo};
 use ddpm_testing::support::*;
 use serde_json::Value;
 
@@ -244,7 +244,9 @@ impl ModuleMapper for Wide {
 
 /// Loads weights by name; only the cached nodes of Fourier transforms may be left over.
 fn load<M: Module + ModuleSnapshot>(mut module: M, path: PathBuf, dtype: DType) -> M {
-    let mut store = SafetensorsStore::from_file(path).with_from_adapter(PyTorchToBurnAdapter).allow_partial(true);
+    // Which kind of state spaces a layer has is not in the names.
+    let store = SafetensorsStore::from_file(path).with_from_adapter(PyTorchToBurnAdapter);
+    let mut store = store.skip_enum_variants(true).allow_partial(true);
     let applied = module.load_from(&mut store).unwrap();
     assert!(applied.missing.is_empty() && applied.errors.is_empty(), "{applied}");
     assert!(applied.unused.iter().all(|name| name.ends_with(".omega") || name.ends_with(".z")), "{applied}");
@@ -280,8 +282,8 @@ impl ModuleVisitor for Collect<'_> {
             return;
         }
         let names: Vec<&str> = self.path.iter().map(|(name, _)| name.as_str()).collect();
-        let name = names.join(".").replace("norm_layer.gamma", "norm_layer.weight");
-        let name = name.replace("norm_layer.beta", "norm_layer.bias");
+        let name = names.join(".").replace(".DiagonalPlusLowRank.", ".");
+        let name = name.replace("norm_layer.gamma", "norm_layer.weight").replace("norm_layer.beta", "norm_layer.bias");
         let linear = self.path.last().is_some_and(|(_, container)| container == "Struct:Linear") && D == 2;
         let gradient = param.val().grad(self.gradients).map(|gradient| match linear {
             true => values(gradient.transpose()),
@@ -346,6 +348,7 @@ fn layer_config(case: &Value) -> S4Config {
         length: whole(case, "lmax"),
         bidirectional: case["bidirectional"].as_bool().unwrap(),
         layer_norm: case["layer_norm"].as_bool().unwrap(),
+        kind: KernelKind::DiagonalPlusLowRank,
     }
 }
 
@@ -408,6 +411,7 @@ fn network_config(config: &Value, kernel_sum: KernelSum) -> SssdConfig {
         bidirectional: whole(config, "s4_bidirectional") == 1,
         layer_norm: whole(config, "s4_layernorm") == 1,
         kernel_sum,
+        ..SssdConfig::default()
     }
 }
 

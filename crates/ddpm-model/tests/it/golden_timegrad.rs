@@ -15,8 +15,8 @@ use ddpm_model::prediction::Prediction;
 use ddpm_model::timegrad::calendar::Moment;
 use ddpm_model::timegrad::features::{Frequency, Periods};
 use ddpm_model::timegrad::{
-    Cell, Loss, Series, TimeGrad, TimeGradConfig, Window, Windows, is_redundant, lagged, observed_share, schedule,
-    step_table,
+    Cell, ConvolutionConfig, Denoiser, DenoiserConfig, EpsilonTheta, NoiseLoss, Series, TimeGrad, TimeGradConfig,
+    Window, Windows, is_redundant, lagged, observed_share, schedule, step_table,
 };
 use ddpm_model::variance::Variance;
 use ddpm_testing::support::*;
@@ -64,9 +64,11 @@ fn config(keys: &Value) -> TimeGradConfig {
         cells: whole(keys, "cells"),
         dropout: 0.0,
         conditioning_length: whole(keys, "cond"),
-        residual_layers: whole(keys, "rl"),
-        residual_channels: whole(keys, "rc"),
-        dilation_cycle: whole(keys, "dc"),
+        denoiser: DenoiserConfig::Convolution(ConvolutionConfig {
+            residual_layers: whole(keys, "rl"),
+            residual_channels: whole(keys, "rc"),
+            dilation_cycle: whole(keys, "dc"),
+        }),
     }
 }
 
@@ -90,8 +92,9 @@ impl Golden {
         let mut network = config.init(&device).unwrap();
         assert_eq!(network.num_params(), whole(&meta, "parameters"));
         // Names that are missing are errors, and so are names left over but those that the peer has twice.
-        let mut store =
-            SafetensorsStore::from_file(folder.join("weights.safetensors")).with_from_adapter(PyTorchToBurnAdapter);
+        let mut store = SafetensorsStore::from_file(folder.join("weights.safetensors"))
+            .with_from_adapter(PyTorchToBurnAdapter)
+            .skip_enum_variants(true);
         let applied = network.load_from(&mut store).unwrap();
         let redundant = applied.unused.iter().all(|name| is_redundant(name));
         assert!(applied.missing.is_empty() && redundant, "{applied}");
@@ -106,6 +109,17 @@ impl Golden {
 
     fn steps(&self, name: &str) -> Vec<usize> {
         self.io.i64(name).into_iter().map(|step| step as usize).collect()
+    }
+
+    fn times(&self, name: &str) -> Vec<f64> {
+        self.steps(name).into_iter().map(|step| step as f64).collect()
+    }
+
+    fn denoiser(&self) -> &EpsilonTheta {
+        match self.network.denoiser() {
+            Denoiser::Convolution(denoiser) => denoiser,
+            other => panic!("{other}"),
+        }
     }
 
     /// Panics unless the values are those of the file: in f64 `name_f64`, in f32 `name_tab64` where there is one.
@@ -128,7 +142,7 @@ impl Golden {
         GaussianDiffusion::new(config.init().unwrap(), Prediction::Eps, Variance::FixedSmall)
     }
 
-    fn loss(&self) -> Loss {
+    fn loss(&self) -> NoiseLoss {
         serde_json::from_value(self.keys["loss"].clone()).unwrap()
     }
 
@@ -243,12 +257,12 @@ fn schedules_are_those_of_pytorch_ts() {
 #[test]
 fn the_denoiser_is_that_of_pytorch_ts() {
     for golden in all() {
-        let steps: Vec<usize> = (0..whole(&golden.keys, "T")).collect();
+        let steps: Vec<f64> = (0..whole(&golden.keys, "T")).map(|step| step as f64).collect();
         golden.check(&golden.io, "step_table", step_table(&steps, &golden.device, golden.dtype), 1e-6);
-        let denoiser = golden.network.denoiser();
+        let denoiser = golden.denoiser();
         for (index, case) in cases(&golden.meta, "io").iter().enumerate() {
             let (x, condition) = (golden.tensor(&format!("x{index}")), golden.tensor(&format!("cond{index}")));
-            let pass = denoiser.forward_with_skips(x, &golden.steps(&format!("t{index}")), condition);
+            let pass = denoiser.forward_with_skips(x, &golden.times(&format!("t{index}")), condition);
             golden.check(&golden.io, &format!("out{index}"), pass.eps, number(case, "tol_abs_f32"));
             let activations = golden.folder.join("activations.safetensors");
             if index == 0 && activations.is_file() {
@@ -270,8 +284,8 @@ fn every_step_of_a_chain_is_that_of_pytorch_ts() {
         let given = golden.tensor::<4>(&format!("test.chain_x_{width}")).reshape([steps * rows, 1, variables]);
         // The conditions of the first step of the forecast, for every step of its chain.
         let condition = golden.tensor::<4>(&format!("test.cond_{width}")).narrow(0, 0, 1).squeeze_dim::<3>(0);
-        let times: Vec<usize> = (0..steps).rev().flat_map(|t| vec![t; rows]).collect();
-        let eps = golden.network.denoiser().forward(given, &times, condition.repeat_dim(0, steps));
+        let times: Vec<f64> = (0..steps).rev().flat_map(|t| vec![t as f64; rows]).collect();
+        let eps = golden.denoiser().forward(given, &times, condition.repeat_dim(0, steps));
         golden.check(&golden.io, "test.chain_eps", eps, 1e-5);
     }
 }
@@ -305,7 +319,7 @@ fn windows_are_those_of_pytorch_ts() {
 fn what_the_recurrent_network_reads_and_gives_is_that_of_pytorch_ts() {
     for golden in all() {
         let windows = golden.windows(true);
-        let read = golden.network.read(&windows).unwrap();
+        let read = golden.network.read(&windows, golden.network.scale(&windows)).unwrap();
         let tolerance = |name: &str| number(&golden.meta["train_tol_abs_f32"], name);
         let config = golden.network.config();
         let sequence = Tensor::cat(vec![windows.past_values.clone(), windows.future_values.clone().unwrap()], 1);
@@ -360,7 +374,8 @@ impl ModuleVisitor for Collect<'_> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let name = self.path.iter().map(|(name, _)| name.as_str()).collect::<Vec<&str>>().join(".");
+        let fields = self.path.iter().filter(|(_, container)| !container.starts_with("Enum:"));
+        let name = fields.map(|(name, _)| name.as_str()).collect::<Vec<&str>>().join(".");
         let gradient = param.val().grad(self.gradients).unwrap_or_else(|| panic!("{name} has no gradient"));
         let dense = D == 2 && self.path.last().is_some_and(|(_, container)| container == "Struct:Linear");
         let gradient = if dense { gradient.swap_dims(0, 1) } else { gradient };
@@ -407,7 +422,7 @@ fn forecasts_are_those_of_pytorch_ts() {
             drawn.reshape([rows, 1, variables])
         };
         let mut conditions = Vec::new();
-        let mut state = golden.network.start_forecast(&windows, paths);
+        let mut state = golden.network.start_forecast(&windows, golden.network.scale(&windows)).repeated(paths);
         while let Some(condition) = golden.network.next_condition(&mut state) {
             let step = conditions.len();
             let sample = golden.network.sample(condition.clone(), &diffusion, |t| noise(step, t));

@@ -3,6 +3,7 @@
 mod axis;
 mod layout;
 mod sampled;
+mod windows;
 
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use ddpm_files::atomic;
 
 use super::{RenderError, write_png};
 pub use sampled::{Forecast, Imputation};
+pub use windows::Windows;
 
 /// Panels at most, however many are wanted: the image would be too large.
 const PANEL_LIMIT: usize = 40;

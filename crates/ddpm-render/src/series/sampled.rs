@@ -148,23 +148,28 @@ fn quantile(sorted: &[f64], level: f64) -> f64 {
     sorted[below] * (1.0 - share) + sorted[above] * share
 }
 
-fn column(values: &[f64], variables: usize, variable: usize) -> Vec<f64> {
+pub(super) fn column(values: &[f64], variables: usize, variable: usize) -> Vec<f64> {
     values.chunks_exact(variables).map(|row| row[variable]).collect()
 }
 
-fn name(names: &[String], variable: usize) -> String {
+pub(super) fn name(names: &[String], variable: usize) -> String {
     names.get(variable).cloned().unwrap_or_else(|| format!("variable {}", variable + 1))
 }
 
-fn product(shape: &[usize; 3]) -> Option<usize> {
+pub(super) fn product(shape: &[usize; 3]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size))
 }
 
-fn expect(what: &'static str, values: &[f64], expected: Option<usize>) -> Result<(), RenderError> {
+pub(super) fn expect(what: &'static str, values: &[f64], expected: Option<usize>) -> Result<(), RenderError> {
     count(what, values.len(), expected.unwrap_or(usize::MAX))
 }
 
-fn check_labels(names: &[String], variables: usize, times: &[String], steps: usize) -> Result<(), RenderError> {
+pub(super) fn check_labels(
+    names: &[String],
+    variables: usize,
+    times: &[String],
+    steps: usize,
+) -> Result<(), RenderError> {
     if !names.is_empty() {
         count("names of variables", names.len(), variables)?;
     }

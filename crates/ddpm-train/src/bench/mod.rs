@@ -2,6 +2,8 @@
 
 mod flops;
 mod process;
+mod series;
+mod series_worker;
 mod table;
 mod worker;
 
@@ -72,6 +74,13 @@ pub struct BenchArgs {
     /// Writes everything that was measured here.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Networks for time series in place of the U-Net, with the number of their variables or the length of their series:
+    /// csdi:4,csdi:35,sssd:248,timegrad:4.
+    #[arg(long, value_name = "NAME:N", value_delimiter = ',')]
+    series: Vec<series::Series>,
+    /// Lengths of series that SSSD is trained on in place of the U-Net, ours only: 256,1024,4096.
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    lengths: Vec<usize>,
     /// Answers commands on stdin: this process is the one that is measured.
     #[arg(long, hide = true)]
     worker: bool,
@@ -139,10 +148,16 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if args.worker || args.start.is_some() {
         let open = device::open(args.device.as_deref())?;
         open.check(args.precision)?;
+        if let (Some(&series), true) = (args.series.first(), args.worker) {
+            return series_worker::run(series, &open.device);
+        }
         return match &args.start {
             Some(snapshot) => worker::start(snapshot, &open.device),
             None => worker::run(first, &open.device, args.gradient_checkpointing, args.precision),
         };
+    }
+    if !args.series.is_empty() || !args.lengths.is_empty() {
+        return report(args, &serde_json::to_value(series::run(args)?)?);
     }
     ensure!(args.rounds > 0, "--rounds must be at least 1, not 0");
     ensure!(args.batch > 0, "--batch must be at least 1, not 0");
@@ -154,17 +169,20 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         print(&format!("{}\n", table::text(&comparison)))?;
         comparisons.push(comparison);
     }
-    if let Some(file) = &args.json {
-        let report = serde_json::json!({
-            "command": std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "),
-            "processor": processor(),
-            "comparisons": comparisons,
-        });
-        let text = serde_json::to_string_pretty(&report)?;
-        ddpm_files::atomic::write(file, text)?;
-        print_path(file)?;
-    }
-    Ok(())
+    report(args, &serde_json::to_value(comparisons)?)
+}
+
+/// Writes what was measured, if a file is wanted.
+fn report(args: &BenchArgs, comparisons: &serde_json::Value) -> anyhow::Result<()> {
+    let Some(file) = &args.json else { return Ok(()) };
+    let report = serde_json::json!({
+        "command": std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "),
+        "processor": processor(),
+        "comparisons": comparisons,
+    });
+    let text = serde_json::to_string_pretty(&report)?;
+    ddpm_files::atomic::write(file, text)?;
+    print_path(file)
 }
 
 fn check(shape: Shape) -> anyhow::Result<()> {

@@ -109,7 +109,7 @@ fn gflops_of_products(side: &Measured) -> f64 {
     2.0 * MATRIX.powi(3) / fastest / 1e9
 }
 
-fn median(times: &[f64]) -> Option<f64> {
+pub(super) fn median(times: &[f64]) -> Option<f64> {
     let mut times = times.to_vec();
     times.sort_by(f64::total_cmp);
     let middle = times.len() / 2;

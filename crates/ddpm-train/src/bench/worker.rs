@@ -263,7 +263,7 @@ fn job(count: usize, steps: usize, data: &DataInfo, diffusion: &Diffusion) -> Sa
     SamplingJob { count, batch_size: count, steps: Some(steps), ..SamplingJob::of_data(sampler, diffusion, data) }
 }
 
-fn measure(repeats: usize, work: impl FnMut()) -> serde_json::Value {
+pub(super) fn measure(repeats: usize, work: impl FnMut()) -> serde_json::Value {
     measure_share(repeats, 1.0, work)
 }
 
@@ -290,7 +290,7 @@ fn cpu_seconds() -> Option<f64> {
     Some(nanoseconds.flatten().sum::<f64>() * 1e-9)
 }
 
-fn say(answer: &serde_json::Value) -> anyhow::Result<()> {
+pub(super) fn say(answer: &serde_json::Value) -> anyhow::Result<()> {
     let mut out = stdout().lock();
     writeln!(out, "{answer}")?;
     Ok(out.flush()?)

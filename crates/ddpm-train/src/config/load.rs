@@ -62,6 +62,15 @@ pub enum Source {
     File(PathBuf),
     /// A recipe that the program carries.
     BuiltIn(&'static Recipe),
+    /// What follows from a file of data.
+    OfData {
+        /// The file.
+        path: PathBuf,
+        /// What runs are called after it.
+        name: String,
+        /// The TOML.
+        text: String,
+    },
     /// TOML of a program that trains by itself.
     Text {
         /// What runs are called after it.
@@ -97,6 +106,7 @@ impl Source {
         match self {
             Self::File(file) => file.clone(),
             Self::BuiltIn(recipe) => format!("{} (built in)", recipe.name).into(),
+            Self::OfData { path, .. } => format!("the experiment for {}", path.display()).into(),
             Self::Text { name, .. } => format!("{name} (in the program)").into(),
         }
     }
@@ -106,7 +116,7 @@ impl Source {
         match self {
             Self::File(file) => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             Self::BuiltIn(recipe) => recipe.name.into(),
-            Self::Text { name, .. } => name.clone(),
+            Self::OfData { name, .. } | Self::Text { name, .. } => name.clone(),
         }
     }
 
@@ -114,7 +124,7 @@ impl Source {
     pub fn family(&self, sets: &[String]) -> &'static dyn FamilyKind {
         let text = match self {
             Self::BuiltIn(recipe) => recipe.text.to_string(),
-            Self::Text { text, .. } => text.clone(),
+            Self::OfData { text, .. } | Self::Text { text, .. } => text.clone(),
             Self::File(path) => std::fs::read_to_string(path).unwrap_or_default(),
         };
         let mut tree: Table = text.parse().unwrap_or_default();
@@ -130,7 +140,7 @@ impl Source {
         let file = self.file();
         match self {
             Self::BuiltIn(recipe) => parse(&file, recipe.text, sets, usual),
-            Self::Text { text, .. } => parse(&file, text, sets, usual),
+            Self::OfData { text, .. } | Self::Text { text, .. } => parse(&file, text, sets, usual),
             Self::File(path) => {
                 let text = std::fs::read_to_string(path).map_err(|error| {
                     let carried = Recipe::find(&self.name()).filter(|_| error.kind() == std::io::ErrorKind::NotFound);

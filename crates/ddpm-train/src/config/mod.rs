@@ -7,6 +7,7 @@ pub mod load;
 pub mod recipes;
 #[cfg(test)]
 mod reference;
+pub(crate) mod series_file;
 
 use ddpm_data::DataConfig;
 use ddpm_families::family::Problem;

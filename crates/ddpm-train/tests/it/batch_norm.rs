@@ -61,6 +61,7 @@ fn at_start(name: &str) -> f64 {
 }
 
 fn model(run: &Path, step: u64) -> Box<dyn Trained> {
+    let _alone = crate::support::alone();
     open(&snapshot(run, step), &Device::default(), Precision::F32).unwrap()
 }
 

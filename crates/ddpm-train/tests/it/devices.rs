@@ -103,6 +103,7 @@ fn bf16_trains_beside_f32_goes_on_where_it_was_and_leaves_f32_weights() {
     assert!(off > 1e-7 && off < 2e-2, "the loss is off by {off} of itself");
 
     let device = burn::tensor::Device::flex();
+    let _alone = crate::support::alone();
     let snapshot = Snapshot::load(&whole.join("snapshots").join(step_name(8)), &device).unwrap();
     struct Kinds(Vec<burn::tensor::DType>);
     impl burn::module::ModuleVisitor for Kinds {

@@ -11,7 +11,7 @@ use ddpm_data::StreamItem;
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_families::family::erased::Of;
 use ddpm_families::family::stored::ModelCard;
-use ddpm_families::family::trained::{Draw, Generate, Trained, open};
+use ddpm_families::family::trained::{Draw, Forecast, Generate, SeriesDraw, Stretch, Trained, open};
 use ddpm_families::family::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Subject, registry,
 };
@@ -172,7 +172,7 @@ impl Generate for Decoder {
 }
 
 /// The tiny experiment of each family.
-const EXPERIMENTS: [(&str, &str); 6] = [
+const EXPERIMENTS: [(&str, &str); 9] = [
     ("linear-autoencoder", "family = \"linear-autoencoder\"\n[data]\nkind = \"swiss-roll\"\n[model]\nlatent = 1\n"),
     (
         "diffusion",
@@ -194,6 +194,23 @@ const EXPERIMENTS: [(&str, &str); 6] = [
         "family = \"hvae\"\n[data]\nkind = \"digits\"\n[model]\nencoder = \"8d8,1x1\"\ndecoder = \"1x1,8m1\"\nwidth = 4\n\
          bottleneck_multiple = 0.5\nlatent_channels = 2\nlikelihood = { kind = \"bernoulli\" }\n[hvae]\nkl_warmup = 4\n",
     ),
+    (
+        "timegrad",
+        "family = \"timegrad\"\n[data]\nkind = \"bimodal-series\"\ncount = 200\n[model]\ncells = 4\n\
+         conditioning_length = 4\ndenoiser = \"attention\"\n[timegrad]\nhorizon = 3\nlags = [1, 2]\n[diffusion]\n\
+         steps = 4\n",
+    ),
+    (
+        "masked-csdi",
+        "family = \"masked\"\n[data]\nkind = \"sines\"\ncount = 12\n[model]\nkind = \"csdi\"\nlayers = 1\nchannels = 8\n\
+         heads = 2\nstep_embedding = 8\ntime_embedding = 8\nfeature_embedding = 4\n\
+         [masked]\nsteps = 3\nmasks = [{ kind = \"mix\" }, { kind = \"blackout\" }]\nvariables_per_item = 3\n",
+    ),
+    (
+        "masked-sssd",
+        "family = \"masked\"\n[data]\nkind = \"sines\"\ncount = 12\n[model]\nkind = \"sssd\"\nresidual_channels = 4\n\
+         skip_channels = 4\nlayers = 1\nstep_sinusoids = 8\nstep_hidden = 8\nstep_features = 8\nstates = 4\n[masked]\nsteps = 3\n",
+    ),
 ];
 
 const TRAIN: &str = "[train]\nbatch_size = 4\nlog_every = 2\ncheckpoint_every = 3\nsnapshot_every = 6\n";
@@ -211,13 +228,8 @@ fn train(dir: &Path, name: &str, text: &str, resume: Option<&Path>, steps: u64) 
         experiment: file.to_str().unwrap().into(),
         set: vec![format!("train.steps={steps}"), "preview.count=2".into(), "validation.every=2".into()],
         resume: resume.map(|run| run.to_str().unwrap().into()),
-        step: None,
-        from: None,
-        devices: Vec::new(),
         runs: dir.join("runs"),
-        tui: false,
-        detect_anomaly: false,
-        dry_run: false,
+        ..Options::default()
     };
     let options = Options { set: if resume.is_some() { options.set[..1].to_vec() } else { options.set }, ..options };
     match run(&options).unwrap() {
@@ -232,6 +244,7 @@ fn weights(run: &Path, step: u64) -> Vec<u8> {
 
 #[test]
 fn two_times_n_steps_are_n_and_n_bit_for_bit() {
+    let _alone = crate::support::alone();
     for (name, text) in EXPERIMENTS {
         let dir = tempfile::tempdir().unwrap();
         let whole = train(dir.path(), name, text, None, 6);
@@ -252,6 +265,7 @@ fn two_times_n_steps_are_n_and_n_bit_for_bit() {
 
 #[test]
 fn a_snapshot_alone_draws_the_same_samples_at_any_count() {
+    let _alone = crate::support::alone();
     for (name, text) in EXPERIMENTS {
         let dir = tempfile::tempdir().unwrap();
         let run = train(dir.path(), name, text, None, 6);
@@ -263,13 +277,30 @@ fn a_snapshot_alone_draws_the_same_samples_at_any_count() {
         let family = &model.card().family;
         assert!(text.contains(&format!("family = \"{family}\"")) || family == "diffusion", "{name}: {family}");
         assert_eq!(model.card().step, 6);
-        let draw = |first, count| model.generate().unwrap().generate(&Draw::of_seed(5), first, count).unwrap();
+        if let Some(model) = model.forecast() {
+            forecasts_are_the_same_for_any_number(model, name);
+        }
+        let Some(generator) = model.generate() else { continue };
+        let draw = |first, count| generator.generate(&Draw::of_seed(5), first, count).unwrap();
         let (all, last) = (draw(0, 5), draw(3, 2));
         assert_eq!((&all.shape, all.count()), (&model.card().data.shape, 5));
         let size = all.values.len() / 5;
         are_close(&all.values[3 * size..], &last.values, name);
         the_other_abilities_give_the_same_for_any_number(&*model, &all.values, name);
     }
+}
+
+/// Forecasts of windows do not depend on what else is forecast, nor on how many samples there are and are computed at once.
+fn forecasts_are_the_same_for_any_number(model: &dyn Forecast, name: &str) {
+    let series = ddpm_data::series::generated::bimodal(3, 60);
+    let stretch = |end, number| Stretch { series: &series, start: 0, end, number };
+    let of = |pasts: &[Stretch<'_>], samples, at_once| {
+        model.forecast(pasts, 3, &SeriesDraw { at_once, ..SeriesDraw::new(5, samples) }).unwrap()
+    };
+    let all = of(&[stretch(40, 0), stretch(50, 1)], 3, 100);
+    are_close(&of(&[stretch(40, 0), stretch(50, 1)], 3, 2), &all, name);
+    are_close(&of(&[stretch(50, 1)], 3, 100), &all[3 * 3 * 4..], name);
+    are_close(&of(&[stretch(40, 0)], 1, 100), &all[..3 * 4], name);
 }
 
 /// What a model can do besides gives an item the same, whatever is computed with it.
@@ -307,6 +338,7 @@ fn are_close(found: &[f32], wanted: &[f32], name: &str) {
 
 #[test]
 fn the_sample_command_draws_from_any_family_and_refuses_what_has_no_meaning() {
+    let _alone = crate::support::alone();
     let dir = tempfile::tempdir().unwrap();
     let (name, text) = EXPERIMENTS[0];
     let run = train(dir.path(), name, text, None, 6);
@@ -324,6 +356,7 @@ fn the_sample_command_draws_from_any_family_and_refuses_what_has_no_meaning() {
 
 #[test]
 fn what_is_wrong_with_the_tables_of_a_family_is_said_by_key() {
+    let _alone = crate::support::alone();
     with_registry();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("x.toml");

@@ -89,6 +89,7 @@ fn the_commands_of_latents_know_a_hierarchy() {
     let sample = |folder: &str, more: &[&str]| {
         let folder = out(folder);
         let words = [&["--run", name, "--out", &folder], more].concat();
+        let _alone = crate::support::alone();
         shape(&sample::run(&arguments(&words)).unwrap().join("samples.npy"))[0]
     };
     assert_eq!(sample("cold", &["--count", "5", "--temperature", "0"]), 5);

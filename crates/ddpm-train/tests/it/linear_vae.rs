@@ -63,6 +63,7 @@ fn a_trained_linear_vae_reaches_the_likelihood_of_probabilistic_pca_and_never_ex
     let closed_form = mean(closed_form.into_iter());
 
     let snapshot = RunFolder(run).newest_snapshot().unwrap();
+    let _alone = crate::support::alone();
     let model = open(&snapshot, &Device::default(), Precision::F32).unwrap();
     let terms = model.bound().unwrap().bound(&items, 64, 3, 0).unwrap();
     let elbo = mean(terms.iter().map(|terms| terms.elbo()));

@@ -21,3 +21,4 @@ mod places;
 mod post_hoc;
 mod resume;
 mod runs;
+mod series_file;

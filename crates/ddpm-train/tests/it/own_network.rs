@@ -39,6 +39,7 @@ fn experiment(objective: &str) -> Trainer {
 
 #[test]
 fn the_example_trains_and_samples_with_two_samplers() {
+    let _alone = crate::support::alone();
     let dir = tempfile::tempdir().unwrap();
     let run = example::run(dir.path(), 3).unwrap();
     let [ddim, unipc] = ["ddim.png", "unipc.png"].map(|name| std::fs::read(dir.path().join(name)).unwrap());
@@ -54,6 +55,7 @@ fn the_example_trains_and_samples_with_two_samplers() {
 
 #[test]
 fn two_times_n_steps_are_n_and_n_bit_for_bit() {
+    let _alone = crate::support::alone();
     let dir = tempfile::tempdir().unwrap();
     let whole = trained(experiment(""), dir.path(), 6);
     let half = trained(experiment(""), dir.path(), 3);
@@ -68,6 +70,7 @@ fn two_times_n_steps_are_n_and_n_bit_for_bit() {
 
 #[test]
 fn every_objective_trains_and_samples_it() {
+    let _alone = crate::support::alone();
     let dir = tempfile::tempdir().unwrap();
     let objectives = [
         ("diffusion.prediction = 'eps'\ntrain.time_sampling = 'loss-second-moment'", "dpmpp-2m"),
@@ -91,6 +94,7 @@ fn every_objective_trains_and_samples_it() {
 
 #[test]
 fn points_are_images_of_one_pixel() {
+    let _alone = crate::support::alone();
     let dir = tempfile::tempdir().unwrap();
     let text = "data.kind = 'swiss-roll'\nmodel = { kind = 'convolutions', width = 8 }\ntrain.batch_size = 4\n";
     let run = trained(Trainer::of_toml("points", text).set("preview.steps=2"), dir.path(), 2);
@@ -116,6 +120,7 @@ impl CustomNetwork for Unregistered {
 
 #[test]
 fn a_kind_that_is_not_in_the_program_is_named_with_those_that_are() {
+    let _alone = crate::support::alone();
     let trainer =
         Trainer::of_toml("own", "data.kind = 'digits'\nmodel.kind = 'unregistered'").network::<Convolutions>();
     let message = format!("{:#}", trainer.run().unwrap_err());
@@ -139,6 +144,7 @@ fn a_kind_that_is_not_in_the_program_is_named_with_those_that_are() {
 
 #[test]
 fn what_is_wrong_with_the_keys_of_a_network_is_said_by_key() {
+    let _alone = crate::support::alone();
     let problems = |model: &str| {
         let text = format!("data.kind = 'digits'\nmodel = {{ kind = 'convolutions', {model} }}");
         let trainer = Trainer::of_toml("own", text).network::<Convolutions>();

@@ -32,6 +32,7 @@ fn weights(path: &Path) -> Vec<f64> {
         }
     }
     let mut all = Collect(Vec::new());
+    let _alone = crate::support::alone();
     Snapshot::load(path, &Device::default()).unwrap().network.visit(&mut all);
     all.0
 }

@@ -138,3 +138,10 @@ pub fn copy(from: &Path, to: &Path) {
 pub fn checkpoint_file(run: &Path, step: u64, name: &str) -> Vec<u8> {
     std::fs::read(run.join(format!("checkpoints/step-{step:08}")).join(name)).unwrap()
 }
+
+/// Weights are drawn from the device's generator, which all threads share: who makes networks in this process does so alone.
+#[allow(dead_code)]
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

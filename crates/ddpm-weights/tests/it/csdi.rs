@@ -23,6 +23,7 @@ fn config(folder: &Path) -> CsdiConfig {
         unconditional: whole(model, "is_unconditional") == 1,
         linear_attention: diffusion["is_linear"].as_bool().unwrap(),
         steps: whole(diffusion, "num_steps"),
+        ..CsdiConfig::default()
     }
 }
 

@@ -11,6 +11,7 @@ use ddpm_files::atomic;
 use ddpm_files::runs::RunFolder;
 
 use super::EvalArgs;
+use super::series::SeriesResults;
 
 /// Evaluations of samples, or of reconstructions.
 #[derive(Default)]
@@ -91,6 +92,40 @@ pub(super) fn write(args: &EvalArgs, samples: &Results, reconstructions: &Result
         0 | 1 => Ok(()),
         _ => Ok(atomic::write(&out.join("plot.svg"), args.plot(plotted))?),
     }
+}
+
+/// Writes what --json and --out ask for of models of series.
+pub(super) fn write_series(args: &EvalArgs, found: &[SeriesResults]) -> anyhow::Result<()> {
+    if let Some(path) = &args.json {
+        let one = |found: &SeriesResults| -> serde_json::Result<serde_json::Value> {
+            Ok(serde_json::json!({ "task": found.task, "verdicts": found.results.to_json()? }))
+        };
+        let all = found.iter().map(one).collect::<serde_json::Result<Vec<_>>>()?;
+        atomic::write(path, serde_json::to_vec_pretty(&serde_json::json!({ "series": all }))?)?;
+    }
+    let Some(out) = &args.out else { return Ok(()) };
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    for (number, found) in found.iter().enumerate() {
+        let suffix = if number == 0 { String::new() } else { format!("-{}", number + 1) };
+        atomic::write(&out.join(format!("table{suffix}.csv")), found.results.csv()?)?;
+        if found.results.made.len() > 1 {
+            atomic::write(&out.join(format!("plot{suffix}.svg")), args.plot(&found.results))?;
+        }
+    }
+    Ok(())
+}
+
+/// A table for each task, and the first metric.
+pub(super) fn summary_of_series(args: &EvalArgs, found: &[SeriesResults]) -> String {
+    let mut text = String::new();
+    for found in found {
+        text += &format!("{}\n{}\n", found.task, report::table_of_series(&found.results.evaluations));
+    }
+    if args.out.is_none() && args.json.is_none() {
+        text += "all numbers: --out DIR (table.csv), --json FILE\n\n";
+    }
+    let first = found.first().and_then(|found| found.results.evaluations.first()?.measured.first());
+    text + &first.map(|first| format!("{} {}", first.name, report::rounded(first.value))).unwrap_or_default()
 }
 
 /// All numbers of samples.

@@ -95,6 +95,14 @@ impl SampleSet {
 const CLASS: &str = "class";
 
 impl SweepArgs {
+    /// The samplers and the numbers of steps of models of series; `None` is what is usual.
+    pub(super) fn samplers_and_steps(&self) -> (Vec<Option<String>>, Vec<Option<usize>>) {
+        fn or_usual<T: Clone>(given: &[T]) -> Vec<Option<T>> {
+            if given.is_empty() { vec![None] } else { given.iter().cloned().map(Some).collect() }
+        }
+        (or_usual(&self.samplers), or_usual(&self.steps))
+    }
+
     /// All sets, in the order of the models; none of a model that cannot sample.
     pub(super) fn sample_sets(
         &self,

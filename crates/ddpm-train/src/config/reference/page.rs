@@ -33,7 +33,8 @@ const ROOTS: [&str; 2] = ["Experiment", "DiffusionTables"];
 
 /// The families whose tables have sections of their own, with the struct of these. A table that is there already, of the
 /// same type, is not repeated.
-const FAMILIES: [(&str, &str); 2] = [("vae", "VaeTables"), ("hvae", "HvaeTables")];
+const FAMILIES: [(&str, &str); 4] =
+    [("vae", "VaeTables"), ("hvae", "HvaeTables"), ("timegrad", "TimeGradTables"), ("masked", "MaskedTables")];
 
 /// The whole page.
 pub fn of(sources: &Sources) -> String {
@@ -185,6 +186,7 @@ impl Page<'_> {
             "f64" => "number".into(),
             "usize" | "u64" => "whole number".into(),
             "String" => "text".into(),
+            "char" => "one character".into(),
             "PathBuf" => "path".into(),
             _ if ty.starts_with("Vec<") => format!("list of {}s", self.words(between(ty, "Vec<", ">"))),
             _ if ty.starts_with('[') => format!("2 values, each {}", self.words(between(ty, "[", "; 2]"))),

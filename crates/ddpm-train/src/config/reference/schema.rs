@@ -5,7 +5,7 @@ use ddpm_families::family::erased::minimal;
 use ddpm_families::family::registry;
 use toml::{Table, Value};
 
-use super::source::{Body, Content, Field, Item, Sources};
+use super::source::{Body, Content, Field, Item, Sources, Variant};
 use crate::config::load::read;
 
 /// The shortest experiment.
@@ -114,8 +114,11 @@ fn placeholder(ty: &str, sources: &Sources) -> Value {
         _ => {
             let item = sources.item(ty).unwrap_or_else(|| panic!("no value is known for {ty}"));
             let Body::Enum(variants) = item.body else { panic!("no value is known for {ty}") };
-            let bare = variants.iter().find(|variant| matches!(&variant.content, Content::Fields(f) if f.is_empty()));
-            Value::Table(Table::from_iter([("kind".into(), Value::String(bare.unwrap().name.clone()))]))
+            let is_bare = |variant: &&Variant| matches!(&variant.content, Content::Fields(f) if f.is_empty());
+            match variants.iter().find(is_bare) {
+                Some(kind) => Value::Table(Table::from_iter([("kind".into(), Value::String(kind.name.clone()))])),
+                None => Value::String(variants[0].name.clone()),
+            }
         }
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! CRPS-sum is any of them after [`Forecast::sum_over_variables`].
 
-use super::EvaluationError;
+use super::rows::{Rows, mean_of_finite};
+use crate::EvaluationError;
 
 /// Samples of some forecasts, and the targets.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,6 +102,46 @@ impl Forecast {
         }
     }
 
+    /// The forecast of every step and of so many variables in the columns of samples and targets, of which only those
+    /// steps count where every variable counts: a sum with a part missing is another quantity. `None` if there is no such
+    /// step.
+    pub fn complete_sum_over_variables(
+        shape: [usize; 4],
+        samples: &[f64],
+        target: &[f64],
+        mask: &[f64],
+    ) -> Result<Option<Self>, EvaluationError> {
+        let complete = |entry: &[f64]| f64::from(u8::from(entry.iter().all(|value| *value > 0.0)));
+        let mask: Vec<f64> = mask.chunks_exact(shape[3].max(1)).map(complete).collect();
+        match mask.iter().any(|value| *value > 0.0) {
+            true => Ok(Some(Self::sum_over_variables(shape, samples, target)?.with_mask(mask)?)),
+            false => Ok(None),
+        }
+    }
+
+    /// The forecast of one variable.
+    pub fn variable(&self, variable: usize) -> Self {
+        let [b, s, l, k] = self.shape;
+        let own = |values: &[f64]| values.iter().skip(variable).step_by(k).copied().collect::<Vec<f64>>();
+        let sorted = self.sorted.chunks_exact(s).skip(variable).step_by(k).flatten().copied().collect();
+        Self { shape: [b, s, l, 1], sorted, target: own(&self.target), mask: own(&self.mask) }
+    }
+
+    /// Samples of every entry.
+    pub fn samples(&self) -> usize {
+        self.shape[1]
+    }
+
+    /// The number of entries that count.
+    pub fn scored(&self) -> usize {
+        self.counted().count()
+    }
+
+    /// The entries that count; there may be no value where one does not.
+    fn counted(&self) -> impl Iterator<Item = (&[f64], f64, f64)> {
+        self.entries().filter(|(_, _, mask)| *mask > 0.0)
+    }
+
     fn entries(&self) -> impl Iterator<Item = (&[f64], f64, f64)> {
         let [_, s, _, _] = self.shape;
         self.sorted.chunks_exact(s).zip(&self.target).zip(&self.mask).map(|((own, y), mask)| (own, *y, *mask))
@@ -118,14 +159,14 @@ impl Forecast {
                 let f = quantile(own, level, rule);
                 mask * ((f - y) * (f64::from(u8::from(y <= f)) - level)).abs()
             };
-            2.0 * self.entries().map(of_entry).sum::<f64>()
+            2.0 * self.counted().map(of_entry).sum::<f64>()
         };
         levels.iter().map(|level| loss(*level)).collect()
     }
 
     /// The sum of |y|, which losses are divided by.
     pub fn absolute_target_sum(&self) -> f64 {
-        self.entries().map(|(_, y, mask)| mask * y.abs()).sum()
+        self.counted().map(|(_, y, mask)| mask * y.abs()).sum()
     }
 
     /// The mean over the levels of the quantile loss, divided by the sum of |y|: dimensionless.
@@ -137,15 +178,44 @@ impl Forecast {
     /// E|X - y| - E|X - X'| / 2 of every entry, [B, L, K] (Gneiting & Raftery 2007 (21)). The second mean is over all
     /// S^2 pairs, or over the S (S - 1) of different samples, which is fair to few samples.
     pub fn energy_crps(&self, pairs: Pairs) -> Vec<f64> {
-        let of_entry = |(own, y, _): (&[f64], f64, f64)| {
-            let s = own.len() as f64;
-            let to_target: f64 = own.iter().map(|x| (x - y).abs()).sum();
-            // Of sorted samples, the i-th is subtracted S - 1 - i times and added i times; every pair comes twice.
-            let weight = |i: usize| 2.0 * i as f64 - (s - 1.0);
-            let between: f64 = 2.0 * own.iter().enumerate().map(|(i, x)| weight(i) * x).sum::<f64>();
-            to_target / s - between / (2.0 * pairs.count(s))
-        };
-        self.entries().map(of_entry).collect()
+        self.entries().map(|(own, y, _)| energy_form(own, y, pairs)).collect()
+    }
+
+    /// The mean over the entries that count of [`Self::energy_crps`], in the units of the data.
+    pub fn mean_energy_crps(&self, pairs: Pairs) -> f64 {
+        self.mean(|own, y| energy_form(own, y, pairs))
+    }
+
+    /// The same divided by the mean of |y|: dimensionless as [`Self::quantile_crps`] is, and smaller than it by a few
+    /// per cent, because it takes all levels and not nineteen.
+    pub fn normalized_energy_crps(&self, pairs: Pairs) -> f64 {
+        self.mean_energy_crps(pairs) / self.mean(|_, y| y.abs())
+    }
+
+    /// The mean over the entries that count of [`Self::energy_crps`] divided by a scale of each variable, such as its
+    /// standard deviation.
+    pub fn scaled_energy_crps(&self, pairs: Pairs, scales: &[f64]) -> f64 {
+        self.scaled_mean(|place| scales[place % self.shape[3]], |own, y| energy_form(own, y, pairs))
+    }
+
+    /// Mean of |y - median| over the scale of its forecast and variable, [B, K]: with the [`seasonal_errors`] of what
+    /// came before each forecast it is MASE (Hyndman & Koehler 2006). Entries with a scale of 0 or none are left out.
+    pub fn scaled_mae(&self, scales: &[f64], rule: Quantile) -> f64 {
+        let [_, _, l, k] = self.shape;
+        let scale = |place: usize| scales[place / (l * k) * k + place % k];
+        self.scaled_mean(scale, |own, y| (quantile(own, 0.5, rule) - y).abs())
+    }
+
+    fn scaled_mean(&self, scale: impl Fn(usize) -> f64, value: impl Fn(&[f64], f64) -> f64) -> f64 {
+        let (mut weighted, mut weights) = (0.0, 0.0);
+        for (place, (own, y, mask)) in self.entries().enumerate() {
+            let scale = scale(place);
+            if mask > 0.0 && scale > 0.0 && scale.is_finite() {
+                weighted += mask * value(own, y) / scale;
+                weights += mask;
+            }
+        }
+        weighted / weights
     }
 
     /// Mean of |y - f| over the entries that count, f being the median.
@@ -159,8 +229,13 @@ impl Forecast {
     }
 
     /// The sum of |y - median| over the sum of |y| (ND).
-    pub fn normalized_deviation(&self) -> f64 {
-        self.mean(|own, y| (quantile(own, 0.5, Quantile::Nearest) - y).abs()) / self.mean(|_, y| y.abs())
+    pub fn normalized_deviation(&self, rule: Quantile) -> f64 {
+        self.mae(rule) / self.mean(|_, y| y.abs())
+    }
+
+    /// Root of the mean of y^2.
+    pub fn target_rms(&self) -> f64 {
+        self.mean(|_, y| y * y).sqrt()
     }
 
     /// RMSE of the mean forecast over the mean of |y| (NRMSE).
@@ -192,8 +267,8 @@ impl Forecast {
     }
 
     fn mean(&self, value: impl Fn(&[f64], f64) -> f64) -> f64 {
-        let weighted: f64 = self.entries().map(|(own, y, mask)| mask * value(own, y)).sum();
-        weighted / self.mask.iter().sum::<f64>()
+        let weighted: f64 = self.counted().map(|(own, y, mask)| mask * value(own, y)).sum();
+        weighted / self.counted().map(|(_, _, mask)| mask).sum::<f64>()
     }
 }
 
@@ -253,6 +328,26 @@ pub fn energy_score([b, s, l, k]: [usize; 4], samples: &[f64], target: &[f64]) -
     (0..b).flat_map(|forecast| (0..l).map(move |time| (forecast, time))).map(of_entry).sum::<f64>() / (b * l) as f64
 }
 
+/// E|X - y| - E|X - X'| / 2 of sorted samples.
+fn energy_form(sorted: &[f64], y: f64, pairs: Pairs) -> f64 {
+    let s = sorted.len() as f64;
+    let to_target: f64 = sorted.iter().map(|x| (x - y).abs()).sum();
+    // The i-th is subtracted S - 1 - i times and added i times; every pair comes twice.
+    let weight = |i: usize| 2.0 * i as f64 - (s - 1.0);
+    let between: f64 = 2.0 * sorted.iter().enumerate().map(|(i, x)| weight(i) * x).sum::<f64>();
+    to_target / s - between / (2.0 * pairs.count(s))
+}
+
+/// The mean of |y_t - y_(t - period)| of every variable, over the steps with both values: the scale of MASE. NaN where
+/// there is no such step.
+pub fn seasonal_errors(rows: Rows<'_>, period: usize) -> Vec<f64> {
+    let of_variable = |variable: usize| {
+        let difference = |step: usize| (rows.at(step, variable) - rows.at(step - period, variable)).abs();
+        mean_of_finite((period..rows.len()).map(difference))
+    };
+    (0..rows.variables()).map(of_variable).collect()
+}
+
 fn quantile(sorted: &[f64], level: f64, rule: Quantile) -> f64 {
     let last = sorted.len() - 1;
     let place = last as f64 * level;
@@ -285,6 +380,26 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_count_may_be_missing() {
+        let samples = [1.0, 10.0, 3.0, 10.0];
+        let forecast = Forecast::new([1, 2, 1, 2], &samples, &[2.5, f64::NAN], Some(&[1.0, 0.0])).unwrap();
+        assert_eq!((forecast.mae(Quantile::Linear), forecast.scored(), forecast.samples()), (0.5, 1, 2));
+        assert_eq!(forecast.quantile_losses(&[0.5], Quantile::Linear), [0.5]);
+        assert_eq!(forecast.normalized_deviation(Quantile::Linear), 0.2);
+        let sum = |mask| Forecast::complete_sum_over_variables([1, 2, 1, 2], &samples, &[2.5, 10.0], mask).unwrap();
+        assert_eq!(sum(&[1.0, 1.0]).unwrap().mae(Quantile::Linear), 0.5);
+        assert!(sum(&[1.0, 0.0]).is_none());
+    }
+
+    #[test]
+    fn seasonal_errors_skip_what_is_missing() {
+        let rows = [1.0, 0.0, 2.0, f64::NAN, 4.0, 0.0, 1.0, f64::NAN];
+        let errors = seasonal_errors(Rows::new(&rows, 2, 0).unwrap(), 2);
+        assert_eq!(errors, [2.0, 0.0]);
+        assert!(seasonal_errors(Rows::new(&rows, 2, 0).unwrap(), 4)[0].is_nan());
+    }
+
+    #[test]
     fn by_hand() {
         // One forecast, three samples, one time, two variables.
         let samples = [1.0, 10.0, 3.0, 10.0, 2.0, 10.0];
@@ -304,6 +419,10 @@ mod tests {
         assert!((crps[0] - (2.5 / 3.0 - 2.0 / 3.0)).abs() < 1e-12 && crps[1].abs() < 1e-12);
         let half = Forecast::new([1, 3, 1, 2], &samples, &[2.5, 10.0], Some(&[1.0, 0.0])).unwrap();
         assert_eq!(half.mae(Quantile::Linear), 0.5);
+        assert_eq!(half.mean_energy_crps(Pairs::Different), crps[0]);
+        assert_eq!(forecast.variable(0).mae(Quantile::Linear), 0.5);
+        assert_eq!(half.scaled_energy_crps(Pairs::Different, &[2.0, 0.0]), crps[0] / 2.0);
+        assert_eq!(forecast.scaled_mae(&[0.25, 1.0], Quantile::Linear), 1.0);
         assert!(Forecast::new([1, 3, 1, 2], &samples[1..], &[2.5, 10.0], None).is_err());
     }
 }
