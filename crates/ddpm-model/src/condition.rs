@@ -43,6 +43,19 @@ impl Tokens {
         Self { states, mask: None, added: None }
     }
 
+    /// The tokens of these rows, `[R]`, in their order.
+    pub fn rows(&self, rows: Tensor<1, Int>) -> Self {
+        let added = |added: &AddedCondition| AddedCondition {
+            pooled: added.pooled.clone().select(0, rows.clone()),
+            sizes: added.sizes.clone().select(0, rows.clone()),
+        };
+        Self {
+            states: self.states.clone().select(0, rows.clone()),
+            mask: self.mask.as_ref().map(|mask| mask.clone().select(0, rows.clone())),
+            added: self.added.as_ref().map(added),
+        }
+    }
+
     /// The same tokens on another device.
     pub fn to_device(self, device: &Device) -> Self {
         Self {

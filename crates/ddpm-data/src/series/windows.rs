@@ -74,6 +74,8 @@ impl SeriesSet {
             classes: Vec::new(),
             units,
             series: Some(SeriesInfo::of(of_train, train)),
+            latent: false,
+            has_captions: false,
         };
         Self { info, series, steps, split }
     }
@@ -180,7 +182,7 @@ impl DataInfo {
             })
             .unzip();
         let window = Window { cells, covariates: self.covariates(series, start, length), index: series.index, start };
-        Example { values, label: None, window: Some(Box::new(window)) }
+        Example { values, label: None, window: Some(Box::new(window)), caption: None }
     }
 
     /// The covariates of the steps from `start` on, `[F, L]`, normalized.

@@ -50,7 +50,15 @@ fn info(variables: usize, index: Index, covariates: &[&str]) -> DataInfo {
         highest: vec![None; variables],
     };
     let units = Units { shift: vec![3.0; variables], scale: vec![2.0; variables] };
-    DataInfo { name: "any".into(), shape: vec![variables, 1], classes: Vec::new(), units, series: Some(series) }
+    DataInfo {
+        name: "any".into(),
+        shape: vec![variables, 1],
+        classes: Vec::new(),
+        units,
+        series: Some(series),
+        latent: false,
+        has_captions: false,
+    }
 }
 
 fn family_of(text: &str, data: DataInfo) -> TimeGradFamily {

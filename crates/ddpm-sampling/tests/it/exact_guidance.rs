@@ -263,6 +263,8 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         classes: Vec::new(),
         units: Units::identity(1),
         series: None,
+        latent: false,
+        has_captions: false,
     };
     let classes = Some(3);
     let guide = guide.map(|network| TrainedModel { classes, ..TrainedModel::new(network, &diffusion, &data) });

@@ -259,6 +259,8 @@ fn data(shape: &[usize]) -> DataInfo {
         classes: Vec::new(),
         units: Units::identity(shape[0]),
         series: None,
+        latent: false,
+        has_captions: false,
     }
 }
 

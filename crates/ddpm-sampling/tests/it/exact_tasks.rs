@@ -204,8 +204,15 @@ fn run(job: &SamplingJob, (classes, null): Classes) -> Result<Samples, JobError>
 fn toy() -> (Schedule, Diffusion, DataInfo) {
     let schedule = ScheduleConfig::Linear { steps: 100, beta_start: 1e-3, beta_end: 0.2 }.init().unwrap();
     let diffusion = GaussianDiffusion::new(schedule.clone(), Prediction::X0, Variance::FixedSmall);
-    let data =
-        DataInfo { name: "toy".into(), shape: vec![2], classes: Vec::new(), units: Units::identity(2), series: None };
+    let data = DataInfo {
+        name: "toy".into(),
+        shape: vec![2],
+        classes: Vec::new(),
+        units: Units::identity(2),
+        series: None,
+        latent: false,
+        has_captions: false,
+    };
     (schedule, diffusion.into(), data)
 }
 
