@@ -29,7 +29,7 @@ impl Mapper<Example, Example> for Binarize {
             values: example.values.iter().map(binary).collect(),
             label: example.label,
             window: None,
-            caption: example.caption,
+            caption: example.caption.clone(),
         }
     }
 }

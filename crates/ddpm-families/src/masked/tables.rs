@@ -65,7 +65,6 @@ impl Default for MaskedConfig {
     fn default() -> Self {
         Self {
             window: None,
-            caption: None,
             stride: 1,
             variables_per_item: None,
             masks: vec![MaskConfig::default()],
