@@ -18,7 +18,16 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 17] = [
     ("crates/ddpm-eval", &["ddpm-data", "ddpm-files", "ddpm-kernels"]),
     (
         "crates/ddpm-families",
-        &["ddpm-data", "ddpm-files", "ddpm-kernels", "ddpm-model", "ddpm-render", "ddpm-sampling", "ddpm-weights"],
+        &[
+            "ddpm-data",
+            "ddpm-files",
+            "ddpm-kernels",
+            "ddpm-model",
+            "ddpm-render",
+            "ddpm-sampling",
+            "ddpm-text",
+            "ddpm-weights",
+        ],
     ),
     // The programs are next to each other: neither knows the other.
     ("crates/ddpm-infer", BELOW_THE_PROGRAMS),
