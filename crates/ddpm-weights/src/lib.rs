@@ -8,6 +8,7 @@ mod dtype;
 mod error;
 mod find;
 mod load;
+pub mod lora;
 pub mod names;
 mod pickle;
 mod safetensors;

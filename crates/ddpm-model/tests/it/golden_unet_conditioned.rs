@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::sd_parts::Part;
 
-fn all() -> Vec<Part> {
+pub fn all() -> Vec<Part> {
     Part::all("UNet2DConditionModel")
 }
 
@@ -63,7 +63,7 @@ fn config(peer: &Value) -> UNetConfig {
     }
 }
 
-fn network(part: &Part, device: &Device) -> Network {
+pub fn network(part: &Part, device: &Device) -> Network {
     let config = config(&part.config());
     assert_eq!(config.problems(&[config.out_channels, config.sample_size, config.sample_size]), vec![]);
     let mut network = NetworkConfig::UNet(config).init(device);

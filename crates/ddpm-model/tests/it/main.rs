@@ -8,6 +8,7 @@ mod golden_ema;
 mod golden_gaussian;
 mod golden_hvae;
 mod golden_likelihood;
+mod golden_lora;
 mod golden_resample;
 mod golden_schedules;
 mod golden_sssd;
