@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each of them may depend on.
-const MAY_DEPEND_ON: [(&str, &[&str]); 16] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 17] = [
     ("crates/ddpm-features", &[]),
     ("crates/ddpm-kernels", &[]),
     ("crates/ddpm-model", &["ddpm-kernels"]),
@@ -12,12 +12,22 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 16] = [
     ("crates/ddpm-console", &[]),
     ("crates/ddpm-device", &["ddpm-features", "ddpm-kernels"]),
     ("crates/ddpm-render", &["ddpm-files"]),
+    ("crates/ddpm-text", &[]),
     ("crates/ddpm-weights", &["ddpm-data", "ddpm-model"]),
     ("crates/ddpm-sampling", &["ddpm-data", "ddpm-files", "ddpm-model", "ddpm-render"]),
     ("crates/ddpm-eval", &["ddpm-data", "ddpm-files", "ddpm-kernels"]),
     (
         "crates/ddpm-families",
-        &["ddpm-data", "ddpm-files", "ddpm-kernels", "ddpm-model", "ddpm-render", "ddpm-sampling", "ddpm-weights"],
+        &[
+            "ddpm-data",
+            "ddpm-files",
+            "ddpm-kernels",
+            "ddpm-model",
+            "ddpm-render",
+            "ddpm-sampling",
+            "ddpm-text",
+            "ddpm-weights",
+        ],
     ),
     // The programs are next to each other: neither knows the other.
     ("crates/ddpm-infer", BELOW_THE_PROGRAMS),
@@ -38,11 +48,12 @@ const BELOW_THE_PROGRAMS: &[&str] = &[
     "ddpm-model",
     "ddpm-render",
     "ddpm-sampling",
+    "ddpm-text",
     "ddpm-weights",
 ];
 
 /// Crates whose tests need no Burn.
-const WITHOUT_BURN: [&str; 3] = ["crates/ddpm-files", "crates/ddpm-console", "crates/ddpm-render"];
+const WITHOUT_BURN: [&str; 4] = ["crates/ddpm-files", "crates/ddpm-console", "crates/ddpm-render", "crates/ddpm-text"];
 
 /// What would give the mathematics a world outside, or a memory.
 const OUTSIDE: [&str; 10] = [

@@ -25,7 +25,12 @@ impl Mapper<Example, Example> for Binarize {
             true => 1.0,
             false => -1.0,
         };
-        Example { values: example.values.iter().map(binary).collect(), label: example.label, window: None }
+        Example {
+            values: example.values.iter().map(binary).collect(),
+            label: example.label,
+            window: None,
+            caption: example.caption.clone(),
+        }
     }
 }
 
@@ -46,7 +51,7 @@ mod tests {
         for white in 1..=255_u8 {
             let example = binarized(all.clone(), f64::from(white) / 255.0).get(0).unwrap();
             let expected: Vec<f32> = (0..=255).map(|byte| if byte >= white { 1.0 } else { -1.0 }).collect();
-            assert_eq!(example, Example { values: expected, label: Some(3), window: None });
+            assert_eq!(example, Example { values: expected, label: Some(3), window: None, caption: None });
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) fn open(config: &Cifar10Config, split: Split) -> Result<OpenData, Dat
             classes: CLASSES.map(String::from).into(),
             units: Units::identity(CHANNELS),
             series: None,
+            latent: false,
+            has_captions: false,
         },
         items: byte_images(images),
         skipped: Vec::new(),

@@ -32,10 +32,19 @@ pub(crate) fn open(config: &CsvConfig, split: Split) -> Result<OpenData, DataErr
             values: (0..2).map(|k| units.value(k, point[k]) as f32).collect(),
             label: None,
             window: None,
+            caption: None,
         })
         .collect();
     Ok(OpenData {
-        info: DataInfo { name: "csv".into(), shape: vec![2], classes: Vec::new(), units, series: None },
+        info: DataInfo {
+            name: "csv".into(),
+            shape: vec![2],
+            classes: Vec::new(),
+            units,
+            series: None,
+            latent: false,
+            has_captions: false,
+        },
         items: Arc::new(InMemDataset::new(items)),
         skipped: Vec::new(),
         series: None,

@@ -42,6 +42,8 @@ pub(crate) fn open(config: &DigitsConfig, split: Split) -> Result<OpenData, Data
             classes: (0..CLASSES).map(|class| class.to_string()).collect(),
             units: Units::identity(1),
             series: None,
+            latent: false,
+            has_captions: false,
         },
         items: Arc::new(InMemDataset::new(items)),
         skipped: Vec::new(),
@@ -98,6 +100,7 @@ fn parse(text: &str) -> Result<Vec<Example>, DataError> {
                         values: pixels.iter().map(|&pixel| f32::from(pixel) / 8.0 - 1.0).collect(),
                         label: Some(class.into()),
                         window: None,
+                        caption: None,
                     })
                 }
                 _ => Err(fault()),

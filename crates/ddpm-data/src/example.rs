@@ -16,6 +16,8 @@ pub struct Example {
     pub label: Option<usize>,
     /// What else there is to know of a window of a series.
     pub window: Option<Box<Window>>,
+    /// What an image shows, in words.
+    pub caption: Option<Box<str>>,
 }
 
 /// What all items of a dataset have in common; a snapshot carries it along.
@@ -33,9 +35,24 @@ pub struct DataInfo {
     /// What series have in common besides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<SeriesInfo>,
+    /// Whether the items are latents of an autoencoder: their values have no bounds, whatever their shape.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub latent: bool,
+    /// Whether the items have captions.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub has_captions: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl DataInfo {
+    /// Whether the items are images of 8 bits, `[C, H, W]`, as the network sees them between -1 and 1.
+    pub fn is_image(&self) -> bool {
+        self.shape.len() == 3 && !self.latent
+    }
+
     /// How many values an item has.
     pub fn values_per_item(&self) -> usize {
         self.shape.iter().product()
@@ -155,6 +172,8 @@ mod tests {
             classes: Vec::new(),
             units: units.clone(),
             series: None,
+            latent: false,
+            has_captions: false,
         };
         let values = vec![2.0, 2.0, 0.0, 1.0];
         // Two points, and two channels of two values.
@@ -173,6 +192,8 @@ mod tests {
             classes: Vec::new(),
             units: Units::identity(1),
             series: None,
+            latent: false,
+            has_captions: false,
         };
         assert_eq!(info.classes_in_short(), "none");
         info.classes = ["a", "b\n"].map(String::from).to_vec();

@@ -123,6 +123,8 @@ impl Images {
             classes: self.classes.clone(),
             units: Units::identity(channels),
             series: None,
+            latent: false,
+            has_captions: false,
         }
     }
 
@@ -144,7 +146,7 @@ impl Dataset<Example> for Images {
     fn get(&self, index: usize) -> Result<Example, DatasetError> {
         let pixels = self.pixels(index).map_err(DatasetError::new)?;
         let label = self.labels.as_ref().map(|labels| labels[index] as usize);
-        Ok(Example { values: values_of_bytes(&pixels), label, window: None })
+        Ok(Example { values: values_of_bytes(&pixels), label, window: None, caption: None })
     }
 
     fn len(&self) -> usize {

@@ -347,6 +347,7 @@ mod tests {
             values: vec![item as f32, item as f32 + 0.5],
             label: Some(item % 3),
             window: None,
+            caption: None,
         });
         data(Arc::new(InMemDataset::new(items.collect())), flip)
     }
@@ -359,6 +360,8 @@ mod tests {
                 classes: Vec::new(),
                 units: Units::identity(1),
                 series: None,
+                latent: false,
+                has_captions: false,
             },
             items,
             skipped: Vec::new(),
@@ -398,7 +401,7 @@ mod tests {
             if index.is_multiple_of(2) {
                 thread::sleep(Duration::from_millis(1));
             }
-            Ok(Example { values: vec![index as f32; 2], label: None, window: None })
+            Ok(Example { values: vec![index as f32; 2], label: None, window: None, caption: None })
         }
 
         fn len(&self) -> usize {
@@ -478,7 +481,8 @@ mod tests {
 
     #[test]
     fn changes_and_their_labels_follow_the_place() {
-        let items = (0..5).map(|item| Example { values: vec![item as f32; 64], label: None, window: None });
+        let items =
+            (0..5).map(|item| Example { values: vec![item as f32; 64], label: None, window: None, caption: None });
         let mut data = data(Arc::new(InMemDataset::new(items.collect())), Flip::Never);
         data.info.shape = vec![1, 8, 8];
         let plain = loader(&data, 4).between(0, 40);
@@ -546,7 +550,7 @@ mod tests {
 
     #[test]
     fn items_of_another_size_are_an_error() {
-        let items = vec![Example { values: vec![0.0; 3], label: None, window: None }];
+        let items = vec![Example { values: vec![0.0; 3], label: None, window: None, caption: None }];
         let data = data(Arc::new(InMemDataset::new(items)), Flip::Never);
         let loader = loader(&data, 1);
         let error = loader.iter().next().unwrap().unwrap_err();

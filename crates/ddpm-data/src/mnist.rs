@@ -70,6 +70,8 @@ pub(crate) fn open(
             classes: classes.map(String::from).into(),
             units: Units::identity(1),
             series: None,
+            latent: false,
+            has_captions: false,
         },
         items: byte_images(images),
         skipped: Vec::new(),

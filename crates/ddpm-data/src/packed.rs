@@ -252,7 +252,7 @@ impl Dataset<Example> for Mapped {
     fn get(&self, index: usize) -> Result<Example, DatasetError> {
         let pixels = &self.map[self.start + index * self.width..][..self.width];
         let label = self.labels.as_ref().map(|labels| labels[index] as usize);
-        Ok(Example { values: values_of_bytes(pixels), label, window: None })
+        Ok(Example { values: values_of_bytes(pixels), label, window: None, caption: None })
     }
 
     fn len(&self) -> usize {

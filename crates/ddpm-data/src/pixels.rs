@@ -33,7 +33,7 @@ struct BytesToValues;
 
 impl Mapper<ByteImage, Example> for BytesToValues {
     fn map(&self, image: &ByteImage) -> Example {
-        Example { values: values_of_bytes(&image.pixels), label: Some(image.label), window: None }
+        Example { values: values_of_bytes(&image.pixels), label: Some(image.label), window: None, caption: None }
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) fn open(shape: Shape, config: &PointsConfig, name: &str, split: Split
             classes: Vec::new(),
             units: Units::identity(2),
             series: None,
+            latent: false,
+            has_captions: false,
         },
         items: Arc::new(Points { shape, count: config.count, seed: config.seed.unwrap_or(seed), stream }),
         skipped: Vec::new(),
@@ -70,7 +72,7 @@ impl Dataset<Example> for Points {
         let point = self.shape.draw(&mut rng(self.seed, self.stream, index as u64));
         let (centre, std) = self.shape.center_and_std();
         let values = (0..2).map(|k| ((point[k] - centre[k]) / std * STD) as f32).collect();
-        Ok(Example { values, label: None, window: None })
+        Ok(Example { values, label: None, window: None, caption: None })
     }
 
     fn len(&self) -> usize {

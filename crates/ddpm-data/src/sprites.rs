@@ -86,6 +86,8 @@ pub(crate) fn open(split: Split) -> OpenData {
             classes: SHAPES.map(String::from).to_vec(),
             units: Units::identity(1),
             series: None,
+            latent: false,
+            has_captions: false,
         },
         items: byte_images(sprites_of(split).into_iter().map(image).collect()),
         skipped: Vec::new(),

@@ -7,6 +7,7 @@ pub mod diffusion;
 pub mod family;
 pub mod hvae;
 mod items;
+pub mod latent;
 pub mod loss_sum;
 pub mod masked;
 pub mod parameters;

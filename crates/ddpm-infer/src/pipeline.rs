@@ -35,7 +35,7 @@ use ddpm_sampling::samplers::SamplerOptions;
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("snapshot");
 /// # let units = Units::identity(2);
-/// # let data = DataInfo { name: "points".into(), shape: vec![2], classes: vec![], units, series: None };
+/// # let data = DataInfo { name: "points".into(), shape: vec![2], classes: vec![], units, series: None, latent: false, has_captions: false };
 /// # let network = NetworkConfig::PointMlp(Default::default()).with_io(&data.shape, 2);
 /// # let source = ddpm_data::DataConfig::Digits(Default::default());
 /// # let config = SnapshotConfig::new(network.clone(), DiffusionConfig::default(), data, source, "points");

@@ -25,6 +25,8 @@ operations! {
     Conv1Weight => "convolution 1x1, gradient of the weight",
     NormForward => "group norm and SiLU",
     NormBackward => "group norm and SiLU, gradients",
+    LayerNorm => "layer norm",
+    LayerNormBackward => "layer norm, gradients",
     Dense => "dense layers",
     DenseBackward => "dense layers, gradients",
     ConvForward => "convolution with a stride",

@@ -8,9 +8,10 @@
 //! | file | what is in it |
 //! | --- | --- |
 //! | `group_norm.rs` | [`norm_silu`], [`norm_scale_shift_silu`] and [`group_norm`]: when the kernel is used, and the fallback |
+//! | `layer_norm.rs` | [`layer_norm`], [`modulated_layer_norm`]: the same, on flex |
 //! | `conv.rs` | [`conv2d`]: the same |
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
-//! | `dense.rs`, `attention.rs` | [`dense`], [`dense_channels`]; [`attention`]: the same |
+//! | `dense.rs`, `attention.rs` | [`dense`], [`dense_channels`]; [`attention`], [`biased_attention`]: the same |
 //! | `channels.rs`, `sum.rs`, `gelu.rs` | [`concat()`], [`shift`], [`add`], [`gelu`]: the same |
 //! | `encoder.rs`, `residual.rs`, `sequence.rs`, `recurrent.rs`, `wavenet.rs` | parts of networks for time series, several layers each: None where there is no kernel, for the network to do layer by layer |
 //! | `fused.rs` | these as Burn sees them, whatever their number of inputs |
@@ -52,6 +53,7 @@ mod flex;
 mod fused;
 mod gelu;
 mod group_norm;
+mod layer_norm;
 #[cfg(feature = "flex")]
 mod output;
 mod pool;
@@ -73,13 +75,14 @@ mod torch;
 mod wavenet;
 pub mod weights;
 
-pub use attention::attention;
+pub use attention::{attention, biased_attention};
 pub use channels::{concat, shift};
 pub use conv::{conv2d, conv2d_relu};
 pub use dense::{dense, dense_channels};
 pub use encoder::{EncoderLayer, encoder_layer};
 pub use gelu::gelu;
 pub use group_norm::{group_norm, norm_scale_shift_silu, norm_silu};
+pub use layer_norm::{layer_norm, modulated_layer_norm};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use precision::Precision;
 pub use recurrent::gated_recurrence;

@@ -245,7 +245,9 @@ impl CustomModule {
         let classes = match condition {
             _ if classes == 0 => None,
             Condition::Class(classes) => Some(classes.clone()),
-            Condition::None => self.extra.config.io.null_class().map(|null| Tensor::full([rows], null as i64, &device)),
+            Condition::None | Condition::Tokens(_) => {
+                self.extra.config.io.null_class().map(|null| Tensor::full([rows], null as i64, &device))
+            }
         };
         let y = self.extra.config.keys.forward(self, x_t, t, classes);
         let (kind, expected) = (self.extra.config.kind(), [rows, out_channels, height, width]);

@@ -105,8 +105,8 @@ pub(crate) fn class_features(
 ) -> Option<Tensor<2>> {
     let classes = match (condition, null_class) {
         (Condition::Class(classes), _) => classes.clone(),
-        (Condition::None, Some(null)) => Tensor::full([batch], null as i64, device),
-        (Condition::None, None) => {
+        (Condition::None | Condition::Tokens(_), Some(null)) => Tensor::full([batch], null as i64, device),
+        (Condition::None | Condition::Tokens(_), None) => {
             debug_assert!(false, "this network has no null class: every row needs a class");
             return None;
         }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::condition::Condition;
 use crate::custom::{CustomConfig, CustomModule};
+use crate::dit::{DiT, DiTConfig};
 use crate::pass::Pass;
 use crate::point_mlp::{PointMlp, PointMlpConfig};
 use crate::unet::{UNet, UNetConfig};
@@ -18,6 +19,9 @@ pub enum NetworkConfig {
     /// A U-Net, for images.
     #[serde(rename = "unet")]
     UNet(UNetConfig),
+    /// A diffusion transformer, for images.
+    #[serde(rename = "dit")]
+    DiT(DiTConfig),
     /// A multi-layer perceptron, for points.
     PointMlp(PointMlpConfig),
     /// A network that is defined elsewhere, and read by whoever knows its kind.
@@ -32,10 +36,13 @@ impl Serialize for NetworkConfig {
         enum Known<'a> {
             #[serde(rename = "unet")]
             UNet(&'a UNetConfig),
+            #[serde(rename = "dit")]
+            DiT(&'a DiTConfig),
             PointMlp(&'a PointMlpConfig),
         }
         match self {
             Self::UNet(config) => Known::UNet(config).serialize(serializer),
+            Self::DiT(config) => Known::DiT(config).serialize(serializer),
             Self::PointMlp(config) => Known::PointMlp(config).serialize(serializer),
             Self::Custom(config) => config.serialize(serializer),
         }
@@ -88,13 +95,14 @@ fn list(problems: &[Problem]) -> String {
 
 impl NetworkConfig {
     /// The kinds of the networks that are defined here.
-    pub const KINDS: [&'static str; 2] = ["unet", "point-mlp"];
+    pub const KINDS: [&'static str; 3] = ["unet", "point-mlp", "dit"];
 
     /// Its `kind`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::UNet(_) => Self::KINDS[0],
             Self::PointMlp(_) => Self::KINDS[1],
+            Self::DiT(_) => Self::KINDS[2],
             Self::Custom(config) => config.kind(),
         }
     }
@@ -109,6 +117,11 @@ impl NetworkConfig {
         };
         match (&mut self, data_shape) {
             (Self::UNet(config), &[channels, height, _width]) => {
+                fill(&mut config.in_channels, channels);
+                fill(&mut config.out_channels, out_channels);
+                fill(&mut config.sample_size, height);
+            }
+            (Self::DiT(config), &[channels, height, _width]) => {
                 fill(&mut config.in_channels, channels);
                 fill(&mut config.out_channels, out_channels);
                 fill(&mut config.sample_size, height);
@@ -128,7 +141,7 @@ impl NetworkConfig {
     pub fn augment_dim(&self) -> usize {
         match self {
             Self::UNet(config) => config.augment_dim,
-            Self::PointMlp(_) | Self::Custom(_) => 0,
+            Self::DiT(_) | Self::PointMlp(_) | Self::Custom(_) => 0,
         }
     }
 
@@ -147,6 +160,7 @@ impl NetworkConfig {
     pub fn validate(&self, data_shape: &[usize]) -> Result<(), NetworkError> {
         let problems = match self {
             Self::UNet(config) => config.problems(data_shape),
+            Self::DiT(config) => config.problems(data_shape),
             Self::PointMlp(config) => config.problems(data_shape),
             Self::Custom(config) => config.problems(data_shape),
         };
@@ -157,6 +171,7 @@ impl NetworkConfig {
     pub fn io(&self) -> [usize; 2] {
         match self {
             Self::UNet(config) => [config.in_channels, config.out_channels],
+            Self::DiT(config) => [config.in_channels, config.out_channels],
             Self::PointMlp(config) => [config.in_dims, config.out_dims],
             Self::Custom(config) => [config.io.in_channels, config.io.out_channels],
         }
@@ -168,6 +183,7 @@ impl NetworkConfig {
     pub fn init(&self, device: &Device) -> Network {
         match self {
             Self::UNet(config) => Network::UNet(config.init(device)),
+            Self::DiT(config) => Network::DiT(config.init(device)),
             Self::PointMlp(config) => Network::PointMlp(config.init(device)),
             Self::Custom(config) => Network::Custom(config.init(device)),
         }
@@ -177,6 +193,7 @@ impl NetworkConfig {
     pub fn num_classes(&self) -> usize {
         match self {
             Self::UNet(config) => config.classes,
+            Self::DiT(config) => config.classes,
             Self::PointMlp(config) => config.classes,
             Self::Custom(config) => config.io.classes,
         }
@@ -186,6 +203,7 @@ impl NetworkConfig {
     pub fn with_classes(mut self, classes: usize) -> Self {
         match &mut self {
             Self::UNet(config) => config.classes = classes,
+            Self::DiT(config) => config.classes = classes,
             Self::PointMlp(config) => config.classes = classes,
             Self::Custom(config) => config.io.classes = classes,
         }
@@ -196,6 +214,7 @@ impl NetworkConfig {
     pub fn null_class(&self) -> Option<usize> {
         match self {
             Self::UNet(config) => config.null_class(),
+            Self::DiT(config) => config.null_class(),
             Self::PointMlp(config) => config.null_class(),
             Self::Custom(config) => config.io.null_class(),
         }
@@ -205,7 +224,7 @@ impl NetworkConfig {
     pub fn has_dropout(&self) -> bool {
         match self {
             Self::UNet(config) => config.dropout > 0.0,
-            Self::PointMlp(_) => false,
+            Self::DiT(_) | Self::PointMlp(_) => false,
             Self::Custom(config) => config.has_dropout(),
         }
     }
@@ -216,6 +235,8 @@ impl NetworkConfig {
         let kept = match (self, data_shape) {
             (Self::UNet(config), &[_, height, width]) => config.kept_values(height, width),
             (Self::UNet(config), _) => config.kept_values(config.sample_size, config.sample_size),
+            (Self::DiT(config), &[_, height, width]) => config.kept_values(height, width),
+            (Self::DiT(config), _) => config.kept_values(config.sample_size, config.sample_size),
             (Self::PointMlp(config), _) => config.kept_values(),
             (Self::Custom(config), _) => {
                 let [height, width] = config.io.size;
@@ -270,6 +291,8 @@ impl MemoryEstimate {
 pub enum Network {
     /// A U-Net for images.
     UNet(UNet),
+    /// A diffusion transformer for images.
+    DiT(DiT),
     /// A multi-layer perceptron for points.
     PointMlp(PointMlp),
     /// A network that is defined elsewhere.
@@ -284,7 +307,7 @@ impl Network {
     ///
     /// # Shapes
     ///
-    /// `x_t` is `[B, C, H, W]` for a U-Net and `[B, D]` for a point network, `t` is `[B]`; the output is that of `x_t`, with
+    /// `x_t` is `[B, C, H, W]` for a U-Net or a DiT and `[B, D]` for a point network, `t` is `[B]`; the output is that of `x_t`, with
     /// the channels that the config has out.
     ///
     /// ```
@@ -319,6 +342,11 @@ impl Network {
                 let shape = y.shape();
                 y.reshape::<D, _>(shape)
             }
+            Self::DiT(network) => {
+                let y = network.forward_in(x_t.reshape::<4, _>(shape), t, condition, pass);
+                let shape = y.shape();
+                y.reshape::<D, _>(shape)
+            }
             Self::PointMlp(network) => {
                 // A point of any rank is one of N coordinates.
                 let [rows, width] = [shape[0], shape.as_slice()[1..].iter().product()];
@@ -349,6 +377,7 @@ impl Network {
     pub fn set_precision(&mut self, precision: Precision) {
         match self {
             Self::UNet(network) => network.precision = precision,
+            Self::DiT(network) => network.precision = precision,
             Self::PointMlp(network) => network.precision = precision,
             Self::Custom(network) => network.set_precision(precision),
         }
@@ -358,6 +387,7 @@ impl Network {
     pub fn precision(&self) -> Precision {
         match self {
             Self::UNet(network) => network.precision,
+            Self::DiT(network) => network.precision,
             Self::PointMlp(network) => network.precision,
             Self::Custom(network) => network.extra.precision,
         }
@@ -372,7 +402,13 @@ impl Network {
                     .then(|| format!("it has {} channels in", config.in_channels))
                     .or_else(|| config.size_problem(height, width))
             }
-            (Self::UNet(_), _) => Some("it takes [batch, channels, height, width]".into()),
+            (Self::DiT(network), &[_, channels, height, width]) => {
+                let config = network.config();
+                (channels != config.in_channels)
+                    .then(|| format!("it has {} channels in", config.in_channels))
+                    .or_else(|| config.size_problem(height, width))
+            }
+            (Self::UNet(_) | Self::DiT(_), _) => Some("it takes [batch, channels, height, width]".into()),
             (Self::PointMlp(network), &[_, dims, ref rest @ ..]) if rest.iter().all(|&axis| axis == 1) => {
                 let expected = network.config().in_dims;
                 (dims != expected).then(|| format!("it takes points of {expected} coordinates"))
@@ -390,6 +426,7 @@ impl Network {
     pub fn num_classes(&self) -> usize {
         match self {
             Self::UNet(network) => network.config().classes,
+            Self::DiT(network) => network.config().classes,
             Self::PointMlp(network) => network.config().classes,
             Self::Custom(network) => network.extra.config.io.classes,
         }
@@ -399,6 +436,7 @@ impl Network {
     pub fn null_class(&self) -> Option<usize> {
         match self {
             Self::UNet(network) => network.config().null_class(),
+            Self::DiT(network) => network.config().null_class(),
             Self::PointMlp(network) => network.config().null_class(),
             Self::Custom(network) => network.extra.config.io.null_class(),
         }
@@ -446,6 +484,24 @@ mod tests {
             let error = network.check_input(&shape).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn a_diffusion_transformer_is_a_network_like_the_others() {
+        let config: NetworkConfig =
+            serde_json::from_str(r#"{"kind": "dit", "hidden_size": 8, "heads": 2, "depth": 1}"#).unwrap();
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<NetworkConfig>(&text).unwrap(), config);
+        let config = config.with_io(&[1, 8, 8], 2).with_classes(3);
+        assert_eq!(config.validate(&[1, 8, 8]), Ok(()));
+        assert_eq!((config.kind(), config.io(), config.null_class()), ("dit", [1, 2], Some(3)));
+        let network = config.init(&Device::default()).in_precision(Precision::Bf16);
+        assert_eq!(network.precision(), Precision::Bf16);
+        assert!(network.check_input(&[1, 1, 8, 7]).unwrap_err().to_string().contains("multiples of 2"));
+        let device = Device::default();
+        let x = Tensor::<4>::random([2, 1, 8, 8], Distribution::Default, &device);
+        assert_eq!(network.forward(x, Tensor::zeros([2], &device), &Condition::None).dims(), [2, 2, 8, 8]);
+        assert!(config.memory_estimate(1, &[1, 8, 8], 2).activations > 0);
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub const USUAL_BATCH: usize = 128;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let schedule = ScheduleConfig::default().init()?;
 /// let diffusion = GaussianDiffusion::new(schedule, Prediction::Eps, Variance::FixedSmall).into();
-/// let data = DataInfo { name: "gray".into(), shape: vec![1, 8, 8], classes: vec![], units: Units::identity(1), series: None };
+/// let data = DataInfo { name: "gray".into(), shape: vec![1, 8, 8], classes: vec![], units: Units::identity(1), series: None, latent: false, has_captions: false };
 /// let model = TrainedModel::new(&AllNoise, &diffusion, &data);
 ///
 /// let sampler = Sampler::new("ddim", SamplerOptions::default())?;
@@ -541,7 +541,7 @@ impl SamplingJob {
             Generator::Torch => 4,
         };
         // Pictures have three channels of bytes.
-        let picture = if is_image(&data.shape) { 3 * data.shape[1..].iter().product::<usize>() } else { 0 };
+        let picture = if data.is_image() { 3 * data.shape[1..].iter().product::<usize>() } else { 0 };
         size_of::<f32>() * arrays * values + picture + size_of::<Option<usize>>()
     }
 
@@ -681,7 +681,7 @@ struct Denoising<const D: usize> {
 
 /// The clipping of x_0 that suits the data: images lie in [-1, 1], other data have no bounds.
 pub fn clip_for(data: &DataInfo) -> Clip {
-    if is_image(&data.shape) { Clip::Unit } else { Clip::None }
+    if data.is_image() { Clip::Unit } else { Clip::None }
 }
 
 /// The condition of rows with these labels; none unless all have one.
@@ -711,12 +711,8 @@ fn frame_steps(frames: usize, steps: usize) -> Vec<usize> {
 
 /// How many samples of a batch, from its first, are among the animated ones.
 fn animated(batch: &Range<usize>, item: &[usize]) -> usize {
-    let limit = if is_image(item) { ANIMATED_IMAGES } else { ANIMATED_POINTS };
+    let limit = if item.len() == 3 { ANIMATED_IMAGES } else { ANIMATED_POINTS };
     limit.saturating_sub(batch.start).min(batch.len())
-}
-
-fn is_image(item: &[usize]) -> bool {
-    item.len() == 3
 }
 
 fn on_host<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, JobError> {
@@ -726,7 +722,7 @@ fn on_host<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, JobError> {
 /// Values on the host, images clamped to [-1, 1], everything in the units of the data.
 fn in_units<const D: usize>(x: Tensor<D>, data: &DataInfo) -> Result<Vec<f32>, JobError> {
     let mut values = on_host(x)?;
-    if is_image(&data.shape) {
+    if data.is_image() {
         values.iter_mut().for_each(|value| *value = value.clamp(-1.0, 1.0));
     }
     Ok(data.in_data_units(values))

@@ -6,6 +6,7 @@ pub mod levels;
 pub mod likelihood;
 pub mod noise;
 pub mod plan;
+pub mod prompts;
 pub mod samplers;
 pub mod steps;
 pub mod tasks;

@@ -206,6 +206,8 @@ mod tests {
             classes: Vec::new(),
             units: Units::identity(2),
             series: None,
+            latent: false,
+            has_captions: false,
         };
         let family = DiffusionFamily::new(tables, Origin { experiment: "test".into(), data, source: None }).unwrap();
         TrainModel::new(AnyModule::new(net), Arc::new(family))

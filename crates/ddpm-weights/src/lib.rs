@@ -8,6 +8,7 @@ mod dtype;
 mod error;
 mod find;
 mod load;
+pub mod lora;
 pub mod names;
 mod pickle;
 mod safetensors;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub use dtype::Dtype;
 pub use error::{Fault, WeightsError};
-pub use load::{faults, load_entries, load_into, load_own_names};
+pub use load::{faults, load_clip_text, load_dit, load_entries, load_into, load_own_names};
 pub use names::{QkvOrder, Scheme};
 pub use stored::StoredTensor;
 

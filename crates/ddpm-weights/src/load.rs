@@ -6,9 +6,11 @@ use std::ops::Range;
 use burn::store::burn_pack::{Error as PackError, Tensor as PackTensor};
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, bridge};
 use burn::tensor::{DType, Shape, TensorData};
+use ddpm_model::dit::DiT;
 use ddpm_model::network::Network;
+use ddpm_model::text::ClipText;
 
-use super::names::{Entry, Scheme};
+use super::names::{DiTNames, Entry, Scheme};
 use super::{Fault, StoredTensor, Weights, WeightsError};
 
 /// Replaces all parameters of the network by the weights, which are named by `scheme`, in `f32`.
@@ -29,6 +31,31 @@ pub fn load_into(network: &mut Network, weights: &Weights, scheme: Scheme) -> Re
 pub fn load_own_names<M: ModuleSnapshot>(module: &mut M, weights: &Weights) -> Result<(), WeightsError> {
     let entries = own_entries(module);
     load_entries(module, weights, &entries)
+}
+
+/// Replaces all parameters of CLIP's text encoder by the weights, whose names begin with `text_model.` in most files and not in
+/// those of recent transformers. The places of the tokens, which old files hold though they are the numbers from 0, are
+/// ignored.
+pub fn load_clip_text(encoder: &mut ClipText, weights: Weights) -> Result<(), WeightsError> {
+    const PREFIX: &str = "text_model.";
+    let weights = weights.without(|name| name.ends_with("embeddings.position_ids"));
+    let mut entries = own_entries(encoder);
+    if !weights.tensors().keys().any(|name| name.starts_with(PREFIX)) {
+        for entry in &mut entries {
+            entry.theirs = entry.ours.strip_prefix(PREFIX).unwrap_or(&entry.ours).to_string();
+        }
+    }
+    load_entries(encoder, &weights, &entries)
+}
+
+/// Replaces all parameters of a diffusion transformer by the weights, under the names of diffusers or of the original code, whose
+/// table of positions is ignored: it is computed.
+pub fn load_dit(network: &mut DiT, weights: Weights) -> Result<(), WeightsError> {
+    let weights = weights.without(|name| name == "pos_embed");
+    let is_original = weights.tensors().contains_key("x_embedder.proj.weight");
+    let names = if is_original { DiTNames::Original } else { DiTNames::Diffusers };
+    let entries = names.entries(network.config());
+    load_entries(network, &weights, &entries)
 }
 
 /// As [`load_into`], for any module: `entries` lists its parameters and where they come from.

@@ -17,7 +17,7 @@ const LARGEST_HEADER: u64 = 64 << 20;
 #[derive(Deserialize)]
 struct Header {
     #[serde(rename = "__metadata__", default)]
-    _metadata: BTreeMap<String, String>,
+    metadata: BTreeMap<String, String>,
     #[serde(flatten)]
     tensors: BTreeMap<String, Entry>,
 }
@@ -29,8 +29,13 @@ struct Entry {
     data_offsets: [u64; 2],
 }
 
-/// The tensors of a file, whose header must account for each of its bytes once.
-pub(super) fn open(path: &Path) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
+/// What the header of a file says besides its tensors.
+pub(super) fn metadata(path: &Path) -> Result<BTreeMap<String, String>, WeightsError> {
+    Ok(read_header(path)?.0.metadata)
+}
+
+/// The header of a file, the place where its values begin, and its size.
+fn read_header(path: &Path) -> Result<(Header, u64, u64), WeightsError> {
     let io = |error| WeightsError::Io { path: path.to_path_buf(), error };
     let broken = |reason: String| WeightsError::broken(path, reason);
     let mut file = File::open(path).map_err(io)?;
@@ -43,9 +48,15 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, StoredTensor>, Weight
     }
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(io)?;
-    let header: Header =
+    let header =
         serde_json::from_slice(&header).map_err(|error| broken(format!("its safetensors header is wrong: {error}")))?;
+    Ok((header, length + 8, size))
+}
 
+/// The tensors of a file, whose header must account for each of its bytes once.
+pub(super) fn open(path: &Path) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
+    let broken = |reason: String| WeightsError::broken(path, reason);
+    let (header, begin, size) = read_header(path)?;
     let mut places: Vec<_> = header.tensors.iter().map(|(name, entry)| (entry.data_offsets, name)).collect();
     places.sort_unstable();
     let mut end = 0;
@@ -55,7 +66,7 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, StoredTensor>, Weight
         }
         end = last;
     }
-    let expected = (length + 8).saturating_add(end);
+    let expected = begin.saturating_add(end);
     if expected != size {
         return Err(broken(format!("the file has {size} bytes, but its header accounts for {expected}")));
     }
@@ -67,7 +78,7 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, StoredTensor>, Weight
             .ok_or_else(|| wrong(format!("values of type {} are not read here", entry.dtype)))?;
         let [first, last] = entry.data_offsets;
         let bytes = (last - first) as usize;
-        let storage = Storage { file: file.clone(), dtype, start: length + 8 + first, len: bytes / dtype.size() };
+        let storage = Storage { file: file.clone(), dtype, start: begin + first, len: bytes / dtype.size() };
         let tensor = storage.tensor(&entry.shape, 0, None).map_err(wrong)?;
         if tensor.len() * dtype.size() != bytes {
             return Err(wrong(format!("shape {:?} of {dtype} does not take the {bytes} bytes it has", entry.shape)));

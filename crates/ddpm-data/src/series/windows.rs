@@ -76,6 +76,8 @@ impl SeriesSet {
             classes: Vec::new(),
             units,
             series: Some(SeriesInfo::of(of_train, train)),
+            latent: false,
+            has_captions: false,
         };
         Self { info, series, steps, split }
     }
@@ -187,7 +189,7 @@ impl DataInfo {
         let covariates = self.covariates(series, start, length);
         let statics = self.series.as_ref().map(|info| info.statics(series)).unwrap_or_default();
         let window = Window { cells, covariates, statics, index: series.index, start };
-        Example { values, label: None, window: Some(Box::new(window)) }
+        Example { values, label: None, window: Some(Box::new(window)), caption: None }
     }
 
     /// The covariates of the steps from `start` on, `[F, L]`, normalized.

@@ -21,7 +21,7 @@ use crate::snapshot::{SnapshotConfig, SnapshotError};
 /// The weights of a network.
 pub const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 const INDEX: &str = "model_index.json";
-pub(super) const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 const SCHEDULER: &str = "scheduler_config.json";
 /// No file of settings comes near this; a larger one is refused before memory is taken.
 const LARGEST_FILE: u64 = 64 << 20;
@@ -125,6 +125,8 @@ impl Layout {
             classes: (0..config.classes).map(|class| class.to_string()).collect(),
             units: Units::identity(config.in_channels),
             series: None,
+            latent: false,
+            has_captions: false,
         };
         let name = name.unwrap_or_else(|| "UNet2DModel".into());
         let network = NetworkConfig::UNet(config);

@@ -148,6 +148,7 @@ pub fn read(json: &Value) -> Result<UNetFile, DiffusersError> {
         classes: keys.whole("num_class_embeds", Some(0), MOST_CLASSES)?,
         null_class: false,
         augment_dim: 0,
+        cross_attention: None,
     };
     let shape = [config.in_channels, size[0], size[1]];
     NetworkConfig::UNet(config.clone()).validate(&shape)?;
@@ -158,6 +159,9 @@ pub fn read(json: &Value) -> Result<UNetFile, DiffusersError> {
 pub fn write(config: &UNetConfig, size: [usize; 2]) -> Result<Value, String> {
     if config.augment_dim > 0 {
         return Err("it was told how its training pictures were changed (augment.probability)".into());
+    }
+    if config.cross_attention.is_some() {
+        return Err("it attends to the tokens of a condition (model.cross_attention)".into());
     }
     let channels = config.level_channels();
     if channels.first() != Some(&config.base_channels) {

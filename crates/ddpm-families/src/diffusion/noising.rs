@@ -41,10 +41,7 @@ impl NoisedBatch {
         Self {
             x_0: self.x_0.to_device(device),
             eps: self.eps.to_device(device),
-            condition: match self.condition {
-                Condition::None => Condition::None,
-                Condition::Class(classes) => Condition::Class(classes.to_device(device)),
-            },
+            condition: self.condition.to_device(device),
             augment_labels: self.augment_labels.map(|labels| labels.to_device(device)),
             ..self
         }

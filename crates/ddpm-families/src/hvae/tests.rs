@@ -27,7 +27,15 @@ fn tables(model: &str) -> HvaeTables {
 
 fn origin(shape: &[usize]) -> Origin {
     let units = Units::identity(1);
-    let data = DataInfo { name: "digits".into(), shape: shape.to_vec(), classes: Vec::new(), units, series: None };
+    let data = DataInfo {
+        name: "digits".into(),
+        shape: shape.to_vec(),
+        classes: Vec::new(),
+        units,
+        series: None,
+        latent: false,
+        has_captions: false,
+    };
     Origin { experiment: "test".into(), data, source: None }
 }
 

@@ -42,7 +42,15 @@ fn family(model: &str, more: &str) -> MaskedFamily {
         static_units: Units::default(),
     };
     let shape = vec![VARIABLES, WINDOW];
-    let data = DataInfo { name: "any".into(), shape, classes: Vec::new(), units, series: Some(series) };
+    let data = DataInfo {
+        name: "any".into(),
+        shape,
+        classes: Vec::new(),
+        units,
+        series: Some(series),
+        latent: false,
+        has_captions: false,
+    };
     let origin = Origin { experiment: "test".into(), data, source: None };
     let tables = MaskedFamily::read(format!("[model]\n{model}{more}").parse().unwrap()).unwrap();
     assert_eq!(MaskedFamily::problems(&tables), []);

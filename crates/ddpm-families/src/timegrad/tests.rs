@@ -54,7 +54,15 @@ fn info(variables: usize, index: Index, covariates: &[&str]) -> DataInfo {
         static_units: Units::default(),
     };
     let units = Units { shift: vec![3.0; variables], scale: vec![2.0; variables] };
-    DataInfo { name: "any".into(), shape: vec![variables, 1], classes: Vec::new(), units, series: Some(series) }
+    DataInfo {
+        name: "any".into(),
+        shape: vec![variables, 1],
+        classes: Vec::new(),
+        units,
+        series: Some(series),
+        latent: false,
+        has_captions: false,
+    }
 }
 
 fn family_of(text: &str, data: DataInfo) -> TimeGradFamily {

@@ -144,7 +144,15 @@ fn foreign_card(folder: &Path) -> Result<ModelCard, SnapshotError> {
     let config = describe_autoencoder(folder)?;
     let shape = vec![config.in_channels, config.sample_size, config.sample_size];
     let units = Units::identity(config.in_channels);
-    let data = DataInfo { name: "images".into(), shape, classes: Vec::new(), units, series: None };
+    let data = DataInfo {
+        name: "images".into(),
+        shape,
+        classes: Vec::new(),
+        units,
+        series: None,
+        latent: false,
+        has_captions: false,
+    };
     let experiment = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let vae = ObjectiveConfig { variance: DecoderVariance::Fixed, sigma: 1.0, ..ObjectiveConfig::default() };
     let tables = VaeTables { augment: AugmentConfig::default(), model: AutoencoderConfig::Kl(config), vae };

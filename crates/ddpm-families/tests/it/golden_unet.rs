@@ -171,7 +171,7 @@ impl Model {
         let network = NetworkConfig::UNet(self.config.clone()).init(device);
         match load_weights(network, &self.weights).unwrap() {
             Network::UNet(network) => network,
-            Network::PointMlp(_) | Network::Custom(_) => unreachable!("it was a U-Net"),
+            Network::DiT(_) | Network::PointMlp(_) | Network::Custom(_) => unreachable!("it was a U-Net"),
         }
     }
 

@@ -120,6 +120,8 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
         classes: (0..model.classes).map(|class| class.to_string()).collect(),
         units: Units::identity(model.in_channels),
         series: None,
+        latent: false,
+        has_captions: false,
     };
     let name = args.file.file_name().unwrap_or_default().to_string_lossy();
     eprintln!("{}: {scheme}, {} parameters", args.file.display(), network.num_params());

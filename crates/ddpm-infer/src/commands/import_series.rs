@@ -300,6 +300,8 @@ fn numbered(variables: usize) -> DataInfo {
         classes: Vec::new(),
         units: Units::identity(variables),
         series: Some(series),
+        latent: false,
+        has_captions: false,
     }
 }
 

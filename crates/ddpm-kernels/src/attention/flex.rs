@@ -13,7 +13,7 @@ use crate::clock::{Operation, time};
 use crate::flex::{FlexTensor, contiguous, tensor, values};
 use crate::precision::Precision;
 
-/// Attention by the kernel; everything must be `f32` on flex and of one shape.
+/// Attention by the kernel; everything must be `f32` on flex, keys and values of one shape.
 pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, precision: Precision) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as AttentionOps>::fused_attention(
         q.into_dispatch(),
@@ -37,7 +37,7 @@ impl AttentionOps for Flex {
     fn fused_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, precision: Precision) -> FlexTensor {
         let [q, k, v] = [q, k, v].map(contiguous);
         let shape = q.shape();
-        let dims = dims(&shape, precision);
+        let dims = dims(&shape, &k.shape(), precision);
         let y = time(Operation::Attention, || kernel::forward(&dims, values(&q), values(&k), values(&v)));
         tensor(y, shape)
     }
@@ -78,19 +78,20 @@ impl Backward<Flex, 3> for FusedAttention {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
         let (inputs, precision) = ops.state;
         let [q, k, v] = inputs.map(|id| contiguous(checkpointer.retrieve_node_output::<FlexTensor>(id)));
-        let shape = q.shape();
-        let dims = dims(&shape, precision);
+        let shapes = [q.shape(), k.shape(), v.shape()];
+        let dims = dims(&shapes[0], &shapes[1], precision);
         let gradients = time(Operation::AttentionBackward, || {
             kernel::backward(&dims, values(&q), values(&k), values(&v), values(&dy))
         });
-        for (node, gradient) in ops.parents.into_iter().zip([gradients.q, gradients.k, gradients.v]) {
+        let gradients = [gradients.q, gradients.k, gradients.v].into_iter().zip(shapes);
+        for (node, (gradient, shape)) in ops.parents.into_iter().zip(gradients) {
             if let Some(node) = node {
-                grads.register::<Flex>(node.id, tensor(gradient, shape.clone()));
+                grads.register::<Flex>(node.id, tensor(gradient, shape));
             }
         }
     }
 }
 
-fn dims(shape: &Shape, precision: Precision) -> Dims {
-    Dims { operands: precision.into(), pixels: shape[3], width: shape[2] }
+fn dims(queries: &Shape, keys: &Shape, precision: Precision) -> Dims {
+    Dims { operands: precision.into(), queries: queries[3], keys: keys[3], width: queries[2] }
 }

@@ -13,17 +13,25 @@ const TASK_PIXELS: usize = 64;
 /// Rows that are added up before their sum is added to others: one long sum in f32 would lose digits.
 const SUM_ROWS: usize = 8;
 
-/// The tensors are `[items, width, pixels]`, an item for each head of each picture.
+/// The tensors are `[items, width, pixels]`, an item for each head of each image: queries of so many pixels, keys and values
+/// of so many.
 #[derive(Clone, Copy)]
 pub(super) struct Dims {
     pub(super) operands: Operands,
-    pub(super) pixels: usize,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
     pub(super) width: usize,
 }
 
 impl Dims {
-    fn item(&self) -> usize {
-        self.pixels * self.width
+    /// Values of an item of the queries.
+    fn of_queries(&self) -> usize {
+        self.queries * self.width
+    }
+
+    /// Values of an item of the keys.
+    fn of_keys(&self) -> usize {
+        self.keys * self.width
     }
 
     fn scale(&self) -> f32 {
@@ -32,7 +40,8 @@ impl Dims {
 
     /// An item, `[width, pixels]`.
     fn matrix<'a>(&self, values: &'a [f32]) -> Matrix<'a> {
-        Matrix::row_major(values, self.width, self.pixels, self.pixels)
+        let pixels = values.len() / self.width;
+        Matrix::row_major(values, self.width, pixels, pixels)
     }
 }
 
@@ -44,10 +53,11 @@ pub(super) struct Gradients {
 }
 
 pub(super) fn forward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
-    let (pixels, parts) = (dims.pixels, dims.pixels.div_ceil(TASK_PIXELS));
+    let (pixels, parts) = (dims.queries, dims.queries.div_ceil(TASK_PIXELS));
     let task = |(task, lines): (usize, Vec<Unset>)| {
-        let (item, first) = (task / parts * dims.item(), task % parts * TASK_PIXELS);
-        let [q, k, v] = [q, k, v].map(|x| dims.matrix(&x[item..item + dims.item()]));
+        let (item, first) = (task / parts, task % parts * TASK_PIXELS);
+        let q = dims.matrix(&q[item * dims.of_queries()..][..dims.of_queries()]);
+        let [k, v] = [k, v].map(|x| dims.matrix(&x[item * dims.of_keys()..][..dims.of_keys()]));
         let asking = pixels.min(first + TASK_PIXELS) - first;
         let weights = weights(dims, q.columns(first..first + asking), k);
         let mut product = Scratch::new(dims.width * asking);
@@ -56,14 +66,15 @@ pub(super) fn forward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> 
             &mut product,
             Previous::Discard,
             v,
-            Matrix::row_major(&weights, pixels, asking, asking),
+            Matrix::row_major(&weights, dims.keys, asking, asking),
         );
         for (line, values) in lines.into_iter().zip(product.chunks_exact(asking)) {
             line.copied(values);
         }
     };
     written(q.len(), |y| {
-        let mut tasks: Vec<_> = (0..q.len() / dims.item() * parts).map(|_| Vec::with_capacity(dims.width)).collect();
+        let mut tasks: Vec<_> =
+            (0..q.len() / dims.of_queries() * parts).map(|_| Vec::with_capacity(dims.width)).collect();
         for (line, values) in y.chunks(pixels).enumerate() {
             for (part, values) in values.chunks(TASK_PIXELS).enumerate() {
                 tasks[line / dims.width * parts + part].push(values);
@@ -73,10 +84,10 @@ pub(super) fn forward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> 
     })
 }
 
-/// How much each column of `q` attends to each of `k`: `[pixels, columns of q]`.
+/// How much each column of `q` attends to each of `k`: `[keys, columns of q]`.
 fn weights(dims: &Dims, q: Matrix, k: Matrix) -> Scratch {
     let columns = q.columns;
-    let mut weights = Scratch::new(dims.pixels * columns);
+    let mut weights = Scratch::new(dims.keys * columns);
     let mut of_columns = Scratch::new(3 * columns);
     multiply(dims.operands, &mut weights, Previous::Discard, k.transposed(), q);
     let scale = dims.scale();
@@ -113,30 +124,29 @@ fn weights(dims: &Dims, q: Matrix, k: Matrix) -> Scratch {
 
 /// The gradients for `dy`, the gradient with respect to the output of [`forward`].
 pub(super) fn backward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32], dy: &[f32]) -> Gradients {
-    let item = dims.item();
-    let (operands, pixels, scale) = (dims.operands, dims.pixels, dims.scale());
+    let (operands, queries, scale) = (dims.operands, dims.queries, dims.scale());
     let task = |[dq, dk, dv]: [&mut [f32]; 3], inputs: [&[f32]; 4]| {
         let [q, k, v, dy] = inputs.map(|x| dims.matrix(x));
         let weights = weights(dims, q, k);
-        let mut d_scores = Scratch::new(pixels * pixels);
+        let mut d_scores = Scratch::new(dims.keys * queries);
         multiply(operands, &mut d_scores, Previous::Discard, v.transposed(), dy);
         // d_scores = weights * (d_weights - sum of weights * d_weights), with the scale that the scores have.
-        let mut dots = Scratch::new(2 * pixels);
+        let mut dots = Scratch::new(2 * queries);
         vectorised(
             #[inline(always)]
             || {
-                let (dots, part) = dots.split_at_mut(pixels);
+                let (dots, part) = dots.split_at_mut(queries);
                 dots.fill(0.0);
-                for (gradient, weights) in d_scores.chunks(SUM_ROWS * pixels).zip(weights.chunks(SUM_ROWS * pixels)) {
+                for (gradient, weights) in d_scores.chunks(SUM_ROWS * queries).zip(weights.chunks(SUM_ROWS * queries)) {
                     part.fill(0.0);
-                    for (gradient, weights) in gradient.chunks_exact(pixels).zip(weights.chunks_exact(pixels)) {
+                    for (gradient, weights) in gradient.chunks_exact(queries).zip(weights.chunks_exact(queries)) {
                         for ((dot, gradient), weight) in part.iter_mut().zip(gradient).zip(weights) {
                             *dot += weight * gradient;
                         }
                     }
                     dots.iter_mut().zip(&*part).for_each(|(dot, part)| *dot += part);
                 }
-                for (gradient, weights) in d_scores.chunks_exact_mut(pixels).zip(weights.chunks_exact(pixels)) {
+                for (gradient, weights) in d_scores.chunks_exact_mut(queries).zip(weights.chunks_exact(queries)) {
                     for ((dot, gradient), weight) in dots.iter().zip(gradient).zip(weights) {
                         *gradient = weight * (*gradient - dot) * scale;
                     }
@@ -144,17 +154,22 @@ pub(super) fn backward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32], dy: &[f32])
             },
         );
         // Of each pixel that is attended to a row, of each that attends a column.
-        let square = |values| Matrix::row_major(values, pixels, pixels, pixels);
-        multiply(operands, dv, Previous::Discard, dy, square(&weights).transposed());
-        multiply(operands, dq, Previous::Discard, k, square(&d_scores));
-        multiply(operands, dk, Previous::Discard, q, square(&d_scores).transposed());
+        let scores = |values| Matrix::row_major(values, dims.keys, queries, queries);
+        multiply(operands, dv, Previous::Discard, dy, scores(&weights).transposed());
+        multiply(operands, dq, Previous::Discard, k, scores(&d_scores));
+        multiply(operands, dk, Previous::Discard, q, scores(&d_scores).transposed());
     };
-    let [q, k, v] = written_together(q.len(), |[all_dq, all_dk, all_dv]| {
-        let outputs = all_dq.par_chunks(item).zip(all_dk.par_chunks(item)).zip(all_dv.par_chunks(item));
-        let inputs = q.par_chunks(item).zip(k.par_chunks(item)).zip(v.par_chunks(item)).zip(dy.par_chunks(item));
-        outputs.zip(inputs).for_each(|(((dq, dk), dv), (((q, k), v), dy))| {
-            task([dq, dk, dv].map(Unset::cleared), [q, k, v, dy]);
+    let (of_queries, of_keys) = (dims.of_queries(), dims.of_keys());
+    let mut of_q = Vec::new();
+    let [dk, dv] = written_together(k.len(), |[all_dk, all_dv]| {
+        of_q = written(q.len(), |all_dq| {
+            let outputs = all_dq.par_chunks(of_queries).zip(all_dk.par_chunks(of_keys)).zip(all_dv.par_chunks(of_keys));
+            let inputs = q.par_chunks(of_queries).zip(k.par_chunks(of_keys));
+            let inputs = inputs.zip(v.par_chunks(of_keys)).zip(dy.par_chunks(of_queries));
+            outputs.zip(inputs).for_each(|(((dq, dk), dv), (((q, k), v), dy))| {
+                task([dq, dk, dv].map(Unset::cleared), [q, k, v, dy]);
+            });
         });
     });
-    Gradients { q, k, v }
+    Gradients { q: of_q, k: dk, v: dv }
 }

@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use burn::tensor::{DType, Device, Tensor, activation::softmax};
-use ddpm_kernels::{Precision, add, attention};
+use ddpm_kernels::{Precision, add, attention, biased_attention};
 use support::{Input, Loss, Outcome, assert_close, assert_independent_of_threads, floats, noise, run};
 
 use crate::support;
@@ -71,6 +71,45 @@ fn matches_the_definition_for_views_and_without_autodiff() {
     let [q, k, v] = [1, 2, 3].map(|seed| noise::<4>([2, 20, 3, 7], seed, &device).swap_dims(1, 2));
     let ours = vec![("y", floats(in_f32(q.clone(), k.clone(), v.clone()).to_data()))];
     assert_close(&ours, &vec![("y", floats(composed(q, k, v).to_data()))], 1e-5, "no autodiff");
+}
+
+/// Batch, heads, width, queries, keys.
+const CROSS_SHAPES: [[usize; 5]; 4] = [[2, 3, 5, 4, 7], [1, 2, 16, 130, 77], [3, 1, 8, 5, 2], [1, 1, 33, 9, 200]];
+
+#[test]
+fn keys_may_be_more_or_fewer_than_queries() {
+    let device = Device::flex().autodiff();
+    for [batch, heads, width, queries, keys] in CROSS_SHAPES {
+        let sizes = [(queries, 5), (keys, 6), (keys, 7)];
+        let run = |operation: fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>| {
+            let inputs = sizes.map(|(pixels, seed)| noise([batch, heads, width, pixels], seed, &device).require_grad());
+            let [q, k, v] = inputs.clone();
+            let y = operation(q, k, v);
+            assert_eq!(y.dims(), [batch, heads, width, queries]);
+            let weights = noise(y.dims(), 8, &device);
+            let grads = (y.clone() * weights).sum().backward();
+            let mut outcome = vec![("y", floats(y.to_data()))];
+            outcome.extend(inputs.iter().map(|x| ("gradient", floats(x.grad(&grads).unwrap().to_data()))));
+            outcome
+        };
+        let expected = run(composed);
+        assert_close(&run(in_f32), &expected, 1e-5, &format!("{queries} queries, {keys} keys"));
+        let unbiased = |q: Tensor<4>, k: Tensor<4>, v: Tensor<4>| {
+            let bias = Tensor::zeros([1, 1, 1, k.dims()[3]], &k.device());
+            biased_attention(q, k, v, bias)
+        };
+        assert_close(&run(unbiased), &expected, 1e-5, "a bias of zeros");
+    }
+}
+
+#[test]
+fn a_bias_hides_keys() {
+    let device = Device::flex();
+    let [q, k, v] = [1, 2, 3].map(|seed| noise::<4>([1, 2, 4, 6], seed, &device));
+    let bias = Tensor::<1>::from_floats([0.0, 0.0, 0.0, 0.0, -1e4, -1e4], &device).reshape([1, 1, 1, 6]);
+    let hidden = biased_attention(q.clone(), k.clone(), v.clone(), bias);
+    let expected = in_f32(q, k.narrow(3, 0, 4), v.narrow(3, 0, 4));
+    assert_close(&vec![("y", floats(hidden.to_data()))], &vec![("y", floats(expected.to_data()))], 1e-6, "hidden");
 }
 
 #[test]

@@ -13,5 +13,6 @@ mod gelu;
 mod group_norm;
 mod half;
 mod inference;
+mod layer_norm;
 mod series;
 mod weights;

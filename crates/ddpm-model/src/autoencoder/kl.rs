@@ -24,7 +24,7 @@ impl AutoencoderKLConfig {
     /// Blocks begin as the identity, as in the U-Net; the last layers of encoder and decoder do not begin at zero.
     pub fn init(&self, device: &Device) -> AutoencoderKL {
         let moments = 2 * self.latent_channels;
-        let quant = |used: bool, channels| used.then(|| conv1x1([channels; 2], device));
+        let quant = |used: bool, channels| used.then(|| conv1x1([channels; 2], Start::Random, device));
         AutoencoderKL {
             encoder: self.encoder(moments, device),
             decoder: self.decoder(device),

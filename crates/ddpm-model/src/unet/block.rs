@@ -35,7 +35,8 @@ impl ResidualBlockConfig {
             norm2: self.norm.init(out_channels, device),
             dropout: DropoutConfig::new(self.dropout).init(),
             conv2: conv3x3([out_channels, out_channels], Start::Zero, device),
-            conv_shortcut: (in_channels != out_channels).then(|| conv1x1([in_channels, out_channels], device)),
+            conv_shortcut: (in_channels != out_channels)
+                .then(|| conv1x1([in_channels, out_channels], Start::Random, device)),
             time_shift: self.time_shift,
             resize: self.resize,
         }

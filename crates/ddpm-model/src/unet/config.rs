@@ -86,6 +86,67 @@ pub enum MiddleNorm {
     Groups(usize),
 }
 
+/// Transformers with cross-attention to the tokens of a condition (Rombach et al. 2022).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CrossAttentionConfig {
+    /// Width of the tokens of the condition.
+    pub token_width: usize,
+    /// Transformer blocks after each residual block: one number for all levels, or one for each level.
+    pub depths: Vec<usize>,
+    /// Attention heads of each level; empty: as `heads` of the network says.
+    pub heads: Vec<usize>,
+    /// Whether the projections before and after the blocks are stored as dense layers (Stable Diffusion 2 and XL), and not
+    /// as 1x1 convolutions (Stable Diffusion 1).
+    pub linear_projection: bool,
+    /// What is added to the embedding of the time; left out: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub added: Option<AddedEmbeddingConfig>,
+}
+
+impl Default for CrossAttentionConfig {
+    fn default() -> Self {
+        Self { token_width: 768, depths: vec![1], heads: Vec::new(), linear_projection: false, added: None }
+    }
+}
+
+impl CrossAttentionConfig {
+    /// Transformer blocks after a residual block of this level.
+    pub fn depth_at(&self, level: usize) -> usize {
+        self.depths.get(level).or(self.depths.last()).copied().unwrap_or_default()
+    }
+
+    /// Heads of this level, where each level has its own number.
+    pub fn heads_at(&self, level: usize) -> Option<usize> {
+        self.heads.get(level).copied()
+    }
+}
+
+/// An embedding of the whole prompt and of sizes, which is added to that of the time (Podell et al. 2023).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AddedEmbeddingConfig {
+    /// Width of the vector of the whole prompt.
+    pub pooled_width: usize,
+    /// How many numbers, such as sizes, there are besides it.
+    pub sizes: usize,
+    /// Width of the sinusoidal embedding of each of them.
+    pub size_width: usize,
+}
+
+impl Default for AddedEmbeddingConfig {
+    fn default() -> Self {
+        Self { pooled_width: 1280, sizes: 6, size_width: 256 }
+    }
+}
+
+impl AddedEmbeddingConfig {
+    /// Width of all that is embedded.
+    pub fn width(&self) -> usize {
+        self.pooled_width.saturating_add(self.sizes.saturating_mul(self.size_width))
+    }
+}
+
 /// A U-Net. The defaults are the network of Ho et al. (2020) for CIFAR-10, with channels and size left to the data.
 /// Height and width must be multiples of 2 to the power of the number of levels less one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,6 +199,10 @@ pub struct UNetConfig {
     /// Augmentation labels: numbers that describe how a training image was changed; 9 with `[augment]`, else 0. To go
     /// on without `[augment]` from a snapshot that was trained with it: 9.
     pub augment_dim: usize,
+    /// Transformers that attend to the tokens of a condition, such as an encoded prompt, in place of the self-attentions;
+    /// left out: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cross_attention: Option<CrossAttentionConfig>,
 }
 
 impl UNetConfig {
@@ -198,11 +263,12 @@ impl UNetConfig {
             problems.push(Problem::new("kind", message));
             return problems;
         };
-        if ![channels, 2 * channels].contains(&self.in_channels) {
+        let (twice, inpainting) = (2 * channels, 2 * channels + 1);
+        let inpaints = self.cross_attention.is_some() && self.in_channels == inpainting;
+        if ![channels, twice].contains(&self.in_channels) && !inpaints {
             let message = format!(
-                "is {}; expected {channels} as the data have, or {} with self-conditioning",
-                self.in_channels,
-                2 * channels
+                "is {}; expected {channels} as the data have, or {twice} with self-conditioning",
+                self.in_channels
             );
             problems.push(Problem::new("in_channels", message));
         }
@@ -222,7 +288,7 @@ impl UNetConfig {
 
     /// Why an image of this size cannot pass, if so.
     pub(crate) fn size_problem(&self, height: usize, width: usize) -> Option<String> {
-        let multiple = self.size_multiple();
+        let multiple = if self.takes_uneven_sides() { 1 } else { self.size_multiple() };
         let fits = |size: usize| size > 0 && size.is_multiple_of(multiple);
         (!fits(height) || !fits(width)).then(|| {
             let levels = self.multipliers.len();
@@ -234,10 +300,16 @@ impl UNetConfig {
         })
     }
 
+    /// Whether the way up leads to the size of the skip connection where a side did not halve evenly, as in latent diffusion.
+    fn takes_uneven_sides(&self) -> bool {
+        self.cross_attention.is_some() && self.resampling == Resampling::Conv
+    }
+
     /// What is wrong with the config whatever the data.
     fn own_problems(&self) -> Vec<Problem> {
         let mut problems = self.size_problems();
         problems.extend(self.attention_problems());
+        problems.extend(self.cross_attention.iter().flat_map(|cross| self.cross_attention_problems(cross)));
         if !(0.0..1.0).contains(&self.dropout) {
             problems.push(Problem::new("dropout", format!("{} is not in [0, 1)", self.dropout)));
         }
@@ -294,8 +366,9 @@ impl UNetConfig {
         }
         let attending = levels.iter().enumerate().filter(|&(level, _)| self.attends(level)).map(|(_, &c)| c);
         let middle = levels.last().copied().filter(|_| self.middle_attention);
+        let has_own_heads = self.cross_attention.as_ref().is_some_and(|cross| !cross.heads.is_empty());
         for channels in distinct(attending.clone().chain(middle)) {
-            if !self.heads.divide(channels) {
+            if !has_own_heads && !self.heads.divide(channels) {
                 report("heads", format!("{channels} channels do not divide into {}", self.heads));
             }
         }
@@ -309,6 +382,43 @@ impl UNetConfig {
             && groups != self.norm_groups
         {
             report("middle_attention_norm", format!("{channels} channels do not divide into {groups} groups"));
+        }
+        problems
+    }
+}
+
+impl UNetConfig {
+    fn cross_attention_problems(&self, cross: &CrossAttentionConfig) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut report = |key: &str, message: String| {
+            problems.push(Problem::new(&format!("cross_attention.{key}"), message));
+        };
+        let levels = self.level_channels();
+        if cross.token_width == 0 {
+            report("token_width", "must be at least 1".into());
+        }
+        if ![1, levels.len()].contains(&cross.depths.len()) || cross.depths.contains(&0) {
+            let message = format!("expected a number of blocks, or one for each of {} levels", levels.len());
+            report("depths", format!("{:?}: {message}", cross.depths));
+        }
+        if ![0, levels.len()].contains(&cross.heads.len()) {
+            report("heads", format!("{:?}: expected a number for each of {} levels", cross.heads, levels.len()));
+        } else {
+            let last = levels.len().saturating_sub(1);
+            for (level, (&heads, &channels)) in cross.heads.iter().zip(&levels).enumerate() {
+                let used = self.attends(level) || (self.middle_attention && level == last);
+                if used && !Heads::Count(heads).divide(channels) {
+                    report("heads", format!("{channels} channels do not divide into {heads} heads"));
+                }
+            }
+        }
+        if let Some(added) = cross.added {
+            if added.width() == 0 {
+                report("added", "has nothing to embed".into());
+            }
+            if let Some(message) = self.embedding.problem(added.size_width).filter(|_| added.sizes > 0) {
+                report("added.size_width", message);
+            }
         }
         problems
     }
@@ -338,6 +448,7 @@ impl Default for UNetConfig {
             classes: 0,
             null_class: true,
             augment_dim: 0,
+            cross_attention: None,
         }
     }
 }
@@ -440,6 +551,26 @@ mod tests {
         assert!(serde_json::from_str::<UNetConfig>(r#"{"headz": 4}"#).unwrap_err().to_string().contains("headz"));
         let wrong = serde_json::from_str::<UNetConfig>(r#"{"heads": "many"}"#).unwrap_err().to_string();
         assert!(wrong.contains("width = 64"), "{wrong}");
+    }
+
+    #[test]
+    fn problems_of_cross_attention_are_named() {
+        let cross = |cross| UNetConfig { cross_attention: Some(cross), ..UNetConfig::cifar10() };
+        let good = CrossAttentionConfig::default();
+        assert_eq!(cross(good.clone()).problems(&[3, 32, 32]), vec![]);
+        // Latents, a mask, and the latents of the masked image; sides that do not halve evenly.
+        let inpainting = UNetConfig { in_channels: 7, ..cross(good.clone()) };
+        assert_eq!(inpainting.problems(&[3, 30, 31]), vec![]);
+        let bad = CrossAttentionConfig {
+            token_width: 0,
+            depths: vec![1, 2],
+            heads: vec![1, 3, 1, 0],
+            added: Some(AddedEmbeddingConfig { size_width: 3, ..Default::default() }),
+            ..good
+        };
+        let found = keys(&cross(bad), &[3, 32, 32]);
+        let expected = ["token_width", "depths", "heads", "heads", "added.size_width"];
+        assert_eq!(found, expected.map(|key| format!("cross_attention.{key}")));
     }
 
     /// Snapshots and experiments from before the key was there are the same bytes.

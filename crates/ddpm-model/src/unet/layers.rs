@@ -50,8 +50,8 @@ pub(crate) fn conv3x3_strided(channels: [usize; 2], padding: PaddingConfig2d, de
 }
 
 /// A 1x1 convolution.
-pub(crate) fn conv1x1(channels: [usize; 2], device: &Device) -> Conv2d {
-    init_conv(Conv2dConfig::new(channels, [1, 1]), Start::Random, device)
+pub(crate) fn conv1x1(channels: [usize; 2], start: Start, device: &Device) -> Conv2d {
+    init_conv(Conv2dConfig::new(channels, [1, 1]), start, device)
 }
 
 /// A dense layer.
@@ -59,6 +59,11 @@ pub(crate) fn linear(inputs: usize, outputs: usize, start: Start, device: &Devic
     let mut layer = LinearConfig::new(inputs, outputs).with_initializer(start.weight()).init(device);
     layer.bias = Some(Initializer::Zeros.init([outputs], device));
     layer
+}
+
+/// A dense layer without a bias.
+pub(crate) fn unbiased(inputs: usize, outputs: usize, device: &Device) -> Linear {
+    LinearConfig::new(inputs, outputs).with_bias(false).with_initializer(Start::Random.weight()).init(device)
 }
 
 fn init_conv(config: Conv2dConfig, start: Start, device: &Device) -> Conv2d {

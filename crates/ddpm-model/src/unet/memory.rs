@@ -1,7 +1,7 @@
 //! How many values a training step keeps for the backward pass.
 
 use super::config::{Resampling, UNetConfig};
-use super::stages::{Block, Resample, Stage};
+use super::stages::{Block, Resample, Stage, Transformer};
 
 impl UNetConfig {
     /// Values kept per image of this size: the inputs of every normalization, convolution, projection and
@@ -18,7 +18,7 @@ impl UNetConfig {
         let here = pixels(stage.level);
         let block = |block: &Block| {
             let channels = [block.joined_channels(), block.out_channels];
-            self.kept_in_block(channels, [here; 2]) + kept_in_attention(block, here)
+            self.kept_in_block(channels, [here; 2]) + kept_in_attention(block, here) + kept_in_transformer(block, here)
         };
         let resample = |Resample { channels, to_level, kind }: Resample| match kind {
             // Halved by the convolution itself, and doubled before it.
@@ -39,6 +39,16 @@ impl UNetConfig {
 fn kept_in_attention(block: &Block, pixels: usize) -> usize {
     let kept = |heads: usize| 6 * pixels * block.out_channels + 2 * heads * pixels * pixels;
     block.attention.map_or(0, |attention| kept(attention.heads))
+}
+
+/// The normalization and the projections around the blocks; in each block three normalizations, q and the weighted sum of two
+/// attentions, k, v and the scores of the pixels, and the feed-forward part. The tokens of the condition are few.
+fn kept_in_transformer(block: &Block, pixels: usize) -> usize {
+    let kept = |Transformer { heads, depth, .. }: Transformer| {
+        let of_block = 24 * pixels * block.out_channels + 2 * heads * pixels * pixels;
+        3 * pixels * block.out_channels + depth * of_block
+    };
+    block.transformer.map_or(0, kept)
 }
 
 #[cfg(test)]

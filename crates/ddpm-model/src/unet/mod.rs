@@ -3,14 +3,17 @@
 //! Field names spell the keys of diffusers' `UNet2DModel`, so that weights pass in and out by name.
 
 pub(crate) mod attention;
+mod attention_layer;
 pub(crate) mod block;
 pub(crate) mod config;
 pub(crate) mod layers;
 mod memory;
 pub(crate) mod resample;
 mod stages;
+mod transformer;
 
-use attention::{SelfAttention, SelfAttentionConfig};
+use attention::SelfAttentionConfig;
+use attention_layer::AttentionLayer;
 use block::{ResidualBlock, ResidualBlockConfig};
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
@@ -18,13 +21,16 @@ use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, Initializer, Linear};
 use burn::tensor::{Device, Tensor};
 use ddpm_kernels::{Precision, concat, conv2d, dense, norm_silu, silu};
 
-use crate::condition::Condition;
+use crate::condition::{Condition, Tokens};
 use crate::embedding::class_features;
 use crate::pass::Pass;
-pub use config::{DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShift, UNetConfig};
+pub use config::{
+    AddedEmbeddingConfig, CrossAttentionConfig, DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShift, UNetConfig,
+};
 use layers::{Norm, Start, conv3x3, linear};
 use resample::{Downsampler, Resize, Upsampler};
-pub use stages::{Attention, Block, Resample, Stage, Topology};
+pub use stages::{Attention, Block, Resample, Stage, Topology, Transformer};
+use transformer::Context;
 
 impl UNetConfig {
     /// Builds the network. The config must have no [`problems`](Self::problems).
@@ -39,10 +45,7 @@ impl UNetConfig {
         let (time_width, channels) = (self.time_width(), topology.output[0]);
         UNet {
             conv_in: conv3x3(topology.input, Start::Random, device),
-            time_embedding: TimeEmbedding {
-                linear_1: linear(self.base_channels, time_width, Start::Random, device),
-                linear_2: linear(time_width, time_width, Start::Random, device),
-            },
+            time_embedding: TimeEmbedding::init(self.base_channels, time_width, device),
             class_embedding: self.class_rows().map(|rows| EmbeddingConfig::new(rows, time_width).init(device)),
             augment_embedding: (self.augment_dim > 0).then(|| {
                 // As the dense layers: variance 1 / fan_avg.
@@ -50,6 +53,7 @@ impl UNetConfig {
                 let start = Initializer::Uniform { min: -most, max: most };
                 EmbeddingConfig::new(self.augment_dim, time_width).with_initializer(start).init(device)
             }),
+            add_embedding: self.added().map(|added| TimeEmbedding::init(added.width(), time_width, device)),
             down_blocks,
             mid_block,
             up_blocks,
@@ -58,6 +62,11 @@ impl UNetConfig {
             config: self.clone(),
             precision: Precision::F32,
         }
+    }
+
+    /// What is added to the embedding of the time.
+    fn added(&self) -> Option<AddedEmbeddingConfig> {
+        self.cross_attention.as_ref()?.added
     }
 
     fn norm(&self) -> Norm {
@@ -113,11 +122,15 @@ impl UNetConfig {
     }
 
     /// Those of the blocks that have one; these are the first ones.
-    fn attentions(&self, stage: &Stage, device: &Device) -> Vec<SelfAttention> {
+    fn attentions(&self, stage: &Stage, device: &Device) -> Vec<AttentionLayer> {
         let attention = |block: &Block| {
+            let channels = block.out_channels;
+            if let Some(transformer) = block.transformer {
+                return Some(AttentionLayer::Transformer(transformer.init(channels, device)));
+            }
             let Attention { heads, norm_groups } = block.attention?;
             let norm = norm_groups.map(|groups| Norm { groups, eps: self.norm_eps });
-            Some(SelfAttentionConfig { channels: block.out_channels, heads, norm }.init(device))
+            Some(AttentionLayer::SelfAttention(SelfAttentionConfig { channels, heads, norm }.init(device)))
         };
         stage.blocks.iter().filter_map(attention).collect()
     }
@@ -131,6 +144,8 @@ pub struct UNet {
     class_embedding: Option<Embedding>,
     /// A linear map without a bias: the augmentation labels times these rows.
     augment_embedding: Option<Embedding>,
+    /// Of the whole prompt and of sizes.
+    add_embedding: Option<TimeEmbedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: MiddleBlock,
     up_blocks: Vec<UpBlock>,
@@ -165,15 +180,16 @@ impl UNet {
     ) -> Tensor<4> {
         let (pass, dtype) = (&pass.of(self.precision), x_t.dtype());
         let time = pass.precision.carried(self.time_features(t, condition, augment_labels, pass));
+        let given = Given { time, context: self.context(condition, &x_t, pass) };
 
         let mut h = pass.layer("conv_in", pass.precision.carried(x_t), |x| conv2d(&self.conv_in, x, pass.precision));
         let mut skips = vec![h.clone()];
         for (i, block) in self.down_blocks.iter().enumerate() {
-            h = block.forward(h, &time, &mut skips, &pass.inside(format_args!("down_blocks.{i}")));
+            h = block.forward(h, &given, &mut skips, &pass.inside(format_args!("down_blocks.{i}")));
         }
-        h = self.mid_block.forward(h, &time, &pass.inside(format_args!("mid_block")));
+        h = self.mid_block.forward(h, &given, &pass.inside(format_args!("mid_block")));
         for (i, block) in self.up_blocks.iter().enumerate() {
-            h = block.forward(h, &time, &mut skips, &pass.inside(format_args!("up_blocks.{i}")));
+            h = block.forward(h, &given, &mut skips, &pass.inside(format_args!("up_blocks.{i}")));
         }
         h = pass.layer("conv_norm_out", h, |h| norm_silu(&self.conv_norm_out, h));
         pass.layer("conv_out", h, |h| conv2d(&self.conv_out, h, pass.precision)).cast(dtype)
@@ -190,10 +206,7 @@ impl UNet {
     ) -> Tensor<2> {
         let ([batch], device) = (t.dims(), t.device());
         let sinusoids = self.config.embedding.embed(t, self.config.base_channels);
-        let TimeEmbedding { linear_1, linear_2 } = &self.time_embedding;
-        let time =
-            pass.layer("time_embedding.linear_1", sinusoids, |sinusoids| dense(linear_1, sinusoids, Precision::F32));
-        let time = pass.layer("time_embedding.linear_2", silu(time), |time| dense(linear_2, time, Precision::F32));
+        let time = self.time_embedding.forward(sinusoids, &pass.inside(format_args!("time_embedding")));
         let time = match (&self.augment_embedding, augment_labels) {
             (Some(rows), Some(labels)) => pass.joined("augment_embedding", time + labels.matmul(rows.weight.val())),
             _ => time,
@@ -201,41 +214,99 @@ impl UNet {
         let class = match &self.class_embedding {
             Some(table) => class_features(table, self.config.null_class(), condition, batch, &device),
             None => {
-                debug_assert!(matches!(condition, Condition::None), "this network is not class-conditional");
+                debug_assert!(!matches!(condition, Condition::Class(_)), "this network is not class-conditional");
                 None
             }
         };
-        silu(match class {
+        let time = match class {
             Some(class) => pass.joined("class_embedding", time + class),
+            None => time,
+        };
+        silu(match &self.add_embedding {
+            Some(embedding) => {
+                let added = self.added_features(condition, batch, &device);
+                time + embedding.forward(added, &pass.inside(format_args!("add_embedding")))
+            }
             None => time,
         })
     }
+
+    /// The vector of the whole prompt and the sinusoids of the sizes, `[B, width]`; without them, zeros and those of 0.
+    fn added_features(&self, condition: &Condition, batch: usize, device: &Device) -> Tensor<2> {
+        let AddedEmbeddingConfig { pooled_width, sizes, size_width } = self.config.added().unwrap_or_default();
+        let added = tokens_of(condition).and_then(|tokens| tokens.added.clone());
+        let (pooled, numbers) = match added {
+            Some(added) => (added.pooled, added.sizes),
+            None => (Tensor::zeros([batch, pooled_width], device), Tensor::zeros([batch, sizes], device)),
+        };
+        if sizes == 0 {
+            return pooled;
+        }
+        let sinusoids = self.config.embedding.embed(numbers.reshape([batch * sizes]), size_width);
+        Tensor::cat(vec![pooled, sinusoids.reshape([batch, sizes * size_width])], 1)
+    }
+
+    /// What the transformers attend to, where there are any.
+    fn context(&self, condition: &Condition, x_t: &Tensor<4>, pass: &Pass<'_>) -> Option<Context> {
+        let width = self.config.cross_attention.as_ref()?.token_width;
+        Some(Context::of(tokens_of(condition), [x_t.dims()[0], width], x_t, pass))
+    }
 }
 
+fn tokens_of(condition: &Condition) -> Option<&Tokens> {
+    match condition {
+        Condition::Tokens(tokens) => Some(tokens),
+        Condition::None | Condition::Class(_) => None,
+    }
+}
+
+/// What every block is conditioned on.
+struct Given {
+    /// The activated embedding of the time, the class and the rest, `[B, time]`.
+    time: Tensor<2>,
+    context: Option<Context>,
+}
+
+/// Two dense layers with an activation between them.
 #[derive(Module, Debug)]
 struct TimeEmbedding {
     linear_1: Linear,
     linear_2: Linear,
 }
 
+impl TimeEmbedding {
+    fn init(inputs: usize, outputs: usize, device: &Device) -> Self {
+        Self {
+            linear_1: linear(inputs, outputs, Start::Random, device),
+            linear_2: linear(outputs, outputs, Start::Random, device),
+        }
+    }
+
+    /// In f32 whatever the precision.
+    fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+        let h = pass.layer("linear_1", x, |x| dense(&self.linear_1, x, Precision::F32));
+        pass.layer("linear_2", silu(h), |h| dense(&self.linear_2, h, Precision::F32))
+    }
+}
+
 #[derive(Module, Debug)]
 struct DownBlock {
     resnets: Vec<ResidualBlock>,
-    attentions: Vec<SelfAttention>,
+    attentions: Vec<AttentionLayer>,
     downsamplers: Vec<Downsampler>,
 }
 
 impl DownBlock {
-    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>, pass: &Pass<'_>) -> Tensor<4> {
+    fn forward(&self, mut h: Tensor<4>, given: &Given, skips: &mut Vec<Tensor<4>>, pass: &Pass<'_>) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            h = resnet.forward(h, time.clone(), &pass.inside(format_args!("resnets.{i}")));
+            h = resnet.forward(h, given.time.clone(), &pass.inside(format_args!("resnets.{i}")));
             if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(h, &pass.inside(format_args!("attentions.{i}")));
+                h = attention.forward(h, given.context.as_ref(), &pass.inside(format_args!("attentions.{i}")));
             }
             skips.push(h.clone());
         }
         for downsampler in &self.downsamplers {
-            h = downsampler.forward(h, time.clone(), &pass.inside(format_args!("downsamplers.0")));
+            h = downsampler.forward(h, given.time.clone(), &pass.inside(format_args!("downsamplers.0")));
             skips.push(h.clone());
         }
         h
@@ -245,15 +316,15 @@ impl DownBlock {
 #[derive(Module, Debug)]
 struct MiddleBlock {
     resnets: Vec<ResidualBlock>,
-    attentions: Vec<SelfAttention>,
+    attentions: Vec<AttentionLayer>,
 }
 
 impl MiddleBlock {
-    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, pass: &Pass<'_>) -> Tensor<4> {
+    fn forward(&self, mut h: Tensor<4>, given: &Given, pass: &Pass<'_>) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            h = resnet.forward(h, time.clone(), &pass.inside(format_args!("resnets.{i}")));
+            h = resnet.forward(h, given.time.clone(), &pass.inside(format_args!("resnets.{i}")));
             if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(h, &pass.inside(format_args!("attentions.{i}")));
+                h = attention.forward(h, given.context.as_ref(), &pass.inside(format_args!("attentions.{i}")));
             }
         }
         h
@@ -263,21 +334,24 @@ impl MiddleBlock {
 #[derive(Module, Debug)]
 struct UpBlock {
     resnets: Vec<ResidualBlock>,
-    attentions: Vec<SelfAttention>,
+    attentions: Vec<AttentionLayer>,
     upsamplers: Vec<Upsampler>,
 }
 
 impl UpBlock {
-    fn forward(&self, mut h: Tensor<4>, time: &Tensor<2>, skips: &mut Vec<Tensor<4>>, pass: &Pass<'_>) -> Tensor<4> {
+    fn forward(&self, mut h: Tensor<4>, given: &Given, skips: &mut Vec<Tensor<4>>, pass: &Pass<'_>) -> Tensor<4> {
         let waiting = skips.split_off(skips.len() - self.resnets.len());
         for (i, (resnet, skip)) in self.resnets.iter().zip(waiting.into_iter().rev()).enumerate() {
-            h = resnet.forward(concat(h, skip), time.clone(), &pass.inside(format_args!("resnets.{i}")));
+            h = resnet.forward(concat(h, skip), given.time.clone(), &pass.inside(format_args!("resnets.{i}")));
             if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(h, &pass.inside(format_args!("attentions.{i}")));
+                h = attention.forward(h, given.context.as_ref(), &pass.inside(format_args!("attentions.{i}")));
             }
         }
         for upsampler in &self.upsamplers {
-            h = upsampler.forward(h, time.clone(), &pass.inside(format_args!("upsamplers.0")));
+            let [_, _, height, width] = h.dims();
+            // The skip connection that comes next, which may be smaller where a side did not halve evenly.
+            let size = skips.last().map_or([2 * height, 2 * width], |skip| [skip.dims()[2], skip.dims()[3]]);
+            h = upsampler.forward(h, size, given.time.clone(), &pass.inside(format_args!("upsamplers.0")));
         }
         h
     }

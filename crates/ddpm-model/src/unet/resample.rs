@@ -30,11 +30,15 @@ impl Resize {
             Self::Halve => avg_pool2d(x, AvgPoolOptions::new([2, 2])),
             Self::Double => {
                 let [_, _, height, width] = x.dims();
-                let options = InterpolateOptions::new(InterpolateMode::Nearest);
-                interpolate(x, options.with_output_size([2 * height, 2 * width]))
+                enlarged(x, [2 * height, 2 * width])
             }
         }
     }
+}
+
+/// Nearest-neighbour upsampling to this height and width.
+fn enlarged(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+    interpolate(x, InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size))
 }
 
 /// The way down to the next level.
@@ -75,9 +79,10 @@ impl Upsampler {
         Self::Conv(ConvUp::new(channels, device))
     }
 
-    pub(crate) fn forward(&self, x: Tensor<4>, time: Tensor<2>, pass: &Pass<'_>) -> Tensor<4> {
+    /// To the height and width `size`, which a residual block doubles to.
+    pub(crate) fn forward(&self, x: Tensor<4>, size: [usize; 2], time: Tensor<2>, pass: &Pass<'_>) -> Tensor<4> {
         match self {
-            Self::Conv(up) => up.forward(x, pass),
+            Self::Conv(up) => up.forward_to(x, size, pass),
             Self::Residual(block) => block.forward(x, time, pass),
         }
     }
@@ -115,7 +120,13 @@ impl ConvUp {
     }
 
     pub(crate) fn forward(&self, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
-        pass.layer("conv", Resize::Double.apply(x), |x| conv2d(&self.conv, x, pass.precision))
+        let [_, _, height, width] = x.dims();
+        self.forward_to(x, [2 * height, 2 * width], pass)
+    }
+
+    /// To this height and width, which differ from the double where a side did not halve evenly.
+    fn forward_to(&self, x: Tensor<4>, size: [usize; 2], pass: &Pass<'_>) -> Tensor<4> {
+        pass.layer("conv", enlarged(x, size), |x| conv2d(&self.conv, x, pass.precision))
     }
 }
 

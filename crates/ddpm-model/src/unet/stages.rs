@@ -42,6 +42,8 @@ pub struct Block {
     pub out_channels: usize,
     /// The attention on the output, if there is one.
     pub attention: Option<Attention>,
+    /// The transformer on the output, if there is one: a block has one of the two at most.
+    pub transformer: Option<Transformer>,
 }
 
 /// Self-attention over the pixels of a block's output.
@@ -51,6 +53,21 @@ pub struct Attention {
     pub heads: usize,
     /// Groups of the normalization in front of it, if it has one.
     pub norm_groups: Option<usize>,
+}
+
+/// A transformer over the pixels of a block's output, which attends to the tokens of the condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transformer {
+    /// How many heads share the channels in each attention.
+    pub heads: usize,
+    /// Groups of the normalization in front of it.
+    pub norm_groups: usize,
+    /// How many transformer blocks it has.
+    pub depth: usize,
+    /// Width of the tokens of the condition.
+    pub token_width: usize,
+    /// Whether the projections before and after the blocks are stored as dense layers, and not as 1x1 convolutions.
+    pub linear_projection: bool,
 }
 
 /// A change of resolution by a factor of two.
@@ -107,7 +124,7 @@ impl Path<'_> {
         let attention = self.level_attention(level, channels, self.config.heads);
         let mut blocks = Vec::new();
         for _ in 0..self.config.blocks_per_level {
-            blocks.push(self.block(0, channels, attention));
+            blocks.push(self.block(level, [0, channels], attention));
             self.skips.push(channels);
         }
         let resample = resamples.then(|| self.resample(level + 1));
@@ -119,7 +136,7 @@ impl Path<'_> {
         let (config, channels) = (self.config, self.channels);
         let norm_groups = config.middle_groups();
         let attention = config.middle_attention.then(|| Attention { heads: config.heads.count(channels), norm_groups });
-        let blocks = vec![self.block(0, channels, attention), self.block(0, channels, None)];
+        let blocks = vec![self.block(level, [0, channels], attention), self.block(level, [0, channels], None)];
         Stage { level, blocks, resample: None }
     }
 
@@ -128,15 +145,30 @@ impl Path<'_> {
         let mut blocks = Vec::new();
         for _ in 0..=self.config.blocks_per_level {
             let skip_channels = self.skips.pop().unwrap_or_default();
-            blocks.push(self.block(skip_channels, channels, attention));
+            blocks.push(self.block(level, [skip_channels, channels], attention));
         }
         let resample = level.checked_sub(1).map(|to_level| self.resample(to_level));
         Stage { level, blocks, resample }
     }
 
-    fn block(&mut self, skip_channels: usize, out_channels: usize, attention: Option<Attention>) -> Block {
+    /// A block with this attention, or with a transformer in its place.
+    fn block(
+        &mut self,
+        level: usize,
+        [skip_channels, out_channels]: [usize; 2],
+        attention: Option<Attention>,
+    ) -> Block {
         let in_channels = std::mem::replace(&mut self.channels, out_channels);
-        Block { in_channels, skip_channels, out_channels, attention }
+        let cross = self.config.cross_attention.as_ref().zip(attention);
+        let transformer = cross.map(|(cross, Attention { heads, .. })| Transformer {
+            heads: cross.heads_at(level).unwrap_or(heads),
+            norm_groups: self.config.norm_groups,
+            depth: cross.depth_at(level),
+            token_width: cross.token_width,
+            linear_projection: cross.linear_projection,
+        });
+        let attention = attention.filter(|_| transformer.is_none());
+        Block { in_channels, skip_channels, out_channels, attention, transformer }
     }
 
     fn level_attention(&self, level: usize, channels: usize, heads: Heads) -> Option<Attention> {
@@ -152,10 +184,10 @@ impl Path<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unet::MiddleNorm;
+    use crate::unet::{CrossAttentionConfig, MiddleNorm};
 
     fn block(in_channels: usize, skip_channels: usize, out_channels: usize) -> Block {
-        Block { in_channels, skip_channels, out_channels, attention: None }
+        Block { in_channels, skip_channels, out_channels, attention: None, transformer: None }
     }
 
     fn attending(block: Block) -> Block {
@@ -219,6 +251,37 @@ mod tests {
 
         let without = UNetConfig { middle_attention: false, ..config }.topology();
         assert!(without.middle.blocks.iter().all(|block| block.attention.is_none()));
+    }
+
+    #[test]
+    fn transformers_take_the_place_of_attentions_with_depths_and_heads_by_level() {
+        let cross = CrossAttentionConfig {
+            token_width: 6,
+            depths: vec![1, 2, 10],
+            heads: vec![5, 10, 20],
+            linear_projection: true,
+            added: None,
+        };
+        let config = UNetConfig {
+            base_channels: 320,
+            multipliers: vec![1.0, 2.0, 4.0],
+            attention_resolutions: vec![16, 8],
+            cross_attention: Some(cross),
+            ..UNetConfig::cifar10()
+        };
+        let topology = config.topology();
+        let found = |stage: &Stage| {
+            assert!(stage.blocks.iter().all(|block| block.attention.is_none()));
+            let transformers = stage.blocks.iter().map(|block| block.transformer);
+            transformers.map(|found| found.map(|found| [found.depth, found.heads])).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            topology.down.iter().map(found).collect::<Vec<_>>(),
+            [vec![None; 2], vec![Some([2, 10]); 2], vec![Some([10, 20]); 2]]
+        );
+        assert_eq!(found(&topology.middle), [Some([10, 20]), None]);
+        assert_eq!(found(&topology.up[0]), [Some([10, 20]); 3]);
+        assert_eq!(found(&topology.up[2]), [None; 3]);
     }
 
     /// Every output of the way down is taken once on the way up.

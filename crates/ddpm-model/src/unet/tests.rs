@@ -6,6 +6,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Distribution, Int};
 
 use super::*;
+use crate::condition::AddedCondition;
 use crate::embedding::SinusoidConfig;
 
 /// Two levels, attention on the second, four classes and the null class.
@@ -46,7 +47,15 @@ fn variants() -> Vec<UNetConfig> {
         },
         UNetConfig { augment_dim: 3, ..small() },
         UNetConfig { heads_up: Some(Heads::Width { width: 3 }), ..small() },
+        conditioned(),
     ]
+}
+
+/// Transformers with two blocks on the second level, in place of attentions.
+fn conditioned() -> UNetConfig {
+    let added = Some(AddedEmbeddingConfig { pooled_width: 3, sizes: 2, size_width: 4 });
+    let cross = CrossAttentionConfig { token_width: 5, depths: vec![2], added, ..CrossAttentionConfig::default() };
+    UNetConfig { cross_attention: Some(cross), classes: 0, ..small() }
 }
 
 /// A network whose zero-initialised layers are not zero, so that everything has an effect.
@@ -70,6 +79,14 @@ fn noise(batch: usize, size: [usize; 2], device: &Device) -> Tensor<4> {
 
 fn classes(classes: &[i64], device: &Device) -> Condition {
     Condition::Class(Tensor::<1, Int>::from_ints(classes, device))
+}
+
+/// Two rows of what the network is conditioned on.
+fn condition_of(config: &UNetConfig, device: &Device) -> Condition {
+    match config.cross_attention {
+        Some(_) => Condition::Tokens(tokens([2, 3, 5], device)),
+        None => classes(&[0, 3], device),
+    }
 }
 
 #[test]
@@ -100,7 +117,7 @@ fn a_new_network_predicts_zero_in_the_right_shape() {
         let network = config.init(&device);
         for size in [[8, 8], [4, 12]] {
             let t = Tensor::from_floats([3.0, 250.5], &device);
-            let y = network.forward(noise(2, size, &device), t, &classes(&[0, 3], &device));
+            let y = network.forward(noise(2, size, &device), t, &condition_of(&config, &device));
             assert_eq!(y.dims(), [2, config.out_channels, size[0], size[1]]);
             assert_eq!(y.abs().max().into_scalar::<f32>(), 0.0);
         }
@@ -139,8 +156,8 @@ fn every_parameter_gets_a_gradient() {
         let t = Tensor::from_floats([3.0, 250.5], &device);
         let labels = Tensor::random([2, config.augment_dim], Distribution::Default, &device);
         let labels = (config.augment_dim > 0).then_some(labels);
-        let y =
-            network.forward_with(noise(2, [8, 8], &device), t, &classes(&[0, 3], &device), labels, &Pass::default());
+        let condition = condition_of(&config, &device);
+        let y = network.forward_with(noise(2, [8, 8], &device), t, &condition, labels, &Pass::default());
         let grads = GradientsParams::from_grads(y.square().mean().backward(), &network);
         let mut visitor = Missing { grads: &grads, path: vec![], missing: vec![] };
         network.visit(&mut visitor);
@@ -218,4 +235,73 @@ fn rows_of_a_batch_do_not_touch_each_other() {
     let alone = network.forward(x.narrow(0, 1, 1), t.narrow(0, 1, 1), &classes(&[2], &device));
     let difference = (together.narrow(0, 1, 1) - alone).abs().max().into_scalar::<f32>();
     assert!(difference < 1e-5, "{difference}");
+}
+
+fn tokens(shape: [usize; 3], device: &Device) -> Tokens {
+    Tokens::new(Tensor::random(shape, Distribution::Normal(0.0, 1.0), device))
+}
+
+#[test]
+fn masked_tokens_are_as_if_they_were_not_there() {
+    let device = Device::default();
+    let network = shaken(&conditioned(), &device);
+    let x = noise(2, [8, 8], &device);
+    let run = |tokens: Tokens| {
+        let t = Tensor::from_floats([10.0, 20.0], &device);
+        network.forward(x.clone(), t, &Condition::Tokens(tokens))
+    };
+    let all = tokens([2, 4, 5], &device);
+    let first = Tokens::new(all.states.clone().narrow(1, 0, 3));
+    let mask = Tensor::from_floats([[1.0, 1.0, 1.0, 0.0]; 2], &device);
+    let masked = Tokens { mask: Some(mask), ..all.clone() };
+    let apart = |a: Tensor<4>, b: Tensor<4>| (a - b).abs().max().into_scalar::<f32>();
+    assert!(apart(run(masked), run(first.clone())) < 1e-5);
+    assert!(apart(run(all), run(first)) > 1e-3);
+}
+
+/// Without tokens there is one of zeros, and the sizes and the vector of the prompt are zeros.
+#[test]
+fn no_condition_is_a_token_of_zeros() {
+    let device = Device::default();
+    let network = shaken(&conditioned(), &device);
+    let x = noise(1, [8, 8], &device);
+    let run =
+        |condition: &Condition| network.forward(x.clone(), Tensor::from_floats([10.0], &device), condition).into_data();
+    let zeros = Tokens {
+        added: Some(AddedCondition { pooled: Tensor::zeros([1, 3], &device), sizes: Tensor::zeros([1, 2], &device) }),
+        ..Tokens::new(Tensor::zeros([1, 1, 5], &device))
+    };
+    assert_eq!(run(&Condition::None), run(&Condition::Tokens(zeros.clone())));
+    let sized = zeros.added.map(|added| AddedCondition { sizes: added.sizes + 100.0, ..added });
+    assert_ne!(run(&Condition::None), run(&Condition::Tokens(Tokens { added: sized, ..zeros_of(&device) })));
+    assert_ne!(run(&Condition::None), run(&Condition::Tokens(tokens([1, 4, 5], &device))));
+}
+
+fn zeros_of(device: &Device) -> Tokens {
+    Tokens::new(Tensor::zeros([1, 1, 5], device))
+}
+
+/// Checkpoints know parameters by their paths: neither kind of attention may show in them.
+#[test]
+fn paths_do_not_name_the_kind_of_attention() {
+    struct Paths(Vec<String>, Vec<String>);
+    impl ModuleVisitor for Paths {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.0.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
+            self.1.push(self.0.join("."));
+        }
+    }
+    for (config, path) in [
+        (small(), "mid_block.attentions.0.to_q.weight"),
+        (conditioned(), "mid_block.attentions.0.transformer_blocks.1.attn2.to_k.weight"),
+    ] {
+        let mut paths = Paths(vec![], vec![]);
+        config.init(&Device::default()).visit(&mut paths);
+        assert!(paths.1.iter().any(|found| found == path), "{path} is not in {:?}", paths.1);
+    }
 }

@@ -245,7 +245,7 @@ impl Predictor for Toy {
         rows[0] = x_t.dims()[0];
         self.rows.borrow_mut().push(rows[0]);
         match condition {
-            Condition::None => x_t * self.weight,
+            Condition::None | Condition::Tokens(_) => x_t * self.weight,
             Condition::Class(class) => x_t * self.weight + (class.clone().float() * 0.1).reshape(rows),
         }
     }
@@ -263,6 +263,8 @@ fn run(network: &Toy, guide: Option<&Toy>, guidance: Guidance, clip: Clip) -> Re
         classes: Vec::new(),
         units: Units::identity(1),
         series: None,
+        latent: false,
+        has_captions: false,
     };
     let classes = Some(3);
     let guide = guide.map(|network| TrainedModel { classes, ..TrainedModel::new(network, &diffusion, &data) });

@@ -245,7 +245,7 @@ impl Predictor for Toy {
         let mut rows = [1; D];
         rows[0] = x_t.dims()[0];
         let shift = match condition {
-            Condition::None => t * 1e-3,
+            Condition::None | Condition::Tokens(_) => t * 1e-3,
             Condition::Class(class) => t * 1e-3 + class.clone().float(),
         };
         (x_t * 0.7 + shift.reshape(rows)).tanh()
@@ -259,6 +259,8 @@ fn data(shape: &[usize]) -> DataInfo {
         classes: Vec::new(),
         units: Units::identity(shape[0]),
         series: None,
+        latent: false,
+        has_captions: false,
     }
 }
 

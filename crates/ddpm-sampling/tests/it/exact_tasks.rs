@@ -179,7 +179,7 @@ impl Predictor for Best {
         let step = t.into_data().iter::<f64>().next().unwrap() as usize;
         let level = self.0.level(step);
         let shift = match condition {
-            Condition::None => Tensor::<2>::zeros([rows, 1], &Device::flex()),
+            Condition::None | Condition::Tokens(_) => Tensor::<2>::zeros([rows, 1], &Device::flex()),
             Condition::Class(class) => class.clone().float().reshape([rows, 1]),
         };
         let x = x_t.reshape::<2, _>([rows, 2]).cast(DType::F64);
@@ -204,8 +204,15 @@ fn run(job: &SamplingJob, (classes, null): Classes) -> Result<Samples, JobError>
 fn toy() -> (Schedule, Diffusion, DataInfo) {
     let schedule = ScheduleConfig::Linear { steps: 100, beta_start: 1e-3, beta_end: 0.2 }.init().unwrap();
     let diffusion = GaussianDiffusion::new(schedule.clone(), Prediction::X0, Variance::FixedSmall);
-    let data =
-        DataInfo { name: "toy".into(), shape: vec![2], classes: Vec::new(), units: Units::identity(2), series: None };
+    let data = DataInfo {
+        name: "toy".into(),
+        shape: vec![2],
+        classes: Vec::new(),
+        units: Units::identity(2),
+        series: None,
+        latent: false,
+        has_captions: false,
+    };
     (schedule, diffusion.into(), data)
 }
 

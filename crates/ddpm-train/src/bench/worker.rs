@@ -191,7 +191,12 @@ impl Worker {
     /// A batch, with its noise and times.
     fn load(&self, batches: usize) -> anyhow::Result<serde_json::Value> {
         let width = self.data.values_per_item();
-        let picture = |n| Example { values: normals(&mut rng(0, Stream::Points, n), width), label: None, window: None };
+        let picture = |n| Example {
+            values: normals(&mut rng(0, Stream::Points, n), width),
+            label: None,
+            window: None,
+            caption: None,
+        };
         let data = OpenData {
             info: self.data.clone(),
             items: Arc::new(InMemDataset::new((0..PICTURES as u64).map(picture).collect())),
@@ -255,6 +260,8 @@ fn data_info(shape: Shape) -> DataInfo {
         classes: Vec::new(),
         units: Units::identity(3),
         series: None,
+        latent: false,
+        has_captions: false,
     }
 }
 

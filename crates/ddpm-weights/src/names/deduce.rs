@@ -134,6 +134,7 @@ impl Shapes<'_> {
             classes: if self.has("label_emb", "") { self.size("label_emb", "", 0)? } else { 0 },
             null_class: false,
             augment_dim: 0,
+            cross_attention: None,
         };
         let heads_known = attending.is_empty() && !config.middle_attention;
         Ok(Deduced { config, attending, heads_known })

@@ -36,6 +36,7 @@ pub(super) fn name(module: &Module, config: &UNetConfig) -> String {
         Place::Time(layer) => format!("time_embedding.linear_{}", layer + 1),
         Place::Classes => "class_embedding".into(),
         Place::Augment => "augment_embedding".into(),
+        Place::Added(layer) => format!("add_embedding.linear_{}", layer + 1),
         Place::Down { level, block } => format!("down_blocks.{level}.resnets.{block}"),
         Place::DownAttention { level, block } => format!("down_blocks.{level}.attentions.{block}"),
         Place::Downsample { level } => format!("down_blocks.{level}.downsamplers.0{resampler}"),

@@ -6,9 +6,11 @@
 mod autoencoder;
 mod deduce;
 mod diffusers;
+mod dit;
 mod modules;
 mod openai;
 mod pesser;
+mod transformer;
 
 use std::ops::Range;
 
@@ -17,6 +19,7 @@ use ddpm_model::unet::UNetConfig;
 use super::{Weights, WeightsError};
 pub use autoencoder::{AutoencoderNames, tiny_entries};
 pub use deduce::{Deduced, deduce};
+pub use dit::DiTNames;
 use modules::{Kind, Module, modules};
 
 /// How improved-diffusion and guided-diffusion order the rows of the one projection to queries, keys and values.
@@ -148,6 +151,9 @@ impl Scheme {
                 self.residual(&names, [inputs, outputs], Some([time_outputs, time]))
             }
             Kind::Attention { channels, heads, norm } => self.attention(&names, channels, heads, norm),
+            Kind::Transformer { channels, tokens, depth, linear } => {
+                transformer::entries(&names, [channels, tokens], depth, linear)
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The modules of the U-Net, scheme-neutral: the place of each in the network, and its sizes.
 
-use ddpm_model::unet::{Attention, Block, Resample, Resampling, Topology, UNetConfig};
+use ddpm_model::unet::{Attention, Block, Resample, Resampling, Topology, Transformer, UNetConfig};
 
 /// The place of a module. Levels are counted from 0 at the image, on the way down and up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub(super) enum Place {
     Classes,
     /// The embedding of the augmentation labels.
     Augment,
+    /// The first or second layer of the embedding of the whole prompt.
+    Added(usize),
     Down {
         level: usize,
         block: usize,
@@ -68,6 +70,12 @@ pub(super) enum Kind {
         heads: usize,
         norm: bool,
     },
+    Transformer {
+        channels: usize,
+        tokens: usize,
+        depth: usize,
+        linear: bool,
+    },
 }
 
 /// One module.
@@ -100,7 +108,8 @@ pub(super) fn modules(config: &UNetConfig) -> Vec<Module> {
             let places = [Place::Up { level, block }, Place::UpAttention { level, block }];
             all.extend(residual_and_attention(config, found, places));
         }
-        let attention = stage.blocks.last().is_some_and(|block| block.attention.is_some());
+        let attends = |block: &Block| block.attention.is_some() || block.transformer.is_some();
+        let attention = stage.blocks.last().is_some_and(attends);
         let place = Place::Upsample { level, attention };
         all.extend(stage.resample.map(|found| Module { place, kind: resampler(config, found) }));
     }
@@ -120,6 +129,10 @@ fn embeddings(config: &UNetConfig) -> Vec<Module> {
     ];
     all.extend(config.class_rows().map(|rows| table(Place::Classes, rows)));
     all.extend((config.augment_dim > 0).then(|| table(Place::Augment, config.augment_dim)));
+    if let Some(added) = config.cross_attention.as_ref().and_then(|cross| cross.added) {
+        all.push(Module { place: Place::Added(0), kind: dense(added.width()) });
+        all.push(Module { place: Place::Added(1), kind: dense(width) });
+    }
     all
 }
 
@@ -130,6 +143,10 @@ fn residual_and_attention(config: &UNetConfig, block: &Block, [at, attention_at]
     all.extend(block.attention.map(|Attention { heads, norm_groups }| Module {
         place: attention_at,
         kind: Kind::Attention { channels, heads, norm: norm_groups.is_some() },
+    }));
+    all.extend(block.transformer.map(|Transformer { depth, token_width, linear_projection, .. }| Module {
+        place: attention_at,
+        kind: Kind::Transformer { channels, tokens: token_width, depth, linear: linear_projection },
     }));
     all
 }

@@ -34,6 +34,8 @@ pub(super) fn name(module: &Module, config: &UNetConfig) -> String {
         Place::Time(layer) => format!("time_embed.{}", 2 * layer),
         Place::Classes => "label_emb".into(),
         Place::Augment => "augment_embedding".into(),
+        // Of Stable Diffusion XL, which has no classes.
+        Place::Added(layer) => format!("label_emb.0.{}", 2 * layer),
         Place::Down { level, block } => format!("input_blocks.{}.0", down(level, block)),
         Place::DownAttention { level, block } => format!("input_blocks.{}.1", down(level, block)),
         Place::Downsample { level } => format!("input_blocks.{}.0{op}", down(level, blocks)),

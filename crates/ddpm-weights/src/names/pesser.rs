@@ -22,6 +22,7 @@ pub(super) fn name(module: &Module) -> String {
         Place::Time(layer) => format!("temb.dense.{layer}"),
         Place::Classes => "class_embedding".into(),
         Place::Augment => "augment_embedding".into(),
+        Place::Added(layer) => format!("add_embedding.linear_{}", layer + 1),
         Place::Down { level, block } => format!("down.{level}.block.{block}"),
         Place::DownAttention { level, block } => format!("down.{level}.attn.{block}"),
         Place::Downsample { level } => format!("down.{level}.downsample.conv"),

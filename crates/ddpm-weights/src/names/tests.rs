@@ -2,7 +2,7 @@
 
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot};
 use burn::tensor::Device;
-use ddpm_model::unet::{Heads, MiddleNorm, Resampling, TimeShift};
+use ddpm_model::unet::{AddedEmbeddingConfig, CrossAttentionConfig, Heads, MiddleNorm, Resampling, TimeShift};
 
 use super::*;
 
@@ -25,6 +25,20 @@ fn configs() -> Vec<UNetConfig> {
         UNetConfig { middle_attention: false, attention_resolutions: vec![8, 2], blocks_per_level: 1, ..small.clone() },
         UNetConfig { augment_dim: 9, ..small.clone() },
         UNetConfig { heads: Heads::Count(2), heads_up: Some(Heads::Count(4)), ..small.clone() },
+        UNetConfig {
+            cross_attention: Some(CrossAttentionConfig { token_width: 5, ..Default::default() }),
+            ..small.clone()
+        },
+        UNetConfig {
+            cross_attention: Some(CrossAttentionConfig {
+                token_width: 5,
+                depths: vec![1, 2, 1],
+                linear_projection: true,
+                added: Some(AddedEmbeddingConfig { pooled_width: 3, sizes: 2, size_width: 4 }),
+                ..Default::default()
+            }),
+            ..small.clone()
+        },
         UNetConfig { multipliers: vec![1.0], attention_resolutions: vec![8], ..small },
     ]
 }

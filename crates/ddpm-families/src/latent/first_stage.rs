@@ -1,0 +1,102 @@
+//! The first stage: a frozen autoencoder, from images to the latents that are denoised and back.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor};
+use ddpm_kernels::Precision;
+use ddpm_model::autoencoder::AutoencoderKL;
+
+use crate::diffusers::autoencoder::load_autoencoder;
+use crate::snapshot::SnapshotError;
+
+/// The folder of the autoencoder in a pipeline.
+const FOLDER: &str = "vae";
+
+/// A frozen autoencoder. Its latents are scaled, as the network that denoises them sees them.
+#[derive(Clone, Debug)]
+pub enum FirstStage {
+    /// The autoencoder of latent diffusion with a Gaussian posterior.
+    Kl(AutoencoderKL),
+}
+
+/// Why there is no such first stage.
+#[derive(Debug, thiserror::Error)]
+pub enum FirstStageError {
+    /// The folder cannot be read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Images of another shape.
+    #[error(
+        "the autoencoder takes images of {channels} channels with sides that are multiples of {factor}, not {shape:?}"
+    )]
+    Images {
+        /// Its channels.
+        channels: usize,
+        /// How many pixels become one latent pixel, along each side.
+        factor: usize,
+        /// The shape that was given.
+        shape: Vec<usize>,
+    },
+}
+
+impl FirstStage {
+    /// Reads the autoencoder of a pipeline, or a folder that is one.
+    pub fn open(folder: &Path, device: &Device) -> Result<Self, FirstStageError> {
+        let part = folder.join(FOLDER);
+        let folder = if part.is_dir() { &part } else { folder };
+        Ok(Self::Kl(load_autoencoder(folder, device)?))
+    }
+
+    /// The same first stage, computing in this precision.
+    pub fn in_precision(mut self, precision: Precision) -> Self {
+        match &mut self {
+            Self::Kl(autoencoder) => autoencoder.set_precision(precision),
+        }
+        self
+    }
+
+    /// How many pixels become one latent pixel, along each side.
+    pub fn factor(&self) -> usize {
+        match self {
+            Self::Kl(autoencoder) => autoencoder.config().size_ratio(),
+        }
+    }
+
+    /// The shape of the latents of images of this shape, `[C, H, W]`.
+    pub fn latent_shape(&self, image: &[usize]) -> Result<[usize; 3], FirstStageError> {
+        let factor = self.factor();
+        let (channels, latent_channels) = match self {
+            Self::Kl(autoencoder) => (autoencoder.config().in_channels, autoencoder.config().latent_channels),
+        };
+        match *image {
+            [given, height, width]
+                if given == channels && height * width > 0 && height % factor == 0 && width % factor == 0 =>
+            {
+                Ok([latent_channels, height / factor, width / factor])
+            }
+            _ => Err(FirstStageError::Images { channels, factor, shape: image.to_vec() }),
+        }
+    }
+
+    /// Images `[B, C, H, W]` between -1 and 1 to scaled latents `[B, L, h, w]`: the mean of the posterior, or a sample of it
+    /// by this noise.
+    pub fn encode(&self, images: Tensor<4>, noise: Option<Tensor<4>>) -> Tensor<4> {
+        match self {
+            Self::Kl(autoencoder) => {
+                let posterior = autoencoder.encode(images);
+                let latents = match noise {
+                    Some(noise) => posterior.sample(noise),
+                    None => posterior.mean(),
+                };
+                autoencoder.scale_latents(latents)
+            }
+        }
+    }
+
+    /// Scaled latents `[B, L, h, w]` to images `[B, C, H, W]`, which may lie a little outside of [-1, 1].
+    pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Kl(autoencoder) => autoencoder.decode(autoencoder.unscale_latents(latents)),
+        }
+    }
+}

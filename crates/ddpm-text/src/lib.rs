@@ -1,0 +1,9 @@
+//! Prompts to ids of a vocabulary.
+//!
+//! It knows neither networks nor tensors: a text encoder takes the ids.
+
+mod clip;
+mod files;
+
+pub use clip::{ClipTokenizer, Encoding};
+pub use files::TokenizerError;
