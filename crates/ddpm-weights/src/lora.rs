@@ -223,7 +223,7 @@ impl Factors {
             Ok(data) => data,
             Err(error) => return other(error.to_string()),
         };
-        let shape = data.shape.clone();
+        let shape = data.shape().clone();
         let mut sum: Vec<f32> = data.iter::<f32>().collect();
         let scale = (strength * self.alpha.unwrap_or(rank as f64) / rank as f64) as f32;
         add_product(&mut sum, &up.read()?, &down.read()?, rank, scale);
