@@ -133,7 +133,7 @@ pub(crate) fn of_model(info: &SeriesInfo, model: Option<&dyn Trained>) -> Vec<(&
     lines.push(("covariates", if info.covariates.is_empty() { "none".into() } else { names(&info.covariates) }));
     let (categories, numbers) = (info.static_categories.len(), info.static_units.scale.len());
     if categories + numbers > 0 {
-        lines.push(("static covariates", format!("{categories} categories, {numbers} numbers")));
+        lines.push(("static covariates", format!("categories: {categories}, numbers: {numbers}")));
     }
     lines.push(("bounds", bounds(info)));
     lines
