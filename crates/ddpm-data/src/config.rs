@@ -127,6 +127,9 @@ pub struct ImagesConfig {
     /// Where the classes come from.
     #[serde(default)]
     pub labels: ImageLabels,
+    /// Where the captions come from, for text to image.
+    #[serde(default, skip_serializing_if = "ImageCaptions::is_usual")]
+    pub captions: ImageCaptions,
     /// How an image of another size is made to fit.
     #[serde(default)]
     pub resize: ImageResize,
@@ -162,6 +165,27 @@ pub enum ImageLabels {
     None,
     /// One class for each sub-folder.
     Folders,
+}
+
+/// Where the captions come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageCaptions {
+    /// No captions.
+    #[default]
+    None,
+    /// `metadata.jsonl` if there is one, or else the text files.
+    Auto,
+    /// A line of `metadata.jsonl` for each image: its `file_name`, and its caption as `text` or `caption`.
+    Metadata,
+    /// A text file next to each image: `a.txt` for `a.png`.
+    TextFiles,
+}
+
+impl ImageCaptions {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How an image of another size is made to fit.
@@ -698,13 +722,14 @@ mod tests {
 
     #[test]
     fn all_options_are_read_and_written() {
-        let text = "kind = 'images'\npath = 'p'\nbinarize = 0.5\nsize = 64\nchannels = 'grayscale'\nlabels = 'folders'\n\
+        let text = "kind = 'images'\npath = 'p'\nbinarize = 0.5\nsize = 64\nchannels = 'grayscale'\nlabels = 'folders'\ncaptions = 'metadata'\n\
                     resize = 'cover-and-centre-crop'\nhorizontal_flip = true\non_bad_file = 'skip'";
         let config = parse(text).unwrap();
         let DataConfig::Images(images) = &config else { panic!("{config:?}") };
         assert_eq!(images.size, 64);
         assert_eq!(images.channels, ImageChannels::Grayscale);
         assert_eq!(images.labels, ImageLabels::Folders);
+        assert_eq!(images.captions, ImageCaptions::Metadata);
         assert_eq!(images.on_bad_file, OnBadFile::Skip);
         assert!(images.horizontal_flip);
         assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);

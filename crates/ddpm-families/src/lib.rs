@@ -12,6 +12,7 @@ pub mod masked;
 pub mod parameters;
 pub(crate) mod series_sampling;
 pub mod snapshot;
+pub mod text_encoder;
 pub mod timegrad;
 pub mod usual_sampling;
 pub mod vae;
