@@ -16,6 +16,8 @@ pub enum DataConfig {
     Digits(DigitsConfig),
     /// Generated images of a square, an ellipse or a triangle, 16x16, with known factors: shape, scale and position.
     Sprites(SpritesConfig),
+    /// Generated images of one colored shape on a dark background, 32x32, with captions.
+    Shapes(ShapesConfig),
     /// A folder or zip archive of images.
     Images(ImagesConfig),
     /// Images that `cargo xtask data build` decoded into one file.
@@ -96,6 +98,19 @@ pub struct SpritesConfig {
     pub binarize: Option<f64>,
 }
 
+/// A circle, square or triangle in one of four colors, two sizes and four places, each image with a caption such as `a tiny
+/// red circle at the upper left`. Ten of the 96 combinations are never in the train split; the test split shows all 96 ten
+/// times, so that it has other images of what was seen, and what was not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShapesConfig {
+    /// Images of the train split.
+    pub count: usize,
+    /// Which images are drawn. The same for every run, whatever its own seed: models that are trained apart see the same
+    /// data.
+    pub seed: u64,
+}
+
 /// A folder or zip archive of png, jpeg, webp, bmp or tiff files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,6 +127,9 @@ pub struct ImagesConfig {
     /// Where the classes come from.
     #[serde(default)]
     pub labels: ImageLabels,
+    /// Where the captions come from, for text to image.
+    #[serde(default, skip_serializing_if = "ImageCaptions::is_usual")]
+    pub captions: ImageCaptions,
     /// How an image of another size is made to fit.
     #[serde(default)]
     pub resize: ImageResize,
@@ -147,6 +165,27 @@ pub enum ImageLabels {
     None,
     /// One class for each sub-folder.
     Folders,
+}
+
+/// Where the captions come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageCaptions {
+    /// No captions.
+    #[default]
+    None,
+    /// `metadata.jsonl` if there is one, or else the text files.
+    Auto,
+    /// A line of `metadata.jsonl` for each image: its `file_name`, and its caption as `text` or `caption`.
+    Metadata,
+    /// A text file next to each image: `a.txt` for `a.png`.
+    TextFiles,
+}
+
+impl ImageCaptions {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How an image of another size is made to fit.
@@ -405,9 +444,10 @@ pub struct Problem {
 
 impl DataConfig {
     /// Built-in datasets, which need no path, and their descriptions.
-    pub const BUILT_IN: [(&str, &str); 13] = [
+    pub const BUILT_IN: [(&str, &str); 14] = [
         ("digits", "1,797 handwritten digits, 8x8, ten classes (built in)"),
         ("sprites", "1,152 images of three shapes, 16x16, with known factors (generated)"),
+        ("shapes", "images of a colored shape with a caption, 32x32 (generated)"),
         ("swiss-roll", "2-D points on a spiral (generated)"),
         ("moons", "2-D points on two half circles (generated)"),
         ("circles", "2-D points on two circles (generated)"),
@@ -438,6 +478,7 @@ impl DataConfig {
         match self {
             DataConfig::Digits(_) => "digits",
             DataConfig::Sprites(_) => "sprites",
+            DataConfig::Shapes(_) => "shapes",
             DataConfig::Images(_) => "images",
             DataConfig::Packed(_) => "packed",
             DataConfig::Cifar10(_) => "cifar10",
@@ -469,7 +510,8 @@ impl DataConfig {
             DataConfig::Packed(config) => config.binarize,
             DataConfig::Cifar10(config) => config.binarize,
             DataConfig::Mnist(config) | DataConfig::FashionMnist(config) => config.binarize,
-            DataConfig::SwissRoll(_)
+            DataConfig::Shapes(_)
+            | DataConfig::SwissRoll(_)
             | DataConfig::Moons(_)
             | DataConfig::Circles(_)
             | DataConfig::SCurve(_)
@@ -516,6 +558,7 @@ impl DataConfig {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = match self {
             DataConfig::Images(images) => range_problem("size", images.size, 1..=MAX_IMAGE_SIZE),
+            DataConfig::Shapes(shapes) => range_problem("count", shapes.count, 1..=MAX_POINTS),
             DataConfig::SwissRoll(points)
             | DataConfig::Moons(points)
             | DataConfig::Circles(points)
@@ -544,6 +587,12 @@ impl DataConfig {
             problems.push(Problem { key: "binarize", reason });
         }
         problems
+    }
+}
+
+impl Default for ShapesConfig {
+    fn default() -> Self {
+        Self { count: 20_000, seed: 0 }
     }
 }
 
@@ -673,13 +722,14 @@ mod tests {
 
     #[test]
     fn all_options_are_read_and_written() {
-        let text = "kind = 'images'\npath = 'p'\nbinarize = 0.5\nsize = 64\nchannels = 'grayscale'\nlabels = 'folders'\n\
+        let text = "kind = 'images'\npath = 'p'\nbinarize = 0.5\nsize = 64\nchannels = 'grayscale'\nlabels = 'folders'\ncaptions = 'metadata'\n\
                     resize = 'cover-and-centre-crop'\nhorizontal_flip = true\non_bad_file = 'skip'";
         let config = parse(text).unwrap();
         let DataConfig::Images(images) = &config else { panic!("{config:?}") };
         assert_eq!(images.size, 64);
         assert_eq!(images.channels, ImageChannels::Grayscale);
         assert_eq!(images.labels, ImageLabels::Folders);
+        assert_eq!(images.captions, ImageCaptions::Metadata);
         assert_eq!(images.on_bad_file, OnBadFile::Skip);
         assert!(images.horizontal_flip);
         assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);

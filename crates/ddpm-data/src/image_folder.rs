@@ -1,5 +1,6 @@
 //! Pictures in a folder or a zip archive: found, checked and sorted when opened, decoded when asked for.
 
+mod captions;
 mod check;
 mod claim;
 mod place;
@@ -76,6 +77,8 @@ pub(crate) struct Images {
     pub(crate) classes: Vec<String>,
     pub(crate) skipped: Vec<BadFile>,
     pub(crate) ignored: Ignored,
+    /// The captions of the items.
+    captions: Option<Vec<Box<str>>>,
     config: ImagesConfig,
 }
 
@@ -90,19 +93,28 @@ impl Images {
         let (place, other) = Place::of_split(&config.path, split)?;
         let checked = Checked::all(&place, config.labels, cache, progress);
         let classes = classes(config.labels, &place, &checked, other.as_ref());
-        let (mut chosen, ignored) = (checked.good(&place), checked.ignored(&place));
-        let skipped: Vec<BadFile> = checked.bad.into_iter().map(|(_, bad)| bad).collect();
+        let mut chosen = checked.good(&place);
+        let skipped: Vec<BadFile> = checked.bad.iter().map(|(_, bad)| bad.clone()).collect();
         if !skipped.is_empty() && (config.on_bad_file == OnBadFile::Stop || chosen.is_empty()) {
             return Err(DataError::BadFiles { folder: config.path.clone(), files: skipped });
         }
         if chosen.is_empty() {
+            let ignored = checked.ignored(&place, &[]);
             return Err(DataError::format(&place.root(), format!("{ignored}; expected {EXPECTED}")));
         }
+        let captions = captions::read(config.captions, &place, &chosen)?;
+        let ignored = checked.ignored(&place, captions.as_ref().map_or(&[], |captions| &captions.files));
+        let mut captions = captions.map(|captions| captions.of_images);
 
         if other.is_none() {
             let keys: Vec<u64> = chosen.iter().map(|&file| place.files().key(file as usize)).collect();
-            let mut is_held_out = held_out(&keys).into_iter();
-            chosen.retain(|_| is_held_out.next() == Some(split == Split::Test));
+            let is_held_out = held_out(&keys);
+            let mut is_of_split = is_held_out.iter().map(|&is_test| is_test == (split == Split::Test));
+            if let Some(captions) = &mut captions {
+                let mut is_of_split = is_of_split.clone();
+                captions.retain(|_| is_of_split.next() == Some(true));
+            }
+            chosen.retain(|_| is_of_split.next() == Some(true));
             chosen.shrink_to_fit();
         }
         let label = |&file: &u32| {
@@ -111,7 +123,7 @@ impl Images {
         };
         // Every file lies in a class folder, or it would be a bad one.
         let labels = (!classes.is_empty()).then(|| chosen.iter().filter_map(label).collect());
-        Ok(Self { place, chosen, labels, classes, skipped, ignored, config: config.clone() })
+        Ok(Self { place, chosen, labels, classes, skipped, ignored, captions, config: config.clone() })
     }
 
     /// What all items have in common.
@@ -124,7 +136,7 @@ impl Images {
             units: Units::identity(channels),
             series: None,
             latent: false,
-            has_captions: false,
+            has_captions: self.captions.is_some(),
         }
     }
 
@@ -146,7 +158,8 @@ impl Dataset<Example> for Images {
     fn get(&self, index: usize) -> Result<Example, DatasetError> {
         let pixels = self.pixels(index).map_err(DatasetError::new)?;
         let label = self.labels.as_ref().map(|labels| labels[index] as usize);
-        Ok(Example { values: values_of_bytes(&pixels), label, window: None, caption: None })
+        let caption = self.captions.as_ref().map(|captions| captions[index].clone());
+        Ok(Example { values: values_of_bytes(&pixels), label, window: None, caption })
     }
 
     fn len(&self) -> usize {

@@ -28,14 +28,16 @@ mod pixels;
 mod points;
 pub mod random;
 pub mod series;
+pub mod shapes;
 pub mod sprites;
 pub mod zip;
 mod zip_pictures;
 
 pub use config::{
     BundledSeriesConfig, Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, DigitsSplit,
-    GeneratedSeriesConfig, ImageChannels, ImageLabels, ImageResize, ImagesConfig, MnistConfig, MnistSize, OnBadFile,
-    PackedConfig, PointsConfig, Problem, SeriesArrayConfig, SeriesFileConfig, SeriesLayout, SeriesSplit, SpritesConfig,
+    GeneratedSeriesConfig, ImageCaptions, ImageChannels, ImageLabels, ImageResize, ImagesConfig, MnistConfig,
+    MnistSize, OnBadFile, PackedConfig, PointsConfig, Problem, SeriesArrayConfig, SeriesFileConfig, SeriesLayout,
+    SeriesSplit, ShapesConfig, SpritesConfig,
 };
 pub use error::{BadFile, DataError, Ignored};
 pub use example::{DataInfo, Example, Flip, Units};

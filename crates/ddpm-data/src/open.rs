@@ -9,7 +9,7 @@ use crate::error::{BadFile, DataError, Ignored};
 use crate::example::{DataInfo, Example, Flip};
 use crate::points::Shape;
 use crate::series::{SeriesSet, generated};
-use crate::{binarize, cifar10, csv_points, digits, image_folder, mnist, packed, points, series, sprites};
+use crate::{binarize, cifar10, csv_points, digits, image_folder, mnist, packed, points, series, shapes, sprites};
 
 /// What items are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,7 @@ pub fn open_with_progress(
     let mut data = match config {
         DataConfig::Digits(config) => digits::open(config, split)?,
         DataConfig::Sprites(_) => sprites::open(split),
+        DataConfig::Shapes(config) => shapes::open(config, split),
         DataConfig::Images(images) => image_folder::open(images, split, progress)?,
         DataConfig::Packed(packed) => packed::open(packed, split)?,
         DataConfig::Cifar10(cifar) => cifar10::open(cifar, split)?,
@@ -137,6 +138,7 @@ mod tests {
         for (kind, shape, len) in [
             ("digits", vec![1, 8, 8], [1437, 360]),
             ("sprites", vec![1, 16, 16], [1037, 115]),
+            ("shapes", vec![3, 32, 32], [20_000, 960]),
             ("swiss-roll", vec![2], [1_000_000; 2]),
             ("moons", vec![2], [1_000_000; 2]),
             ("circles", vec![2], [1_000_000; 2]),

@@ -63,6 +63,8 @@ pub enum Stream {
     SeriesRow = 24,
     /// Which cells of a training window are hidden from the model; index: the item's place in the endless stream.
     Mask = 25,
+    /// Generated shapes and their captions; index: twice the item, plus 1 in the test split.
+    Shapes = 26,
 }
 
 /// One 64-bit number for an address. For one seed and stream, different indexes give different numbers.
@@ -146,6 +148,7 @@ mod tests {
             Stream::GeneratedSeries,
             Stream::SeriesRow,
             Stream::Mask,
+            Stream::Shapes,
         ];
         for (k, stream) in streams.into_iter().enumerate() {
             // 10 is free.

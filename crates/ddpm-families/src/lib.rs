@@ -14,6 +14,7 @@ pub mod parameters;
 mod series_bound;
 pub(crate) mod series_sampling;
 pub mod snapshot;
+pub mod text_encoder;
 pub mod timegrad;
 pub mod usual_sampling;
 pub mod vae;

@@ -110,6 +110,13 @@ impl Safetensors {
         words(&bytes).map(i64::from_le_bytes).collect()
     }
 
+    /// The values of a U8 tensor.
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        let (dtype, _, bytes) = self.read(name);
+        assert_eq!(dtype, safetensors::Dtype::U8, "{name}");
+        bytes
+    }
+
     /// A floating-point tensor in the wanted dtype, its shape fitted to the rank by [`fit`].
     pub fn tensor<const D: usize>(&self, name: &str, device: &Device, dtype: DType) -> Tensor<D> {
         let shape: [usize; D] = fit(&self.shape(name));

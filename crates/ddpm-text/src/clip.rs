@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokenizers::Tokenizer;
 
-use crate::files::{TokenizerError, read};
+use crate::files::{Parts, TokenizerError, read};
 
 /// A tokenizer, and the tokens with a meaning of their own.
 #[derive(Clone, Debug)]
@@ -30,7 +30,10 @@ pub struct Encoding {
 impl ClipTokenizer {
     /// Reads the files in a folder: `tokenizer.json`, or `vocab.json` and `merges.txt`.
     pub fn open(folder: &Path) -> Result<Self, TokenizerError> {
-        let parts = read(folder)?;
+        Self::of_parts(read(folder)?)
+    }
+
+    pub(crate) fn of_parts(parts: Parts) -> Result<Self, TokenizerError> {
         let wrong = |reason: String| TokenizerError::malformed(&parts.file, reason);
         // The crate says what is wrong only when it reads text.
         let text = parts.json.to_string();

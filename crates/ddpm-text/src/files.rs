@@ -13,7 +13,7 @@ const MOST_BYTES: u64 = 64 << 20;
 /// The words of a text, and how they are split off.
 const PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 /// The end of a word, as a part of its last symbol.
-const END_OF_WORD: &str = "</w>";
+pub(crate) const END_OF_WORD: &str = "</w>";
 
 /// Why a tokenizer cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -187,7 +187,7 @@ fn merge_rules(path: &Path, words: &Map<String, Value>) -> Result<Vec<Value>, To
 }
 
 /// The same as one `tokenizer.json`, with the rules of CLIP.
-fn whole_of(
+pub(crate) fn whole_of(
     path: &Path,
     words: Map<String, Value>,
     pairs: Vec<Value>,

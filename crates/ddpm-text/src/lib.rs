@@ -4,6 +4,8 @@
 
 mod clip;
 mod files;
+mod vocabulary;
 
 pub use clip::{ClipTokenizer, Encoding};
 pub use files::TokenizerError;
+pub use vocabulary::{LEAST_TOKENS, Vocabulary};

@@ -3,6 +3,7 @@
 //! Every picture is decoded once: nothing less finds all that break off. What was found good is
 //! [remembered](crate::known_good).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -73,10 +74,12 @@ impl Checked {
         self.other.binary_search(&file).is_ok()
     }
 
-    /// What is said about the files that are something else.
-    pub(super) fn ignored(&self, place: &Place) -> Ignored {
-        let first = self.other.iter().take(Ignored::NAMED).map(|&file| place.files().path(file as usize)).collect();
-        Ignored { count: self.other.len(), first }
+    /// What is said about the files that are something else, and are not used besides.
+    pub(super) fn ignored(&self, place: &Place, used: &[usize]) -> Ignored {
+        let used: BTreeSet<usize> = used.iter().copied().collect();
+        let others = || self.other.iter().map(|&file| file as usize).filter(|file| !used.contains(file));
+        let first = others().take(Ignored::NAMED).map(|file| place.files().path(file)).collect();
+        Ignored { count: others().count(), first }
     }
 }
 

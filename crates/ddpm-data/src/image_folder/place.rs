@@ -107,6 +107,17 @@ impl Place {
         decode(bytes, len)
     }
 
+    /// A file of text.
+    pub(super) fn text(&self, file: usize, most: u64) -> Result<String, String> {
+        let (bytes, len) = self.open(file)?;
+        if len > most {
+            return Err(format!("has {len} bytes; expected a text of at most {most}"));
+        }
+        let mut text = Vec::new();
+        bytes.take(most).read_to_end(&mut text).map_err(|error| error.to_string())?;
+        String::from_utf8(text).map_err(|error| format!("is not a text in UTF-8: {error}"))
+    }
+
     /// The bytes of a file, and how many there are.
     fn open(&self, file: usize) -> Result<(Box<dyn Bytes>, u64), String> {
         match self {

@@ -2,6 +2,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use super::*;
+use crate::config::ImageCaptions;
 use crate::known_good::{WORTH_KEEPING, note};
 use crate::pixels::value_of_byte;
 use image::{GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
@@ -12,6 +13,7 @@ fn config(path: &Path) -> ImagesConfig {
         size: 8,
         channels: ImageChannels::Rgb,
         labels: ImageLabels::None,
+        captions: ImageCaptions::None,
         resize: ImageResize::CoverAndCentreCrop,
         horizontal_flip: true,
         on_bad_file: OnBadFile::Stop,
@@ -601,4 +603,73 @@ fn known_pictures_are_not_looked_at_again() {
     fs::write(root.join("0007.png"), png(2)).unwrap();
     assert!(open().is_ok());
     assert!(Images::open(&config, Split::Train, Some(&one.join("no folder")), &|_, _| {}).is_ok());
+}
+
+/// A folder of images whose red is their number.
+fn numbered(folder: &Path, count: u8) {
+    for k in 0..count {
+        save(folder.join(format!("sub/{k}.png")), [k, 0, 0], 8, 8);
+    }
+}
+
+fn assert_captions_fit(config: &ImagesConfig, count: usize) {
+    let (train, test) = both_splits(config);
+    assert!(train.info.has_captions && test.info.has_captions && test.items.len() > 0);
+    let items: Vec<Example> = all(&train).into_iter().chain(all(&test)).collect();
+    assert_eq!(items.len(), count);
+    for item in items {
+        let number = ((item.values[0] + 1.0) * 127.5).round();
+        assert_eq!(item.caption.as_deref(), Some(format!("number {number}").as_str()));
+    }
+}
+
+#[test]
+fn captions_are_read_from_a_table_or_from_texts_and_stay_with_their_image() {
+    let folder = tempfile::tempdir().unwrap();
+    numbered(folder.path(), 20);
+    let mut config = ImagesConfig { captions: ImageCaptions::Auto, ..config(folder.path()) };
+    assert!(message(&config).contains("20 captions are missing: "), "{}", message(&config));
+    for k in 0..20 {
+        fs::write(folder.path().join(format!("sub/{k}.txt")), format!("number {k}\n")).unwrap();
+    }
+    assert_captions_fit(&config, 20);
+    assert_eq!(open(&config, Split::Train).unwrap().ignored.count, 0);
+    config.captions = ImageCaptions::Metadata;
+    assert!(message(&config).contains("no metadata.jsonl"), "{}", message(&config));
+    let line = |k: usize| match k % 2 {
+        0 => format!("{{\"file_name\": \"sub/{k}.png\", \"text\": \"number {k}\", \"other\": 1}}\n"),
+        _ => format!("{{\"caption\": \"number {k}\", \"file_name\": \"sub/{k}.png\"}}\n"),
+    };
+    let table: String = (0..20).map(line).collect();
+    fs::write(folder.path().join("metadata.jsonl"), table).unwrap();
+    for captions in [ImageCaptions::Metadata, ImageCaptions::Auto, ImageCaptions::TextFiles] {
+        config.captions = captions;
+        assert_captions_fit(&config, 20);
+    }
+    config.captions = ImageCaptions::None;
+    let plain = open(&config, Split::Train).unwrap();
+    assert!(!plain.info.has_captions && all(&plain)[0].caption.is_none() && plain.ignored.count == 21);
+}
+
+#[test]
+fn what_is_wrong_with_captions_is_said_with_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    numbered(folder.path(), 3);
+    let config = ImagesConfig { captions: ImageCaptions::Metadata, ..config(folder.path()) };
+    let good = "{\"file_name\": \"0.png\", \"text\": \"number 0\"}\n";
+    for (second, expected) in [
+        ("", "2 captions are missing: sub/1.png, sub/2.png; expected a line in metadata.jsonl"),
+        ("{\"file_name\"", "metadata.jsonl: line 2: is not JSON"),
+        ("[]", "line 2: has no text \"file_name\""),
+        ("{\"file_name\": 3, \"text\": \"x\"}", "line 2: has no text \"file_name\""),
+        ("{\"file_name\": \"1.png\"}", "line 2: has neither a text \"text\" nor \"caption\""),
+        ("{\"file_name\": \"9.png\", \"text\": \"x\"}", "line 2: there is no file \"9.png\""),
+        (good, "line 2: \"0.png\" has a caption already"),
+    ] {
+        fs::write(folder.path().join("sub/metadata.jsonl"), format!("{good}{second}")).unwrap();
+        let text = message(&config);
+        assert!(text.contains(expected), "{text} should contain {expected}");
+    }
+    fs::write(folder.path().join("sub/metadata.jsonl"), [0xff, 0xfe]).unwrap();
+    assert!(message(&config).contains("metadata.jsonl: is not a text in UTF-8"), "{}", message(&config));
 }

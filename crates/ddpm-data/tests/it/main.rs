@@ -4,5 +4,6 @@
 mod any_series;
 mod generated_series;
 mod golden_augment;
+mod golden_captions;
 mod hostile_data;
 mod series_formats;

@@ -6,6 +6,7 @@ use super::erased::{FamilyKind, Of};
 use crate::diffusion::DiffusionFamily;
 use crate::hvae::HvaeFamily;
 use crate::masked::MaskedFamily;
+use crate::text_encoder::TextEncoderFamily;
 use crate::timegrad::TimeGradFamily;
 use crate::vae::VaeFamily;
 
@@ -16,6 +17,7 @@ static FAMILIES: &[&dyn FamilyKind] = &[
     &Of::<HvaeFamily>::NEW,
     &Of::<TimeGradFamily>::NEW,
     &Of::<MaskedFamily>::NEW,
+    &Of::<TextEncoderFamily>::NEW,
 ];
 
 /// Those that a program of its own has added.

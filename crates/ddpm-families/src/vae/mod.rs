@@ -1,5 +1,6 @@
 //! The family `vae`: autoencoders, variational autoencoders and beta-VAEs (Kingma & Welling 2014, Higgins et al. 2017).
 
+mod latent_scale;
 pub mod likelihood;
 pub mod measure;
 pub mod preview;
@@ -304,7 +305,14 @@ impl Family for VaeFamily {
         if let Some(log_sigma) = model.log_sigma() {
             family.tables.vae.sigma = log_sigma.into_scalar::<f64>().exp();
         }
-        let network = network.clone().materialize();
+        let mut network = network.clone().materialize();
+        if self.tables.vae.measure_scale {
+            let scale = latent_scale::measure(self, &network)?;
+            if let AutoencoderConfig::Kl(config) = &mut family.tables.model {
+                config.scaling_factor = scale;
+            }
+            network = network.with_scaling_factor(scale);
+        }
         stored::save_as(&family, progress, dir, |folder| write_autoencoder(&network, folder))?;
         Ok(Written::Pipeline)
     }

@@ -54,6 +54,10 @@ pub struct ObjectiveConfig {
     /// Standard deviation of a Gaussian likelihood of fixed variance, and where a learned one starts; in units of images
     /// from 0 to 1, or of standardized points.
     pub sigma: f64,
+    /// Measures `model.scaling_factor` whenever a snapshot is written, so that the scaled latents have standard deviation 1,
+    /// as a diffusion model of latents wants them. For `model.kind = "kl"`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub measure_scale: bool,
 }
 
 impl Default for ObjectiveConfig {
@@ -71,6 +75,7 @@ impl Default for ObjectiveConfig {
             levels: 256,
             variance: DecoderVariance::Learned,
             sigma: 0.3,
+            measure_scale: false,
         }
     }
 }
@@ -151,6 +156,10 @@ impl VaeTables {
             if value < least {
                 problems.push((format!("vae.{key}"), format!("must be at least {least}, not {value}")));
             }
+        }
+        if keys.measure_scale && !matches!(self.model, AutoencoderConfig::Kl(_)) {
+            let message = "is for model.kind = \"kl\": the others have no scale of latents".into();
+            problems.push(("vae.measure_scale".into(), message));
         }
         if self.augment.has_labels() {
             let message = "is for networks that are conditioned on augmentation labels; augment.crop is not".into();

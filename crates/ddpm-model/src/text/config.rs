@@ -75,6 +75,24 @@ impl ClipTextConfig {
         Ok(config)
     }
 
+    /// The `config.json` of transformers for this encoder, whose vocabulary has these tokens for the start of a sequence and
+    /// for padding.
+    pub fn to_transformers(&self, start: usize, pad: usize) -> Value {
+        let (class, projection) = match self.projection_dim {
+            Some(width) => ("CLIPTextModelWithProjection", width),
+            None => ("CLIPTextModel", self.hidden_size),
+        };
+        serde_json::json!({
+            "architectures": [class], "attention_dropout": 0.0, "bos_token_id": start, "dropout": 0.0,
+            "eos_token_id": self.eos_token_id, "hidden_act": self.hidden_act, "hidden_size": self.hidden_size,
+            "initializer_factor": 1.0, "initializer_range": 0.02, "intermediate_size": self.intermediate_size,
+            "layer_norm_eps": self.layer_norm_eps, "max_position_embeddings": self.max_position_embeddings,
+            "model_type": "clip_text_model", "num_attention_heads": self.num_attention_heads,
+            "num_hidden_layers": self.num_hidden_layers, "pad_token_id": pad, "projection_dim": projection,
+            "torch_dtype": "float32", "vocab_size": self.vocab_size,
+        })
+    }
+
     /// The id whose first place in a sequence is that of the pooled state; nothing: the largest id of the sequence.
     pub fn pooled_id(&self) -> Option<usize> {
         (self.eos_token_id != LEGACY_END).then_some(self.eos_token_id)
@@ -121,6 +139,14 @@ mod tests {
         assert_eq!(of("CLIPTextModel").hidden_act, TextActivation::Gelu);
         let error = ClipTextConfig::from_transformers(&json!({"hidden_act": "relu"})).unwrap_err().to_string();
         assert!(error.contains("relu"), "{error}");
+    }
+
+    #[test]
+    fn what_is_written_for_transformers_is_read_as_the_same() {
+        for projection_dim in [None, Some(7)] {
+            let config = ClipTextConfig { vocab_size: 600, eos_token_id: 599, projection_dim, ..Default::default() };
+            assert_eq!(ClipTextConfig::from_transformers(&config.to_transformers(598, 599)).unwrap(), config);
+        }
     }
 
     #[test]

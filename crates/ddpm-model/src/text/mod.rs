@@ -2,6 +2,8 @@
 
 mod clip;
 mod config;
+mod contrast;
 
 pub use clip::{ClipText, TextStates};
 pub use config::{ClipTextConfig, TextActivation};
+pub use contrast::{Contrast, ContrastConfig, contrastive_loss, found_captions};

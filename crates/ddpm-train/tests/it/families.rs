@@ -172,7 +172,7 @@ impl Generate for Decoder {
 }
 
 /// The tiny experiment of each family.
-const EXPERIMENTS: [(&str, &str); 9] = [
+const EXPERIMENTS: [(&str, &str); 10] = [
     ("linear-autoencoder", "family = \"linear-autoencoder\"\n[data]\nkind = \"swiss-roll\"\n[model]\nlatent = 1\n"),
     (
         "diffusion",
@@ -210,6 +210,11 @@ const EXPERIMENTS: [(&str, &str); 9] = [
         "masked-sssd",
         "family = \"masked\"\n[data]\nkind = \"sines\"\ncount = 12\n[model]\nkind = \"sssd\"\nresidual_channels = 4\n\
          skip_channels = 4\nlayers = 1\nstep_sinusoids = 8\nstep_hidden = 8\nstep_features = 8\nstates = 4\n[masked]\nsteps = 3\n",
+    ),
+    (
+        "text-encoder",
+        "family = \"text-encoder\"\n[data]\nkind = \"shapes\"\ncount = 40\n[model]\nwidth = 8\nlayers = 1\nheads = 2\n\
+         max_length = 16\n[contrast]\nchannels = [8, 8]\nwidth = 8\n",
     ),
 ];
 

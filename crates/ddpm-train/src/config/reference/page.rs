@@ -33,8 +33,13 @@ const ROOTS: [&str; 2] = ["Experiment", "DiffusionTables"];
 
 /// The families whose tables have sections of their own, with the struct of these. A table that is there already, of the
 /// same type, is not repeated.
-const FAMILIES: [(&str, &str); 4] =
-    [("vae", "VaeTables"), ("hvae", "HvaeTables"), ("timegrad", "TimeGradTables"), ("masked", "MaskedTables")];
+const FAMILIES: [(&str, &str); 5] = [
+    ("vae", "VaeTables"),
+    ("hvae", "HvaeTables"),
+    ("timegrad", "TimeGradTables"),
+    ("masked", "MaskedTables"),
+    ("text-encoder", "TextEncoderTables"),
+];
 
 /// The whole page.
 pub fn of(sources: &Sources) -> String {
