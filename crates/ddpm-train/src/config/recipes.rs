@@ -43,6 +43,8 @@ recipes!(
     "points-score-sde",
     "points-swiss-roll",
     "points-vae",
+    "shapes-dit",
+    "shapes-text",
     "sines-csdi",
     "sines-csdi-long",
     "sprites-autoencoder-kl",
