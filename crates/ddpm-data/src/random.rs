@@ -65,6 +65,8 @@ pub enum Stream {
     Mask = 25,
     /// Generated shapes and their captions; index: twice the item, plus 1 in the test split.
     Shapes = 26,
+    /// The latents that are learned of the posterior of an item's; index: the item's place in the endless stream.
+    Latents = 27,
 }
 
 /// One 64-bit number for an address. For one seed and stream, different indexes give different numbers.

@@ -3,7 +3,7 @@
 //! A snapshot of a U-Net of images is a pipeline of diffusers, with a [`SnapshotConfig`] in [`OWN`] beside it that
 //! says what diffusers has no word for. Where it has none for the network or its diffusion, `model.safetensors`
 //! carries the weights under PyTorch's names and, in its header, the same description. Pipelines that others wrote
-//! are read as they are.
+//! are read as they are. A model of latents or of text has its frozen parts in `vae`, `text_encoder` and `tokenizer`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
-use ddpm_data::{DataConfig, DataInfo};
+use ddpm_data::{DataConfig, DataInfo, Units};
 use ddpm_files::WriteError;
 use ddpm_files::atomic::AtomicFolder;
 use ddpm_model::bound::Loss;
@@ -35,6 +35,7 @@ use crate::diffusers::DiffusersError;
 use crate::diffusers::pipeline::{Files, Layout, read_json};
 use crate::diffusers::scheduler_config::SchedulerConfig;
 use crate::diffusion::networks;
+use crate::latent::{FrozenError, FrozenParts};
 
 /// The description in a snapshot that is a pipeline.
 pub const OWN: &str = "ddpm.json";
@@ -224,6 +225,27 @@ pub struct SnapshotConfig {
     /// How the previews of its experiment were sampled, which is how it is sampled unless a sampler is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
+    /// The latents that the network denoises, where it does not denoise the data themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latents: Option<LatentInfo>,
+    /// The text that the network is conditioned on, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextInfo>,
+}
+
+/// What a network of latents denoises.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatentInfo {
+    /// Their shape, `[C, H, W]`.
+    pub shape: Vec<usize>,
+}
+
+/// What a network of text was trained with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextInfo {
+    /// The prompts of the previews of its experiment.
+    #[serde(default)]
+    pub prompts: Vec<String>,
 }
 
 /// A sampler and how many steps it takes.
@@ -254,6 +276,16 @@ impl SnapshotConfig {
             step: 0,
             images_seen: 0,
             sampling: None,
+            latents: None,
+            text: None,
+        }
+    }
+
+    /// What the network denoises: the data, or latents of them.
+    pub fn denoised(&self) -> DataInfo {
+        match &self.latents {
+            Some(latents) => latent_info(&self.data, &latents.shape),
+            None => self.data.clone(),
         }
     }
 
@@ -264,8 +296,7 @@ impl SnapshotConfig {
 
     /// A description of what others trained.
     pub fn foreign(network: NetworkConfig, diffusion: DiffusionConfig, data: DataInfo, name: &str) -> Self {
-        let (experiment, source) = (name.into(), None);
-        Self { format: FORMAT, network, diffusion, data, source, experiment, step: 0, images_seen: 0, sampling: None }
+        Self::new(network, diffusion, data, None, name)
     }
 
     /// What it is a snapshot of, in words.
@@ -310,6 +341,21 @@ pub enum SnapshotError {
     /// The weights cannot be read, or are not those of the network that the snapshot describes.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A frozen part cannot be read.
+    #[error(transparent)]
+    Frozen(Box<FrozenError>),
+}
+
+impl From<FrozenError> for SnapshotError {
+    fn from(error: FrozenError) -> Self {
+        Self::Frozen(Box::new(error))
+    }
+}
+
+/// Latents of this shape in place of data, which have no bounds and no classes.
+pub fn latent_info(data: &DataInfo, shape: &[usize]) -> DataInfo {
+    let channels = shape.first().copied().unwrap_or_default();
+    DataInfo { shape: shape.to_vec(), units: Units::identity(channels), latent: true, ..data.clone() }
 }
 
 /// A snapshot in memory.
@@ -319,6 +365,10 @@ pub struct Snapshot {
     pub config: SnapshotConfig,
     /// The network with its weights.
     pub network: Network,
+    /// What it denoises: the data, or latents of them.
+    pub denoised: DataInfo,
+    /// The autoencoder of its latents and the encoder of its text, where it has them.
+    pub frozen: FrozenParts,
     /// How diffusers would sample from it, where it is a pipeline.
     pub scheduler: Option<SchedulerConfig>,
     /// Whether the description is our own, and not made of the files of a pipeline of others.
@@ -357,12 +407,22 @@ impl Written {
 impl Snapshot {
     /// Writes a trained network as the folder `dir`, which appears complete or not at all.
     pub fn save(network: &Network, config: &SnapshotConfig, dir: &Path) -> Result<Written, SnapshotError> {
-        write(network, config, None, dir)
+        Self::save_with(network, config, &FrozenParts::default(), dir)
+    }
+
+    /// As [`save`](Self::save), with the frozen parts that it needs.
+    pub fn save_with(
+        network: &Network,
+        config: &SnapshotConfig,
+        frozen: &FrozenParts,
+        dir: &Path,
+    ) -> Result<Written, SnapshotError> {
+        write(network, config, frozen, None, dir)
     }
 
     /// Writes what was loaded, with the scheduler that came with it.
     pub fn save_again(&self, dir: &Path) -> Result<Written, SnapshotError> {
-        write(&self.network, &self.config, self.scheduler.as_ref(), dir)
+        write(&self.network, &self.config, &self.frozen, self.scheduler.as_ref(), dir)
     }
 
     /// Reads a snapshot folder, the file in it, or a folder of diffusers, onto `device`.
@@ -383,7 +443,10 @@ impl Snapshot {
             }
         };
         let network = with_weights(config.network.init(device), &weights)?;
-        Ok(Self { config, network, scheduler, is_ours })
+        let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+        let frozen = FrozenParts::open(folder, config.latents.is_some(), config.text.is_some(), device)?;
+        let denoised = config.denoised();
+        Ok(Self { config, network, denoised, frozen, scheduler, is_ours })
     }
 
     /// Reads only the description of what [`Snapshot::load`] reads.
@@ -405,22 +468,25 @@ impl Snapshot {
 /// A snapshot as a sampling job takes it.
 pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a, Network> {
     let self_conditioned = snapshot.config.diffusion.self_conditioning;
-    TrainedModel::of_network(&snapshot.network, diffusion, &snapshot.config.data, self_conditioned)
+    TrainedModel::of_network(&snapshot.network, diffusion, &snapshot.denoised, self_conditioned)
 }
 
 fn write(
     network: &Network,
     config: &SnapshotConfig,
+    frozen: &FrozenParts,
     scheduler: Option<&SchedulerConfig>,
     dir: &Path,
 ) -> Result<Written, SnapshotError> {
     let folder = AtomicFolder::begin(dir)?;
+    let parts = frozen.write(&folder)?;
     let written = match Files::of(config, scheduler) {
         Ok(files) => {
             let layout = Layout::in_folders(folder.path());
             let mut written = files.write(&layout, &folder)?;
             save_weights(network, &layout.weights(), None, &folder)?;
             written.push(layout.weights());
+            written.extend(parts);
             let checksums = checksums::of_files(folder.path(), &written).map_err(io(folder.path()))?;
             write_json(&folder.path().join(OWN), &Described { config, checksums }, &folder)?;
             if config.network.num_classes() > 0 { Written::PipelineOfClasses } else { Written::Pipeline }
@@ -575,7 +641,7 @@ fn description(path: &Path, read: serde_json::Result<SnapshotConfig>) -> Result<
 /// Refuses a description of items that its network cannot make: what is trusted here would end in a panic later.
 fn check_items(config: &SnapshotConfig) -> Result<(), String> {
     check_units(&config.data)?;
-    let shape = &config.data.shape;
+    let shape = &config.denoised().shape;
     config.network.validate(shape).map_err(|error| format!("its network cannot make items of shape {shape:?}: {error}"))
 }
 

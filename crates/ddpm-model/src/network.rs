@@ -220,6 +220,17 @@ impl NetworkConfig {
         }
     }
 
+    /// The key of the width of the tokens that the network attends to, and the width; none if it attends to none.
+    pub fn token_width(&self) -> Option<(&'static str, usize)> {
+        match self {
+            Self::UNet(config) => {
+                config.cross_attention.as_ref().map(|cross| ("model.cross_attention.token_width", cross.token_width))
+            }
+            Self::DiT(config) => (config.token_width > 0).then_some(("model.token_width", config.token_width)),
+            Self::PointMlp(_) | Self::Custom(_) => None,
+        }
+    }
+
     /// Whether a forward pass in training draws from the device's generator.
     pub fn has_dropout(&self) -> bool {
         match self {

@@ -66,8 +66,26 @@ fn save<M: Module>(model: &M, config: &Value, folder: &Path) -> Result<(), Snaps
     Ok(folder.commit()?)
 }
 
+/// Writes the files of an autoencoder into a folder within one that is being written, and gives their paths.
+pub fn write_autoencoder_in(
+    model: &AutoencoderKL,
+    part: &Path,
+    folder: &AtomicFolder,
+) -> Result<Vec<PathBuf>, SnapshotError> {
+    write_files_in(model, &write(model.config()), part, folder)
+}
+
 fn write_files<M: Module>(model: &M, config: &Value, folder: &AtomicFolder) -> Result<Vec<PathBuf>, SnapshotError> {
-    let files = [CONFIG, WEIGHTS].map(|name| folder.path().join(name));
+    write_files_in(model, config, folder.path(), folder)
+}
+
+fn write_files_in<M: Module>(
+    model: &M,
+    config: &Value,
+    part: &Path,
+    folder: &AtomicFolder,
+) -> Result<Vec<PathBuf>, SnapshotError> {
+    let files = [CONFIG, WEIGHTS].map(|name| part.join(name));
     write_json(&files[0], config, folder)?;
     save_weights(model, &files[1], None, folder)?;
     Ok(files.to_vec())

@@ -6,6 +6,7 @@
 
 pub mod autoencoder;
 pub mod autoencoder_config;
+pub mod condition_unet;
 pub mod json;
 pub mod pipeline;
 mod plans;

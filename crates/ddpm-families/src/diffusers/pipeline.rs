@@ -12,6 +12,7 @@ use ddpm_files::atomic::AtomicFolder;
 use ddpm_model::network::NetworkConfig;
 use serde_json::{Value, json};
 
+use super::condition_unet::{self, CONDITION_CLASS};
 use super::json::parse;
 use super::scheduler_config::SchedulerConfig;
 use super::unet_config::{self, UNetFile};
@@ -84,10 +85,16 @@ impl Layout {
         Ok((name, parts.get("scheduler").and_then(class)))
     }
 
+    /// The class of the scheduler, whatever other parts there are.
+    fn scheduler_class(&self) -> Result<Option<String>, SnapshotError> {
+        let Some(file) = &self.index else { return Ok(None) };
+        Ok(read_json(file)?["scheduler"][1].as_str().map(String::from))
+    }
+
     /// The scheduler. Its class is that of `model_index.json`, which the peer goes by too.
     pub fn read_scheduler(&self) -> Result<SchedulerConfig, SnapshotError> {
         let mut json = read_json(&self.scheduler)?;
-        if let (Some(class), Some(keys)) = (self.parts()?.1, json.as_object_mut()) {
+        if let (Some(class), Some(keys)) = (self.scheduler_class()?, json.as_object_mut()) {
             keys.insert("_class_name".into(), class.into());
         }
         let at = |error| SnapshotError::Diffusers { path: self.scheduler.clone(), error };
@@ -146,25 +153,42 @@ impl Files {
     ///
     /// The scheduler is that of ancestral sampling unless there is another.
     pub fn of(config: &SnapshotConfig, scheduler: Option<&SchedulerConfig>) -> Result<Self, String> {
-        let (NetworkConfig::UNet(network), &[_, height, width]) = (&config.network, config.data.shape.as_slice())
-        else {
+        let denoised = config.denoised();
+        let (NetworkConfig::UNet(network), &[_, height, width]) = (&config.network, denoised.shape.as_slice()) else {
             return Err("it is no U-Net of images".into());
         };
-        let scheduler = match scheduler {
-            Some(scheduler) => scheduler.clone(),
-            None => SchedulerConfig::of_diffusion(&config.diffusion)?,
+        let scheduler = match (scheduler, denoised.latent) {
+            (Some(scheduler), _) => scheduler.clone(),
+            (None, false) => SchedulerConfig::of_diffusion(&config.diffusion)?,
+            (None, true) => SchedulerConfig::of_latents(&config.diffusion)?,
         };
-        Ok(Self { unet: unet_config::write(network, [height, width])?, scheduler: scheduler.write() })
+        let unet = match (&config.latents, &config.text) {
+            (None, None) => unet_config::write(network, [height, width])?,
+            (Some(_), Some(_)) => condition_unet::write(network, [height, width])?,
+            (Some(_), None) => return Err("diffusers has no pipeline of such latents without text".into()),
+            (None, Some(_)) => return Err("diffusers has no pipeline of text without latents".into()),
+        };
+        Ok(Self { unet, scheduler: scheduler.write() })
     }
 
     /// Writes them into a snapshot of this layout and says which they are. Weights go to [`Layout::weights`].
     pub fn write(&self, layout: &Layout, snapshot: &AtomicFolder) -> Result<Vec<PathBuf>, SnapshotError> {
-        let index = json!({
+        let mut index = json!({
             "_class_name": "DDPMPipeline",
             "_diffusers_version": VERSION,
             "scheduler": ["diffusers", self.scheduler["_class_name"]],
             "unet": ["diffusers", self.unet["_class_name"]],
         });
+        if self.unet["_class_name"] == CONDITION_CLASS {
+            index["_class_name"] = "StableDiffusionPipeline".into();
+            index["vae"] = json!(["diffusers", "AutoencoderKL"]);
+            index["text_encoder"] = json!(["transformers", "CLIPTextModel"]);
+            index["tokenizer"] = json!(["transformers", "CLIPTokenizer"]);
+            index["requires_safety_checker"] = false.into();
+            for part in ["safety_checker", "feature_extractor", "image_encoder"] {
+                index[part] = json!([null, null]);
+            }
+        }
         let files = [(layout.network.join(CONFIG), &self.unet), (layout.scheduler.clone(), &self.scheduler)];
         let mut written = Vec::new();
         for (file, json) in files.into_iter().chain(layout.index.clone().map(|file| (file, &index))) {

@@ -168,9 +168,15 @@ impl SchedulerConfig {
         })
     }
 
-    /// Whether it is what [`of_diffusion`](Self::of_diffusion) makes of its diffusion.
+    /// The same of latents, whose values have no bounds. Pipelines of Stable Diffusion expect an offset of 1, which this
+    /// spacing does not read.
+    pub fn of_latents(diffusion: &DiffusionConfig) -> Result<Self, String> {
+        Ok(Self { hold: Hold::Nothing, steps_offset: 1, ..Self::of_diffusion(diffusion)? })
+    }
+
+    /// Whether it is what a snapshot of ours has for its diffusion.
     pub fn is_as_exported(&self) -> bool {
-        Self::of_diffusion(&self.diffusion).is_ok_and(|exported| exported == *self)
+        [Self::of_diffusion(&self.diffusion), Self::of_latents(&self.diffusion)].contains(&Ok(self.clone()))
     }
 
     /// A `scheduler_config.json` in our words.

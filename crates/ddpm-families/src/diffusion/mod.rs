@@ -1,5 +1,8 @@
 //! The family `diffusion`: a network that learns to take noise away (Ho et al. 2020, and what came of it).
 
+pub mod captions;
+mod latent_cache;
+pub mod latents;
 pub mod loss;
 pub mod networks;
 pub mod noising;
@@ -14,8 +17,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use ddpm_data::StreamItem;
 use ddpm_data::augment::AugmentConfig;
+use ddpm_data::{DataInfo, Flip, OpenData, StreamItem};
 use ddpm_kernels::Precision;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{MemoryEstimate, Network, NetworkConfig};
@@ -26,6 +29,8 @@ use ddpm_model::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use self::captions::Captions;
+use self::latents::cache_folder;
 use self::loss::Objective;
 use self::noising::{Labels, NoisedBatch, Noising, draw_by_importance};
 use self::quartiles::Quartiles;
@@ -39,8 +44,9 @@ use crate::family::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, RowLoss,
     StartingWeights, StepLosses, Subject,
 };
+use crate::latent::FrozenParts;
 use crate::loss_sum::LossSum;
-use crate::snapshot::{Snapshot, SnapshotConfig, SnapshotError, Written};
+use crate::snapshot::{LatentInfo, Snapshot, SnapshotConfig, SnapshotError, TextInfo, Written, latent_info};
 
 /// A diffusion model of images or points.
 #[derive(Clone, Debug)]
@@ -51,6 +57,8 @@ pub struct DiffusionFamily {
     noising: Noising,
     quartiles: Quartiles,
     origin: Origin,
+    /// What is noised: the data, or latents of them.
+    denoised: DataInfo,
 }
 
 /// What importance sampling and the metrics remember of the losses.
@@ -68,6 +76,22 @@ pub struct LossMemory {
 impl DiffusionFamily {
     /// The family for data of which only the description is known.
     pub fn new(tables: DiffusionTables, origin: Origin) -> Result<Self, Problem> {
+        Self::with_parts(tables, origin, FrozenParts::default(), false)
+    }
+
+    /// As [`new`](Self::new), with the frozen parts of the model. Where images are another each time, they are encoded
+    /// `in_batch`.
+    pub(super) fn with_parts(
+        tables: DiffusionTables,
+        origin: Origin,
+        parts: FrozenParts,
+        in_batch: bool,
+    ) -> Result<Self, Problem> {
+        let latents = parts.first_stage.map(|stage| tables.encoder(stage, &origin.data, in_batch)).transpose()?;
+        let denoised = match &latents {
+            Some(encoder) => latent_info(&origin.data, &encoder.latent),
+            None => origin.data.clone(),
+        };
         let process = tables.diffusion.init().map_err(|error| ("diffusion.schedule".to_string(), error.to_string()))?;
         let process = Arc::new(process);
         let noising = Noising {
@@ -75,10 +99,12 @@ impl DiffusionFamily {
             labels: labels(&tables.model, tables.train.label_drop),
             offset_noise: tables.diffusion.offset_noise,
             self_conditioning: tables.diffusion.self_conditioning,
-            shape: origin.data.shape.clone(),
+            shape: denoised.shape.clone(),
+            latents,
+            captions: parts.text.map(|text| Captions::new(text, tables.train.label_drop)),
         };
         let quartiles = Quartiles::of(&process);
-        Ok(Self { tables, process, noising, quartiles, origin })
+        Ok(Self { tables, process, noising, quartiles, origin, denoised })
     }
 
     /// What a snapshot says about itself.
@@ -86,9 +112,19 @@ impl DiffusionFamily {
         let Origin { experiment, data, source } = &self.origin;
         let Progress { step, images_seen } = progress;
         let (network, diffusion) = (self.tables.model.clone(), self.tables.diffusion.clone());
-        let PreviewKeys { sampler, steps } = &self.tables.preview;
+        let PreviewKeys { sampler, steps, prompts, .. } = &self.tables.preview;
+        let latents = self.noising.latents.as_ref().map(|_| LatentInfo { shape: self.denoised.shape.clone() });
+        let text = self.noising.captions.as_ref().map(|_| TextInfo { prompts: prompts.clone() });
         let config = SnapshotConfig::new(network, diffusion, data.clone(), source.clone(), experiment);
-        SnapshotConfig { step, images_seen, ..config }.sampled_by(sampler, *steps)
+        SnapshotConfig { step, images_seen, latents, text, ..config }.sampled_by(sampler, *steps)
+    }
+
+    /// The frozen parts of the model.
+    fn parts(&self) -> FrozenParts {
+        FrozenParts {
+            first_stage: self.noising.latents.as_ref().map(|encoder| encoder.stage.clone()),
+            text: self.noising.captions.as_ref().map(|captions| captions.encoder().clone()),
+        }
     }
 
     /// The loss under this process.
@@ -148,8 +184,10 @@ impl Family for DiffusionFamily {
     }
 
     fn resolve(tables: DiffusionTables, subject: &Subject<'_>) -> Result<Self, Vec<Problem>> {
-        let tables = tables.with_data(subject.config, subject.data)?;
-        Self::new(tables, subject.origin()).map_err(|problem| vec![problem])
+        let (tables, parts) = tables.with_parts(subject.data)?;
+        let tables = tables.with_data(subject.config, subject.data, &parts)?;
+        let in_batch = tables.augment != AugmentConfig::default() || subject.data.flip != Flip::Never;
+        Self::with_parts(tables, subject.origin(), parts, in_batch).map_err(|problem| vec![problem])
     }
 
     fn starting_weights(path: &Path, device: &Device) -> Result<Box<dyn StartingWeights>, AnyError> {
@@ -181,7 +219,7 @@ impl Family for DiffusionFamily {
     }
 
     fn memory_estimate(&self, parameters: usize, batch: usize) -> MemoryEstimate {
-        self.tables.model.memory_estimate(parameters, &self.origin.data.shape, batch)
+        self.tables.model.memory_estimate(parameters, &self.denoised.shape, batch)
     }
 
     fn augmentation(&self) -> AugmentConfig {
@@ -190,6 +228,14 @@ impl Family for DiffusionFamily {
 
     fn batch(&self, items: Vec<StreamItem>, seed: u64, device: &Device) -> NoisedBatch {
         self.noising.apply(items, seed, device)
+    }
+
+    fn items(&self, data: OpenData) -> OpenData {
+        let cache = self.tables.latents.as_ref().and_then(|latents| cache_folder(&latents.autoencoder));
+        match &self.noising.latents {
+            Some(encoder) => encoder.items(data, cache),
+            None => data,
+        }
     }
 
     fn to_device(&self, batch: NoisedBatch, device: &Device) -> NoisedBatch {
@@ -246,7 +292,8 @@ impl Family for DiffusionFamily {
 
     fn save(&self, model: &Network, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
         // Factors that are trained beside weights become part of these.
-        Snapshot::save(&burn::module::Module::materialize(model.clone()), &self.snapshot(progress), dir)
+        let network = burn::module::Module::materialize(model.clone());
+        Snapshot::save_with(&network, &self.snapshot(progress), &self.parts(), dir)
     }
 
     fn restored(tables: DiffusionTables, origin: Origin) -> Result<Self, AnyError> {

@@ -12,6 +12,8 @@ use ddpm_model::condition::Condition;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::resample::{importance_weight, step_at};
 
+use super::captions::Captions;
+use super::latents::LatentEncoder;
 use crate::family::three_axes;
 
 /// One batch, with everything random about it already drawn. A point `[N]` is `[N, 1, 1]`, as every item has three axes.
@@ -75,8 +77,12 @@ pub struct Noising {
     pub offset_noise: f64,
     /// Whether the network is shown its own estimate of every other item.
     pub self_conditioning: bool,
-    /// The shape of an item.
+    /// The shape of what is noised: of an item, or of its latents.
     pub shape: Vec<usize>,
+    /// What makes latents of items, where latents are noised.
+    pub latents: Option<LatentEncoder>,
+    /// What makes tokens of captions, where the network is conditioned on them.
+    pub captions: Option<Captions>,
 }
 
 impl Noising {
@@ -100,12 +106,23 @@ impl Noising {
             first_item: places.first().copied().unwrap_or(0),
             shown,
             importance: None,
-            x_0: Tensor::from_data(TensorData::new(values(items), dims), device),
+            x_0: Tensor::from_data(TensorData::new(self.values(items, seed), dims), device),
         }
     }
 
-    /// The classes that the network is conditioned on.
+    /// The values that are noised.
+    fn values(&self, items: Vec<StreamItem>, seed: u64) -> Vec<f32> {
+        match &self.latents {
+            Some(latents) => latents.latents(items, seed),
+            None => items.into_iter().flat_map(|item| item.example.values).collect(),
+        }
+    }
+
+    /// The captions or classes that the network is conditioned on.
     fn condition(&self, items: &[StreamItem], seed: u64, device: &Device) -> Condition {
+        if let Some(captions) = &self.captions {
+            return captions.condition(items, seed, device);
+        }
         let labels: Option<Vec<usize>> = items.iter().map(|item| item.example.label).collect();
         match labels.filter(|_| self.labels != Labels::Unused) {
             Some(labels) => {
@@ -153,10 +170,6 @@ impl Noising {
     }
 }
 
-fn values(items: Vec<StreamItem>) -> Vec<f32> {
-    items.into_iter().flat_map(|item| item.example.values).collect()
-}
-
 fn augment_labels(items: &[StreamItem], device: &Device) -> Option<Tensor<2>> {
     let labels: Vec<_> = items.iter().map(|item| item.augment_labels).collect::<Option<_>>()?;
     let numbers = labels.as_flattened();
@@ -181,7 +194,15 @@ mod tests {
 
     fn noising(offset_noise: f64) -> Noising {
         let diffusion = Arc::new(DiffusionConfig::default().init().unwrap());
-        Noising { diffusion, labels: Labels::Unused, offset_noise, self_conditioning: false, shape: vec![2, 2, 1] }
+        Noising {
+            diffusion,
+            labels: Labels::Unused,
+            offset_noise,
+            self_conditioning: false,
+            shape: vec![2, 2, 1],
+            latents: None,
+            captions: None,
+        }
     }
 
     fn mean(x: impl ExactSizeIterator<Item = f64>) -> f64 {

@@ -64,14 +64,22 @@ impl Start {
 }
 
 impl StartingWeights for Start {
-    /// The network, and the diffusion where that is left out as well.
+    /// The network, and the diffusion and the frozen parts where they are left out as well.
     fn sections(&self) -> toml::Table {
         let config = &self.snapshot.config;
         let sections = [
             ("model", toml::Value::try_from(&config.network)),
             ("diffusion", toml::Value::try_from(&config.diffusion)),
         ];
-        sections.into_iter().filter_map(|(name, section)| Some((name.to_string(), section.ok()?))).collect()
+        let sections = sections.into_iter().filter_map(|(name, section)| Some((name.to_string(), section.ok()?)));
+        let path = self.path.to_string_lossy().into_owned();
+        let part = |name: &str, key: &str| {
+            let section = toml::Table::from_iter([(key.to_string(), path.clone().into())]);
+            (name.to_string(), toml::Value::Table(section))
+        };
+        let latents = config.latents.iter().map(|_| part("latents", "autoencoder"));
+        let text = config.text.iter().map(|_| part("text", "encoder"));
+        sections.chain(latents).chain(text).collect()
     }
 
     fn name_in(&self, file: &Path, tables: &FamilyTables) -> PathBuf {

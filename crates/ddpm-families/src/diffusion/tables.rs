@@ -1,7 +1,7 @@
 //! What an experiment says of a diffusion model, and what of it follows from the data.
 
 use ddpm_data::augment::{AUGMENT_LABELS, AugmentConfig};
-use ddpm_data::{DataConfig, ImageLabels, OpenData};
+use ddpm_data::{DataConfig, DataInfo, ImageLabels, OpenData};
 use ddpm_model::bound::Loss;
 use ddpm_model::network::{NetworkConfig, NetworkError};
 use ddpm_model::variance::Variance;
@@ -9,8 +9,11 @@ use ddpm_sampling::samplers::{Sampler, SamplerOptions};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::captions::TextConfig;
+use super::latents::{LatentEncoder, LatentsConfig};
 use super::networks;
-use crate::family::Problem;
+use crate::family::{Problem, three_axes};
+use crate::latent::{FirstStage, FrozenParts};
 use crate::snapshot::DiffusionConfig;
 
 /// The sections of a diffusion model.
@@ -23,6 +26,12 @@ pub struct DiffusionTables {
     /// The network.
     #[serde(deserialize_with = "networks::of_experiment")]
     pub model: NetworkConfig,
+    /// The latents that are denoised in place of images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latents: Option<LatentsConfig>,
+    /// The text that the network is conditioned on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextConfig>,
     /// Whether the network has as many classes as the data: `model.classes = "data"`, which is a number as soon as the
     /// data are open.
     #[serde(skip)]
@@ -50,8 +59,8 @@ pub struct DiffusionTables {
 pub struct TrainKeys {
     /// How the time step of an item is drawn.
     pub time_sampling: TimeSampling,
-    /// Share of labels replaced by the null class, so that the network also learns the unconditional model
-    /// (classifier-free guidance). Must be 0 if there are classes but no null class.
+    /// Share of labels replaced by the null class, or of captions replaced by the empty prompt, so that the network also
+    /// learns the unconditional model (classifier-free guidance). Must be 0 if there are classes but no null class.
     pub label_drop: f64,
 }
 
@@ -75,18 +84,24 @@ pub enum TimeSampling {
 }
 
 /// Keys of diffusion in `[preview]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PreviewKeys {
     /// The sampler: any name that `cargo xtask sample --help` lists. Its options may follow: `"heun:churn=40"`.
     pub sampler: String,
     /// Steps of the sampler, at most those of the schedule.
     pub steps: usize,
+    /// Guidance towards the class or the prompt; left out: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<f64>,
+    /// Prompts, one after the other, for a network that is conditioned on text; left out: captions of the test split.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<String>,
 }
 
 impl Default for PreviewKeys {
     fn default() -> Self {
-        Self { sampler: "ddim".into(), steps: 50 }
+        Self { sampler: "ddim".into(), steps: 50, guidance: None, prompts: Vec::new() }
     }
 }
 
@@ -111,6 +126,8 @@ impl DiffusionTables {
         Self {
             augment: AugmentConfig::default(),
             model,
+            latents: None,
+            text: None,
             classes_of_data: false,
             unread: Vec::new(),
             diffusion,
@@ -125,6 +142,8 @@ impl DiffusionTables {
         ("augment", ""),
         ("model", "kind = 'unet'"),
         ("model", "kind = 'point-mlp'"),
+        ("latents", ""),
+        ("text", ""),
         ("diffusion", ""),
         ("diffusion.schedule", "kind = 'linear'"),
         ("diffusion.schedule", "kind = 'cosine'"),
@@ -141,6 +160,8 @@ impl DiffusionTables {
         ("train", "label_drop"),
         ("preview", "sampler"),
         ("preview", "steps"),
+        ("preview", "guidance"),
+        ("preview", "prompts"),
         ("validation", "levels"),
     ];
 
@@ -186,6 +207,17 @@ impl DiffusionTables {
         for (key, message) in diffusion.problems() {
             require(false, &format!("diffusion.{key}"), message);
         }
+        problems.extend(self.latents.iter().flat_map(LatentsConfig::problems));
+        problems.extend(self.text.iter().flat_map(TextConfig::problems));
+        let mut require = |holds: bool, key: &str, message: String| {
+            if !holds {
+                problems.push((key.to_string(), message));
+            }
+        };
+        let guidance = preview.guidance.unwrap_or(1.0);
+        require(guidance.is_finite(), "preview.guidance", format!("must be a finite number, not {guidance}"));
+        let is_read = preview.prompts.is_empty() || self.text.is_some();
+        require(is_read, "preview.prompts", "need a network that is conditioned on text, by [text]".into());
         for problem in augment.problems() {
             require(false, &format!("augment.{}", problem.key), problem.reason);
         }
@@ -213,9 +245,68 @@ impl DiffusionTables {
         input
     }
 
+    /// Opens the frozen parts that the experiment names, and leaves nothing open about them.
+    pub(super) fn with_parts(mut self, data: &OpenData) -> Result<(Self, FrozenParts), Vec<Problem>> {
+        let mut parts = FrozenParts::default();
+        let mut problems = Vec::new();
+        match self.latents.take().map(|latents| latents.resolve(data)).transpose() {
+            Ok(opened) => (self.latents, parts.first_stage) = opened.unzip(),
+            Err(problem) => problems.push(problem),
+        }
+        match self.text.take().map(TextConfig::resolve).transpose() {
+            Ok(opened) => (self.text, parts.text) = opened.unzip(),
+            Err(problem) => problems.push(problem),
+        }
+        if problems.is_empty() { Ok((self, parts)) } else { Err(problems) }
+    }
+
+    /// From images to latents, by this first stage.
+    pub(super) fn encoder(&self, stage: FirstStage, data: &DataInfo, in_batch: bool) -> Result<LatentEncoder, Problem> {
+        let latent = stage.latent_shape(&data.shape);
+        let latent = latent.map_err(|error| ("latents.autoencoder".to_string(), error.to_string()))?;
+        let posterior = self.latents.as_ref().map(|latents| latents.posterior).unwrap_or_default();
+        Ok(LatentEncoder { stage, posterior, image: three_axes(&data.shape), latent, in_batch })
+    }
+
+    /// What does not go together of the text and the network.
+    fn text_problems(&self, network: &NetworkConfig, data: &DataInfo, parts: &FrozenParts) -> Vec<Problem> {
+        let (Some(text), Some(config)) = (&parts.text, &self.text) else { return Vec::new() };
+        let mut problems = Vec::new();
+        let mut report = |key: &str, message: String| problems.push((key.to_string(), message));
+        let (width, encoder) = (text.encoder.width(), config.encoder.display());
+        match network.token_width() {
+            Some((key, found)) if found != width => {
+                report(key, format!("is {found}, but the tokens of text.encoder = {encoder} have {width} values"));
+            }
+            Some(_) => {}
+            None => report(
+                "model",
+                format!(
+                    "attends to no tokens, which [text] gives it: a U-Net does with cross_attention.token_width = \
+                     {width}, a DiT with token_width = {width}"
+                ),
+            ),
+        }
+        if !data.has_captions {
+            report("text.encoder", format!("{} has no captions", data.name));
+        }
+        if network.num_classes() > 0 {
+            report("model.classes", "a network is conditioned on classes or on text, and [text] is given".into());
+        }
+        problems
+    }
+
     /// Fills in what the network takes from the data, and checks that they fit.
-    pub(super) fn with_data(mut self, config: &DataConfig, data: &OpenData) -> Result<Self, Vec<Problem>> {
-        let shape = &data.info.shape;
+    pub(super) fn with_data(
+        mut self,
+        config: &DataConfig,
+        data: &OpenData,
+        parts: &FrozenParts,
+    ) -> Result<Self, Vec<Problem>> {
+        let latent = parts.first_stage.as_ref().map(|stage| stage.latent_shape(&data.info.shape));
+        let latent =
+            latent.transpose().map_err(|error| vec![("latents.autoencoder".to_string(), error.to_string())])?;
+        let shape = &latent.map_or_else(|| data.info.shape.clone(), |shape| shape.to_vec());
         let predicted = self.diffusion.variance.output_channels(shape[0]);
         let input = self.input_shape(shape);
         let mut network = self.model.clone().with_io(&input, predicted);
@@ -227,6 +318,7 @@ impl DiffusionTables {
         }
         let mut problems = network_problems(&network, shape, [input[0], predicted]);
         problems.extend(self.problems_with_data(&network, config, data));
+        problems.extend(self.text_problems(&network, &data.info, parts));
         self.classes_of_data = false;
         self.model = network;
         if problems.is_empty() { Ok(self) } else { Err(problems) }
@@ -242,6 +334,9 @@ impl DiffusionTables {
         if bound && shape.len() != 3 {
             let name = &data.info.name;
             report("diffusion", format!("the variational bound needs images of 8 bits, and {name} are points"));
+        }
+        if bound && self.latents.is_some() {
+            report("diffusion", "the variational bound needs images of 8 bits, and latents have no levels".into());
         }
         let (asked, known) = (network.num_classes(), data.info.classes.len());
         if (asked > 0 && asked != known) || (self.classes_of_data && known == 0) {

@@ -12,7 +12,7 @@ use ddpm_sampling::job::TrainedModel;
 use toml::Table;
 
 use super::DiffusionFamily;
-use super::preview::sampling_job;
+use super::preview::{draw, sampling_job};
 use super::tables::{DiffusionTables, PreviewKeys};
 use crate::family::stored::{FORMAT, ModelCard};
 use crate::family::trained::{Draw, Generate, Trained};
@@ -36,13 +36,14 @@ impl TrainedDiffusion {
 
     /// Opens a snapshot of format 1, or a folder of diffusers.
     pub fn open(path: &Path, device: &Device, precision: Precision) -> Result<Self, AnyError> {
-        let Snapshot { config, network, .. } = Snapshot::load(path, device)?;
+        let Snapshot { config, network, frozen, .. } = Snapshot::load(path, device)?;
         let network = network.in_precision(precision);
-        let SnapshotConfig { data, source, experiment, step, images_seen, sampling, .. } = config;
+        let SnapshotConfig { data, source, experiment, step, images_seen, sampling, text, .. } = config;
         let mut tables = DiffusionTables::of(config.network, config.diffusion);
         if let Some(sampling) = sampling {
-            tables.preview = PreviewKeys { sampler: sampling.sampler, steps: sampling.steps };
+            tables.preview = PreviewKeys { sampler: sampling.sampler, steps: sampling.steps, ..PreviewKeys::default() };
         }
+        tables.preview.prompts = text.map(|text| text.prompts).unwrap_or_default();
         let card = ModelCard {
             format: FORMAT,
             family: DiffusionFamily::NAME.into(),
@@ -54,7 +55,8 @@ impl TrainedDiffusion {
             images_seen,
             checksums: Default::default(),
         };
-        let family = DiffusionFamily::restored(tables, Origin { experiment, data, source })?;
+        let family = DiffusionFamily::with_parts(tables, Origin { experiment, data, source }, frozen, false);
+        let family = family.map_err(|(key, message)| format!("{}: {key}: {message}", path.display()))?;
         Ok(Self::new(family, network, card))
     }
 }
@@ -70,10 +72,11 @@ impl Trained for TrainedDiffusion {
 }
 
 impl Generate for TrainedDiffusion {
-    fn generate(&self, draw: &Draw, first: u64, count: usize) -> Result<Samples, AnyError> {
+    fn generate(&self, how: &Draw, first: u64, count: usize) -> Result<Samples, AnyError> {
         let (first, family) = (first as usize, &self.family);
-        let job = sampling_job(family, draw.seed, first + count)?;
-        Ok(job.run_part(&family.trained_model(&self.network), first..first + count, &self.device, &mut |_| {})?)
+        let job = sampling_job(family, how.seed, first + count)?;
+        let prompts = &family.tables.preview.prompts;
+        draw(family, &self.network, &job, first..first + count, prompts, &self.device)
     }
 }
 
@@ -81,6 +84,6 @@ impl DiffusionFamily {
     /// A network as a sampling job takes it.
     pub(super) fn trained_model<'a>(&'a self, network: &'a Network) -> TrainedModel<'a, Network> {
         let self_conditioned = self.tables.diffusion.self_conditioning;
-        TrainedModel::of_network(network, &self.process, &self.origin.data, self_conditioned)
+        TrainedModel::of_network(network, &self.process, &self.denoised, self_conditioned)
     }
 }

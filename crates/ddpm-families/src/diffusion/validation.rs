@@ -12,6 +12,7 @@ use ddpm_model::network::Network;
 use ddpm_sampling::job::clip_for;
 
 use super::DiffusionFamily;
+use super::captions::Captions;
 use super::noising::{Labels, NoisedBatch, Noising};
 use crate::family::{AnyError, HeldOut, HeldOutSetup};
 use crate::items::{HELD_OUT_SEED, held_out_batches, total};
@@ -44,14 +45,15 @@ impl Validation {
             Labels::Unused => Labels::Unused,
             Labels::Kept | Labels::Dropped { .. } => Labels::Kept,
         };
-        let noising = Noising { labels, offset_noise: 0.0, ..family.noising.clone() };
+        let captions = family.noising.captions.clone().map(Captions::all_kept);
+        let noising = Noising { labels, captions, offset_noise: 0.0, ..family.noising.clone() };
         let steps = match &*noising.diffusion {
             Diffusion::Discrete(diffusion) => diffusion.schedule.len(),
             Diffusion::Continuous(_) => usize::MAX,
         };
         let levels = family.tables.validation.levels.min(steps);
         let (family, device) = (family.clone(), setup.device.clone());
-        Ok(Self { batches, device, noising, levels, clip: clip_for(&setup.data.info), family })
+        Ok(Self { batches, device, noising, levels, clip: clip_for(&family.denoised), family })
     }
 
     /// The chain whose variational bound is measured: its last term is about 8-bit values.

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
+use ddpm_data::fnv1a;
 use ddpm_kernels::Precision;
 use ddpm_model::autoencoder::AutoencoderKL;
 
@@ -10,7 +12,7 @@ use crate::diffusers::autoencoder::load_autoencoder;
 use crate::snapshot::SnapshotError;
 
 /// The folder of the autoencoder in a pipeline.
-const FOLDER: &str = "vae";
+pub const FIRST_STAGE: &str = "vae";
 
 /// A frozen autoencoder. Its latents are scaled, as the network that denoises them sees them.
 #[derive(Clone, Debug)]
@@ -42,9 +44,34 @@ pub enum FirstStageError {
 impl FirstStage {
     /// Reads the autoencoder of a pipeline, or a folder that is one.
     pub fn open(folder: &Path, device: &Device) -> Result<Self, FirstStageError> {
-        let part = folder.join(FOLDER);
+        let part = folder.join(FIRST_STAGE);
         let folder = if part.is_dir() { &part } else { folder };
         Ok(Self::Kl(load_autoencoder(folder, device)?))
+    }
+
+    /// The factor of its latents.
+    pub fn scale(&self) -> f64 {
+        match self {
+            Self::Kl(autoencoder) => autoencoder.config().scaling_factor,
+        }
+    }
+
+    /// The same first stage with another factor of its latents.
+    pub fn scaled_by(self, factor: f64) -> Self {
+        match self {
+            Self::Kl(autoencoder) => Self::Kl(autoencoder.with_scaling_factor(factor)),
+        }
+    }
+
+    /// A number that another first stage does not have: of its weights and its config.
+    pub fn fingerprint(&self) -> u64 {
+        match self {
+            Self::Kl(autoencoder) => {
+                let mut visitor = Fingerprint(fnv1a(format!("{:?}", autoencoder.config()).bytes()));
+                autoencoder.visit(&mut visitor);
+                visitor.0
+            }
+        }
     }
 
     /// The same first stage, computing in this precision.
@@ -93,10 +120,33 @@ impl FirstStage {
         }
     }
 
+    /// Mean and standard deviation of the posterior of images, `[B, L, h, w]` each, as scaled as the latents.
+    pub fn posterior(&self, images: Tensor<4>) -> [Tensor<4>; 2] {
+        match self {
+            Self::Kl(autoencoder) => {
+                let posterior = autoencoder.encode(images);
+                let mean = autoencoder.scale_latents(posterior.mean());
+                let above = autoencoder.scale_latents(posterior.mean() + posterior.std());
+                [mean.clone(), above - mean]
+            }
+        }
+    }
+
     /// Scaled latents `[B, L, h, w]` to images `[B, C, H, W]`, which may lie a little outside of [-1, 1].
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Kl(autoencoder) => autoencoder.decode(autoencoder.unscale_latents(latents)),
         }
+    }
+}
+
+/// A hash of all weights, in their order.
+struct Fingerprint(u64);
+
+impl ModuleVisitor for Fingerprint {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let values = param.val().into_data();
+        let bytes = values.iter::<f32>().flat_map(f32::to_le_bytes);
+        self.0 = fnv1a(self.0.to_le_bytes().into_iter().chain(bytes));
     }
 }

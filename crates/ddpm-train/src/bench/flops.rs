@@ -1,6 +1,9 @@
 //! Operations of a network, counted from its config.
 
-use ddpm_model::unet::{Attention, Block, Resample, Resampling, Stage, UNetConfig};
+use ddpm_model::unet::{Attention, Block, Resample, Resampling, Stage, Transformer, UNetConfig};
+
+/// Tokens of a condition that transformers are counted with: a prompt of Stable Diffusion.
+const TOKENS: usize = 77;
 
 /// Multiplications and additions of the products in one forward pass of one image: convolutions, dense layers
 /// and attention. What is done once per value (normalization, activations, sums) is left out, as is usual.
@@ -17,7 +20,9 @@ fn of_stage(config: &UNetConfig, stage: &Stage, size: usize) -> usize {
     let here = pixels(stage.level);
     let block = |block: &Block| {
         let channels = block.out_channels;
-        of_block(config, here, [block.joined_channels(), channels]) + of_attention(block.attention, here, channels)
+        of_block(config, here, [block.joined_channels(), channels])
+            + of_attention(block.attention, here, channels)
+            + of_transformer(block.transformer, here, channels)
     };
     // What is multiplied has the new size: the stride halves, and pixels are doubled or averaged before.
     let resample = |Resample { channels, to_level, kind }: Resample| match kind {
@@ -38,6 +43,16 @@ fn of_attention(attention: Option<Attention>, pixels: usize, channels: usize) ->
     attention.map_or(0, |_| 4 * conv(pixels, [channels; 2], 1) + 2 * 2 * pixels * pixels * channels)
 }
 
+/// Two projections around blocks of self-attention, cross-attention and a gated feed-forward part four times as wide.
+fn of_transformer(transformer: Option<Transformer>, pixels: usize, channels: usize) -> usize {
+    let Some(Transformer { depth, token_width, .. }) = transformer else { return 0 };
+    let own = 4 * conv(pixels, [channels; 2], 1) + 2 * 2 * pixels * pixels * channels;
+    let keys = 2 * conv(TOKENS, [token_width, channels], 1);
+    let cross = 2 * conv(pixels, [channels; 2], 1) + keys + 2 * 2 * pixels * TOKENS * channels;
+    let feed_forward = conv(pixels, [channels, 8 * channels], 1) + conv(pixels, [4 * channels, channels], 1);
+    2 * conv(pixels, [channels; 2], 1) + depth * (own + cross + feed_forward)
+}
+
 /// A convolution with a kernel of so many taps, which gives so many pixels.
 fn conv(pixels: usize, channels: [usize; 2], taps: usize) -> usize {
     pixels * taps * dense(channels)
@@ -50,7 +65,7 @@ fn dense([inputs, outputs]: [usize; 2]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ddpm_model::unet::TimeShift;
+    use ddpm_model::unet::{CrossAttentionConfig, TimeShift};
 
     #[test]
     fn the_network_of_the_paper_has_the_published_count() {
@@ -84,6 +99,19 @@ mod tests {
         // On 16 pixels of 16 channels: q, k, v and the output; scores of all pairs of pixels and their weighted sums.
         let (projections, products) = (4.0 * 2.0 * 16.0 * 16.0 * 16.0, 2.0 * 2.0 * 16.0 * 16.0 * 16.0);
         assert_eq!(forward(&with, 8) - forward(&small(), 8), projections + products);
+    }
+
+    #[test]
+    fn transformers_are_counted_in_place_of_attentions() {
+        let cross = CrossAttentionConfig { token_width: 8, ..CrossAttentionConfig::default() };
+        let with = UNetConfig { middle_attention: true, cross_attention: Some(cross), ..small() };
+        // In the middle, on 16 pixels of 16 channels: projections in and out, q, k, v and out of both attentions, where keys
+        // and values of the second are of tokens, their products, and the feed-forward part.
+        let dense = |rows: f64, inputs: f64, outputs: f64| 2.0 * rows * inputs * outputs;
+        let projections = (2.0 + 4.0 + 2.0) * dense(16.0, 16.0, 16.0) + 2.0 * dense(77.0, 8.0, 16.0);
+        let products = 4.0 * 16.0 * 16.0 * 16.0 + 4.0 * 16.0 * 77.0 * 16.0;
+        let feed_forward = dense(16.0, 16.0, 128.0) + dense(16.0, 64.0, 16.0);
+        assert_eq!(forward(&with, 8) - forward(&small(), 8), projections + products + feed_forward);
     }
 
     #[test]

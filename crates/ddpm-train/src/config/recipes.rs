@@ -44,6 +44,8 @@ recipes!(
     "points-swiss-roll",
     "points-vae",
     "shapes-autoencoder",
+    "shapes-dit",
+    "shapes-text",
     "shapes-words",
     "sines-csdi",
     "sines-csdi-long",

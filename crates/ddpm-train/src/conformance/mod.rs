@@ -253,7 +253,7 @@ fn networks(quick: bool) -> anyhow::Result<Vec<(String, NetworkConfig, Vec<usize
         if let NetworkConfig::UNet(config) = &mut model {
             config.dropout = 0.0;
         }
-        let shape = shape_of(&experiment.data);
+        let shape = if tables.latents.is_some() { LATENTS.to_vec() } else { shape_of(&experiment.data) };
         let small = shape.iter().product::<usize>() <= 64;
         let config = model.with_io(&shape, tables.diffusion.variance.output_channels(shape[0]));
         let known = found.iter().any(|(_, known, _)| *known == config);
@@ -278,6 +278,9 @@ fn networks(quick: bool) -> anyhow::Result<Vec<(String, NetworkConfig, Vec<usize
     }
     Ok(found)
 }
+
+/// The shape of latents, which the autoencoder of an experiment has, and not the experiment.
+const LATENTS: [usize; 3] = [4, 8, 8];
 
 /// The shape of an item, without reading the data.
 fn shape_of(data: &DataConfig) -> Vec<usize> {

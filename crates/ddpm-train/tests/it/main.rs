@@ -22,3 +22,4 @@ mod post_hoc;
 mod resume;
 mod runs;
 mod series_file;
+mod text_to_image;
