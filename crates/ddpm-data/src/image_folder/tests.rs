@@ -614,7 +614,7 @@ fn numbered(folder: &Path, count: u8) {
 
 fn assert_captions_fit(config: &ImagesConfig, count: usize) {
     let (train, test) = both_splits(config);
-    assert!(train.info.has_captions && test.info.has_captions && test.items.len() > 0);
+    assert!(train.info.has_captions && test.info.has_captions && !test.items.is_empty());
     let items: Vec<Example> = all(&train).into_iter().chain(all(&test)).collect();
     assert_eq!(items.len(), count);
     for item in items {
