@@ -1,4 +1,4 @@
-//! The file of weights in a model folder of diffusers.
+//! The file of weights in a model folder of diffusers or transformers.
 
 use std::path::{Path, PathBuf};
 
@@ -6,6 +6,8 @@ use super::WeightsError;
 
 /// What diffusers calls its weights, before the variant and the format.
 const STEM: &str = "diffusion_pytorch_model";
+/// All names of weights: those of diffusers and of transformers.
+const STEMS: [&str; 3] = [STEM, "model", "pytorch_model"];
 
 /// One file that holds or lists weights.
 struct Candidate {
@@ -21,7 +23,8 @@ impl Candidate {
     fn of(name: String) -> Option<Self> {
         const FORMATS: [&[&str]; 4] =
             [&["safetensors"], &["index", "json", "safetensors"], &["bin"], &["bin", "index", "json"]];
-        let mut words: Vec<&str> = name.strip_prefix(STEM)?.strip_prefix('.')?.split('.').collect();
+        let rest = STEMS.iter().find_map(|stem| name.strip_prefix(stem)?.strip_prefix('.'))?;
+        let mut words: Vec<&str> = rest.split('.').collect();
         let known = ["safetensors", "bin", "index", "json"];
         let variants: Vec<String> =
             words.iter().filter(|word| !known.contains(word)).map(ToString::to_string).collect();
@@ -63,9 +66,9 @@ pub(super) fn file_in(dir: &Path, variant: Option<&str>) -> Result<PathBuf, Weig
     };
     match (chosen, variant) {
         (Some(candidate), _) => Ok(dir.join(&candidate.name)),
-        (None, _) if candidates.is_empty() => {
-            choice(format!("the folder holds no weights: no {STEM}.safetensors, {STEM}.bin, or index of a sharded set"))
-        }
+        (None, _) if candidates.is_empty() => choice(format!(
+            "the folder holds no weights: no {STEM}.safetensors, {STEM}.bin, model.safetensors, or index of a sharded set"
+        )),
         (None, Some(variant)) => choice(format!("there are no weights of variant {variant}, only {}", found())),
         (None, None) => choice(format!("there are several variants, and one must be chosen: {}", found())),
     }
@@ -93,6 +96,9 @@ mod tests {
         let half = "diffusion_pytorch_model.fp16.safetensors";
         let index = "diffusion_pytorch_model.safetensors.index.json";
         let shards = ["diffusion_pytorch_model-00001-of-00002.safetensors", "config.json"];
+        let [text, old_text] = ["model.safetensors", "pytorch_model.bin"];
+        assert_eq!(pick(&[old_text, text, "model.fp16.safetensors"], None).unwrap(), text);
+        assert_eq!(pick(&[old_text, "config.json", "model_index.json"], None).unwrap(), old_text);
         assert_eq!(pick(&[bin, half, plain], None).unwrap(), plain);
         assert_eq!(pick(&[bin, half, plain], Some("fp16")).unwrap(), half);
         assert_eq!(pick(&[half], None).unwrap(), half);
