@@ -2,6 +2,7 @@
 
 mod animation;
 mod canvas;
+mod captions;
 mod drawing;
 mod glyphs;
 mod grid;
@@ -14,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use animation::gif;
+pub use captions::write_captioned;
 use ddpm_files::{WriteError, atomic, npy};
 use grid::{grid, square_columns};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};

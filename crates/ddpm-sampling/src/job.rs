@@ -105,6 +105,8 @@ pub enum ClassChoice {
     Any,
     /// All have this one.
     One(usize),
+    /// Sample k has the class k mod their number, whatever the task.
+    InTurn,
 }
 
 impl ClassChoice {
@@ -385,7 +387,7 @@ impl SamplingJob {
     ) -> Result<Samples, JobError> {
         self.check_choices(model)?;
         let levels = self.all_levels(model)?;
-        let levels = self.task.walked(&levels)?;
+        let levels = if self.plan.is_some() { &levels } else { self.task.walked(&levels)? };
         // The rank of a batch is that of an item and one more.
         match model.data.shape.len() {
             1 => self.run_rank::<2, N>(model, levels, part, device, on_progress),
@@ -407,7 +409,10 @@ impl SamplingJob {
     /// What would keep it from being done, before anything is done.
     pub fn check<N>(&self, model: &TrainedModel<'_, N>) -> Result<(), JobError> {
         self.check_choices(model)?;
-        self.task.walked(&self.all_levels(model)?)?;
+        match &self.plan {
+            Some(plan) => drop(self.task.part_of(plan)?),
+            None => drop(self.task.walked(&self.all_levels(model)?)?),
+        }
         Ok(())
     }
 
@@ -432,16 +437,18 @@ impl SamplingJob {
             }
             _ => {}
         }
-        if self.task != Task::Sample && (self.plan.is_some() || self.noise != NoiseChoice::default()) {
+        let has_choices = self.plan.is_some() || self.noise != NoiseChoice::default();
+        let draws_as_torch = self.task != Task::Sample && self.noise.generator == Generator::Torch;
+        if draws_as_torch || has_choices && !self.task.follows_plans() {
             return Err(JobError::OwnNoise { task: self.task.name() });
         }
         let class = match self.class {
-            ClassChoice::Any => None,
+            ClassChoice::Any | ClassChoice::InTurn => None,
             ClassChoice::One(class) => Some(class),
         };
         let per_item = model.data.values_per_item();
         self.task.check(self.sampler, per_item, model.classes, class)?;
-        if class.is_none() && !self.task.given().is_empty() {
+        if self.class == ClassChoice::Any && !self.task.given().is_empty() {
             let mut networks = [Some(model), model.guide].into_iter().flatten();
             if networks.any(|network| network.classes.is_some() && network.null_class.is_none()) {
                 return Err(TaskError::NoNullClass.into());
@@ -450,8 +457,8 @@ impl SamplingJob {
                 return Err(JobError::NoClass);
             }
         }
-        if let Some(start) = self.noise.start.as_ref().filter(|start| start.len() < self.count.saturating_mul(per_item))
-        {
+        let given = self.noise.start.iter().chain(&self.noise.steps);
+        if let Some(start) = given.into_iter().find(|noise| noise.len() < self.count.saturating_mul(per_item)) {
             return Err(JobError::InitNoise { found: start.len() / per_item.max(1), count: self.count });
         }
         self.guidance.check(model.guidable(), model.guide.map(|guide| guide.guidable()), self.clip)?;
@@ -476,8 +483,9 @@ impl SamplingJob {
     ) -> Result<Samples, JobError> {
         // No graph of the sampling is ever needed, and it would hold every step in memory.
         let device = device.clone().without_autodiff();
-        let steps = self.plan.as_ref().map_or_else(|| levels.len() - 1, Plan::steps);
-        let run = PartRun { job: self, model, levels, part, device, steps, evaluations: Cell::new(0) };
+        let plan = self.plan.as_ref().map(|plan| self.task.part_of(plan)).transpose()?;
+        let steps = plan.as_ref().map_or_else(|| levels.len() - 1, Plan::steps);
+        let run = PartRun { job: self, model, levels, plan, part, device, steps, evaluations: Cell::new(0) };
         let mut samples = run.without_values();
         for index in 0..run.batches() {
             run.batch::<D>(index, &mut samples, on_progress)?;
@@ -519,7 +527,7 @@ impl SamplingJob {
 
     /// Rescales the guided prediction, within the interval of guidance alone.
     fn with_guided<const D: usize, T>(&self, guide: &dyn Guide<D>, f: impl FnOnce(&dyn Denoiser<D>) -> T) -> T {
-        let rescaled = Rescaled { inner: guide, phi: self.guidance.rescale };
+        let rescaled = Rescaled { inner: guide, phi: self.guidance.rescale, of: self.guidance.rescaled };
         self.with_bounded(&Within { inner: &rescaled, interval: self.guidance.interval }, f)
     }
 
@@ -554,6 +562,7 @@ impl SamplingJob {
         match self.class {
             ClassChoice::Any => self.task.class(k, classes?),
             ClassChoice::One(class) => Some(class),
+            ClassChoice::InTurn => k.checked_rem(classes?),
         }
     }
 }
@@ -563,6 +572,8 @@ struct PartRun<'a, N> {
     job: &'a SamplingJob,
     model: &'a TrainedModel<'a, N>,
     levels: &'a [NoiseLevel],
+    /// The part of the job's plan that the task follows.
+    plan: Option<Plan>,
     /// Which of the job's samples.
     part: Range<usize>,
     device: Device,
@@ -648,10 +659,16 @@ impl<N: Predictor> PartRun<'_, N> {
             }
         };
         let mut steps_done = 0;
-        let drawn = noise.start() * job.plan.as_ref().map_or(1.0, |plan| plan.start);
+        let drawn = noise.start();
         let labels = &samples.labels[batch.clone()];
+        let first = self.plan.as_ref().map_or_else(|| self.levels[0], Plan::first_level);
         let (start, x_0) = job.with_denoiser(self.model, labels, &self.evaluations, &self.device, |denoiser| {
-            let x = job.task.start(denoiser, self.levels, drawn, &place);
+            let filled = job.task.filled(denoiser, first, &drawn, &place);
+            let denoiser = filled.as_ref().map_or(denoiser, |filled| filled);
+            let x = match &self.plan {
+                Some(plan) => job.task.hidden(first, plan.start, drawn, &place),
+                None => job.task.start(denoiser, self.levels, drawn, &place),
+            };
             keep(0, &x);
             let mut on_step = |step: Step<'_, D>| {
                 steps_done += 1;
@@ -659,10 +676,14 @@ impl<N: Predictor> PartRun<'_, N> {
                 on_progress(self.progress(index, batch.start, steps_done));
             };
             let start = x.clone();
-            let x_0 = match &job.plan {
+            let x_0 = match &self.plan {
                 Some(plan) if job.guidance.threshold.is_some() => plan.walk(denoiser, x, &mut noise, &mut on_step),
                 Some(plan) => plan.run(denoiser, x, &mut noise, &mut on_step),
                 None => job.task.run(job.sampler, denoiser, self.levels, x, &mut noise, &mut on_step, &place),
+            };
+            let x_0 = match &filled {
+                Some(filled) => filled.finish(x_0),
+                None => x_0,
             };
             (start, x_0)
         });

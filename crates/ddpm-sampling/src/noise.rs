@@ -16,6 +16,8 @@ pub struct NoiseChoice {
     pub generator: Generator,
     /// What the samples start from instead of drawn noise: all values, row-major, sample after sample.
     pub start: Option<Vec<f32>>,
+    /// What is used in the first steps instead of drawn noise: for each step all values, row-major, sample after sample.
+    pub steps: Vec<Vec<f32>>,
 }
 
 /// A noise generator.
@@ -34,6 +36,7 @@ pub enum Generator {
 pub struct JobNoise<const D: usize> {
     drawn: Drawn<D>,
     start: Option<Tensor<D>>,
+    steps: Vec<Tensor<D>>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,15 +58,17 @@ impl<const D: usize> JobNoise<D> {
     ) -> Self {
         shape[0] = samples.len();
         let per_sample: usize = shape[1..].iter().product();
-        let start = choice.start.as_ref().map(|all| {
+        let ours = |all: &Vec<f32>| {
             let ours = all[samples.start * per_sample..samples.end * per_sample].to_vec();
             Tensor::from_data(TensorData::new(ours, shape), device)
-        });
+        };
+        let start = choice.start.as_ref().map(ours);
+        let steps = choice.steps.iter().map(ours).collect();
         let drawn = match choice.generator {
             Generator::Own => Drawn::Own(SampleNoise::new(seed, numbers, shape, device)),
             Generator::Torch => Drawn::Torch(TorchNoise::new(seed, count, samples, shape, device)),
         };
-        Self { drawn, start }
+        Self { drawn, start, steps }
     }
 
     /// The noise that the samples start from.
@@ -78,9 +83,10 @@ impl<const D: usize> JobNoise<D> {
 
 impl<const D: usize> NoiseSource<D> for JobNoise<D> {
     fn step(&mut self, index: usize) -> Tensor<D> {
-        match &mut self.drawn {
-            Drawn::Own(noise) => noise.step(index),
-            Drawn::Torch(noise) => noise.step(index),
+        match (self.steps.get(index), &mut self.drawn) {
+            (Some(step), _) => step.clone(),
+            (None, Drawn::Own(noise)) => noise.step(index),
+            (None, Drawn::Torch(noise)) => noise.step(index),
         }
     }
 }

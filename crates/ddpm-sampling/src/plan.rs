@@ -7,7 +7,7 @@ use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::schedule::Schedule;
 
 use crate::guidance::Threshold;
-use crate::samplers::{NoiseSource, Posterior, Sampler, Step, pndm};
+use crate::samplers::{Multistep, NoiseSource, PlmsStep, PndmStart, Posterior, Sampler, Step, plms, pndm};
 
 /// All that a trajectory follows from, besides the network and the noise.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Plan {
     pub walks: Vec<Vec<NoiseLevel>>,
     /// The time that the peer tells the network at a level, where it is not that of the schedule.
     pub times: Vec<(NoiseLevel, f64)>,
+    /// The evaluations of PLMS, where they are not those of our own sampler along the one walk.
+    pub plms: Vec<PlmsStep>,
 }
 
 /// How a predicted x_0 is held where data can be.
@@ -59,6 +61,27 @@ impl Plan {
     /// How many steps it takes.
     pub fn steps(&self) -> usize {
         self.walks.iter().map(|levels| levels.len() - 1).sum()
+    }
+
+    /// The level that it starts at.
+    pub fn first_level(&self) -> NoiseLevel {
+        self.plms.first().map_or_else(|| self.walks[0][0], |step| step.at)
+    }
+
+    /// Only its last `steps` steps, for an image that is hidden in noise of the first level that is left; nothing where the
+    /// sampler has no such part.
+    pub fn last(&self, steps: usize) -> Option<Self> {
+        let skipped = self.steps().checked_sub(steps).filter(|_| steps > 0)?;
+        let of_walk = |levels: &Vec<NoiseLevel>| levels[skipped..].to_vec();
+        let (walks, plms) = match (self.sampler, self.walks.as_slice()) {
+            (Sampler::Pndm { start: PndmStart::RungeKutta }, _) if skipped > 0 => return None,
+            (Sampler::Pndm { start: PndmStart::Multistep }, [levels]) if skipped > 0 => {
+                (vec![of_walk(levels)], PlmsStep::along(levels, skipped))
+            }
+            (_, [levels]) => (vec![of_walk(levels)], self.plms.clone()),
+            (_, walks) => (walks[skipped..].to_vec(), Vec::new()),
+        };
+        Some(Self { sampler: falling_as_before(self.sampler, self.steps()), walks, plms, ..self.clone() })
     }
 
     /// The time that the network is told.
@@ -94,6 +117,9 @@ impl Plan {
         noise: &mut dyn NoiseSource<D>,
         on_step: &mut dyn FnMut(Step<'_, D>),
     ) -> Tensor<D> {
+        if !self.plms.is_empty() {
+            return plms(denoiser, &self.plms, x, self.diffusion.prediction, on_step);
+        }
         let mut steps_done = 0;
         for levels in &self.walks {
             let mut noise = |step: usize| noise.step(steps_done + step);
@@ -123,6 +149,22 @@ impl Plan {
             Hold::Clip { range } => x_0.clamp(-range, range),
             Hold::Threshold(threshold) => threshold.apply(x_0),
         }
+    }
+}
+
+/// The sampler of a part of `steps` steps, whose order falls at the end where that of all steps does.
+fn falling_as_before(sampler: Sampler, steps: usize) -> Sampler {
+    let falls = |below: usize| if steps < below { usize::MAX } else { 0 };
+    let all = |multistep: Multistep| Multistep { falls_below: falls(multistep.falls_below), ..multistep };
+    match sampler {
+        Sampler::DpmppMultistep { multistep, expansion } => {
+            Sampler::DpmppMultistep { multistep: all(multistep), expansion }
+        }
+        Sampler::DpmppSde { multistep } => Sampler::DpmppSde { multistep: all(multistep) },
+        Sampler::UniPc { multistep, b } => Sampler::UniPc { multistep: all(multistep), b },
+        Sampler::Deis { multistep } => Sampler::Deis { multistep: all(multistep) },
+        Sampler::Dpmpp2s { falls_below } => Sampler::Dpmpp2s { falls_below: falls(falls_below) },
+        other => other,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Prompts as classes: a job numbers them, and the network sees the tokens of the prompt with that number. So all that a
-//! job does with classes (guidance, tasks, any batch size) it does with prompts.
+//! job does with classes (guidance, tasks, any batch size) it does with prompts, and with whatever else belongs to one sample.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::DataInfo;
 use ddpm_model::condition::{Condition, Tokens};
 use ddpm_model::diffusion::Diffusion;
@@ -12,22 +12,84 @@ use crate::job::{Predictor, TrainedModel};
 #[derive(Debug)]
 pub struct Prompted<'a, N> {
     network: &'a N,
-    /// A row for each prompt, then one for the prompt that guidance leads away from: the negative or the empty one.
-    tokens: Tokens,
+    rows: Rows,
     prompts: usize,
+    /// More channels of the input, a row for each prompt.
+    channels: Option<Tensor<4>>,
+    /// How many channels of the output count.
+    kept: Option<usize>,
+}
+
+/// What the network is conditioned on: a row for each prompt, then one for the prompt that guidance leads away from.
+#[derive(Debug)]
+enum Rows {
+    /// The negative or the empty prompt comes last.
+    Tokens(Tokens),
+    /// The null class comes last.
+    Classes(Tensor<1, Int>),
+    /// Nothing, whatever the number.
+    Nothing,
 }
 
 impl<'a, N> Prompted<'a, N> {
     /// The network under these prompts, of which the last row of `tokens` is the one that guidance leads away from.
     pub fn new(network: &'a N, tokens: Tokens) -> Self {
         let prompts = tokens.states.dims()[0].saturating_sub(1);
-        Self { network, tokens, prompts }
+        Self { network, rows: Rows::Tokens(tokens), prompts, channels: None, kept: None }
+    }
+
+    /// The network where prompt k is the class `classes[k]`, and guidance leads away from `null`.
+    pub fn of_classes(network: &'a N, classes: &[usize], null: usize, device: &Device) -> Self {
+        let rows: Vec<i64> = classes.iter().chain([&null]).map(|class| *class as i64).collect();
+        let rows = Tensor::from_data(TensorData::new(rows, [classes.len() + 1]), device);
+        Self { network, rows: Rows::Classes(rows), prompts: classes.len(), channels: None, kept: None }
+    }
+
+    /// The network without any condition.
+    pub fn of_nothing(network: &'a N) -> Self {
+        Self { network, rows: Rows::Nothing, prompts: 0, channels: None, kept: None }
+    }
+
+    /// With more channels behind those of x_t, `[prompts, C, H, W]`: row k for prompt k. Under guidance what it leads away from
+    /// has those of the prompt that it is compared with.
+    #[must_use]
+    pub fn with_channels(self, channels: Tensor<4>) -> Self {
+        Self { channels: Some(channels), ..self }
+    }
+
+    /// With only the first `kept` channels of what the network predicts.
+    #[must_use]
+    pub fn keeping(self, kept: usize) -> Self {
+        Self { kept: Some(kept), ..self }
     }
 
     /// The network as a job takes it: every prompt is a class, and the last row is the null class.
     pub fn model<'b>(&'b self, diffusion: &'b Diffusion, data: &'b DataInfo) -> TrainedModel<'b, Self> {
-        let (classes, null_class) = (Some(self.prompts), Some(self.prompts));
+        let numbered = !matches!(self.rows, Rows::Nothing);
+        let (classes, null_class) = (numbered.then_some(self.prompts), numbered.then_some(self.prompts));
         TrainedModel { classes, null_class, ..TrainedModel::new(self, diffusion, data) }
+    }
+
+    /// The condition of rows with these numbers.
+    fn condition(&self, rows: &Tensor<1, Int>) -> Condition {
+        match &self.rows {
+            Rows::Tokens(tokens) => Condition::Tokens(tokens.rows(rows.clone())),
+            Rows::Classes(classes) => Condition::Class(classes.clone().select(0, rows.clone())),
+            Rows::Nothing => Condition::None,
+        }
+    }
+
+    /// The additional channels of rows with these numbers.
+    fn channels_of<const D: usize>(&self, channels: &Tensor<4>, rows: &Tensor<1, Int>) -> Tensor<D> {
+        let half = rows.dims()[0] / 2;
+        let (first, second) = (rows.clone().narrow(0, 0, half), rows.clone().narrow(0, half, rows.dims()[0] - half));
+        // Guidance doubles the rows: those under the null class are the second half.
+        let compared =
+            rows.clone().mask_where(rows.clone().equal_elem(self.prompts as i64), Tensor::cat(vec![second, first], 0));
+        let chosen = channels.clone().select(0, compared);
+        let mut shape = [1; D];
+        shape.iter_mut().zip(chosen.dims()).for_each(|(size, found)| *size = found);
+        chosen.reshape(shape)
     }
 }
 
@@ -41,6 +103,14 @@ impl<N: Predictor> Predictor for Prompted<'_, N> {
                 Tensor::<1, Int>::from_data(null, &x_t.device())
             }
         };
-        self.network.predict(x_t, t, &Condition::Tokens(self.tokens.rows(rows)))
+        let x_t = match &self.channels {
+            Some(channels) => Tensor::cat(vec![x_t, self.channels_of(channels, &rows)], 1),
+            None => x_t,
+        };
+        let output = self.network.predict(x_t, t, &self.condition(&rows));
+        match self.kept {
+            Some(kept) => output.narrow(1, 0, kept),
+            None => output,
+        }
     }
 }

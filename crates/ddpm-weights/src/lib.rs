@@ -67,6 +67,13 @@ impl Weights {
         self
     }
 
+    /// The tensors that `rename` has a name for, under that name; the others are left out.
+    #[must_use]
+    pub fn renamed(&self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        let tensors = self.tensors.iter().filter_map(|(name, tensor)| Some((rename(name)?, tensor.clone()))).collect();
+        Self { path: self.path.clone(), tensors, others: Vec::new() }
+    }
+
     /// The file that was opened.
     pub fn path(&self) -> &Path {
         &self.path

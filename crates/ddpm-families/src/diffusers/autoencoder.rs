@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::Device;
 use ddpm_files::atomic::AtomicFolder;
-use ddpm_model::autoencoder::{AutoencoderKL, AutoencoderKLConfig, AutoencoderTiny, AutoencoderTinyConfig};
+use ddpm_model::autoencoder::{AutoencoderKL, AutoencoderKLConfig, AutoencoderTiny, AutoencoderTinyConfig, VqModel};
 use ddpm_weights::names::{AutoencoderNames, tiny_entries};
 use ddpm_weights::{Weights, load_entries};
 use serde_json::Value;
 
 use super::DiffusersError;
-use super::autoencoder_config::{KL_CLASS, read, read_tiny, write, write_tiny};
+use super::autoencoder_config::{KL_CLASS, read, read_tiny, read_vq, write, write_tiny};
 use super::pipeline::{CONFIG, WEIGHTS, read_json};
 use crate::snapshot::{SnapshotError, save_weights, write_json};
 
@@ -23,8 +23,12 @@ pub fn save_autoencoder(model: &AutoencoderKL, folder: &Path) -> Result<(), Snap
 /// Reads an `AutoencoderKL`, under the names of today or of the first releases of diffusers. No tensor may be missing or
 /// left over.
 pub fn load_autoencoder(folder: &Path, device: &Device) -> Result<AutoencoderKL, SnapshotError> {
+    load_autoencoder_of(folder, Weights::find_in(folder, None)?, device)
+}
+
+/// Reads an `AutoencoderKL` that a folder describes and whose weights are elsewhere, also under the names of latent diffusion.
+pub fn load_autoencoder_of(folder: &Path, weights: Weights, device: &Device) -> Result<AutoencoderKL, SnapshotError> {
     let config = describe_autoencoder(folder)?;
-    let weights = Weights::find_in(folder, None)?;
     let mut model = config.init(device);
     load_entries(&mut model, &weights, &AutoencoderNames::detect(&weights).entries(&config))?;
     Ok(model)
@@ -46,6 +50,15 @@ pub fn load_tiny_autoencoder(folder: &Path, device: &Device) -> Result<Autoencod
     let weights = Weights::find_in(folder, None)?;
     let mut model = config.init(device);
     load_entries(&mut model, &weights, &tiny_entries(&config))?;
+    Ok(model)
+}
+
+/// Reads a `VQModel`, under the names of today or of the first releases of diffusers. No tensor may be missing or left over.
+pub fn load_vq_model(folder: &Path, device: &Device) -> Result<VqModel, SnapshotError> {
+    let config = config(folder, read_vq)?;
+    let weights = Weights::find_in(folder, None)?;
+    let mut model = config.init(device);
+    load_entries(&mut model, &weights, &AutoencoderNames::detect(&weights).vq_entries(&config))?;
     Ok(model)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A key that is absent means what diffusers' code has as its default.
 
-use ddpm_model::autoencoder::{AutoencoderKLConfig, AutoencoderTinyConfig};
+use ddpm_model::autoencoder::{AutoencoderKLConfig, AutoencoderTinyConfig, VqModelConfig};
 use ddpm_model::network::{NetworkError, Problem};
 use serde_json::{Value, json};
 
@@ -14,10 +14,14 @@ use super::{DiffusersError, VERSION};
 pub const KL_CLASS: &str = "AutoencoderKL";
 /// The class of TAESD.
 pub const TINY_CLASS: &str = "AutoencoderTiny";
+/// The class of the autoencoder with a codebook.
+pub const VQ_CLASS: &str = "VQModel";
 
 /// The only blocks that levels are made of.
 const DOWN_BLOCK: &str = "DownEncoderBlock2D";
 const UP_BLOCK: &str = "UpDecoderBlock2D";
+/// No real codebook comes near; a larger claim is refused before memory is taken.
+const MOST_CODES: usize = 1 << 24;
 
 const KNOWN_KL: [&str; 18] = [
     "act_fn",
@@ -38,6 +42,28 @@ const KNOWN_KL: [&str; 18] = [
     "up_block_types",
     "use_post_quant_conv",
     "use_quant_conv",
+];
+
+const KNOWN_VQ: [&str; 18] = [
+    "act_fn",
+    "block_out_channels",
+    "down_block_types",
+    "force_upcast",
+    "in_channels",
+    "latent_channels",
+    "layers_per_block",
+    "lookup_from_codebook",
+    "mid_block_add_attention",
+    "norm_num_groups",
+    "norm_type",
+    "num_vq_embeddings",
+    "out_channels",
+    "sample_size",
+    "scaling_factor",
+    "up_block_types",
+    "vq_embed_dim",
+    // Of the peer's first releases, without a meaning today.
+    "double_z",
 ];
 
 const KNOWN_TINY: [&str; 17] = [
@@ -66,14 +92,39 @@ pub fn read(json: &Value) -> Result<AutoencoderKLConfig, DiffusersError> {
     let keys = Keys::of(json)?;
     keys.word("_class_name", None, &[(KL_CLASS, ())])?;
     keys.only(&KNOWN_KL)?;
+    let config = networks(keys, &AutoencoderKLConfig::default())?;
+    without_problems(config.problems())?;
+    Ok(config)
+}
+
+/// The config of a `VQModel`.
+pub fn read_vq(json: &Value) -> Result<VqModelConfig, DiffusersError> {
+    let keys = Keys::of(json)?;
+    keys.word("_class_name", None, &[(VQ_CLASS, ())])?;
+    keys.only(&KNOWN_VQ)?;
+    keys.must_be("norm_type", "group")?;
+    keys.must_be("lookup_from_codebook", false)?;
+    let usual = VqModelConfig::default();
+    let networks = networks(keys, &usual.networks)?;
+    let latent = networks.latent_channels;
+    let config = VqModelConfig {
+        num_vq_embeddings: keys.whole("num_vq_embeddings", Some(usual.num_vq_embeddings), MOST_CODES)?,
+        vq_embed_dim: keys.whole("vq_embed_dim", Some(latent), MOST_CHANNELS)?,
+        networks,
+    };
+    without_problems(config.problems())?;
+    Ok(config)
+}
+
+/// What an `AutoencoderKL` and a `VQModel` have in common.
+fn networks(keys: Keys<'_>, usual: &AutoencoderKLConfig) -> Result<AutoencoderKLConfig, DiffusersError> {
     keys.word("act_fn", Some(()), &[("silu", ()), ("swish", ())])?;
-    let usual = AutoencoderKLConfig::default();
     let count = |key: &str, default: usize| keys.whole(key, Some(default), MOST_CHANNELS);
     let block_out_channels =
         keys.wholes("block_out_channels", &usual.block_out_channels, MOST_LEVELS, [1, MOST_CHANNELS])?;
     check_blocks(keys, "down_block_types", DOWN_BLOCK, block_out_channels.len())?;
     check_blocks(keys, "up_block_types", UP_BLOCK, block_out_channels.len())?;
-    let config = AutoencoderKLConfig {
+    Ok(AutoencoderKLConfig {
         in_channels: count("in_channels", usual.in_channels)?,
         out_channels: count("out_channels", usual.out_channels)?,
         block_out_channels,
@@ -89,9 +140,7 @@ pub fn read(json: &Value) -> Result<AutoencoderKLConfig, DiffusersError> {
         use_quant_conv: keys.flag("use_quant_conv", usual.use_quant_conv)?,
         use_post_quant_conv: keys.flag("use_post_quant_conv", usual.use_post_quant_conv)?,
         mid_block_add_attention: keys.flag("mid_block_add_attention", usual.mid_block_add_attention)?,
-    };
-    without_problems(config.problems())?;
-    Ok(config)
+    })
 }
 
 /// An `AutoencoderKL` as diffusers describes it, with every key that it writes.

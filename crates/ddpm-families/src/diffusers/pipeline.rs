@@ -21,9 +21,10 @@ use crate::snapshot::{SnapshotConfig, SnapshotError};
 
 /// The weights of a network.
 pub const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
-const INDEX: &str = "model_index.json";
+/// What a pipeline says of its parts.
+pub(crate) const INDEX: &str = "model_index.json";
 pub(crate) const CONFIG: &str = "config.json";
-const SCHEDULER: &str = "scheduler_config.json";
+pub(crate) const SCHEDULER: &str = "scheduler_config.json";
 /// No file of settings comes near this; a larger one is refused before memory is taken.
 const LARGEST_FILE: u64 = 64 << 20;
 

@@ -4,10 +4,11 @@
 
 use ddpm_model::gaussian::GaussianDiffusion;
 use ddpm_model::noise_level::NoiseLevel;
+use ddpm_model::prediction::Prediction;
 use ddpm_model::variance::Variance;
 use ddpm_sampling::levels::{MOST, exponential, karras};
 use ddpm_sampling::plan::{Coordinates, Plan, halved};
-use ddpm_sampling::samplers::{Multistep, Sampler};
+use ddpm_sampling::samplers::{Multistep, PlmsStep, PndmStart, Sampler};
 use ddpm_sampling::steps::{Spacing, StepsError};
 
 use super::DiffusersError;
@@ -40,7 +41,7 @@ impl SchedulerConfig {
         match self.method {
             Method::Ddpm => self.ddpm(diffusion, steps),
             Method::Ddim { ends_clean } => self.ddim(diffusion, steps, eta, ends_clean),
-            Method::Pndm { ends_clean, .. } => self.pndm(diffusion, steps, ends_clean),
+            Method::Pndm { start, ends_clean } => self.pndm(diffusion, steps, start, ends_clean),
             Method::Exploding { sigmas, .. } => self.exploding(diffusion, steps, sigmas),
             Method::Integrator { sampler, karras, ends_clean } => {
                 self.integrator(diffusion, steps, sampler, karras, ends_clean)
@@ -82,7 +83,13 @@ impl SchedulerConfig {
         Ok(Plan { sampler: Sampler::Ddim { eta }, walks, keeps_eps: true, ..self.walk(diffusion, Vec::new()) })
     }
 
-    fn pndm(&self, diffusion: GaussianDiffusion, steps: usize, ends_clean: bool) -> Result<Plan, DiffusersError> {
+    fn pndm(
+        &self,
+        diffusion: GaussianDiffusion,
+        steps: usize,
+        start: PndmStart,
+        ends_clean: bool,
+    ) -> Result<Plan, DiffusersError> {
         if steps < 4 {
             return Err(DiffusersError::Value {
                 key: "steps".into(),
@@ -99,8 +106,16 @@ impl SchedulerConfig {
             let [first, second] = halved(schedule, pair[0], pair[1]);
             (first, schedule.time_of(second))
         };
-        let times = levels.windows(2).take(3).map(told).collect();
-        Ok(Plan { times, ..self.walk(diffusion, levels) })
+        let times = match start {
+            PndmStart::RungeKutta => levels.windows(2).take(3).map(told).collect(),
+            PndmStart::Multistep => Vec::new(),
+        };
+        // The peer looks back over what the network said: only where that is eps does our own sampler do the same.
+        let plms = match diffusion.prediction {
+            Prediction::Eps => Vec::new(),
+            _ => PlmsStep::along(&levels, 0),
+        };
+        Ok(Plan { times, plms, ..self.walk(diffusion, levels) })
     }
 
     /// The classes that walk over sigmas.
@@ -207,6 +222,7 @@ impl SchedulerConfig {
             start: 1.0,
             walks: vec![levels],
             times: Vec::new(),
+            plms: Vec::new(),
         }
     }
 

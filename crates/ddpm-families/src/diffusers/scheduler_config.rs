@@ -211,9 +211,14 @@ impl SchedulerConfig {
             return Err(keys.refuse("timestep_spacing", "leading, with PNDM"));
         }
         let diffusion = diffusion(keys, class)?;
-        if class == "PNDMScheduler" && diffusion.prediction != Prediction::Eps {
-            // The peer then looks back over predictions that it has not turned into noise yet.
-            return Err(keys.refuse("prediction_type", "epsilon, with PNDM"));
+        let supported = match method {
+            // The Runge-Kutta steps would mix predictions that are not turned into noise yet.
+            Method::Pndm { start: PndmStart::RungeKutta, .. } => diffusion.prediction == Prediction::Eps,
+            Method::Pndm { .. } => diffusion.prediction != Prediction::X0,
+            _ => true,
+        };
+        if !supported {
+            return Err(keys.refuse("prediction_type", "epsilon, or with skip_prk_steps v_prediction, with PNDM"));
         }
         let steps_offset = keys.whole("steps_offset", Some(0), MOST_STEPS)?;
         Ok(Self { diffusion, spacing, steps_offset, hold, method })

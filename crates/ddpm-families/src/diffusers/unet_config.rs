@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use super::json::Keys;
 use super::{DiffusersError, VERSION};
 
-const CLASS: &str = "UNet2DModel";
+/// The class of a U-Net without tokens.
+pub const CLASS: &str = "UNet2DModel";
 /// No real file comes near these; larger claims are refused before memory is taken.
 pub(super) const MOST_LEVELS: usize = 16;
 pub(super) const MOST_BLOCKS: usize = 64;
 pub(super) const MOST_CHANNELS: usize = 1 << 16;
-pub(super) const MOST_PIXELS: usize = 1 << 16;
+pub(crate) const MOST_PIXELS: usize = 1 << 16;
 const MOST_CLASSES: usize = 1 << 24;
 
 const KNOWN: [&str; 30] = [
@@ -252,7 +253,7 @@ fn channels(keys: Keys<'_>) -> Result<Vec<usize>, DiffusersError> {
 }
 
 /// A number for squares, or height and width.
-fn sample_size(keys: Keys<'_>) -> Result<[usize; 2], DiffusersError> {
+pub(super) fn sample_size(keys: Keys<'_>) -> Result<[usize; 2], DiffusersError> {
     let expected = format!("height and width of the images, from 1 to {MOST_PIXELS}, as one number or two");
     let pixels = |value: &Value| value.as_u64().map(|p| p as usize).filter(|p| (1..=MOST_PIXELS).contains(p));
     let size = match keys.get("sample_size") {

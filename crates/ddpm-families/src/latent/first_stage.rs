@@ -6,19 +6,27 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use ddpm_data::fnv1a;
 use ddpm_kernels::Precision;
-use ddpm_model::autoencoder::AutoencoderKL;
+use ddpm_model::autoencoder::{AutoencoderKL, AutoencoderKLConfig, VqModel};
+use ddpm_weights::Weights;
+use serde_json::Value;
 
-use crate::diffusers::autoencoder::load_autoencoder;
+use crate::diffusers::autoencoder::{load_autoencoder, load_autoencoder_of, load_vq_model};
+use crate::diffusers::autoencoder_config::VQ_CLASS;
+use crate::diffusers::pipeline::{CONFIG, read_json};
 use crate::snapshot::SnapshotError;
 
-/// The folder of the autoencoder in a pipeline.
+/// The folder of an autoencoder with a posterior in a pipeline.
 pub const FIRST_STAGE: &str = "vae";
+/// The folders of the autoencoder in a pipeline: with a posterior, and with a codebook.
+const FOLDERS: [&str; 2] = [FIRST_STAGE, "vqvae"];
 
 /// A frozen autoencoder. Its latents are scaled, as the network that denoises them sees them.
 #[derive(Clone, Debug)]
 pub enum FirstStage {
     /// The autoencoder of latent diffusion with a Gaussian posterior.
     Kl(AutoencoderKL),
+    /// That with a codebook.
+    Vq(VqModel),
 }
 
 /// Why there is no such first stage.
@@ -44,57 +52,90 @@ pub enum FirstStageError {
 impl FirstStage {
     /// Reads the autoencoder of a pipeline, or a folder that is one.
     pub fn open(folder: &Path, device: &Device) -> Result<Self, FirstStageError> {
-        let part = folder.join(FIRST_STAGE);
-        let folder = if part.is_dir() { &part } else { folder };
-        Ok(Self::Kl(load_autoencoder(folder, device)?))
+        let part = FOLDERS.map(|part| folder.join(part)).into_iter().find(|part| part.is_dir());
+        let folder = part.as_deref().unwrap_or(folder);
+        let json = read_json(&folder.join(CONFIG))?;
+        match json.get("_class_name").and_then(Value::as_str) {
+            Some(VQ_CLASS) => Ok(Self::Vq(load_vq_model(folder, device)?)),
+            _ => Ok(Self::Kl(load_autoencoder(folder, device)?)),
+        }
+    }
+
+    /// The autoencoder that the folder of a pipeline describes, with these weights.
+    pub fn open_with(folder: &Path, weights: Weights, device: &Device) -> Result<Self, FirstStageError> {
+        Ok(Self::Kl(load_autoencoder_of(&folder.join(FOLDERS[0]), weights, device)?))
     }
 
     /// The factor of its latents.
     pub fn scale(&self) -> f64 {
-        match self {
-            Self::Kl(autoencoder) => autoencoder.config().scaling_factor,
-        }
+        self.networks().scaling_factor
     }
 
     /// The same first stage with another factor of its latents.
     pub fn scaled_by(self, factor: f64) -> Self {
         match self {
             Self::Kl(autoencoder) => Self::Kl(autoencoder.with_scaling_factor(factor)),
+            Self::Vq(autoencoder) => Self::Vq(autoencoder.with_scaling_factor(factor)),
         }
     }
 
     /// A number that another first stage does not have: of its weights and its config.
     pub fn fingerprint(&self) -> u64 {
+        let mut visitor = Fingerprint(fnv1a(format!("{:?}", self.networks()).bytes()));
         match self {
-            Self::Kl(autoencoder) => {
-                let mut visitor = Fingerprint(fnv1a(format!("{:?}", autoencoder.config()).bytes()));
-                autoencoder.visit(&mut visitor);
-                visitor.0
-            }
+            Self::Kl(autoencoder) => autoencoder.visit(&mut visitor),
+            Self::Vq(autoencoder) => autoencoder.visit(&mut visitor),
         }
+        visitor.0
     }
 
     /// The same first stage, computing in this precision.
     pub fn in_precision(mut self, precision: Precision) -> Self {
         match &mut self {
             Self::Kl(autoencoder) => autoencoder.set_precision(precision),
+            Self::Vq(autoencoder) => autoencoder.set_precision(precision),
         }
         self
     }
 
+    /// The description of its networks.
+    fn networks(&self) -> &AutoencoderKLConfig {
+        match self {
+            Self::Kl(autoencoder) => autoencoder.config(),
+            Self::Vq(autoencoder) => &autoencoder.config().networks,
+        }
+    }
+
+    /// The name of its folder in a pipeline.
+    pub fn folder(&self) -> &'static str {
+        match self {
+            Self::Kl(_) => FOLDERS[0],
+            Self::Vq(_) => FOLDERS[1],
+        }
+    }
+
+    /// Channels of the images.
+    pub fn image_channels(&self) -> usize {
+        self.networks().in_channels
+    }
+
+    /// Channels of the latents.
+    pub fn latent_channels(&self) -> usize {
+        match self {
+            Self::Kl(autoencoder) => autoencoder.config().latent_channels,
+            Self::Vq(autoencoder) => autoencoder.config().vq_embed_dim,
+        }
+    }
+
     /// How many pixels become one latent pixel, along each side.
     pub fn factor(&self) -> usize {
-        match self {
-            Self::Kl(autoencoder) => autoencoder.config().size_ratio(),
-        }
+        self.networks().size_ratio()
     }
 
     /// The shape of the latents of images of this shape, `[C, H, W]`.
     pub fn latent_shape(&self, image: &[usize]) -> Result<[usize; 3], FirstStageError> {
         let factor = self.factor();
-        let (channels, latent_channels) = match self {
-            Self::Kl(autoencoder) => (autoencoder.config().in_channels, autoencoder.config().latent_channels),
-        };
+        let (channels, latent_channels) = (self.image_channels(), self.latent_channels());
         match *image {
             [given, height, width]
                 if given == channels && height * width > 0 && height % factor == 0 && width % factor == 0 =>
@@ -106,7 +147,7 @@ impl FirstStage {
     }
 
     /// Images `[B, C, H, W]` between -1 and 1 to scaled latents `[B, L, h, w]`: the mean of the posterior, or a sample of it
-    /// by this noise.
+    /// by this noise. With a codebook there is no posterior.
     pub fn encode(&self, images: Tensor<4>, noise: Option<Tensor<4>>) -> Tensor<4> {
         match self {
             Self::Kl(autoencoder) => {
@@ -117,10 +158,12 @@ impl FirstStage {
                 };
                 autoencoder.scale_latents(latents)
             }
+            Self::Vq(autoencoder) => self.networks().scale_latents(autoencoder.encode(images)),
         }
     }
 
-    /// Mean and standard deviation of the posterior of images, `[B, L, h, w]` each, as scaled as the latents.
+    /// Mean and standard deviation of the posterior of images, `[B, L, h, w]` each, as scaled as the latents. With a codebook
+    /// nothing is left open: the deviation is 0.
     pub fn posterior(&self, images: Tensor<4>) -> [Tensor<4>; 2] {
         match self {
             Self::Kl(autoencoder) => {
@@ -129,6 +172,10 @@ impl FirstStage {
                 let above = autoencoder.scale_latents(posterior.mean() + posterior.std());
                 [mean.clone(), above - mean]
             }
+            Self::Vq(autoencoder) => {
+                let latents = self.networks().scale_latents(autoencoder.encode(images));
+                [latents.clone(), latents.zeros_like()]
+            }
         }
     }
 
@@ -136,6 +183,7 @@ impl FirstStage {
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Kl(autoencoder) => autoencoder.decode(autoencoder.unscale_latents(latents)),
+            Self::Vq(autoencoder) => autoencoder.decode(self.networks().unscale_latents(latents)),
         }
     }
 }

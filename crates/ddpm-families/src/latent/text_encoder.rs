@@ -66,6 +66,17 @@ impl TextEncoder {
 
     /// Reads a network and a tokenizer that lie in these folders.
     pub fn open_parts(network: &Path, tokenizer: &Path, device: &Device) -> Result<Self, TextEncoderError> {
+        let weights = Weights::find_in(network, None).map_err(SnapshotError::from)?;
+        Self::open_with(network, tokenizer, weights, device)
+    }
+
+    /// As [`open_parts`](Self::open_parts), with weights from elsewhere.
+    pub fn open_with(
+        network: &Path,
+        tokenizer: &Path,
+        weights: Weights,
+        device: &Device,
+    ) -> Result<Self, TextEncoderError> {
         let config = describe(network)?;
         let opened = ClipTokenizer::open(tokenizer)?;
         let (tokens, known) = (opened.vocab_size(), config.vocab_size);
@@ -73,7 +84,6 @@ impl TextEncoder {
             return Err(TextEncoderError::Vocabulary { path: tokenizer.into(), tokens, known });
         }
         let mut encoder = config.init(device);
-        let weights = Weights::find_in(network, None).map_err(SnapshotError::from)?;
         load_clip_text(&mut encoder, weights).map_err(SnapshotError::from)?;
         Ok(Self { tokenizer: opened, network: encoder, device: device.clone() })
     }

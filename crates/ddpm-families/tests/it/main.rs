@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod golden_autoencoder;
+mod golden_latent_pipelines;
 mod golden_pipelines;
 mod golden_tables;
 mod golden_unet;

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use ddpm_console::numbers::at_least;
 use ddpm_data::{Fit, Split, read_pictures};
+use ddpm_families::latent::GivenImages;
 use ddpm_families::snapshot::SnapshotConfig;
 use ddpm_sampling::tasks::{Inpainting, Task};
 
@@ -119,6 +120,34 @@ impl TaskArgs {
             bail!("--fit applies to given images: it needs --from-image, --inpaint or --invert");
         }
         Ok(task)
+    }
+
+    /// The images that a latent pipeline starts from, of this shape, and which of their pixels it generates.
+    pub(crate) fn given_images(&self, shape: [usize; 3]) -> anyhow::Result<Option<GivenImages>> {
+        let others = [
+            ("--class-grid", self.class_grid.is_some()),
+            ("--interpolate", self.interpolate.is_some()),
+            ("--invert", self.invert.is_some()),
+            ("--repaint", self.repaint),
+        ];
+        if let Some((option, _)) = others.into_iter().find(|(_, is_given)| *is_given) {
+            bail!("{option} is not for latent pipelines: they take --from-image, or --inpaint and --mask");
+        }
+        let (images, option) = match (&self.from_image, &self.inpaint) {
+            (Some(images), _) => (images, "--from-image"),
+            (None, Some(images)) => (images, "--inpaint"),
+            (None, None) if self.fit => bail!("--fit applies to given images: it needs --from-image or --inpaint"),
+            (None, None) => return Ok(None),
+        };
+        let Images::Path(path) = images else { bail!("{option} {images}: give the images by their path") };
+        let given = read_pictures(path, &shape, self.fit()).with_context(|| format!("{option} {images}"))?.concat();
+        let pixels = |mask: &String| {
+            let known = self.known(mask, &[1, shape[1], shape[2]]).with_context(|| format!("--mask {mask}"))?;
+            Ok::<_, anyhow::Error>(known.into_iter().map(|known| !known).collect())
+        };
+        let mask = self.mask.as_ref().map(pixels).transpose()?;
+        let strength = if mask.is_some() { 1.0 } else { self.strength };
+        Ok(Some(GivenImages { images: given, mask, strength, posterior_noise: [None, None] }))
     }
 
     fn read(&self, images: &Images, model: &SnapshotConfig) -> anyhow::Result<Vec<f32>> {

@@ -13,10 +13,12 @@ use ddpm_data::series::{Index, Series, Table};
 use ddpm_data::{DataInfo, fnv1a, reference_points};
 use ddpm_device::device::OpenDevice;
 use ddpm_device::memory;
+use ddpm_families::checksums;
 use ddpm_families::family::stored::ModelCard;
 use ddpm_families::family::trained::{Impute, SeriesDraw, Stretch};
-use ddpm_families::snapshot::{Snapshot, SnapshotConfig, trained};
-use ddpm_families::usual_sampling::Choice;
+use ddpm_families::latent::{LatentJob, LatentPipeline};
+use ddpm_families::snapshot::{OWN, Snapshot, SnapshotConfig, trained};
+use ddpm_families::usual_sampling::{Choice, usual_sampling};
 use ddpm_files::runs::RunFolder;
 use ddpm_files::{atomic, npy};
 use ddpm_kernels::Precision;
@@ -31,12 +33,13 @@ use ddpm_sampling::samplers::{Sampler, SamplerOptions};
 use ddpm_sampling::tasks::Task;
 use indicatif::ProgressBar;
 
-use super::{init_noise, samples_folder, task_files};
+use super::{init_noise, sample_prompts, samples_folder, task_files};
 use crate::commands::choose::{OpenModel, SnapshotArgs};
 use crate::commands::choose_task::TaskArgs;
 use crate::commands::inspect_series::WINDOWS_SHOWN;
 use crate::commands::latents::{LatentArgs, interpolation};
 use crate::commands::output_folder::fresh_folder;
+use crate::commands::sample_prompts::{Choices, PromptArgs};
 use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, SamplerArgs};
 use crate::commands::shards::{Parts, Shard};
 
@@ -55,7 +58,9 @@ Examples:
   ddpm-infer sample --sampler unipc --steps 10          as few steps as will do
   ddpm-infer sample --class-grid 8 --guidance 2         a row for each class, with guidance
   ddpm-infer sample --from ddpm-cifar10-32 --out cifar  a folder of diffusers
-  ddpm-infer sample --inpaint mine.png --fit --mask left --repaint";
+  ddpm-infer sample --inpaint mine.png --fit --mask left --repaint
+  ddpm-infer sample --run words --prompt \"a red circle\" --count 8 --guidance 3
+  ddpm-infer sample --from stable-diffusion --prompts lines.txt --out images";
 
 /// Draw samples from a snapshot.
 #[derive(Args, Debug)]
@@ -73,8 +78,9 @@ pub struct SampleArgs {
     #[arg(long, value_name = "C", help_heading = "Samples")]
     class: Option<String>,
     /// Samples generated at once; changes the speed, not the samples.
-    #[arg(long, value_name = "B", default_value_t = USUAL_BATCH, value_parser = at_least::<1, usize>, help_heading = "Samples")]
-    batch_size: usize,
+    /// Default: 128, and 8 for latent pipelines.
+    #[arg(long, value_name = "B", value_parser = at_least::<1, usize>, help_heading = "Samples")]
+    batch_size: Option<usize>,
     #[arg(long, value_name = "NAME[:OPTION=VALUE]", help = sampler_help(), help_heading = "Sampler")]
     sampler: Option<String>,
     /// Steps of the sampler; default: those of the default sampler, or what is usual for --sampler.
@@ -98,6 +104,8 @@ pub struct SampleArgs {
     guiding: GuidanceArgs,
     #[command(flatten)]
     latents: LatentArgs,
+    #[command(flatten)]
+    prompts: PromptArgs,
     /// Folder for the samples; default: a new one in the run's folder.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
@@ -125,6 +133,15 @@ fn sampler_help() -> String {
 /// Generates samples as the arguments say and gives the folder with them.
 pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     let (path, run) = args.snapshot.choose()?;
+    if args.prompts.are_for(&path) {
+        return args.run_pipeline(&path, run.as_ref());
+    }
+    if let Some(option) = args.prompts.given().first() {
+        bail!(
+            "{option} is for latent pipelines; {} is none (a single file of Stable Diffusion needs --config)",
+            path.display()
+        );
+    }
     if ModelCard::find(&path)?.is_some() {
         return args.generate_at_once();
     }
@@ -234,6 +251,85 @@ impl<'a> Generation<'a> {
 }
 
 impl SampleArgs {
+    /// Images of a latent pipeline.
+    fn run_pipeline(&self, path: &Path, run: Option<&RunFolder>) -> anyhow::Result<PathBuf> {
+        self.refuse_for_pipelines()?;
+        for changed in checksums::changed(path) {
+            eprintln!("warning: {changed}");
+        }
+        let open = self.snapshot.open()?;
+        let pipeline = self.prompts.open(path, &open.device)?.in_precision(self.snapshot.precision());
+        let job = self.pipeline_job(path, &pipeline)?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let out = self.make_folder(run, &format!("{name}-seed{}-n{}", self.seed, job.sampling.count))?;
+        for note in sample_prompts::notes(&pipeline, &job) {
+            eprintln!("{note}");
+        }
+        eprintln!("{}: {} on {}", path.display(), sample_prompts::summary(&pipeline, &job)?, open.name);
+        let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
+        let samples = job.run(&pipeline, &mut |progress| show(&bar, progress));
+        bar.finish_and_clear();
+        // An empty folder would only be in the way; one with something in it is not removed.
+        let samples = samples.inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
+        if self.overwrite {
+            samples_folder::clear(&out)?;
+        }
+        sample_prompts::write(&out, &job, &samples)?;
+        Ok(out)
+    }
+
+    fn refuse_for_pipelines(&self) -> anyhow::Result<()> {
+        let others = [
+            ("--shard", self.shard.is_some()),
+            ("--init-noise", self.init_noise.is_some()),
+            ("--noise-compat", self.noise_compat != Generator::Own),
+            ("--levels", self.levels.are_given()),
+            ("--guide", self.guiding.guide.is_some()),
+        ];
+        let others = others.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option);
+        match others.chain(self.latents.given()).next() {
+            Some(option) => bail!("{option} is not for latent pipelines"),
+            None => Ok(()),
+        }
+    }
+
+    /// The job over a latent pipeline.
+    fn pipeline_job(&self, path: &Path, pipeline: &LatentPipeline) -> anyhow::Result<LatentJob> {
+        let diffusion = pipeline.scheduler.diffusion.init()?;
+        let options = self.options.all(&diffusion);
+        let mut sampler = self.sampler.as_deref().map(|name| Sampler::new(name, options.clone())).transpose()?;
+        let mut steps = self.steps;
+        let others = options.given.keys().find(|option| **option != "eta" && sampler.is_none());
+        if let Some(option) = others {
+            bail!("--{option} needs --sampler: the scheduler in the folder has no such option");
+        }
+        // Our own snapshots are sampled as their previews are, as ever.
+        if sampler.is_none() && path.join(OWN).is_file() {
+            let usual = usual_sampling(&Snapshot::describe(path)?, path, &diffusion);
+            sampler = Some(Sampler::new(&usual.sampler, options.clone())?);
+            steps = steps.or(Some(usual.steps));
+        }
+        let choices = Choices {
+            prompts: &self.prompts,
+            class: self.class.as_deref(),
+            count: self.count,
+            seed: self.seed,
+            batch_size: self.batch_size,
+            sampler,
+            steps,
+            eta: options.given.get("eta").copied().unwrap_or(0.0),
+            scale: self.guidance,
+            guidance: self.guiding.at(self.guidance.unwrap_or(1.0)),
+        };
+        let mut job = choices.job(pipeline)?;
+        job.given = self.task.given_images([pipeline.image_channels(), job.size[0], job.size[1]])?;
+        if let (Some(given), None) = (&job.given, self.count) {
+            let images = given.images.len() / (pipeline.image_channels() * job.size[0] * job.size[1]).max(1);
+            job.sampling.count = job.sampling.count.max(images);
+        }
+        Ok(job)
+    }
+
     /// The options that were given and that only mean something where samples are denoised step by step.
     fn options_of_denoising(&self) -> Vec<&'static str> {
         let given = [
@@ -292,7 +388,7 @@ impl SampleArgs {
         let draw = SeriesDraw {
             sampler: self.sampler.as_deref().map(sampler).transpose()?,
             steps: self.steps,
-            at_once: self.batch_size,
+            at_once: self.batch_size.unwrap_or(USUAL_BATCH),
             ..SeriesDraw::new(self.seed, 1)
         };
         let (count, length) = (self.count.unwrap_or_else(|| usual_count_of(&open.model.card().data)), model.window());
@@ -346,11 +442,11 @@ impl SampleArgs {
             count: self.count.unwrap_or(usual_count),
             task,
             seed: self.seed,
-            batch_size: self.batch_size,
+            batch_size: self.batch_size.unwrap_or(USUAL_BATCH),
             steps: chosen.steps(&levels),
             levels,
             plan: chosen.plan,
-            noise: NoiseChoice { generator: self.noise_compat, start: init_noise },
+            noise: NoiseChoice { generator: self.noise_compat, start: init_noise, ..NoiseChoice::default() },
             class: ClassChoice::named(self.class.as_deref(), classes, &config.data.classes).map_err(of_option)?,
             guidance: self.guiding.at(self.guidance.unwrap_or(1.0)),
             frames: FRAMES,
@@ -491,7 +587,7 @@ fn job_name(snapshot: &Path, job: &SamplingJob, diffusion: &Diffusion) -> String
     let snapshot = snapshot.file_stem().unwrap_or_default().to_string_lossy();
     let steps = job.steps_for(diffusion);
     let class = match job.class {
-        ClassChoice::Any => String::new(),
+        ClassChoice::Any | ClassChoice::InTurn => String::new(),
         ClassChoice::One(class) => format!("-class{class}"),
     };
     let guided = if job.guidance.is_active() { format!("-guided{}", job.guidance.scale) } else { String::new() };

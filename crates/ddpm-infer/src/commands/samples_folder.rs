@@ -6,12 +6,14 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use ddpm_files::npy::RowReader;
 
+use crate::commands::sample_prompts::CAPTIONS;
 use crate::commands::shards::Parts;
 
 /// Written first of all, for every kind of data.
 const ARRAY: &str = "samples.npy";
 /// What else a job may write, besides images with numbers.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
+    CAPTIONS,
     "grid.png",
     "denoising.gif",
     "denoising.png",

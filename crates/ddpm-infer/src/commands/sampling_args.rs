@@ -168,7 +168,7 @@ impl GuidanceArgs {
             return Guidance { threshold, ..Guidance::default() };
         }
         let interval = self.guidance_interval.unwrap_or_default();
-        Guidance { scale, interval, rescale: self.guidance_rescale, threshold }
+        Guidance { scale, interval, rescale: self.guidance_rescale, threshold, ..Guidance::default() }
     }
 
     /// Those that change samples of this scale.

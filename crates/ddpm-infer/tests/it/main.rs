@@ -9,5 +9,6 @@ mod evaluate_autoencoders;
 mod hostile_files;
 mod import;
 mod pipeline;
+mod prompts;
 mod series;
 mod series_models;

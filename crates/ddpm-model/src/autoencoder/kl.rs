@@ -35,7 +35,8 @@ impl AutoencoderKLConfig {
         }
     }
 
-    fn encoder(&self, moments: usize, device: &Device) -> Encoder {
+    /// The encoder, to `moments` channels.
+    pub(super) fn encoder(&self, moments: usize, device: &Device) -> Encoder {
         let [first, last] = self.ends();
         let down_block = |level: Level| DownBlock {
             resnets: level.channels().map(|channels| self.residual_block(channels, device)).collect(),
@@ -50,7 +51,7 @@ impl AutoencoderKLConfig {
         }
     }
 
-    fn decoder(&self, device: &Device) -> Decoder {
+    pub(super) fn decoder(&self, device: &Device) -> Decoder {
         let [first, last] = self.ends();
         let up_block = |level: Level| UpBlock {
             resnets: level.channels().map(|channels| self.residual_block(channels, device)).collect(),
@@ -191,7 +192,7 @@ fn quantize(name: &str, conv: &Option<Conv2d>, h: Tensor<4>, pass: &Pass<'_>) ->
 }
 
 #[derive(Module, Debug)]
-struct Encoder {
+pub(super) struct Encoder {
     conv_in: Conv2d,
     down_blocks: Vec<DownBlock>,
     mid_block: MiddleBlock,
@@ -200,7 +201,7 @@ struct Encoder {
 }
 
 impl Encoder {
-    fn forward(&self, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
+    pub(super) fn forward(&self, x: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
         let mut h = pass.layer("conv_in", x, |x| conv2d(&self.conv_in, x, pass.precision));
         for (i, block) in self.down_blocks.iter().enumerate() {
             let pass = pass.inside(format_args!("down_blocks.{i}"));
@@ -216,7 +217,7 @@ impl Encoder {
 }
 
 #[derive(Module, Debug)]
-struct Decoder {
+pub(super) struct Decoder {
     conv_in: Conv2d,
     mid_block: MiddleBlock,
     up_blocks: Vec<UpBlock>,
@@ -225,7 +226,7 @@ struct Decoder {
 }
 
 impl Decoder {
-    fn forward(&self, z: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
+    pub(super) fn forward(&self, z: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {
         let h = pass.layer("conv_in", z, |z| conv2d(&self.conv_in, z, pass.precision));
         let mut h = self.mid_block.forward(h, &pass.inside(format_args!("mid_block")));
         for (i, block) in self.up_blocks.iter().enumerate() {

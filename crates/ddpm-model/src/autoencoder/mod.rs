@@ -11,6 +11,7 @@ mod kl;
 pub mod perceptron;
 mod tiny;
 pub mod vanilla;
+mod vq;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -24,6 +25,7 @@ pub use self::kl::AutoencoderKL;
 use self::perceptron::{Perceptron, PerceptronConfig};
 pub use self::tiny::{AutoencoderTiny, AutoencoderTinyConfig};
 use self::vanilla::{Vanilla, VanillaConfig};
+pub use self::vq::{VqModel, VqModelConfig};
 use crate::network::{NetworkError, Problem};
 use crate::pass::Pass;
 

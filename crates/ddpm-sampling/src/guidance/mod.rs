@@ -18,6 +18,7 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::gaussian::Clip;
 use ddpm_model::noise_level::NoiseLevel;
+use ddpm_model::prediction::Prediction;
 
 pub use autoguidance::AutoGuidance;
 pub use classifier::ClassifierGuidance;
@@ -55,13 +56,15 @@ pub struct Guidance {
     pub interval: Interval,
     /// Share of the answer that gets the deviation back which it had without guidance.
     pub rescale: f64,
+    /// The deviation of what: of x_0, or as in the pipelines of diffusers of eps or v, where the network predicts it.
+    pub rescaled: Prediction,
     /// Dynamic thresholding of x_0; clipping if `None`.
     pub threshold: Option<Threshold>,
 }
 
 impl Default for Guidance {
     fn default() -> Self {
-        Self { scale: 1.0, interval: Interval::ALL, rescale: 0.0, threshold: None }
+        Self { scale: 1.0, interval: Interval::ALL, rescale: 0.0, rescaled: Prediction::X0, threshold: None }
     }
 }
 
@@ -152,7 +155,7 @@ impl Guidance {
 
     /// Whether `network` can be guided so, by its null class or by `guide`.
     pub fn check(&self, network: Guidable<'_>, guide: Option<Guidable<'_>>, clip: Clip) -> Result<(), GuidanceError> {
-        let Self { scale, interval, rescale: phi, threshold } = *self;
+        let Self { scale, interval, rescale: phi, threshold, .. } = *self;
         if !(0.0..f64::INFINITY).contains(&scale) {
             return Err(GuidanceError::Scale { scale });
         }

@@ -3,11 +3,13 @@
 //! Strong guidance makes images harsh: x_0 spreads wider than any data. With one deviation a sample, over
 //! everything but the batch: `x_rescaled = x_guided std(x_plain) / std(x_guided)` (15),
 //! `x = phi x_rescaled + (1 - phi) x_guided` (16). Both are taken of x_0, so that the result does not depend on
-//! what the network predicts.
+//! what the network predicts, or, as the pipelines of diffusers do, of what the network predicts.
 
 use burn::tensor::Tensor;
 use ddpm_model::denoiser::{Denoised, Denoiser};
 use ddpm_model::noise_level::NoiseLevel;
+
+use ddpm_model::prediction::{Prediction, eps_from_x_0, v_from_x_0_and_eps, x_0_from_eps, x_0_from_v};
 
 use super::{Guide, Guided};
 
@@ -17,6 +19,8 @@ pub struct Rescaled<'a, const D: usize> {
     pub inner: &'a dyn Guide<D>,
     /// The share: 0 changes nothing, 1 restores the deviation.
     pub phi: f64,
+    /// What is rescaled: eps, v or x_0.
+    pub of: Prediction,
 }
 
 impl<const D: usize> Guide<D> for Rescaled<'_, D> {
@@ -26,12 +30,18 @@ impl<const D: usize> Guide<D> for Rescaled<'_, D> {
 
     fn both(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Guided<D> {
         let Guided { plain, guided } = self.inner.both(x_t, level);
-        let deviation_guided = deviation(&guided.x_0);
+        let [plain_output, guided_output] = [&plain, &guided].map(|answer| self.output(answer, x_t, level));
+        let deviation_guided = deviation(&guided_output);
         // What has no deviation has none to lose: it stays, instead of becoming 0 / 0.
         let flat = deviation_guided.clone().equal_elem(0.0);
-        let ratio = (deviation(&plain.x_0) / deviation_guided).mask_fill(flat, 1.0);
+        let ratio = (deviation(&plain_output) / deviation_guided).mask_fill(flat, 1.0);
         // (15) and (16)
-        let x_0 = guided.x_0 * (ratio * self.phi + (1.0 - self.phi));
+        let output = guided_output * (ratio * self.phi + (1.0 - self.phi));
+        let x_0 = match self.of {
+            Prediction::Eps => x_0_from_eps(x_t.clone(), output, &[level]),
+            Prediction::V => x_0_from_v(x_t.clone(), output, &[level]),
+            Prediction::X0 | Prediction::PosteriorMean => output,
+        };
         Guided { plain, guided: Denoised { x_0, ..guided } }
     }
 }
@@ -41,6 +51,18 @@ impl<const D: usize> Denoiser<D> for Rescaled<'_, D> {
         match self.phi {
             0.0 => self.inner.denoise(x_t, level),
             _ => self.both(x_t, level).guided,
+        }
+    }
+}
+
+impl<const D: usize> Rescaled<'_, D> {
+    /// What is rescaled of an answer.
+    fn output(&self, answer: &Denoised<D>, x_t: &Tensor<D>, level: NoiseLevel) -> Tensor<D> {
+        let eps = || eps_from_x_0(x_t.clone(), answer.x_0.clone(), &[level]);
+        match self.of {
+            Prediction::Eps => eps(),
+            Prediction::V => v_from_x_0_and_eps(answer.x_0.clone(), eps(), &[level]),
+            Prediction::X0 | Prediction::PosteriorMean => answer.x_0.clone(),
         }
     }
 }

@@ -51,7 +51,7 @@ pub use dpmpp_multistep::Expansion;
 pub use heun::Churn;
 pub use langevin::Langevin;
 pub use multistep::{FEW_STEPS, Multistep};
-pub use pndm::{PndmStart, half_way, pndm};
+pub use pndm::{PlmsStep, PndmStart, half_way, plms, pndm};
 pub use posterior::Posterior;
 pub use rk45::rk45;
 pub use unipc::Bh;

@@ -6,8 +6,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::{Inpainting, inpaint, invert, noised, remaining_levels, slerp};
+use super::{Filled, Inpainting, inpaint, invert, noised, remaining_levels, slerp};
 use crate::noise::SampleNoise;
+use crate::plan::Plan;
 use crate::samplers::{Noise, NoiseSource, Sampler, Step};
 
 /// Rows of an interpolation unless their number is given.
@@ -46,6 +47,16 @@ pub enum Task {
         known: Vec<bool>,
         /// How often the levels are sampled.
         plan: Inpainting,
+    },
+    /// Given items of which a part is generated around the rest, as in the pipelines of Stable Diffusion: the rest enters
+    /// every evaluation under the same noise.
+    Fill {
+        /// The items.
+        given: Vec<f32>,
+        /// Which values stay: of one item, or of all of them.
+        known: Vec<bool>,
+        /// Share of the steps that is taken; below 1 the new part begins as the given one under noise.
+        strength: f64,
     },
     /// The noise that given items come from, and what DDIM makes of that noise: the items again, nearly.
     Invert {
@@ -88,6 +99,12 @@ pub enum TaskError {
         strength: f64,
         /// Steps of the whole sampling.
         steps: usize,
+    },
+    /// A sampler that cannot start in between.
+    #[error("{sampler} as diffusers has it cannot start from an image; expected another scheduler, or strength 1")]
+    NoPart {
+        /// The sampler.
+        sampler: &'static str,
     },
     /// A sampler that forgets where it starts, whatever the strength.
     #[error(
@@ -139,7 +156,7 @@ impl Task {
             Self::ClassGrid { .. } => "class-grid",
             Self::Interpolate { .. } => "interpolation",
             Self::Resemble { .. } => "image-to-image",
-            Self::Inpaint { .. } => "inpainting",
+            Self::Inpaint { .. } | Self::Fill { .. } => "inpainting",
             Self::Invert { .. } => "inversion",
         }
     }
@@ -184,7 +201,10 @@ impl Task {
     /// The values of the items that are given, if any are.
     pub fn given(&self) -> &[f32] {
         match self {
-            Self::Resemble { given, .. } | Self::Inpaint { given, .. } | Self::Invert { given } => given,
+            Self::Resemble { given, .. }
+            | Self::Inpaint { given, .. }
+            | Self::Fill { given, .. }
+            | Self::Invert { given } => given,
             _ => &[],
         }
     }
@@ -211,13 +231,20 @@ impl Task {
                 return Err(TaskError::Stochastic { task: self.name(), sampler: sampler.name() });
             }
             Self::Interpolate { row } => return least("the number of samples in a row", *row, 2),
-            Self::Resemble { strength, .. } if !(*strength > 0.0 && *strength <= 1.0) => {
+            Self::Resemble { strength, .. } | Self::Fill { strength, .. } if !(*strength > 0.0 && *strength <= 1.0) => {
                 return Err(TaskError::Strength { strength: *strength });
             }
             Self::Resemble { .. } if matches!(sampler.about().noise, Noise::Chain) => {
                 return Err(TaskError::Forgets { sampler: sampler.name() });
             }
             Self::Resemble { .. } => {}
+            Self::Fill { given, known, .. } => {
+                let kept = known.iter().filter(|known| **known).count();
+                let fits = known.len() == per_item || known.len() == given.len();
+                if !fits || kept == known.len() {
+                    return Err(TaskError::Mask { kept, size: known.len() });
+                }
+            }
             Self::Inpaint { known, plan, .. } => {
                 let kept = known.iter().filter(|known| **known).count();
                 if known.len() != per_item || kept == 0 || kept == per_item {
@@ -243,10 +270,27 @@ impl Task {
 
     /// Those of the levels that it visits.
     pub(crate) fn walked<'a>(&self, levels: &'a [NoiseLevel]) -> Result<&'a [NoiseLevel], TaskError> {
-        let Self::Resemble { strength, .. } = *self else { return Ok(levels) };
+        let (Self::Resemble { strength, .. } | Self::Fill { strength, .. }) = *self else { return Ok(levels) };
         match remaining_levels(levels, strength) {
             [] | [_] => Err(TaskError::NoStep { strength, steps: levels.len() - 1 }),
             left => Ok(left),
+        }
+    }
+
+    /// Whether it may follow a scheduler of diffusers, and start from given noise.
+    pub(crate) fn follows_plans(&self) -> bool {
+        matches!(self, Self::Sample | Self::Resemble { .. } | Self::Fill { .. })
+    }
+
+    /// Those of the steps of a plan that it takes: with a strength as many as diffusers does.
+    pub(crate) fn part_of(&self, plan: &Plan) -> Result<Plan, TaskError> {
+        let (Self::Resemble { strength, .. } | Self::Fill { strength, .. }) = *self else { return Ok(plan.clone()) };
+        let steps = plan.steps();
+        let taken = ((steps as f64 * strength) as usize).min(steps);
+        match plan.last(taken) {
+            Some(part) => Ok(part),
+            None if taken == 0 => Err(TaskError::NoStep { strength, steps }),
+            None => Err(TaskError::NoPart { sampler: plan.sampler.name() }),
         }
     }
 
@@ -276,7 +320,7 @@ impl Task {
     ) -> Tensor<D> {
         match self {
             Self::Sample | Self::ClassGrid { .. } | Self::Inpaint { .. } => drawn,
-            Self::Resemble { given, .. } => noised(batch.items(given), levels[0], drawn),
+            Self::Resemble { .. } | Self::Fill { .. } => self.hidden(levels[0], 1.0, drawn, batch),
             Self::Invert { given } => invert(denoiser, levels, batch.items(given)),
             Self::Interpolate { row } => {
                 let [from, to] = [0, 1].map(|end| batch.noise(|k| 2 * (k / row) + end));
@@ -284,6 +328,35 @@ impl Task {
                 slerp(&from, &to, &shares)
             }
         }
+    }
+
+    /// Given items under the noise of this level, or pure noise of this deviation where nothing of them is to be left.
+    pub(crate) fn hidden<const D: usize>(
+        &self,
+        level: NoiseLevel,
+        deviation: f64,
+        drawn: Tensor<D>,
+        batch: &Batch<'_, D>,
+    ) -> Tensor<D> {
+        match self {
+            Self::Resemble { given, .. } => noised(batch.items(given), level, drawn),
+            Self::Fill { given, strength, .. } if *strength < 1.0 => noised(batch.items(given), level, drawn),
+            _ => drawn * deviation,
+        }
+    }
+
+    /// The denoiser that sees given items in the place of what is known, where the task has such a place; `noise` is what the
+    /// samples start from, at the level `first`.
+    pub(crate) fn filled<'b, const D: usize>(
+        &self,
+        inner: &'b dyn Denoiser<D>,
+        first: NoiseLevel,
+        noise: &Tensor<D>,
+        batch: &Batch<'_, D>,
+    ) -> Option<Filled<'b, D>> {
+        let Self::Fill { given, known, .. } = self else { return None };
+        let mask: Vec<f32> = known.iter().map(|known| f32::from(u8::from(*known))).collect();
+        Some(Filled { inner, known: batch.items(given), mask: batch.items(&mask), noise: noise.clone(), first })
     }
 
     /// The samples, from `x` at the first of the levels.

@@ -195,7 +195,7 @@ fn deviations(x: &Tensor<2>) -> Vec<f64> {
 fn rescaling_restores_the_deviation_by_its_share() {
     let (x, guide) = (points(6), apart(6.0));
     for level in levels() {
-        let by = |phi| Rescaled { inner: &guide, phi }.both(&x, level).guided.x_0;
+        let by = |phi| Rescaled { inner: &guide, phi, of: Prediction::X0 }.both(&x, level).guided.x_0;
         let (plain, guided) = (deviations(&CLASS.denoise(&x, level).x_0), deviations(&by(0.0)));
         assert_eq!(values(by(0.0)), answer(&guide, &x, level));
         close(&deviations(&by(1.0)), &plain, 1e-12);
@@ -211,7 +211,10 @@ fn rescaling_restores_the_deviation_by_its_share() {
     }
     let constant = Constant(flat.clone());
     let auto = AutoGuidance { network: &constant, guide: &constant, scale: 2.0 };
-    assert_eq!(answer(&Rescaled { inner: &auto, phi: 0.7 }, &flat, NoiseLevel::from_ratio(1.0)), [0.5, 0.5]);
+    assert_eq!(
+        answer(&Rescaled { inner: &auto, phi: 0.7, of: Prediction::X0 }, &flat, NoiseLevel::from_ratio(1.0)),
+        [0.5, 0.5]
+    );
 }
 
 #[test]

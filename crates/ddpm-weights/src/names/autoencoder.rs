@@ -1,6 +1,6 @@
 //! The names of diffusers' autoencoders, which are our own but for the attention of the first releases.
 
-use ddpm_model::autoencoder::{AutoencoderKLConfig, AutoencoderTinyConfig, Level};
+use ddpm_model::autoencoder::{AutoencoderKLConfig, AutoencoderTinyConfig, Level, VqModelConfig};
 
 use super::{Entry, Scheme, Weights, layer};
 
@@ -11,13 +11,21 @@ pub enum AutoencoderNames {
     Current,
     /// As its first releases did: `query`, `key`, `value`, `proj_attn`, dense layers or convolutions over one pixel.
     Legacy,
+    /// As latent diffusion does, whose decoder counts its levels from the image.
+    Original,
 }
 
 impl AutoencoderNames {
     /// Detects them. Without an attention they are the same.
     pub fn detect(weights: &Weights) -> Self {
-        let is_legacy = |name: &String| name.contains(".mid_block.attentions.0.query.");
-        if weights.tensors().keys().any(is_legacy) { Self::Legacy } else { Self::Current }
+        let any = |part: &str| weights.tensors().keys().any(|name| name.contains(part));
+        if any(".mid.block_1.") {
+            Self::Original
+        } else if any(".mid_block.attentions.0.query.") {
+            Self::Legacy
+        } else {
+            Self::Current
+        }
     }
 
     /// Every tensor of the network, in the order in which the image passes.
@@ -31,7 +39,30 @@ impl AutoencoderNames {
         entries.extend(quant(config.use_quant_conv, "quant_conv", moments));
         entries.extend(quant(config.use_post_quant_conv, "post_quant_conv", config.latent_channels));
         entries.extend(self.decoder(config));
+        self.renamed(entries, config)
+    }
+
+    /// The entries under the names of the original, where those are meant.
+    fn renamed(self, mut entries: Vec<Entry>, config: &AutoencoderKLConfig) -> Vec<Entry> {
+        if self == Self::Original {
+            for entry in &mut entries {
+                entry.theirs = original_name(&entry.theirs, config.block_out_channels.len());
+            }
+        }
         entries
+    }
+
+    /// Every tensor of a `VQModel`, in the order in which the image passes.
+    pub fn vq_entries(self, config: &VqModelConfig) -> Vec<Entry> {
+        let (networks, width) = (&config.networks, config.vq_embed_dim);
+        let latent = networks.latent_channels;
+        let mut entries = self.encoder(networks, latent);
+        entries.extend(conv("quant_conv", [latent, width], 1));
+        let codebook = layer(&both("quantize.embedding"), [""; 2], &[config.num_vq_embeddings, width]);
+        entries.extend(codebook.into_iter().take(1));
+        entries.extend(conv("post_quant_conv", [width, latent], 1));
+        entries.extend(self.decoder(networks));
+        self.renamed(entries, networks)
     }
 
     fn encoder(self, config: &AutoencoderKLConfig, moments: usize) -> Vec<Entry> {
@@ -87,10 +118,39 @@ impl AutoencoderNames {
     /// The names within a block are those of the U-Net.
     fn scheme(self) -> Scheme {
         match self {
-            Self::Current => Scheme::Diffusers,
+            Self::Current | Self::Original => Scheme::Diffusers,
             Self::Legacy => Scheme::DiffusersOfOld,
         }
     }
+}
+
+/// The name of latent diffusion for one of diffusers' names.
+fn original_name(name: &str, levels: usize) -> String {
+    const PARTS: [(&str, &str); 13] = [
+        ("mid_block.resnets.0", "mid.block_1"),
+        ("mid_block.resnets.1", "mid.block_2"),
+        ("mid_block.attentions.0", "mid.attn_1"),
+        ("group_norm", "norm"),
+        ("to_q", "q"),
+        ("to_k", "k"),
+        ("to_v", "v"),
+        ("to_out.0", "proj_out"),
+        ("conv_shortcut", "nin_shortcut"),
+        ("conv_norm_out", "norm_out"),
+        ("downsamplers.0", "downsample"),
+        ("upsamplers.0", "upsample"),
+        ("resnets", "block"),
+    ];
+    let mut words: Vec<String> = name.split('.').map(String::from).collect();
+    if words.get(1).is_some_and(|block| block == "up_blocks") {
+        let level = words[2].parse().unwrap_or(0);
+        words[2] = levels.saturating_sub(1 + level).to_string();
+    }
+    let name = words.join(".").replace("down_blocks", "down").replace("up_blocks", "up");
+    PARTS.iter().fold(name, |name, (ours, theirs)| {
+        let replaced = format!(".{name}.").replace(&format!(".{ours}."), &format!(".{theirs}."));
+        replaced.trim_matches('.').to_string()
+    })
 }
 
 /// Every tensor of an `AutoencoderTiny`, whose layers are numbered through.
@@ -212,7 +272,7 @@ mod tests {
     #[test]
     fn the_entries_are_the_parameters_of_the_autoencoder() {
         for config in configs() {
-            for names in [AutoencoderNames::Current, AutoencoderNames::Legacy] {
+            for names in [AutoencoderNames::Current, AutoencoderNames::Legacy, AutoencoderNames::Original] {
                 assert_eq!(ours(names.entries(&config)), parameters(&config.init(&Device::default())), "{config:?}");
             }
         }
@@ -230,6 +290,23 @@ mod tests {
             };
             assert_eq!(config.problems(), vec![]);
             assert_eq!(ours(tiny_entries(&config)), parameters(&config.init(&Device::default())), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_latent_diffusion_count_the_levels_of_the_decoder_from_the_image() {
+        let places = [
+            ("encoder.down_blocks.0.resnets.1.conv_shortcut.weight", "encoder.down.0.block.1.nin_shortcut.weight"),
+            ("encoder.down_blocks.1.downsamplers.0.conv.bias", "encoder.down.1.downsample.conv.bias"),
+            ("encoder.mid_block.attentions.0.to_out.0.weight", "encoder.mid.attn_1.proj_out.weight"),
+            ("encoder.mid_block.attentions.0.group_norm.bias", "encoder.mid.attn_1.norm.bias"),
+            ("decoder.up_blocks.0.upsamplers.0.conv.weight", "decoder.up.2.upsample.conv.weight"),
+            ("decoder.mid_block.resnets.1.norm1.weight", "decoder.mid.block_2.norm1.weight"),
+            ("decoder.conv_norm_out.weight", "decoder.norm_out.weight"),
+            ("quant_conv.weight", "quant_conv.weight"),
+        ];
+        for (ours, theirs) in places {
+            assert_eq!(original_name(ours, 3), theirs);
         }
     }
 

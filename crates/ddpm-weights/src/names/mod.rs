@@ -10,6 +10,7 @@ mod dit;
 mod modules;
 mod openai;
 mod pesser;
+mod single_file;
 mod transformer;
 
 use std::ops::Range;
@@ -21,6 +22,7 @@ pub use autoencoder::{AutoencoderNames, tiny_entries};
 pub use deduce::{Deduced, deduce};
 pub use dit::DiTNames;
 use modules::{Kind, Module, modules};
+pub use single_file::SingleFile;
 
 /// How improved-diffusion and guided-diffusion order the rows of the one projection to queries, keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +106,9 @@ impl Scheme {
                 "the names are those of score_sde, which numbers all modules; this scheme is not supported".into(),
             ))
         } else if any("model.diffusion_model.") {
-            Err(unknown("the names are those of latent or Stable Diffusion, which has another U-Net".into()))
+            Err(unknown(
+                "the names are those of a single file of Stable Diffusion, which holds other networks too".into(),
+            ))
         } else {
             let some: Vec<&str> = weights.tensors().keys().take(3).map(String::as_str).collect();
             Err(unknown(format!(
