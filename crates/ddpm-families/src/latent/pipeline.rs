@@ -9,6 +9,7 @@ use ddpm_model::network::{Network, NetworkConfig, NetworkError};
 use ddpm_model::variance::Variance;
 use ddpm_sampling::job::JobError;
 use ddpm_sampling::plan::Hold;
+use ddpm_weights::lora::{Lora, Part};
 use ddpm_weights::names::SingleFile;
 use ddpm_weights::{Scheme, Weights, load_dit, load_into};
 use serde_json::Value;
@@ -106,6 +107,33 @@ impl LatentPipeline {
             return Err(mismatch("has no averaged weights (model_ema.*)"));
         }
         Self::open_from(folder, Some(SingleFile::of(&weights, averaged)), device)
+    }
+
+    /// Adds the factors of LoRA in a file, times a strength, to the weights of the networks that they are for, and says how many
+    /// layers it changed.
+    pub fn merge_lora(&mut self, lora: &Lora, strength: f64) -> Result<usize, LatentError> {
+        let mut changed = 0;
+        for part in lora.parts() {
+            let encoders = self.text.as_mut().map_or(&mut [][..], PromptEncoder::encoders_mut);
+            let merged = match (part, &mut self.network) {
+                (Part::UNet, network @ Network::UNet(_)) | (Part::Transformer, network @ Network::DiT(_)) => {
+                    lora.merge_into(part, network, strength)
+                }
+                (Part::TextEncoder, _) if !encoders.is_empty() => {
+                    lora.merge_into(part, &mut encoders[0].network, strength)
+                }
+                (Part::TextEncoder2, _) if encoders.len() > 1 => {
+                    lora.merge_into(part, &mut encoders[1].network, strength)
+                }
+                _ => {
+                    let prefix = part.prefix().trim_end_matches('.');
+                    let reason = format!("has factors of {prefix}, which a {} does not have", self.class);
+                    return Err(LatentError::Mismatch { path: lora.path().into(), reason });
+                }
+            };
+            changed += merged.map_err(SnapshotError::from)?;
+        }
+        Ok(changed)
     }
 
     fn open_from(folder: &Path, file: Option<SingleFile>, device: &Device) -> Result<Self, LatentError> {

@@ -70,6 +70,14 @@ impl PromptEncoder {
         }
     }
 
+    /// Its encoders, to change them.
+    pub fn encoders_mut(&mut self) -> &mut [TextEncoder] {
+        match self {
+            Self::Last(encoder) => std::slice::from_mut(encoder),
+            Self::Penultimate { encoders, .. } => encoders,
+        }
+    }
+
     /// The same encoders, computing in this precision.
     pub fn in_precision(self, precision: Precision) -> Self {
         match self {

@@ -7,9 +7,11 @@ use anyhow::{Context, bail};
 use burn::tensor::Device;
 use clap::Args;
 use ddpm_families::latent::{LatentError, LatentJob, LatentPipeline, LatentSamples, Subject, is_latent_pipeline};
+use ddpm_families::snapshot::SnapshotError;
 use ddpm_sampling::guidance::Guidance;
 use ddpm_sampling::job::{ClassChoice, SamplingJob};
 use ddpm_sampling::samplers::Sampler;
+use ddpm_weights::lora::Lora;
 
 /// The captions below the images.
 pub(crate) const CAPTIONS: &str = "captions.png";
@@ -31,6 +33,10 @@ pub(crate) struct PromptArgs {
     /// What guidance leads away from; default: the empty prompt.
     #[arg(long, value_name = "TEXT")]
     negative: Option<String>,
+    /// Factors of LoRA, added to the weights times WEIGHT (1 if it is not given): a file, or a folder that diffusers saved. Can
+    /// be given several times.
+    #[arg(long, value_name = "PATH[:WEIGHT]")]
+    lora: Vec<LoraChoice>,
     /// Layers of the text encoder to leave out at its end (clip skip).
     #[arg(long, value_name = "N", default_value_t = 0)]
     clip_skip: usize,
@@ -59,6 +65,27 @@ impl FromStr for ImageSize {
     }
 }
 
+/// A file of LoRA, and its weight.
+#[derive(Clone, Debug, PartialEq)]
+struct LoraChoice {
+    path: PathBuf,
+    weight: f64,
+}
+
+impl FromStr for LoraChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A path may have a colon of its own.
+        let weight = text.rsplit_once(':').and_then(|(path, weight)| Some((path, weight.parse::<f64>().ok()?)));
+        match weight {
+            Some((_, weight)) if !weight.is_finite() => Err("expected a finite weight".into()),
+            Some((path, weight)) => Ok(Self { path: path.into(), weight }),
+            None => Ok(Self { path: text.into(), weight: 1.0 }),
+        }
+    }
+}
+
 impl PromptArgs {
     /// The options that were given.
     pub(crate) fn given(&self) -> Vec<&'static str> {
@@ -66,6 +93,7 @@ impl PromptArgs {
             ("--prompt", !self.prompt.is_empty()),
             ("--prompts", self.prompts.is_some()),
             ("--negative", self.negative.is_some()),
+            ("--lora", !self.lora.is_empty()),
             ("--clip-skip", self.clip_skip > 0),
             ("--size", self.size.is_some()),
             ("--config", self.config.is_some()),
@@ -80,10 +108,16 @@ impl PromptArgs {
 
     /// Reads a pipeline, or a single file with the rest from its folder.
     pub(crate) fn open(&self, path: &Path, device: &Device) -> Result<LatentPipeline, LatentError> {
-        match &self.config {
-            Some(folder) => LatentPipeline::open_single_file(path, folder, self.ema, device),
-            None => LatentPipeline::open(path, device),
+        let mut pipeline = match &self.config {
+            Some(folder) => LatentPipeline::open_single_file(path, folder, self.ema, device)?,
+            None => LatentPipeline::open(path, device)?,
+        };
+        for LoraChoice { path, weight } in &self.lora {
+            let lora = Lora::open(path).map_err(SnapshotError::from)?;
+            let changed = pipeline.merge_lora(&lora, *weight)?;
+            eprintln!("{}: {changed} layers changed, with weight {weight}", lora.path().display());
         }
+        Ok(pipeline)
     }
 
     /// The prompts, in their order; nothing where none were given.

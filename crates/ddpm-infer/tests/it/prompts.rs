@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use ddpm_files::npy;
-use ddpm_testing::support::fixture;
+use ddpm_testing::support::{Safetensors, fixture};
+use ddpm_weights::lora::{FILE, LayerFactors, Part, encode};
 
 fn infer(dir: &Path, words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ddpm-infer")).current_dir(dir).args(words).output().unwrap()
@@ -121,4 +122,46 @@ fn a_single_file_takes_the_rest_from_a_folder() {
     let (_, average, _) = sample(dir.path(), "p_sd1_single/model.ckpt", &[&words[..], &config, &["--ema"]].concat());
     assert_ne!(average, wanted);
     refusal(dir.path(), "p_sd1_single/model.ckpt", &words, &["--config"]);
+}
+
+/// Factors of rank 1 for a layer of the U-Net of a pipeline.
+fn factors(pipeline: &str, layer: &str) -> LayerFactors {
+    let file = Safetensors::open(folder(pipeline).join("unet/diffusion_pytorch_model.safetensors"));
+    let shape = file.shape(&format!("{layer}.weight"));
+    let values = |count: usize| (0..count).map(|k| (k as f32 * 0.7).sin()).collect::<Vec<f32>>();
+    let down = [&[1], &shape[1..]].concat();
+    let inputs = shape[1..].iter().product();
+    LayerFactors {
+        layer: layer.into(),
+        down: (down, values(inputs)),
+        up: ([&[shape[0], 1][..], &vec![1; shape.len() - 2]].concat(), values(shape[0])),
+    }
+}
+
+#[test]
+fn lora_changes_the_images_by_its_weight() {
+    let dir = tempfile::tempdir().unwrap();
+    let prompt = ["--prompt", "a red circle", "--seed", "3"];
+    let (_, plain, _) = sample(dir.path(), "p_sd1", &prompt);
+    let layers = [factors("p_sd1", "conv_in"), factors("p_sd1", "time_embedding.linear_1")];
+    let write = |name: &str, part: Part, layers: &[LayerFactors]| {
+        std::fs::create_dir_all(dir.path().join(name)).unwrap();
+        std::fs::write(dir.path().join(name).join(FILE), encode(part, 1.0, layers).unwrap()).unwrap();
+    };
+    write("style", Part::UNet, &layers);
+    let with = |words: &[&str]| sample(dir.path(), "p_sd1", &[&prompt[..], words].concat());
+    let (_, whole, said) = with(&["--lora", "style"]);
+    assert!(said.contains("2 layers changed"), "{said}");
+    assert_ne!(whole, plain);
+    assert_eq!(with(&["--lora", "style:0"]).1, plain);
+    assert_ne!(with(&["--lora", "style:0.5"]).1, whole);
+    let twice = with(&["--lora", "style:0.5", "--lora", &format!("style/{FILE}:0.5")]).1;
+    let error = twice.iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(error < 1e-3, "{error}");
+
+    write("other", Part::UNet, &[LayerFactors { layer: "conv_between".into(), ..layers[0].clone() }]);
+    write("text", Part::TextEncoder2, &layers);
+    refusal(dir.path(), "p_sd1", &[&prompt[..], &["--lora", "other"]].concat(), &[FILE, "unet.conv_between"]);
+    refusal(dir.path(), "p_sd1", &[&prompt[..], &["--lora", "text"]].concat(), &[FILE, "text_encoder_2"]);
+    refusal(dir.path(), "p_sd1", &[&prompt[..], &["--lora", "nowhere"]].concat(), &["nowhere"]);
 }
