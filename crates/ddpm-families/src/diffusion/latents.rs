@@ -51,7 +51,7 @@ pub enum PosteriorUse {
 
 /// The factor of latents.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected \"autoencoder\", \"measured\" or a number")]
+#[serde(untagged, expecting = "expected a number, or `autoencoder` or `measured` as text")]
 pub enum LatentScale {
     /// From elsewhere.
     From(ScaleSource),
