@@ -16,8 +16,8 @@ use crate::latent::{FrozenText, find_part};
 /// Numbers of tokens that are kept, at most: 512 MiB.
 const MOST_KEPT: usize = 128 << 20;
 
-/// The text that the network is conditioned on: captions of the data. A share `train.label_drop` of them is replaced by the
-/// empty prompt, which guidance leads away from.
+/// It is the captions of the data. A share `train.label_drop` of them is replaced by the empty prompt, which guidance leads
+/// away from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TextConfig {

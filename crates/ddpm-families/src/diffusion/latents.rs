@@ -24,7 +24,7 @@ const AT_ONCE: usize = 64;
 /// Images that a scale is measured over, at most.
 const MEASURED: usize = 1024;
 
-/// The latents that are denoised in place of images. The network sees their channels and their height and width.
+/// The network has the channels, the height and the width of the latents, and not those of the images.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LatentsConfig {
@@ -51,7 +51,7 @@ pub enum PosteriorUse {
 
 /// The factor of latents.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected \"autoencoder\", \"measured\" or a number")]
+#[serde(untagged, expecting = "expected a number, or `autoencoder` or `measured` as text")]
 pub enum LatentScale {
     /// From elsewhere.
     From(ScaleSource),

@@ -77,13 +77,14 @@ impl Page<'_> {
         let level = if path.contains('.') { "###" } else { "##" };
         let of_family = self.family.map(|family| format!(" of `family = \"{family}\"`")).unwrap_or_default();
         self.line(&format!("\n{level} `[{path}]`{of_family}"));
-        let mut item = self.sources.item(ty).unwrap();
+        let is_optional = inner(ty) != ty;
+        let mut item = self.sources.item(inner(ty)).unwrap();
         let mut tree = tree.clone();
         match &mut item.body {
             Body::Struct(fields) => {
                 fields.extend(more.into_iter().flat_map(|ty| self.sources.fields(ty)));
                 self.paragraphs(docs.iter().chain(&item.docs));
-                if path.contains('.') {
+                if path.contains('.') || is_optional {
                     insert(&mut tree, path, Value::Table(Table::new()));
                 }
                 self.keys(path, fields, tree);
