@@ -97,6 +97,10 @@ impl LatentsConfig {
         let folder = find_part(&self.autoencoder).map_err(at_fault)?;
         let stage = FirstStage::open(&folder, &Device::default());
         let stage = stage.map_err(|error| at_fault(format!("{}: {error}", folder.display())))?;
+        if let FirstStage::Vq(_) = stage {
+            let reason = "an autoencoder with a codebook is not written into snapshots; expected an AutoencoderKL";
+            return Err(at_fault(format!("{}: {reason}", folder.display())));
+        }
         stage.latent_shape(&data.info.shape).map_err(|error| at_fault(format!("{}: {error}", folder.display())))?;
         let factor = match self.scale {
             LatentScale::Factor(factor) => factor,

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use ddpm_files::atomic::AtomicFolder;
-use ddpm_model::text::{ClipText, ClipTextConfig};
-use serde_json::{Value, json};
+use ddpm_model::text::ClipText;
 
 use super::{FIRST_STAGE, FirstStage, FirstStageError, TEXT_ENCODER, TOKENIZER, TextEncoder, TextEncoderError};
 use crate::diffusers::autoencoder::write_autoencoder_in;
@@ -84,34 +83,10 @@ pub fn write_text_encoder(
     folder: &AtomicFolder,
 ) -> Result<Vec<PathBuf>, SnapshotError> {
     let files = [CONFIG, TEXT_WEIGHTS].map(|name| folder.path().join(TEXT_ENCODER).join(name));
-    let mut config = to_transformers(network.config());
-    config["bos_token_id"] = start.into();
-    config["pad_token_id"] = pad.into();
+    let config = network.config().to_transformers(start as usize, pad as usize);
     write_json(&files[0], &config, folder)?;
     save_weights(network, &files[1], None, folder)?;
     Ok(files.to_vec())
-}
-
-/// The config as transformers writes it.
-fn to_transformers(config: &ClipTextConfig) -> Value {
-    let class = if config.projection_dim.is_some() { "CLIPTextModelWithProjection" } else { "CLIPTextModel" };
-    json!({
-        "architectures": [class],
-        "attention_dropout": 0.0,
-        "dropout": 0.0,
-        "eos_token_id": config.eos_token_id,
-        "hidden_act": config.hidden_act,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "layer_norm_eps": config.layer_norm_eps,
-        "max_position_embeddings": config.max_position_embeddings,
-        "model_type": "clip_text_model",
-        "num_attention_heads": config.num_attention_heads,
-        "num_hidden_layers": config.num_hidden_layers,
-        "projection_dim": config.projection_dim.unwrap_or(config.hidden_size),
-        "torch_dtype": "float32",
-        "vocab_size": config.vocab_size,
-    })
 }
 
 impl FrozenParts {

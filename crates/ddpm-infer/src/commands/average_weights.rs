@@ -10,6 +10,7 @@ use clap::Args;
 use ddpm_console::numbers::at_least;
 use ddpm_device::device;
 use ddpm_families::checksums;
+use ddpm_families::latent::FrozenParts;
 use ddpm_families::snapshot::{Snapshot, SnapshotConfig};
 use ddpm_files::runs::{RUNS, RunFolder, steps_in, widths_in};
 use ddpm_model::ema::{gamma_of, is_width};
@@ -89,7 +90,11 @@ pub fn run(args: &EmaArgs) -> anyhow::Result<PathBuf> {
         );
     }
     let network = combine(&stored, &weights, &device)?;
-    Snapshot::save(&network, last, &args.out)?;
+    let newest = stored.iter().find(|average| average.step == step);
+    let parts =
+        |average: &Stored| FrozenParts::open(&average.path, last.latents.is_some(), last.text.is_some(), &device);
+    let frozen = newest.map(parts).transpose()?.unwrap_or_default();
+    Snapshot::save_with(&network, last, &frozen, &args.out)?;
     eprintln!(
         "{}: width {} at step {step}, from {} stored averages; the error of the profile is {:.2} %",
         run.0.display(),
