@@ -22,6 +22,7 @@ pub struct Prompted<'a, N> {
 
 /// What the network is conditioned on: a row for each prompt, then one for the prompt that guidance leads away from.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // one per job: a box would save nothing
 enum Rows {
     /// The negative or the empty prompt comes last.
     Tokens(Tokens),

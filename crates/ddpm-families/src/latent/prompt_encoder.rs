@@ -36,6 +36,7 @@ impl ImageSizes {
 
 /// The text encoders of a pipeline.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one per pipeline: a box would save nothing
 pub enum PromptEncoder {
     /// The normalized states after the last layer: Stable Diffusion 1 and 2.
     Last(TextEncoder),
