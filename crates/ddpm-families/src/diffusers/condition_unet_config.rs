@@ -4,7 +4,9 @@
 
 use ddpm_model::embedding::{SinusoidConfig, SinusoidOrder};
 use ddpm_model::network::NetworkError;
-use ddpm_model::unet::{AddedEmbeddingConfig, CrossAttentionConfig, DownsamplePadding, Heads, TimeShift, UNetConfig};
+use ddpm_model::unet::{
+    AddedEmbeddingConfig, CrossAttentionConfig, DownsamplePadding, Heads, MiddleNorm, Resampling, TimeShift, UNetConfig,
+};
 use serde_json::{Value, json};
 
 use super::json::Keys;
@@ -191,17 +193,11 @@ pub fn write(config: &UNetConfig, size: [usize; 2]) -> Result<Value, String> {
     let Some(cross) = &config.cross_attention else {
         return Err("it attends to no tokens (model.cross_attention)".into());
     };
-    if config.augment_dim > 0 || config.classes > 0 {
-        return Err("it is conditioned on more than tokens (model.classes, augment.probability)".into());
+    if let Some(reason) = inexpressible(config) {
+        return Err(reason.into());
     }
     let channels = config.level_channels();
     let levels = channels.len();
-    if channels.first() != Some(&config.base_channels) {
-        return Err("its first level has other channels than its first convolution (model.multipliers)".into());
-    }
-    if config.time_shift != TimeShift::Additive || !config.middle_attention {
-        return Err("its blocks are not those of diffusers (model.time_shift, model.middle_attention)".into());
-    }
     let heads: Vec<usize> =
         (0..levels).map(|level| cross.heads_at(level).unwrap_or_else(|| config.heads.count(channels[level]))).collect();
     let name = |kinds: [&'static str; 2], level: usize| kinds[usize::from(config.attends(level))];
@@ -237,6 +233,25 @@ pub fn write(config: &UNetConfig, size: [usize; 2]) -> Result<Value, String> {
         json[key] = value;
     }
     Ok(json)
+}
+
+/// What of a network diffusers has no word for.
+fn inexpressible(config: &UNetConfig) -> Option<&'static str> {
+    let first = config.level_channels().first().copied();
+    let reasons = [
+        (config.classes > 0, "it has classes besides its tokens (model.classes)"),
+        (config.augment_dim > 0, "it is conditioned on augmentation labels (augment.probability)"),
+        (!config.middle_attention, "its middle has no transformer (model.middle_attention)"),
+        (config.middle_attention_norm != MiddleNorm::Same, "its middle has another norm (model.middle_attention_norm)"),
+        (config.time_shift != TimeShift::Additive, "its blocks are scaled by the time (model.time_shift)"),
+        (config.resampling != Resampling::Conv, "it resamples in residual blocks (model.resampling)"),
+        (config.heads_up.is_some(), "it has other heads on the way up (model.heads_up)"),
+        (
+            first != Some(config.base_channels),
+            "its first level has other channels than its first convolution (model.multipliers)",
+        ),
+    ];
+    reasons.into_iter().find(|(applies, _)| *applies).map(|(_, reason)| reason)
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! The folders of diffusers, in and out.
 //!
-//! `unet_config.rs` and `scheduler_config.rs` say the two JSON files in our words and back, `condition_unet_config.rs` and
-//! `dit_config.rs` those of other networks, `autoencoder_config.rs` that of an autoencoder, whose folder is in `autoencoder.rs`; `plan.rs` and `plans.rs` say what the peer's schedulers do as data for our samplers, `tables.rs` is its arithmetic in f32,
-//! and `pipeline.rs` knows the folder. What cannot be said is an error that names the key.
+//! `unet_config.rs`, `condition_unet_config.rs`, `dit_config.rs`, `autoencoder_config.rs` and `scheduler_config.rs` convert the
+//! JSON files to our configs and back; `autoencoder.rs` reads and writes the folder of an autoencoder, `pipeline.rs` that of a
+//! pipeline; `plans.rs` translates a scheduler into a [`Plan`] for our samplers; `tables.rs` repeats diffusers' f32 arithmetic.
+//! What cannot be converted is an error that names the key.
 
 pub mod autoencoder;
 pub mod autoencoder_config;
-pub mod condition_unet;
 pub mod condition_unet_config;
 pub mod dit_config;
 pub mod json;

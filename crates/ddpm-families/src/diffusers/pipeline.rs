@@ -12,11 +12,10 @@ use ddpm_files::atomic::AtomicFolder;
 use ddpm_model::network::NetworkConfig;
 use serde_json::{Value, json};
 
-use super::condition_unet::{self, CONDITION_CLASS};
 use super::json::parse;
 use super::scheduler_config::SchedulerConfig;
 use super::unet_config::{self, UNetFile};
-use super::{DiffusersError, VERSION};
+use super::{DiffusersError, VERSION, condition_unet_config};
 use crate::snapshot::{SnapshotConfig, SnapshotError};
 
 /// The weights of a network.
@@ -165,7 +164,10 @@ impl Files {
         };
         let unet = match (&config.latents, &config.text) {
             (None, None) => unet_config::write(network, [height, width])?,
-            (Some(_), Some(_)) => condition_unet::write(network, [height, width])?,
+            (Some(_), Some(_)) if network.cross_attention.as_ref().is_some_and(|cross| cross.added.is_some()) => {
+                return Err("its pipeline gives no added embeddings (model.cross_attention.added)".into());
+            }
+            (Some(_), Some(_)) => condition_unet_config::write(network, [height, width])?,
             (Some(_), None) => return Err("diffusers has no pipeline of such latents without text".into()),
             (None, Some(_)) => return Err("diffusers has no pipeline of text without latents".into()),
         };
@@ -180,7 +182,7 @@ impl Files {
             "scheduler": ["diffusers", self.scheduler["_class_name"]],
             "unet": ["diffusers", self.unet["_class_name"]],
         });
-        if self.unet["_class_name"] == CONDITION_CLASS {
+        if self.unet["_class_name"] == condition_unet_config::CLASS {
             index["_class_name"] = "StableDiffusionPipeline".into();
             index["vae"] = json!(["diffusers", "AutoencoderKL"]);
             index["text_encoder"] = json!(["transformers", "CLIPTextModel"]);
