@@ -249,12 +249,15 @@ pub struct TextInfo {
 }
 
 /// A sampler and how many steps it takes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// The name of the sampler, which options may follow.
     pub sampler: String,
     /// Its steps.
     pub steps: usize,
+    /// The scale of classifier-free guidance, where a model is conditioned on prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<f64>,
 }
 
 impl SnapshotConfig {
@@ -291,7 +294,7 @@ impl SnapshotConfig {
 
     /// With a sampler for those who name none.
     pub fn sampled_by(self, sampler: &str, steps: usize) -> Self {
-        Self { sampling: Some(Sampling { sampler: sampler.into(), steps }), ..self }
+        Self { sampling: Some(Sampling { sampler: sampler.into(), steps, guidance: None }), ..self }
     }
 
     /// A description of what others trained.

@@ -84,7 +84,7 @@ impl Choice<'_> {
         if let Some(name) = self.sampler.or(task.usual_sampler()) {
             return Ok(chosen(Sampler::new(name, self.options.clone())?, None));
         }
-        let Sampling { sampler, steps } = usual_sampling(&snapshot.config, path, diffusion);
+        let Sampling { sampler, steps, .. } = usual_sampling(&snapshot.config, path, diffusion);
         let sampler = Sampler::new(&sampler, self.options.clone()).map_err(|error| ChoiceError::Default { error })?;
         Ok(chosen(sampler, Some(steps)))
     }
@@ -125,9 +125,9 @@ impl Chosen {
 /// else what docs/choosing.md advises for the objective.
 pub fn usual_sampling(config: &SnapshotConfig, path: &Path, diffusion: &Diffusion) -> Sampling {
     let of_run = || RunFolder::around(path).and_then(|run| run.table("preview"));
-    let Sampling { sampler, steps } = config.sampling.clone().or_else(of_run).unwrap_or_else(|| advised(diffusion));
+    let chosen: Sampling = config.sampling.clone().or_else(of_run).unwrap_or_else(|| advised(diffusion));
     let most = diffusion.schedule().map_or(usize::MAX, |schedule| schedule.len());
-    Sampling { sampler, steps: steps.clamp(1, most) }
+    Sampling { steps: chosen.steps.clamp(1, most), ..chosen }
 }
 
 fn advised(diffusion: &Diffusion) -> Sampling {
@@ -136,7 +136,7 @@ fn advised(diffusion: &Diffusion) -> Sampling {
         Diffusion::Continuous(ContinuousDiffusion { path: NoisePath::Linear {}, .. }) => Sampler::FlowHeun,
         Diffusion::Continuous(_) => Sampler::Heun { churn: Churn::NONE },
     };
-    Sampling { sampler: sampler.name().into(), steps: sampler.usual_steps(diffusion) }
+    Sampling { sampler: sampler.name().into(), steps: sampler.usual_steps(diffusion), guidance: None }
 }
 
 #[cfg(test)]
@@ -155,7 +155,7 @@ mod tests {
         config["sampling"] = sampling;
         let config: SnapshotConfig = serde_json::from_value(config).unwrap();
         let diffusion: DiffusionConfig = config.diffusion.clone();
-        let Sampling { sampler, steps } = usual_sampling(&config, path, &diffusion.init().unwrap());
+        let Sampling { sampler, steps, .. } = usual_sampling(&config, path, &diffusion.init().unwrap());
         (sampler, steps)
     }
 

@@ -46,7 +46,7 @@ use crate::family::{
 };
 use crate::latent::FrozenParts;
 use crate::loss_sum::LossSum;
-use crate::snapshot::{LatentInfo, Snapshot, SnapshotConfig, SnapshotError, TextInfo, Written, latent_info};
+use crate::snapshot::{LatentInfo, Sampling, Snapshot, SnapshotConfig, SnapshotError, TextInfo, Written, latent_info};
 
 /// A diffusion model of images or points.
 #[derive(Clone, Debug)]
@@ -112,11 +112,12 @@ impl DiffusionFamily {
         let Origin { experiment, data, source } = &self.origin;
         let Progress { step, images_seen } = progress;
         let (network, diffusion) = (self.tables.model.clone(), self.tables.diffusion.clone());
-        let PreviewKeys { sampler, steps, prompts, .. } = &self.tables.preview;
+        let PreviewKeys { sampler, steps, guidance, prompts } = self.tables.preview.clone();
         let latents = self.noising.latents.as_ref().map(|_| LatentInfo { shape: self.denoised.shape.clone() });
-        let text = self.noising.captions.as_ref().map(|_| TextInfo { prompts: prompts.clone() });
+        let text = self.noising.captions.as_ref().map(|_| TextInfo { prompts });
         let config = SnapshotConfig::new(network, diffusion, data.clone(), source.clone(), experiment);
-        SnapshotConfig { step, images_seen, latents, text, ..config }.sampled_by(sampler, *steps)
+        let sampling = Some(Sampling { sampler, steps, guidance });
+        SnapshotConfig { step, images_seen, latents, text, sampling, ..config }
     }
 
     /// The frozen parts of the model.

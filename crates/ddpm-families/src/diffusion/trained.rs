@@ -41,7 +41,12 @@ impl TrainedDiffusion {
         let SnapshotConfig { data, source, experiment, step, images_seen, sampling, text, .. } = config;
         let mut tables = DiffusionTables::of(config.network, config.diffusion);
         if let Some(sampling) = sampling {
-            tables.preview = PreviewKeys { sampler: sampling.sampler, steps: sampling.steps, ..PreviewKeys::default() };
+            tables.preview = PreviewKeys {
+                sampler: sampling.sampler,
+                steps: sampling.steps,
+                guidance: sampling.guidance,
+                ..PreviewKeys::default()
+            };
         }
         tables.preview.prompts = text.map(|text| text.prompts).unwrap_or_default();
         let card = ModelCard {

@@ -298,7 +298,7 @@ impl SampleArgs {
         let diffusion = pipeline.scheduler.diffusion.init()?;
         let options = self.options.all(&diffusion);
         let mut sampler = self.sampler.as_deref().map(|name| Sampler::new(name, options.clone())).transpose()?;
-        let mut steps = self.steps;
+        let (mut steps, mut scale) = (self.steps, self.guidance);
         let others = options.given.keys().find(|option| **option != "eta" && sampler.is_none());
         if let Some(option) = others {
             bail!("--{option} needs --sampler: the scheduler in the folder has no such option");
@@ -308,6 +308,7 @@ impl SampleArgs {
             let usual = usual_sampling(&Snapshot::describe(path)?, path, &diffusion);
             sampler = Some(Sampler::new(&usual.sampler, options.clone())?);
             steps = steps.or(Some(usual.steps));
+            scale = scale.or(Some(usual.guidance.unwrap_or(1.0)));
         }
         let choices = Choices {
             prompts: &self.prompts,
@@ -318,7 +319,7 @@ impl SampleArgs {
             sampler,
             steps,
             eta: options.given.get("eta").copied().unwrap_or(0.0),
-            scale: self.guidance,
+            scale,
             guidance: self.guiding.at(self.guidance.unwrap_or(1.0)),
         };
         let mut job = choices.job(pipeline)?;
