@@ -535,7 +535,7 @@ fn zips_that_are_damaged_or_sly_are_named() {
     );
     assert!(said(zip(&[], false, 0)).contains("empty"));
     assert!(said(b"no zip".to_vec()).contains("zip directory is missing"));
-    assert!(said(zip(&[("a.txt", b"text", true)], false, 0)).contains("left out: a.txt; expected"));
+    assert!(said(zip(&[("a.txt", b"text", true)], false, 0)).contains("ignored: a.txt; expected"));
     assert!(said(zip(&[("a.jpg", b"text", true)], false, 0)).contains("a.jpg: not an image"));
     assert!(said(zip(&[("a\n.jpg", b"text", true)], false, 0)).contains("a\\n.jpg: not an image"));
     let whole = zip(&[("a.png", &good, false), ("b.png", &good, true)], false, 0);
