@@ -703,7 +703,7 @@ fn samples_of_another_job_are_replaced_only_when_asked() {
     std::fs::write(dir.path().join("o/notes.txt"), "mine").unwrap();
     let output = run(sample("2", &[]));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("samples.npy, 4 pictures"), "{said}");
+    assert!(!output.status.success() && said.contains("samples.npy, 4 images"), "{said}");
     assert!(said.contains("--overwrite"), "{said}");
     assert!(!run(sample("2", &["--shard", "1/2"])).status.success());
     assert!(dir.path().join("o/0003.png").exists());

@@ -90,11 +90,17 @@ fn a_network_of_diffusion_is_its_file_its_arms_and_its_section() {
         ("UNet", &["diffusers/pipeline.rs", "diffusion/start.rs", "bench/worker.rs", "conformance/networks.rs"]),
         ("UNet", &["diffusers/unet_config.rs", "conformance/mod.rs", "conformance/shapes.rs", "bench/mod.rs"]),
         ("UNet", &["commands/inspect.rs", "commands/import.rs"]),
+        // The networks of latent pipelines of diffusers.
+        ("UNet", &["latent/pipeline.rs"]),
+        ("DiT", &["latent/pipeline.rs"]),
         ("PointMlp", &["conformance/shapes.rs"]),
         ("Custom", &["diffusion/networks.rs"]),
     ];
     Variants { of: "NetworkConfig", defined_in: &[IN_NETWORK], with_a_part: parts }.check(&sources);
-    let parts: &[(&str, &[&str])] = &[("UNet", &["ddpm-weights/src/load.rs", "families/src/snapshot.rs"])];
+    let parts: &[(&str, &[&str])] = &[
+        ("UNet", &["ddpm-weights/src/load.rs", "families/src/snapshot.rs", "latent/pipeline.rs"]),
+        ("DiT", &["latent/pipeline.rs"]),
+    ];
     Variants { of: "Network", defined_in: &[IN_NETWORK], with_a_part: parts }.check(&sources);
     let named = files_with(&sources, &["\"point-mlp\"", "'point-mlp'"]);
     assert_eq!(named, ["ddpm-families/src/diffusion/tables.rs", IN_NETWORK]);
