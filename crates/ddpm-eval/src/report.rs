@@ -351,6 +351,8 @@ pub fn plot(title: &str, (x_name, x_scale): (&str, Scale), lines: &[Line], marks
 
 const PLOT_WIDTH: f64 = 760.0;
 const PLOT_HEIGHT: f64 = 460.0;
+/// About the width of a letter.
+const GLYPH_WIDTH: f64 = 7.0;
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = 190.0;
 const TOP: f64 = 54.0;
@@ -374,10 +376,14 @@ impl Plot {
         let points = || lines.iter().flat_map(|(_, points)| points);
         let xs = x_scale.range(points().map(|point| point[0]));
         let ys = Self::Y_SCALE.range(points().map(|point| point[1]).chain(marks.iter().map(|mark| mark.1)));
+        // The names at the right have room, however long they are.
+        let names = lines.iter().map(|(name, _)| name).chain(marks.iter().map(|(name, _)| name));
+        let longest = names.map(|name| name.chars().count()).max().unwrap_or(0);
+        let width = f64::max(PLOT_WIDTH, PLOT_WIDTH - RIGHT + 16.0 + GLYPH_WIDTH * longest as f64);
         let svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {PLOT_WIDTH} {PLOT_HEIGHT}\" \
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {PLOT_HEIGHT}\" \
              font-family=\"sans-serif\" font-size=\"13\" fill=\"{INK}\">\n\
-             <rect width=\"{PLOT_WIDTH}\" height=\"{PLOT_HEIGHT}\" fill=\"#ffffff\"/>\n"
+             <rect width=\"{width}\" height=\"{PLOT_HEIGHT}\" fill=\"#ffffff\"/>\n"
         );
         Self { svg, x_scale, xs, ys }
     }
