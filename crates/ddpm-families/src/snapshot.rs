@@ -1,4 +1,5 @@
-//! Snapshots: a folder with weights to sample from and all that sampling needs to know, usable with nothing else.
+//! Snapshots of the family `diffusion` (format 1): a folder with weights to sample from and all that sampling needs to know,
+//! usable with nothing else. Those of other families (format 2): [`crate::family::stored`].
 //!
 //! A snapshot of a U-Net of images is a pipeline of diffusers, with a [`SnapshotConfig`] in [`OWN`] beside it that
 //! says what diffusers has no word for. Where it has none for the network or its diffusion, `model.safetensors`

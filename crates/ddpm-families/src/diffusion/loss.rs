@@ -1,4 +1,5 @@
-//! The loss of a network under its diffusion process.
+//! The loss of a network under its diffusion process. The formulas are in `ddpm_model`: `GaussianDiffusion::loss` in `bound.rs`,
+//! for DDPM `GaussianDiffusion::l_simple`.
 
 use burn::tensor::Tensor;
 use ddpm_model::bound::Loss;

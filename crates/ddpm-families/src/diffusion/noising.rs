@@ -75,7 +75,7 @@ pub struct Noising {
     pub labels: Labels,
     /// Standard deviation of the noise that a whole channel shares.
     pub offset_noise: f64,
-    /// Whether the network is shown its own estimate of every other item.
+    /// Whether, for half of the items at random, the network is given its own estimate (self-conditioning).
     pub self_conditioning: bool,
     /// The shape of what is noised: of an item, or of its latents.
     pub shape: Vec<usize>,

@@ -26,12 +26,12 @@ pub struct Measured {
     pub bits_per_dim: Option<f64>,
 }
 
-/// Held-out data, and how they are looked at.
+/// Held-out data and the noise levels at which they are evaluated.
 pub struct Validation {
     family: DiffusionFamily,
     batches: Vec<Vec<StreamItem>>,
     device: Device,
-    /// The bound is about plain noise, and every label is told.
+    /// The bound is defined for plain noise; no label is dropped.
     noising: Noising,
     levels: usize,
     clip: Clip,
