@@ -9,7 +9,7 @@ use ddpm_model::text::ClipText;
 use super::{FIRST_STAGE, FirstStage, FirstStageError, TEXT_ENCODER, TOKENIZER, TextEncoder, TextEncoderError};
 use crate::diffusers::autoencoder::write_autoencoder_in;
 use crate::diffusers::pipeline::CONFIG;
-use crate::snapshot::{SnapshotError, save_weights, write_json};
+use crate::snapshot::{SnapshotError, WEIGHTS, save_weights, write_json};
 
 /// The files of a tokenizer, of which a folder has some.
 const TOKENIZER_FILES: [&str; 6] = [
@@ -20,8 +20,6 @@ const TOKENIZER_FILES: [&str; 6] = [
     "special_tokens_map.json",
     "added_tokens.json",
 ];
-/// The weights of a network of transformers.
-const TEXT_WEIGHTS: &str = "model.safetensors";
 
 /// The frozen parts of a model: it is trained without them, and cannot be used without them.
 #[derive(Clone, Debug, Default)]
@@ -82,7 +80,7 @@ pub fn write_text_encoder(
     [start, pad]: [u32; 2],
     folder: &AtomicFolder,
 ) -> Result<Vec<PathBuf>, SnapshotError> {
-    let files = [CONFIG, TEXT_WEIGHTS].map(|name| folder.path().join(TEXT_ENCODER).join(name));
+    let files = [CONFIG, WEIGHTS].map(|name| folder.path().join(TEXT_ENCODER).join(name));
     let config = network.config().to_transformers(start as usize, pad as usize);
     write_json(&files[0], &config, folder)?;
     save_weights(network, &files[1], None, folder)?;

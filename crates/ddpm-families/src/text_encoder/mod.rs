@@ -23,7 +23,6 @@ use serde::{Deserialize, Serialize};
 
 use self::tables::TextEncoderTables;
 use self::trained::TrainedTextEncoder;
-use crate::diffusers::pipeline::CONFIG;
 use crate::family::stored::{self, ModelCard};
 use crate::family::trained::Trained;
 use crate::family::{
@@ -31,10 +30,10 @@ use crate::family::{
     Subject, three_axes,
 };
 use crate::items::batch_of;
-use crate::latent::{TEXT_ENCODER, TOKENIZER};
+use crate::latent::{TEXT_ENCODER, TOKENIZER, write_text_encoder};
 use crate::loss_sum::LossSum;
 use crate::parameters::settle;
-use crate::snapshot::{SnapshotError, WEIGHTS, Written, save_weights, write_json};
+use crate::snapshot::{SnapshotError, WEIGHTS, Written, save_weights};
 
 /// Text encoders of captioned images.
 #[derive(Clone, Debug)]
@@ -124,12 +123,10 @@ impl TextEncoderFamily {
 
     /// Writes the files of a snapshot into a folder that is being written, and gives their paths.
     fn write(&self, model: &TextAndImages, folder: &AtomicFolder) -> Result<Vec<PathBuf>, SnapshotError> {
-        let encoder = folder.path().join(TEXT_ENCODER);
-        let mut files = vec![encoder.join(CONFIG), encoder.join(WEIGHTS), folder.path().join(WEIGHTS)];
-        let [start, pad] = [self.tokenizer.start(), self.tokenizer.pad()].map(|id| id as usize);
-        write_json(&files[0], &model.text.config().to_transformers(start, pad), folder)?;
-        save_weights(&model.text.clone().materialize(), &files[1], None, folder)?;
-        save_weights(&model.contrast.clone().materialize(), &files[2], None, folder)?;
+        let special = [self.tokenizer.start(), self.tokenizer.pad()];
+        let mut files = write_text_encoder(&model.text.clone().materialize(), special, folder)?;
+        files.push(folder.path().join(WEIGHTS));
+        save_weights(&model.contrast.clone().materialize(), &folder.path().join(WEIGHTS), None, folder)?;
         for (name, text) in self.vocabulary.files() {
             let file = folder.path().join(TOKENIZER).join(name);
             folder.write(&file, text)?;
