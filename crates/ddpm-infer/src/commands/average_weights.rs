@@ -64,10 +64,8 @@ pub fn run(args: &EmaArgs) -> anyhow::Result<PathBuf> {
     // The default device only stores the tensors: the sums are computed in f64 on the host.
     let device = device::open(None)?.device;
 
-    let configs = stored
-        .iter()
-        .map(|average| Ok(Snapshot::load(&average.path, &device)?.config))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let configs =
+        stored.iter().map(|average| Ok(Snapshot::describe(&average.path)?)).collect::<anyhow::Result<Vec<_>>>()?;
     let Some(last) = configs.iter().find(|config| config.step == step) else {
         bail!("{}: none of its stored averages is of step {step}", run.averages().display());
     };
@@ -89,11 +87,7 @@ pub fn run(args: &EmaArgs) -> anyhow::Result<PathBuf> {
             list(&stored)
         );
     }
-    let network = combine(&stored, &weights, &device)?;
-    let newest = stored.iter().find(|average| average.step == step);
-    let parts =
-        |average: &Stored| FrozenParts::open(&average.path, last.latents.is_some(), last.text.is_some(), &device);
-    let frozen = newest.map(parts).transpose()?.unwrap_or_default();
+    let (network, frozen) = combine(&stored, &weights, &device)?;
     Snapshot::save_with(&network, last, &frozen, &args.out)?;
     eprintln!(
         "{}: width {} at step {step}, from {} stored averages; the error of the profile is {:.2} %",
@@ -149,20 +143,20 @@ fn check_alike(stored: &[Stored], configs: &[SnapshotConfig], last: &SnapshotCon
     Ok(())
 }
 
-/// The linear combination of the stored weights.
-fn combine(stored: &[Stored], coefficients: &[f64], device: &Device) -> anyhow::Result<Network> {
+/// The linear combination of the stored weights, and the frozen parts, which are those of all of them.
+fn combine(stored: &[Stored], coefficients: &[f64], device: &Device) -> anyhow::Result<(Network, FrozenParts)> {
     let mut sums = Sums::default();
     let mut last = None;
     for (average, &coefficient) in stored.iter().zip(coefficients) {
         for changed in checksums::changed(&average.path) {
             eprintln!("warning: {changed}");
         }
-        let network = Snapshot::load(&average.path, device)?.network;
+        let Snapshot { network, frozen, .. } = Snapshot::load(&average.path, device)?;
         sums.add(&network, coefficient);
-        last = Some(network);
+        last = Some((network, frozen));
     }
     match last {
-        Some(network) => Ok(network.map(&mut Replace(sums.0.into_iter()))),
+        Some((network, frozen)) => Ok((network.map(&mut Replace(sums.0.into_iter())), frozen)),
         None => bail!("there are no averages to combine"),
     }
 }
