@@ -242,6 +242,15 @@ fn add_product(sum: &mut [f32], up: &[f32], down: &[f32], rank: usize, scale: f3
     }
 }
 
+/// Factors to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainedFactors {
+    /// Their product counts `alpha / rank` times.
+    pub alpha: f64,
+    /// Of each layer.
+    pub layers: Vec<LayerFactors>,
+}
+
 /// The factors of one layer, to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerFactors {
