@@ -118,14 +118,12 @@ impl Start {
 
 /// What of a pipeline cannot be trained here.
 fn untrainable(pipeline: &LatentPipeline) -> Option<&'static str> {
-    match (&pipeline.network, &pipeline.text) {
-        (Network::UNet(_), Some(PromptEncoder::Last(_))) => {
+    match &pipeline.text {
+        Some(PromptEncoder::Last(_)) => {
             pipeline.sees_masked_images().then_some("has a network that sees the image that it repaints")
         }
-        (Network::UNet(_), Some(PromptEncoder::Penultimate { .. })) => {
-            Some("has text encoders that are not trained with")
-        }
-        _ => Some("has no prompts"),
+        Some(PromptEncoder::Penultimate { .. }) => Some("has text encoders that are not trained with"),
+        None => Some("has no prompts"),
     }
 }
 

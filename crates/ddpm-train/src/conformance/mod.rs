@@ -292,10 +292,6 @@ fn shape_of(data: &DataConfig) -> Vec<usize> {
             let channels = if images.channels == ImageChannels::Rgb { 3 } else { 1 };
             vec![channels, images.size, images.size]
         }
-        DataConfig::ImageTable(table) => {
-            let channels = if table.channels == ImageChannels::Rgb { 3 } else { 1 };
-            vec![channels, table.size, table.size]
-        }
         _ => vec![2],
     }
 }
