@@ -283,6 +283,7 @@ pub fn encode(part: Part, alpha: f64, layers: &[LayerFactors]) -> Result<Vec<u8>
         format!("{prefix}lora_alpha"): alpha,
         format!("{prefix}target_modules"): modules,
     });
-    let metadata = [("format".to_string(), "pt".to_string()), (METADATA.into(), config.to_string())];
+    // One entry, so that the same factors give the same bytes: several are written in any order.
+    let metadata = [(METADATA.to_string(), config.to_string())];
     ::safetensors::serialize(views, Some(metadata.into_iter().collect()))
 }

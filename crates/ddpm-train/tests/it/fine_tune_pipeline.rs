@@ -133,9 +133,11 @@ fn lora_of_a_pipeline_is_a_file_that_gives_the_snapshot() {
 fn two_times_n_steps_of_lora_are_n_and_n_bit_for_bit() {
     let _alone = crate::support::alone();
     let dir = tempfile::tempdir().unwrap();
-    let (text, from) = (experiment(LORA), base("p_sd1"));
-    let whole = train(dir.path(), &text, Some(&from), None, STEPS).unwrap();
-    let half = train(dir.path(), &text, Some(&from), None, STEPS / 2).unwrap();
+    // The experiment names the pipeline itself.
+    let from = format!("[fine_tune]\nfrom = {:?}\n[fine_tune.lora]", base("p_sd1"));
+    let text = experiment(LORA).replace("[fine_tune.lora]", &from);
+    let whole = train(dir.path(), &text, None, None, STEPS).unwrap();
+    let half = train(dir.path(), &text, None, None, STEPS / 2).unwrap();
     let resumed = train(dir.path(), &text, None, Some(&half), STEPS).unwrap();
     for file in ["model.bpk", "ema.bpk"] {
         let read = |run: &Path| std::fs::read(run.join(format!("checkpoints/step-{STEPS:08}")).join(file)).unwrap();
