@@ -20,6 +20,9 @@ pub enum DataConfig {
     Shapes(ShapesConfig),
     /// A folder or zip archive of images.
     Images(ImagesConfig),
+    /// Images, with captions if wanted, in Parquet files, as the datasets of the Hugging Face Hub are. Needs the feature
+    /// `parquet`.
+    ImageTable(ImageTableConfig),
     /// Images that `cargo xtask data build` decoded into one file.
     Packed(PackedConfig),
     /// CIFAR-10 in its binary version, 32x32, 10 classes.
@@ -143,6 +146,35 @@ pub struct ImagesConfig {
     /// Threshold between 0 (black) and 1 (white): values at or above it become white, the others black.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binarize: Option<f64>,
+}
+
+/// A Parquet file, or a folder of them, itself or in its folder `data`. Where there are files `train*` and `test*` (or
+/// `validation*`), these are the split. The files of the images stay in memory as they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageTableConfig {
+    /// The file or folder.
+    #[serde(deserialize_with = "read_path")]
+    pub path: PathBuf,
+    /// Height and width that every image is scaled and cropped to.
+    #[serde(default = "default_image_size")]
+    pub size: usize,
+    /// Colour or grey.
+    #[serde(default)]
+    pub channels: ImageChannels,
+    /// The column of the images: bytes of png, jpeg, webp, bmp or tiff files, or a group with such `bytes`.
+    #[serde(default = "default_image_column")]
+    pub image: String,
+    /// The column of the captions, for text to image; `"auto"`: `text`, `caption` or `captions`; `"none"`: no captions. Of a
+    /// list of captions the first one counts.
+    #[serde(default = "default_captions")]
+    pub captions: String,
+    /// Mirrors half of the training images left to right.
+    #[serde(default)]
+    pub horizontal_flip: bool,
+    /// What to do about images that cannot be read.
+    #[serde(default)]
+    pub on_bad_file: OnBadFile,
 }
 
 /// Colour or grey.
@@ -462,8 +494,9 @@ impl DataConfig {
     ];
 
     /// Kinds of data that are read from a path, and their descriptions.
-    pub const FROM_PATH: [(&str, &str); 8] = [
+    pub const FROM_PATH: [(&str, &str); 9] = [
         ("images", "a folder or zip archive of png, jpeg, webp, bmp or tiff files, classes by sub-folder if wanted"),
+        ("image-table", "images and captions in Parquet files, as on the Hugging Face Hub"),
         ("packed", "images that `data build` decoded into one file"),
         ("cifar10", "the folder of CIFAR-10's binary version"),
         ("mnist", "the folder of MNIST's idx files, with or without .gz"),
@@ -480,6 +513,7 @@ impl DataConfig {
             DataConfig::Sprites(_) => "sprites",
             DataConfig::Shapes(_) => "shapes",
             DataConfig::Images(_) => "images",
+            DataConfig::ImageTable(_) => "image-table",
             DataConfig::Packed(_) => "packed",
             DataConfig::Cifar10(_) => "cifar10",
             DataConfig::Mnist(_) => "mnist",
@@ -511,6 +545,7 @@ impl DataConfig {
             DataConfig::Cifar10(config) => config.binarize,
             DataConfig::Mnist(config) | DataConfig::FashionMnist(config) => config.binarize,
             DataConfig::Shapes(_)
+            | DataConfig::ImageTable(_)
             | DataConfig::SwissRoll(_)
             | DataConfig::Moons(_)
             | DataConfig::Circles(_)
@@ -557,7 +592,9 @@ impl DataConfig {
     /// Everything that can be found wrong without looking at a file.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = match self {
-            DataConfig::Images(images) => range_problem("size", images.size, 1..=MAX_IMAGE_SIZE),
+            DataConfig::Images(ImagesConfig { size, .. }) | DataConfig::ImageTable(ImageTableConfig { size, .. }) => {
+                range_problem("size", *size, 1..=MAX_IMAGE_SIZE)
+            }
             DataConfig::Shapes(shapes) => range_problem("count", shapes.count, 1..=MAX_POINTS),
             DataConfig::SwissRoll(points)
             | DataConfig::Moons(points)
@@ -646,6 +683,14 @@ fn range_problem(key: &'static str, value: usize, allowed: std::ops::RangeInclus
 
 fn default_image_size() -> usize {
     32
+}
+
+fn default_image_column() -> String {
+    "image".into()
+}
+
+fn default_captions() -> String {
+    "none".into()
 }
 
 fn default_true() -> bool {

@@ -16,6 +16,7 @@ mod file_list;
 mod hash;
 mod hold_out;
 mod image_folder;
+mod image_table;
 mod known_good;
 mod loader;
 mod mnist;
@@ -35,9 +36,9 @@ mod zip_pictures;
 
 pub use config::{
     BundledSeriesConfig, Cifar10Config, Column, CsvConfig, DataConfig, DigitsConfig, DigitsSplit,
-    GeneratedSeriesConfig, ImageCaptions, ImageChannels, ImageLabels, ImageResize, ImagesConfig, MnistConfig,
-    MnistSize, OnBadFile, PackedConfig, PointsConfig, Problem, SeriesArrayConfig, SeriesFileConfig, SeriesLayout,
-    SeriesSplit, ShapesConfig, SpritesConfig,
+    GeneratedSeriesConfig, ImageCaptions, ImageChannels, ImageLabels, ImageResize, ImageTableConfig, ImagesConfig,
+    MnistConfig, MnistSize, OnBadFile, PackedConfig, PointsConfig, Problem, SeriesArrayConfig, SeriesFileConfig,
+    SeriesLayout, SeriesSplit, ShapesConfig, SpritesConfig,
 };
 pub use error::{BadFile, DataError, Ignored};
 pub use example::{DataInfo, Example, Flip, Units};

@@ -9,7 +9,9 @@ use crate::error::{BadFile, DataError, Ignored};
 use crate::example::{DataInfo, Example, Flip};
 use crate::points::Shape;
 use crate::series::{SeriesSet, generated};
-use crate::{binarize, cifar10, csv_points, digits, image_folder, mnist, packed, points, series, shapes, sprites};
+use crate::{
+    binarize, cifar10, csv_points, digits, image_folder, image_table, mnist, packed, points, series, shapes, sprites,
+};
 
 /// What items are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +95,7 @@ pub fn open_with_progress(
         DataConfig::Sprites(_) => sprites::open(split),
         DataConfig::Shapes(config) => shapes::open(config, split),
         DataConfig::Images(images) => image_folder::open(images, split, progress)?,
+        DataConfig::ImageTable(table) => image_table::open(table, split, progress)?,
         DataConfig::Packed(packed) => packed::open(packed, split)?,
         DataConfig::Cifar10(cifar) => cifar10::open(cifar, split)?,
         DataConfig::Mnist(mnist) => mnist::open(mnist, name, &mnist::DIGITS, split)?,
@@ -165,6 +168,7 @@ mod tests {
         for (text, expected) in [
             ("kind = 'moons'\ncount = 0", "data.count: 0 is out of range"),
             ("kind = 'images'\npath = 'no/cats'", "no/cats: not found; expected a folder"),
+            ("kind = 'image-table'\npath = 'no/table'", "no/table: not found; expected a Parquet file"),
             ("kind = 'cifar10'\npath = 'no/cifar'", "no/cifar: not found; expected the folder of CIFAR-10"),
             ("kind = 'mnist'\npath = 'no/mnist'", "no/mnist: not found; expected a folder with train-images"),
             ("kind = 'csv'\npath = 'no/table.csv'", "no/table.csv: not found; expected a CSV file"),

@@ -94,7 +94,7 @@ pub fn is_inside(layer: &str, parameter: &str) -> bool {
 }
 
 /// Which of several modules a field holds is no part of a name, as in the files of snapshots.
-fn is_choice(container: &str) -> bool {
+pub fn is_choice(container: &str) -> bool {
     container.starts_with("Enum:")
 }
 

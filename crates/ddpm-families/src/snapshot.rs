@@ -27,6 +27,7 @@ use ddpm_model::schedule::{ScheduleConfig, ScheduleError};
 use ddpm_model::variance::Variance;
 use ddpm_model::weighting::Weighting;
 use ddpm_sampling::job::TrainedModel;
+use ddpm_weights::lora::{self, TrainedFactors};
 use ddpm_weights::{Scheme, Weights, WeightsError, load_into};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
@@ -421,12 +422,30 @@ impl Snapshot {
         frozen: &FrozenParts,
         dir: &Path,
     ) -> Result<Written, SnapshotError> {
-        write(network, config, frozen, None, dir)
+        write(network, config, frozen, &Extra::default(), dir)
+    }
+
+    /// As [`save_with`](Self::save_with), of a network that these factors of LoRA were added to. A pipeline of prompts has
+    /// them in a file of their own, for the weights that training started from.
+    pub fn save_adapted(
+        network: &Network,
+        factors: &TrainedFactors,
+        config: &SnapshotConfig,
+        frozen: &FrozenParts,
+        dir: &Path,
+    ) -> Result<Written, SnapshotError> {
+        write(network, config, frozen, &Extra { factors: Some(factors), scheduler: None }, dir)
     }
 
     /// Writes what was loaded, with the scheduler that came with it.
     pub fn save_again(&self, dir: &Path) -> Result<Written, SnapshotError> {
-        write(&self.network, &self.config, &self.frozen, self.scheduler.as_ref(), dir)
+        write(
+            &self.network,
+            &self.config,
+            &self.frozen,
+            &Extra { scheduler: self.scheduler.as_ref(), factors: None },
+            dir,
+        )
     }
 
     /// Reads a snapshot folder, the file in it, or a folder of diffusers, onto `device`.
@@ -475,22 +494,34 @@ pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedM
     TrainedModel::of_network(&snapshot.network, diffusion, &snapshot.denoised, self_conditioned)
 }
 
+/// What a pipeline may have besides.
+#[derive(Default)]
+struct Extra<'a> {
+    /// The scheduler that came with it.
+    scheduler: Option<&'a SchedulerConfig>,
+    /// The factors of LoRA that were added to its network.
+    factors: Option<&'a TrainedFactors>,
+}
+
 fn write(
     network: &Network,
     config: &SnapshotConfig,
     frozen: &FrozenParts,
-    scheduler: Option<&SchedulerConfig>,
+    extra: &Extra<'_>,
     dir: &Path,
 ) -> Result<Written, SnapshotError> {
     let folder = AtomicFolder::begin(dir)?;
     let parts = frozen.write(&folder)?;
-    let written = match Files::of(config, scheduler) {
+    let written = match Files::of(config, extra.scheduler) {
         Ok(files) => {
             let layout = Layout::in_folders(folder.path());
             let mut written = files.write(&layout, &folder)?;
             save_weights(network, &layout.weights(), None, &folder)?;
             written.push(layout.weights());
             written.extend(parts);
+            if let Some(factors) = extra.factors.filter(|_| config.text.is_some()) {
+                written.push(write_factors(factors, &folder)?);
+            }
             let checksums = checksums::of_files(folder.path(), &written).map_err(io(folder.path()))?;
             write_json(&folder.path().join(OWN), &Described { config, checksums }, &folder)?;
             if config.network.num_classes() > 0 { Written::PipelineOfClasses } else { Written::Pipeline }
@@ -505,6 +536,14 @@ fn write(
     };
     folder.commit()?;
     Ok(written)
+}
+
+/// Writes factors of a U-Net as diffusers has them, and gives their file.
+fn write_factors(factors: &TrainedFactors, folder: &AtomicFolder) -> Result<PathBuf, SnapshotError> {
+    let file = folder.path().join(lora::FILE);
+    let bytes = lora::encode(lora::Part::UNet, factors.alpha, &factors.layers);
+    folder.write(&file, bytes.map_err(|error| io(&file)(std::io::Error::other(error)))?)?;
+    Ok(file)
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> SnapshotError + use<> {

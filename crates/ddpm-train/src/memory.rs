@@ -8,6 +8,7 @@ use ddpm_families::family::erased::AnyFamily;
 use ddpm_model::network::MemoryEstimate;
 
 use crate::config::Experiment;
+use crate::trained_part::TrainedSizes;
 
 /// What the operations of a step hold for a while, beside each byte that it keeps for the way back and each byte of a
 /// gradient: measured on flex with networks of 1 to 9 million parameters and batches of 16 to 1,024, not derived.
@@ -31,10 +32,16 @@ pub struct Estimate {
 
 impl Estimate {
     /// The estimate for one of several devices, with the memory that the process has now, before it has a network.
-    pub fn of(experiment: &Experiment, family: &dyn AnyFamily, parameters: usize, devices: usize) -> Self {
+    pub fn of(
+        experiment: &Experiment,
+        family: &dyn AnyFamily,
+        parameters: usize,
+        sizes: TrainedSizes,
+        devices: usize,
+    ) -> Self {
         let train = &experiment.train;
         let part = train.batch_size / train.accumulate / devices;
-        let network = family.memory_estimate(parameters, part);
+        let network = of_trained(family.memory_estimate(parameters, part), sizes);
         let kept = experiment.ema.post_hoc.as_ref().map_or(0, |post_hoc| post_hoc.widths.len() as u64);
         let resident = resident_mib().map_or(0, |mib| (mib * f64::from(1 << 20)) as u64);
         Self {
@@ -86,6 +93,20 @@ impl fmt::Display for Estimate {
             mib(self.temporary),
             mib(self.program)
         )
+    }
+}
+
+/// What there is of a network, some of which is trained: of the rest there are no gradients, moments and averages, and a
+/// weight with factors is there once more, with their product added.
+fn of_trained(whole: MemoryEstimate, sizes: TrainedSizes) -> MemoryEstimate {
+    let bytes = |values: usize| (values as u64).saturating_mul(size_of::<f32>() as u64);
+    let trained = bytes(sizes.trained);
+    MemoryEstimate {
+        parameters: whole.parameters.saturating_add(bytes(sizes.adapted)),
+        gradients: trained,
+        optimizer: trained.saturating_mul(2),
+        ema: trained,
+        ..whole
     }
 }
 

@@ -9,7 +9,6 @@ use ddpm_data::{OpenData, Split};
 use ddpm_device::device::{self, OpenDevice};
 use ddpm_families::family::erased::AnyFamily;
 use ddpm_families::family::{StartingWeights, Subject};
-use ddpm_families::parameters::settle;
 use ddpm_files::runs::RunFolder;
 
 use crate::config::load::{ConfigError, Problem, Source};
@@ -20,7 +19,7 @@ use crate::output::print;
 use crate::run_folder::{begins_again, resumable};
 use crate::say;
 use crate::train::{Options, UsageError};
-use crate::trained_part::trained_numbers;
+use crate::trained_part::TrainedSizes;
 
 /// What a training will be.
 pub(crate) struct Plan {
@@ -54,9 +53,13 @@ impl Plan {
         let name = resumed.as_ref().map_or_else(|| source.name(), |(_, manifest)| manifest.experiment.clone());
         let file = source.file();
         let devices = open_devices(&options.devices)?;
-        let start = starting_weights(&source, options, resumed.as_ref(), &devices[0])?;
+        let from = start_of(&source, options, resumed.as_ref());
+        let start = starting_weights(&source, options, from.as_deref(), &devices[0])?;
         let mut experiment =
             source.load(&options.set, start.as_ref().map(|start| start.sections()).unwrap_or_default())?;
+        if options.from.is_some() {
+            experiment.fine_tune.from = None;
+        }
         refuse(&file, problems_with(&devices, &experiment))?;
         let data = open_data(&experiment)?;
         let described = start.as_ref().map_or_else(|| file.clone(), |start| start.name_in(&file, &experiment.family));
@@ -74,21 +77,18 @@ impl Plan {
             start.check(&experiment.family).map_err(anyhow::Error::from_boxed)?;
             start.describe(&experiment.family).iter().for_each(|line| say!("{line}"));
         }
-        let from = options.from.as_ref().map(|from| from.canonicalize().unwrap_or_else(|_| from.clone()));
+        let from = from.map(|from| from.canonicalize().unwrap_or(from));
         Ok(Self { name, experiment, data, family, devices, resumed, from, start })
     }
 
     /// `--dry-run`.
     pub(crate) fn describe(&self) -> anyhow::Result<()> {
-        let model = self.family.init(&self.devices[0].device.clone().autodiff());
+        let model = self.family.init(&self.devices[0].device);
         let parameters = model.num_params();
         let memory = self.estimate(parameters);
         let trained = match self.experiment.fine_tune.is_everything() {
             true => String::new(),
-            false => {
-                let trained = trained_numbers(&self.experiment.fine_tune.apply(settle(model)));
-                format!(", {trained} of them trained")
-            }
+            false => format!(", {} of them trained", self.experiment.fine_tune.sizes(&model).trained),
         };
         let described = [
             toml::to_string(&self.experiment)?,
@@ -104,7 +104,12 @@ impl Plan {
     }
 
     fn estimate(&self, parameters: usize) -> Estimate {
-        Estimate::of(&self.experiment, &*self.family, parameters, self.devices.len())
+        let fine_tune = &self.experiment.fine_tune;
+        let sizes = match fine_tune.is_everything() {
+            true => TrainedSizes { trained: parameters, adapted: 0 },
+            false => fine_tune.sizes(&self.family.init(&self.devices[0].device)),
+        };
+        Estimate::of(&self.experiment, &*self.family, parameters, sizes, self.devices.len())
     }
 
     /// Says what is possible but hardly meant.
@@ -153,16 +158,23 @@ pub(crate) fn names_of(devices: &[OpenDevice]) -> String {
     devices.iter().map(|open| open.name.as_str()).collect::<Vec<_>>().join(",")
 }
 
-/// The weights of `--from`. A run that must begin again starts from where it started.
+/// What a new run starts from: `--from`, or else `fine_tune.from`. A run that must begin again starts from where it started.
+fn start_of(source: &Source, options: &Options, resumed: Option<&(RunFolder, Manifest)>) -> Option<PathBuf> {
+    match resumed {
+        Some((run, manifest)) => manifest.from.clone().filter(|_| begins_again(run, options)),
+        None => options.from.clone().or_else(|| source.fine_tune_from(&options.set)),
+    }
+}
+
+/// The weights that a run starts from.
 fn starting_weights(
     source: &Source,
     options: &Options,
-    resumed: Option<&(RunFolder, Manifest)>,
+    from: Option<&Path>,
     device: &OpenDevice,
 ) -> anyhow::Result<Option<Box<dyn StartingWeights>>> {
-    let again = || resumed.filter(|(run, _)| begins_again(run, options))?.1.from.clone();
-    let Some(from) = options.from.clone().or_else(again) else { return Ok(None) };
-    let start = source.family(&options.set).starting_weights(&from, &device.device);
+    let Some(from) = from else { return Ok(None) };
+    let start = source.family(&options.set).starting_weights(from, &device.device);
     start.map(Some).map_err(anyhow::Error::from_boxed)
 }
 

@@ -26,6 +26,7 @@ use crate::metrics::read_lines;
 use crate::strategy::{Outcome, StepStrategy, divergence_words, missing_weights};
 use crate::train_error::{Diagnosis, TrainError, seen};
 use crate::train_step::{StepReport, TrainBatch, TrainModel};
+use crate::trained_part::factors_of;
 
 /// What burn-train gives a strategy besides the learner.
 type Parts = TrainingComponents<TrainModel>;
@@ -482,7 +483,11 @@ impl<'a> Loop<'a> {
 
     fn save_weights(&self, model: &TrainModel, dir: &Path) -> Result<Written, TrainError> {
         let TrainState { step, images_seen, .. } = self.state;
-        let saved = self.strategy.family.save(&model.net, Progress { step, images_seen }, dir);
+        let (family, progress) = (&self.strategy.family, Progress { step, images_seen });
+        let saved = match &self.strategy.experiment.fine_tune.lora {
+            Some(lora) => family.save_adapted(&model.net, &factors_of(&model.net, lora), progress, dir),
+            None => family.save(&model.net, progress, dir),
+        };
         saved.map_err(|source| TrainError::Snapshot { step, source })
     }
 

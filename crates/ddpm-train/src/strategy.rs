@@ -21,7 +21,7 @@ use crate::progress::Reporter;
 use crate::step_loop::{Loop, due};
 use crate::train_error::TrainError;
 use crate::train_step::TrainModel;
-use crate::trained_part::with_frozen_of;
+use crate::trained_part::ema_update_of_trained;
 
 /// What the loop leaves behind; `fit` can only return the model.
 #[derive(Debug, Default)]
@@ -93,9 +93,9 @@ impl SupervisedLearningStrategy<TrainModel> for StepStrategy {
 impl StepStrategy {
     /// Brings an average of the weights up to date after a step.
     pub(crate) fn average(&self, average: &mut TrainModel, model: &TrainModel, decay: f64) {
-        ema_update(average, model, decay);
-        if !self.experiment.fine_tune.is_everything() {
-            *average = with_frozen_of(average.clone(), model);
+        match self.experiment.fine_tune.is_everything() {
+            true => ema_update(average, model, decay),
+            false => ema_update_of_trained(average, model, decay),
         }
     }
 }

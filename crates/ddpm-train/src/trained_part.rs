@@ -3,10 +3,20 @@
 use burn::module::{LoraAdapter, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, Reparameterizer};
 use burn::optim::GradientsParams;
 use burn::tensor::{Distribution, Tensor};
-use ddpm_families::parameters::settle;
-use ddpm_families::parameters::{Parameter, parameters};
+use ddpm_families::parameters::{Parameter, is_choice, parameters, settle};
+use ddpm_kernels::weights::blend;
+use ddpm_weights::lora::{LayerFactors, TrainedFactors};
 
 use crate::config::{FineTuneConfig, LoraConfig};
+
+/// Numbers of a network, some of which are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainedSizes {
+    /// Those that are trained.
+    pub trained: usize,
+    /// Those of weights that factors are trained next to.
+    pub adapted: usize,
+}
 
 impl FineTuneConfig {
     /// What is wrong with it for this network, each with its key.
@@ -51,6 +61,23 @@ impl FineTuneConfig {
         network.set_require_grad_group(group, false)
     }
 
+    /// How many numbers are trained, and how many there are in weights that get factors. The network's own stay undrawn.
+    pub fn sizes<M: Module>(&self, network: &M) -> TrainedSizes {
+        let all = parameters(network);
+        let total = |chosen: &dyn Fn(&Parameter) -> bool| -> usize {
+            all.iter().filter(|parameter| chosen(parameter)).map(Parameter::len).sum()
+        };
+        let Some(lora) = &self.lora else {
+            return TrainedSizes { trained: total(&|parameter| !self.freezes(parameter)), adapted: 0 };
+        };
+        let factors = |parameter: &Parameter| {
+            let outputs = parameter.shape[0];
+            lora.rank.saturating_mul(outputs + parameter.len() / outputs.max(1))
+        };
+        let trained = all.iter().filter(|parameter| lora.adapts(parameter)).map(factors).fold(0, usize::saturating_add);
+        TrainedSizes { trained, adapted: total(&|parameter| lora.adapts(parameter)) }
+    }
+
     fn freezes(&self, parameter: &Parameter) -> bool {
         self.freeze.iter().any(|pattern| matches(pattern, &parameter.name))
     }
@@ -79,26 +106,106 @@ pub fn trained_numbers<M: Module>(network: &M) -> usize {
     count.0
 }
 
-/// The average with the frozen weights as they are: an average of what stands still drifts away from it by rounding.
-pub fn with_frozen_of<M: Module>(average: M, model: &M) -> M {
-    struct Frozen(GradientsParams);
-    impl ModuleVisitor for Frozen {
+/// `ema <- decay ema + (1 - decay) live` for what is trained. Frozen weights are those of `live`, and lie where these do: an
+/// average of what stands still drifts away from it by rounding, and takes memory.
+///
+/// `ema` must be a copy of `live` with the same parameter ids.
+pub fn ema_update_of_trained<M: Module>(ema: &mut M, live: &M, decay: f64) {
+    struct Collect([GradientsParams; 2]);
+    impl ModuleVisitor for Collect {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let weight = param.val();
-            if !weight.is_require_grad() {
-                self.0.register::<D>(param.id, weight.inner());
+            let [trained, frozen] = &mut self.0;
+            let place = if weight.is_require_grad() { trained } else { frozen };
+            place.register::<D>(param.id, weight.inner());
+        }
+    }
+    struct Average([GradientsParams; 2], f64);
+    impl ModuleMapper for Average {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, average, mapper) = param.consume();
+            let [trained, frozen] = &mut self.0;
+            let average = match (trained.remove::<D>(id), frozen.remove::<D>(id)) {
+                (Some(live), _) => blend(average, live, self.1),
+                (None, Some(frozen)) => frozen,
+                (None, None) => unreachable!("the averaged weights have lost their parameter ids"),
+            };
+            Param::from_mapped_value(id, average, mapper)
+        }
+    }
+    let mut collect = Collect([GradientsParams::new(), GradientsParams::new()]);
+    live.visit(&mut collect);
+    // Out of its place, so that nobody else has the factors and they can change where they lie.
+    let old = std::mem::replace(ema, live.clone());
+    *ema = old.map(&mut Average(collect.0, decay));
+}
+
+/// The factors of a network that LoRA is trained on, as files of LoRA have them: of a matrix `[in, out]` here, `down` is the
+/// first factor and `up` the second, both transposed; of a convolution `[out, in, h, w]` it is the other way round.
+pub fn factors_of<M: Module>(network: &M, lora: &LoraConfig) -> TrainedFactors {
+    struct Read {
+        path: Vec<String>,
+        /// The shape of the weight that was seen last, whose factors follow.
+        weight: Vec<usize>,
+        layers: Vec<LayerFactors>,
+    }
+    impl ModuleVisitor for Read {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            if !is_choice(container) {
+                self.path.push(name.into());
+            }
+        }
+        fn exit_module(&mut self, _: &str, container: &str) {
+            if !is_choice(container) {
+                self.path.pop();
+            }
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let name = self.path.join(".");
+            let Some((weight, factor)) = name.rsplit_once(FACTORS) else {
+                self.weight = param.lazy_shape().to_vec();
+                return;
+            };
+            let data = param.val().into_data();
+            let (shape, values) = (data.shape().to_vec(), data.iter::<f32>().collect::<Vec<f32>>());
+            if factor == "a" {
+                let layer = weight.strip_suffix(".weight").unwrap_or(weight).to_string();
+                self.layers.push(LayerFactors { layer, down: (shape, values), up: Default::default() });
+            } else if let Some(layer) = self.layers.last_mut() {
+                layer.up = (shape, values);
+                in_layout_of_files(layer, &self.weight);
             }
         }
     }
-    impl ModuleMapper for Frozen {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let (id, average, mapper) = param.consume();
-            Param::from_mapped_value(id, self.0.remove::<D>(id).unwrap_or(average), mapper)
+    let mut read = Read { path: Vec::new(), weight: Vec::new(), layers: Vec::new() };
+    network.visit(&mut read);
+    TrainedFactors { alpha: lora.alpha.unwrap_or(lora.rank as f64), layers: read.layers }
+}
+
+/// What stands between the name of a weight and that of its factor.
+const FACTORS: &str = ".lora.";
+
+/// From the two factors of a weight, `[R, ..]` and `[.., R]` by its first axis, to those of a file.
+fn in_layout_of_files(layer: &mut LayerFactors, weight: &[usize]) {
+    match *weight {
+        [outputs, inputs, height, width] => {
+            std::mem::swap(&mut layer.down, &mut layer.up);
+            let rank = layer.down.0[0];
+            layer.down.0 = vec![rank, inputs, height, width];
+            layer.up.0 = vec![outputs, rank, 1, 1];
+        }
+        _ => {
+            layer.down = transposed(&layer.down);
+            layer.up = transposed(&layer.up);
         }
     }
-    let mut frozen = Frozen(GradientsParams::new());
-    model.visit(&mut frozen);
-    average.map(&mut frozen)
+}
+
+/// A matrix with its axes exchanged.
+fn transposed((shape, values): &(Vec<usize>, Vec<f32>)) -> (Vec<usize>, Vec<f32>) {
+    let columns = shape[1];
+    let column = |column: usize| values.iter().skip(column).step_by(columns).copied();
+    (vec![columns, shape[0]], (0..columns).flat_map(column).collect())
 }
 
 /// Whether a name begins with the parts of the pattern, of which `*` is any one: `down_blocks.*.attentions`.
@@ -191,12 +298,12 @@ mod tests {
     }
 
     fn freeze(patterns: &[&str]) -> FineTuneConfig {
-        FineTuneConfig { freeze: patterns.iter().map(ToString::to_string).collect(), lora: None }
+        FineTuneConfig { freeze: patterns.iter().map(ToString::to_string).collect(), ..FineTuneConfig::default() }
     }
 
     fn lora(rank: usize, parts: &[&str]) -> FineTuneConfig {
         let parts = parts.iter().map(ToString::to_string).collect();
-        FineTuneConfig { freeze: Vec::new(), lora: Some(LoraConfig { rank, alpha: Some(2.0), parts }) }
+        FineTuneConfig { lora: Some(LoraConfig { rank, alpha: Some(2.0), parts }), ..FineTuneConfig::default() }
     }
 
     fn forward(network: &Network) -> Tensor<4> {
@@ -245,11 +352,12 @@ mod tests {
         let part = config.apply(before.clone());
         let counted: usize = weights(&before).iter().filter(|(name, _)| !frozen(name)).map(|(_, w)| w.len()).sum();
         assert_eq!(trained_numbers(&part), counted);
+        assert_eq!(config.sizes(&before), TrainedSizes { trained: counted, adapted: 0 });
         let after = train(part.clone());
         // The average of what stands still is that, to the last bit, and of the rest it is an average.
         let average = (0..50).fold(part.valid(), |mut average, _| {
-            ema_update(&mut average, &after, 0.9);
-            with_frozen_of(average, &after)
+            ema_update_of_trained(&mut average, &after, 0.9);
+            average
         });
         for ((name, before), (_, average)) in weights(&before).into_iter().zip(weights(&average)) {
             assert!(before == average || !frozen(&name), "{name}");
@@ -280,14 +388,36 @@ mod tests {
                 factors(&adapted).iter().map(|(_, factor)| factor.len()).sum::<usize>()
             );
 
+            let adapted_numbers: usize = parameters(&before)
+                .iter()
+                .filter(|p| config.lora.as_ref().unwrap().adapts(p))
+                .map(Parameter::len)
+                .sum();
+            let sizes = TrainedSizes { trained: trained_numbers(&adapted), adapted: adapted_numbers };
+            assert_eq!(config.sizes(&before), sizes);
+
             let after = train(adapted.clone());
             let dense = |network: &Network| -> Vec<(String, Vec<f64>)> {
                 weights(network).into_iter().filter(|(name, _)| !name.contains(".lora.")).collect()
             };
             assert!(dense(&after) == dense(&before), "the weights stand still");
             assert!(factors(&after) != factors(&adapted));
-            // What a snapshot holds is one weight for both.
+            // What a snapshot holds is one weight for both; a file of LoRA has the factors.
             let merged = after.clone().materialize();
+            let factors = factors_of(&after.valid(), config.lora.as_ref().unwrap());
+            assert_eq!((factors.alpha, factors.layers.len()), (2.0, expected));
+            for layer in &factors.layers {
+                let rank = config.lora.as_ref().unwrap().rank;
+                assert_eq!((layer.down.0[0], layer.up.0[1]), (rank, rank), "{}", layer.layer);
+                let dimensions = [&layer.up.0[..1], &layer.down.0[1..]].concat();
+                assert!(parameters(&before).iter().any(|parameter| {
+                    let mut shape = parameter.shape.clone();
+                    if shape.len() == 2 {
+                        shape.reverse();
+                    }
+                    parameter.name == format!("{}.weight", layer.layer) && shape == dimensions
+                }));
+            }
             assert_eq!(merged.num_params(), before.num_params());
             let apart = (forward(&merged) - forward(&after)).abs().max().into_scalar::<f32>();
             let moved = (forward(&after) - forward(&before)).abs().max().into_scalar::<f32>();

@@ -242,6 +242,15 @@ fn add_product(sum: &mut [f32], up: &[f32], down: &[f32], rank: usize, scale: f3
     }
 }
 
+/// Factors to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainedFactors {
+    /// Their product counts `alpha / rank` times.
+    pub alpha: f64,
+    /// Of each layer.
+    pub layers: Vec<LayerFactors>,
+}
+
 /// The factors of one layer, to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerFactors {
@@ -274,6 +283,7 @@ pub fn encode(part: Part, alpha: f64, layers: &[LayerFactors]) -> Result<Vec<u8>
         format!("{prefix}lora_alpha"): alpha,
         format!("{prefix}target_modules"): modules,
     });
-    let metadata = [("format".to_string(), "pt".to_string()), (METADATA.into(), config.to_string())];
+    // One entry, so that the same factors give the same bytes: several are written in any order.
+    let metadata = [(METADATA.to_string(), config.to_string())];
     ::safetensors::serialize(views, Some(metadata.into_iter().collect()))
 }

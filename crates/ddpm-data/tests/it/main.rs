@@ -6,4 +6,5 @@ mod generated_series;
 mod golden_augment;
 mod golden_captions;
 mod hostile_data;
+mod parquet_images;
 mod series_formats;

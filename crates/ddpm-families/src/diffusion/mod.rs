@@ -26,6 +26,7 @@ use ddpm_model::noise_level::NoiseRange;
 use ddpm_model::pass::Pass;
 use ddpm_model::resample::{LossHistory, LossSecondMoment};
 use ddpm_model::schedule::Schedule;
+use ddpm_weights::lora::TrainedFactors;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -295,6 +296,17 @@ impl Family for DiffusionFamily {
         // Factors that are trained beside weights become part of these.
         let network = burn::module::Module::materialize(model.clone());
         Snapshot::save_with(&network, &self.snapshot(progress), &self.parts(), dir)
+    }
+
+    fn save_adapted(
+        &self,
+        model: &Network,
+        factors: &TrainedFactors,
+        progress: Progress,
+        dir: &Path,
+    ) -> Result<Written, SnapshotError> {
+        let network = burn::module::Module::materialize(model.clone());
+        Snapshot::save_adapted(&network, factors, &self.snapshot(progress), &self.parts(), dir)
     }
 
     fn restored(tables: DiffusionTables, origin: Origin) -> Result<Self, AnyError> {

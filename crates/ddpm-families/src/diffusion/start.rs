@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::Device;
-use ddpm_model::network::NetworkConfig;
+use ddpm_data::{DataInfo, Units};
+use ddpm_model::network::{Network, NetworkConfig};
 
 use super::DiffusionFamily;
 use crate::diffusers::unet_config;
 use crate::family::any_module::AnyModule;
 use crate::family::erased::FamilyTables;
 use crate::family::{AnyError, StartingWeights};
-use crate::snapshot::{DiffusionConfig, Snapshot, SnapshotError};
+use crate::latent::{LatentError, LatentPipeline, PromptEncoder, is_latent_pipeline};
+use crate::snapshot::{DiffusionConfig, LatentInfo, OWN, Snapshot, SnapshotConfig, SnapshotError, TextInfo};
 
 /// Why training cannot start from a snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +22,24 @@ pub enum FineTuneError {
     /// It cannot be read.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// It is a pipeline of diffusers that cannot be read.
+    #[error("--from {path}: {error}")]
+    Pipeline {
+        /// The pipeline.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: Box<LatentError>,
+    },
+    /// It is a pipeline of diffusers that is sampled from, but not trained.
+    #[error("--from {path}: a {class} {reason}; expected a StableDiffusionPipeline of Stable Diffusion 1 or 2")]
+    Untrainable {
+        /// The pipeline.
+        path: PathBuf,
+        /// Its class.
+        class: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// It is one of another network.
     #[error(
         "--from {path}: its network is not that of the experiment (without [model], an experiment takes it from there):\n  {}",
@@ -53,20 +73,64 @@ pub enum FineTuneError {
 #[derive(Debug)]
 pub struct Start {
     path: PathBuf,
-    snapshot: Snapshot,
+    config: SnapshotConfig,
+    network: Network,
 }
 
 impl Start {
-    /// Reads a snapshot.
+    /// Reads a snapshot, or the folder of a pipeline.
     pub fn open(path: &Path, device: &Device) -> Result<Self, FineTuneError> {
-        Ok(Self { path: path.to_path_buf(), snapshot: Snapshot::load(path, device)? })
+        if is_latent_pipeline(path) && !path.join(OWN).is_file() {
+            return Self::open_pipeline(path, device);
+        }
+        let Snapshot { config, network, .. } = Snapshot::load(path, device)?;
+        Ok(Self { path: path.to_path_buf(), config, network })
+    }
+
+    /// Reads a text-to-image pipeline of others.
+    fn open_pipeline(path: &Path, device: &Device) -> Result<Self, FineTuneError> {
+        let of_path = |error| FineTuneError::Pipeline { path: path.to_path_buf(), error: Box::new(error) };
+        let pipeline = LatentPipeline::open(path, device).map_err(of_path)?;
+        if let Some(reason) = untrainable(&pipeline) {
+            return Err(FineTuneError::Untrainable { path: path.to_path_buf(), class: pipeline.class, reason });
+        }
+        let [height, width] = pipeline.image_size();
+        let channels = pipeline.image_channels();
+        let data = DataInfo {
+            name: "images".into(),
+            shape: vec![channels, height, width],
+            classes: Vec::new(),
+            units: Units::identity(channels),
+            series: None,
+            latent: false,
+            has_captions: true,
+        };
+        let latents = pipeline.latent_info(pipeline.latent_size).shape;
+        let diffusion = pipeline.scheduler.diffusion;
+        let config = SnapshotConfig {
+            latents: Some(LatentInfo { shape: latents }),
+            text: Some(TextInfo::default()),
+            ..SnapshotConfig::foreign(pipeline.config, diffusion, data, &pipeline.class)
+        };
+        Ok(Self { path: path.to_path_buf(), config, network: pipeline.network })
+    }
+}
+
+/// What of a pipeline cannot be trained here.
+fn untrainable(pipeline: &LatentPipeline) -> Option<&'static str> {
+    match &pipeline.text {
+        Some(PromptEncoder::Last(_)) => {
+            pipeline.sees_masked_images().then_some("has a network that sees the image that it repaints")
+        }
+        Some(PromptEncoder::Penultimate { .. }) => Some("has text encoders that are not trained with"),
+        None => Some("has no prompts"),
     }
 }
 
 impl StartingWeights for Start {
     /// The network, and the diffusion and the frozen parts where they are left out as well.
     fn sections(&self) -> toml::Table {
-        let config = &self.snapshot.config;
+        let config = &self.config;
         let sections = [
             ("model", toml::Value::try_from(&config.network)),
             ("diffusion", toml::Value::try_from(&config.diffusion)),
@@ -83,7 +147,7 @@ impl StartingWeights for Start {
     }
 
     fn name_in(&self, file: &Path, tables: &FamilyTables) -> PathBuf {
-        match tables.get::<DiffusionFamily>().is_some_and(|tables| tables.model == self.snapshot.config.network) {
+        match tables.get::<DiffusionFamily>().is_some_and(|tables| tables.model == self.config.network) {
             true => format!("{} with the network of {}", file.display(), self.path.display()).into(),
             false => file.to_path_buf(),
         }
@@ -95,7 +159,7 @@ impl StartingWeights for Start {
             let (path, family) = (self.path.clone(), tables.name());
             return Err(FineTuneError::Family { path, family }.into());
         };
-        let differences = differences(&tables.model, &self.snapshot.config.network);
+        let differences = differences(&tables.model, &self.config.network);
         match differences.is_empty() {
             true => Ok(()),
             false => Err(FineTuneError::Network { path: self.path.clone(), differences }.into()),
@@ -104,10 +168,10 @@ impl StartingWeights for Start {
 
     /// Where it comes from, and what the network was trained for that it will not be any more.
     fn describe(&self, tables: &FamilyTables) -> Vec<String> {
-        let start = format!("starting from {}, {}", self.path.display(), self.snapshot.config.origin());
+        let start = format!("starting from {}, {}", self.path.display(), self.config.origin());
         let keys = |config: &DiffusionConfig| toml::Table::try_from(config).unwrap_or_default();
         let diffusion = tables.get::<DiffusionFamily>().map(|tables| &tables.diffusion);
-        let (is, was) = (diffusion.map(keys).unwrap_or_default(), keys(&self.snapshot.config.diffusion));
+        let (is, was) = (diffusion.map(keys).unwrap_or_default(), keys(&self.config.diffusion));
         let changed = ["prediction", "schedule", "continuous"].into_iter().filter(|key| is.get(*key) != was.get(*key));
         let warning = |key| {
             let (is, was) = (said(is.get(key)), said(was.get(key)));
@@ -117,7 +181,7 @@ impl StartingWeights for Start {
     }
 
     fn load_into(self: Box<Self>, model: AnyModule) -> Result<AnyModule, AnyError> {
-        let record = self.snapshot.network.into_record();
+        let record = self.network.into_record();
         model
             .try_load_record(record)
             .map_err(|error| FineTuneError::Weights { path: self.path.clone(), reason: error.to_string() }.into())

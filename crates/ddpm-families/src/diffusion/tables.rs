@@ -288,7 +288,8 @@ impl DiffusionTables {
             ),
         }
         if !data.has_captions {
-            report("text.encoder", format!("{} has no captions", data.name));
+            let hint = "; a folder of images has them with data.captions = \"auto\"";
+            report("text.encoder", format!("{} has no captions{hint}", data.name));
         }
         if network.num_classes() > 0 {
             report("model.classes", "a network is conditioned on classes or on text, and [text] is given".into());

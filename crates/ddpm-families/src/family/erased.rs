@@ -12,6 +12,7 @@ use ddpm_data::{OpenData, StreamItem};
 use ddpm_kernels::Precision;
 use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;
+use ddpm_weights::lora::TrainedFactors;
 use serde::Serialize;
 use toml::Table;
 
@@ -388,6 +389,14 @@ pub trait AnyFamily: fmt::Debug + Send + Sync {
     fn preview(&self, setup: &PreviewSetup<'_>) -> Result<Box<dyn Preview<AnyModule>>, AnyError>;
     /// [`Family::save`].
     fn save(&self, model: &AnyModule, progress: Progress, dir: &Path) -> Result<Written, SnapshotError>;
+    /// [`Family::save_adapted`].
+    fn save_adapted(
+        &self,
+        model: &AnyModule,
+        factors: &TrainedFactors,
+        progress: Progress,
+        dir: &Path,
+    ) -> Result<Written, SnapshotError>;
 }
 
 impl<F: Family> AnyFamily for F {
@@ -484,6 +493,16 @@ impl<F: Family> AnyFamily for F {
 
     fn save(&self, model: &AnyModule, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
         Family::save(self, model_of::<F>(model), progress, dir)
+    }
+
+    fn save_adapted(
+        &self,
+        model: &AnyModule,
+        factors: &TrainedFactors,
+        progress: Progress,
+        dir: &Path,
+    ) -> Result<Written, SnapshotError> {
+        Family::save_adapted(self, model_of::<F>(model), factors, progress, dir)
     }
 }
 

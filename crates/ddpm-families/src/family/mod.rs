@@ -20,6 +20,7 @@ use ddpm_data::{DataConfig, DataInfo, OpenData, StreamItem};
 use ddpm_kernels::Precision;
 use ddpm_model::network::MemoryEstimate;
 use ddpm_model::pass::Pass;
+use ddpm_weights::lora::TrainedFactors;
 use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned};
 use toml::Table;
@@ -189,6 +190,18 @@ pub trait Family: Sized + Debug + Send + Sync + 'static {
     /// Writes the model as a snapshot, usable with nothing else; the folder appears complete or not at all.
     fn save(&self, model: &Self::Model, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
         stored::save(self, model, progress, dir)
+    }
+
+    /// As [`save`](Self::save), of a model with factors of LoRA next to frozen weights. What others can add to the weights
+    /// that the model started from may go into a file of its own.
+    fn save_adapted(
+        &self,
+        model: &Self::Model,
+        _: &TrainedFactors,
+        progress: Progress,
+        dir: &Path,
+    ) -> Result<Written, SnapshotError> {
+        self.save(model, progress, dir)
     }
 
     /// The model of a folder that [`save`](Self::save) wrote, or that a card of [`Self::foreign`] describes.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use ddpm_console::settings::{expand_kinds, in_words, insert, missing_key, parse_set, remove, unknown_key, value_mut};
+use ddpm_data::with_home;
 use ddpm_families::family::erased::{FamilyKind, minimal};
 use ddpm_families::family::registry::{default_family, family};
 use serde::Deserialize;
@@ -122,6 +123,18 @@ impl Source {
 
     /// The family that it names; the default one where the file cannot be read, which [`load`](Self::load) then says.
     pub fn family(&self, sets: &[String]) -> &'static dyn FamilyKind {
+        kind_of(&self.tree(sets)).unwrap_or_else(|_| default_family())
+    }
+
+    /// The snapshot or pipeline in `fine_tune.from`, if it names one.
+    pub fn fine_tune_from(&self, sets: &[String]) -> Option<PathBuf> {
+        let tree = self.tree(sets);
+        let from = tree.get("fine_tune")?.get("from")?.as_str()?;
+        Some(with_home(Path::new(from)))
+    }
+
+    /// What it says, as far as it can be read.
+    fn tree(&self, sets: &[String]) -> Table {
         let text = match self {
             Self::BuiltIn(recipe) => recipe.text.to_string(),
             Self::OfData { text, .. } | Self::Text { text, .. } => text.clone(),
@@ -131,7 +144,7 @@ impl Source {
         for (key, value) in sets.iter().filter_map(|set| parse_set(set, "").ok()) {
             insert(&mut tree, &key, value);
         }
-        kind_of(&tree).unwrap_or_else(|_| default_family())
+        tree
     }
 
     /// The experiment, changed by the `key=value` pairs in `sets`. If it leaves out its network, the sections that it

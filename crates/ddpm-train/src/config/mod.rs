@@ -9,6 +9,8 @@ pub mod recipes;
 mod reference;
 pub(crate) mod series_file;
 
+use std::path::PathBuf;
+
 use ddpm_data::DataConfig;
 use ddpm_families::family::Problem;
 use ddpm_families::family::erased::FamilyTables;
@@ -76,7 +78,7 @@ impl Serialize for Experiment {
         }
         sections.serialize_entry("optimizer", &self.optimizer)?;
         sections.serialize_entry("ema", &self.ema)?;
-        if !self.fine_tune.is_everything() {
+        if self.fine_tune != FineTuneConfig::default() {
             sections.serialize_entry("fine_tune", &self.fine_tune)?;
         }
         sections.serialize_entry("train", &train)?;
@@ -230,14 +232,19 @@ impl Default for OptimizerConfig {
     }
 }
 
-/// For training that starts from a snapshot (`--from`). Without this table all of the network is trained.
+/// For training that starts from a snapshot or from the folder of a text-to-image pipeline of diffusers. Without `freeze` and
+/// `lora` all of the network is trained.
 ///
 /// Names are those of the snapshot's file, except `gamma` and `beta` of normalisations. A pattern that fits no
 /// parameter is an error that lists the names. The number of trained parameters is printed. Checkpoints and averages
-/// hold the LoRA factors; a snapshot holds the weights with their product added, so that it opens anywhere.
+/// hold the LoRA factors; a snapshot holds the weights with their product added, so that it opens anywhere, and of a
+/// text-to-image pipeline the factors as well, in `pytorch_lora_weights.safetensors`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FineTuneConfig {
+    /// The snapshot or pipeline; `--from` on the command line names another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     /// Parts that stay as they are: beginnings of parameter names, with `*` for any one part, such as `["down_blocks",
     /// "*.*.attentions", "time_embedding"]`.
     pub freeze: Vec<String>,
@@ -249,7 +256,7 @@ pub struct FineTuneConfig {
 impl FineTuneConfig {
     /// Whether nothing is left out.
     pub fn is_everything(&self) -> bool {
-        *self == Self::default()
+        self.freeze.is_empty() && self.lora.is_none()
     }
 }
 

@@ -11,6 +11,7 @@ mod crash;
 mod devices;
 mod evaluations;
 mod families;
+mod fine_tune_pipeline;
 mod hierarchy;
 mod hostile_runs;
 mod known_bits;
