@@ -132,6 +132,15 @@ impl OpenDevice {
         Err(DeviceError::Precision { device: self.name.clone(), precision, possible })
     }
 
+    /// A remark on a precision in place of which this device computes in another one.
+    pub fn precision_note(&self, precision: Precision) -> Option<String> {
+        let used = precision.on(&self.device);
+        (used != precision).then(|| {
+            let (wanted, used) = (precision.name(), used.name());
+            format!("{} computes in {used}: this processor multiplies {wanted} no faster", self.name)
+        })
+    }
+
     fn is_on_host(&self) -> bool {
         matches!(self.name.as_str(), "flex" | "ndarray" | "cpu" | "tch" | "tch:cpu")
     }

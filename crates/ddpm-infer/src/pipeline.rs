@@ -247,7 +247,7 @@ impl Pipeline {
         let device = device::open(self.device.as_deref())?;
         device.check(self.precision)?;
         let mut snapshot = Snapshot::load(&self.path, &device.device)?;
-        snapshot.network = snapshot.network.in_precision(self.precision);
+        snapshot.network = snapshot.network.in_precision(self.precision.on(&device.device));
         let diffusion = snapshot.config.diffusion.init();
         let diffusion = diffusion.map_err(|error| PipelineError::Schedule { path: self.path.clone(), error })?;
         Ok(Loaded { snapshot, diffusion, device })

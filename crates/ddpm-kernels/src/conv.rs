@@ -8,7 +8,7 @@ mod columns;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
-mod frame;
+pub(crate) mod frame;
 #[cfg(feature = "flex")]
 pub(crate) mod gemm;
 #[cfg(feature = "flex")]

@@ -26,6 +26,7 @@
 //! | `cube.rs` | whether a tensor lives on a GPU; how many units work together, and their sums |
 //! | `torch.rs` | operations of LibTorch with its own gradients |
 //! | `clock.rs` | how long each kernel ran |
+//! | `memory.rs` | what becomes of memory that is freed |
 //! | `output.rs`, `scratch.rs` | memory for results, and memory that is used again |
 //! | `product.rs`, `bf16.rs` | sums of products in registers; numbers of 16 bits as their operands |
 //! | `simd.rs` | choice of vector instructions at run time, exponential, sums |
@@ -54,6 +55,7 @@ mod fused;
 mod gelu;
 mod group_norm;
 mod layer_norm;
+pub mod memory;
 #[cfg(feature = "flex")]
 mod output;
 mod pool;

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rayon::prelude::*;
 
+use crate::simd::{LANES, is_short};
+
 /// A vector of `len` values, all of which `write` clears or copies.
 pub(crate) fn written(len: usize, write: impl FnOnce(Unset)) -> Vec<f32> {
     let [values] = written_together(len, |[values]| write(values));
@@ -71,6 +73,68 @@ impl<'a> Unset<'a> {
     }
 }
 
+/// Values that a task has written and that are not counted yet. All tasks count in one place, and would wait for it longer
+/// than they write if they counted every small part by itself.
+#[derive(Default)]
+pub(crate) struct Uncounted<'a> {
+    set: Option<&'a AtomicUsize>,
+    values: usize,
+}
+
+impl<'a> Uncounted<'a> {
+    /// As [`Unset::cleared`].
+    #[inline(always)]
+    pub(crate) fn cleared(&mut self, part: Unset<'a>) -> &'a mut [f32] {
+        let Unset { values, set } = part;
+        if is_short(values.len()) {
+            values.as_chunks_mut().0.fill([MaybeUninit::new(0.0); LANES]);
+        } else {
+            values.fill(MaybeUninit::new(0.0));
+        }
+        self.add(set, values.len());
+        // SAFETY: all values were set above: a short part is whole chunks.
+        unsafe { values.assume_init_mut() }
+    }
+
+    /// As [`Unset::copied`].
+    #[inline(always)]
+    pub(crate) fn copied(&mut self, part: Unset<'a>, source: &[f32]) -> &'a mut [f32] {
+        let Unset { values, set } = part;
+        assert_eq!(values.len(), source.len(), "lengths of a copy");
+        if is_short(values.len()) {
+            for (to, from) in values.as_chunks_mut::<LANES>().0.iter_mut().zip(source.as_chunks::<LANES>().0) {
+                to.write_copy_of_slice(from);
+            }
+        } else {
+            values.write_copy_of_slice(source);
+        }
+        self.add(set, values.len());
+        // SAFETY: all values were set above: a short part is whole chunks, and the source as long.
+        unsafe { values.assume_init_mut() }
+    }
+
+    /// A part of another result has another count.
+    fn add(&mut self, set: &'a AtomicUsize, values: usize) {
+        if self.set.is_some_and(|last| !std::ptr::eq(last, set)) {
+            self.count();
+        }
+        self.set = Some(set);
+        self.values += values;
+    }
+
+    fn count(&mut self) {
+        if let Some(set) = self.set.take() {
+            set.fetch_add(std::mem::take(&mut self.values), Relaxed);
+        }
+    }
+}
+
+impl Drop for Uncounted<'_> {
+    fn drop(&mut self) {
+        self.count();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +147,29 @@ mod tests {
             rest.par_chunks(2).enumerate().for_each(|(i, part)| part.cleared()[0] = i as f32);
         });
         assert_eq!(values, [1.0, 2.0, 3.0, 0.0, 0.0, 1.0, 0.0, 2.0, 0.0, 3.0]);
+    }
+
+    #[test]
+    fn parts_of_several_results_are_counted_for_their_own() {
+        let [a, b] = written_together(4, |[a, b]| {
+            let c = written(3, |c| {
+                let mut uncounted = Uncounted::default();
+                uncounted.copied(a, &[1.0; 4]);
+                uncounted.cleared(c)[1] = 2.0;
+                uncounted.copied(b, &[3.0; 4]);
+            });
+            assert_eq!(c, [0.0, 2.0, 0.0]);
+        });
+        assert_eq!((a, b), (vec![1.0; 4], vec![3.0; 4]));
+    }
+
+    #[test]
+    #[should_panic(expected = "part of a result was not written")]
+    fn what_is_counted_late_is_noticed_as_well() {
+        written(4, |all| {
+            let (first, _) = all.split_at(2);
+            Uncounted::default().cleared(first)[0] = 1.0;
+        });
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! What is called inside [`vectorised`] must be inlined into it, hence `inline(always)`: code that is
 //! not is compiled for the oldest processor of the architecture.
 
+use crate::conv::frame::transposed;
+
 /// Values that are worked on together. The compiler maps them onto whatever width there is.
 pub(crate) const LANES: usize = 16;
 
@@ -49,9 +51,34 @@ pub(crate) fn exp(x: f32) -> f32 {
     p * two_to_n
 }
 
+/// Whether so many values are a few whole vectors, which are best written without a call.
+#[inline(always)]
+pub(crate) fn is_short(len: usize) -> bool {
+    len <= 16 * LANES && len.is_multiple_of(LANES)
+}
+
+/// Copies values: short lines without a call, which would take longer than the copy.
+#[inline(always)]
+pub(crate) fn copy(to: &mut [f32], from: &[f32]) {
+    if !is_short(from.len()) {
+        to.copy_from_slice(from);
+        return;
+    }
+    assert_eq!(to.len(), from.len(), "lengths of a copy");
+    for (to, from) in to.as_chunks_mut::<LANES>().0.iter_mut().zip(from.as_chunks::<LANES>().0) {
+        *to = *from;
+    }
+}
+
 /// The sum of `term` over the values of `a`, in an order that depends on their number only.
 #[inline(always)]
 pub(crate) fn sum(a: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    total(lanes(a, term))
+}
+
+/// The sums of `term` over every [`LANES`]th value of `a`, for [`total`] or [`totals`] to add up.
+#[inline(always)]
+pub(crate) fn lanes(a: &[f32], term: impl Fn(f32) -> f32) -> [f32; LANES] {
     let mut lanes = [0.0; LANES];
     let (chunks, rest) = a.as_chunks::<LANES>();
     for chunk in chunks {
@@ -62,7 +89,7 @@ pub(crate) fn sum(a: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     for (lane, &value) in lanes.iter_mut().zip(rest) {
         *lane += term(value);
     }
-    total(lanes)
+    lanes
 }
 
 /// `a b + c` with one rounding, as one instruction where [`vectorised`] finds one.
@@ -87,9 +114,9 @@ pub(crate) fn sum_of_products(a: &[f32], b: &[f32]) -> f32 {
     total(lanes)
 }
 
-/// Replaces each `b` by `f(a, b).0`, and returns the sums of the two other values of `f`.
+/// Replaces each `b` by `f(a, b).0`, and returns the [`lanes`] of the two other values of `f`.
 #[inline(always)]
-pub(crate) fn map_and_sum(a: &[f32], b: &mut [f32], f: impl Fn(f32, f32) -> (f32, f32, f32)) -> (f32, f32) {
+pub(crate) fn map_and_lanes(a: &[f32], b: &mut [f32], f: impl Fn(f32, f32) -> (f32, f32, f32)) -> [[f32; LANES]; 2] {
     let mut first = [0.0; LANES];
     let mut second = [0.0; LANES];
     let (a_chunks, a_rest) = a.as_chunks::<LANES>();
@@ -108,7 +135,22 @@ pub(crate) fn map_and_sum(a: &[f32], b: &mut [f32], f: impl Fn(f32, f32) -> (f32
         first[lane] += one;
         second[lane] += two;
     }
-    (total(first), total(second))
+    [first, second]
+}
+
+/// The sums of several sets of lanes at once, each in the order of [`total`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "two rows of the same array")]
+pub(crate) fn totals(sets: [[f32; LANES]; LANES]) -> [f32; LANES] {
+    let mut rows = transposed(sets);
+    for width in [8, 4, 2, 1] {
+        for lane in 0..width {
+            for set in 0..LANES {
+                rows[lane][set] += rows[lane + width][set];
+            }
+        }
+    }
+    rows[0]
 }
 
 /// Pairwise, so that neither the order nor the rounding depends on the vector width.
@@ -149,14 +191,31 @@ mod tests {
     }
 
     #[test]
+    fn sums_at_once_are_those_one_by_one() {
+        let sets: [[f32; LANES]; LANES] =
+            std::array::from_fn(|set| std::array::from_fn(|lane| ((set * 37 + lane * 11) as f32).sin() / 3.0));
+        assert_eq!(totals(sets).map(f32::to_bits), sets.map(|lanes| total(lanes).to_bits()));
+    }
+
+    #[test]
+    fn copies_of_any_length() {
+        for n in [0, 5, 16, 48, 256, 272, 300] {
+            let from: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let mut to = vec![-1.0; n];
+            copy(&mut to, &from);
+            assert_eq!(to, from);
+        }
+    }
+
+    #[test]
     fn sums_of_any_length() {
         for n in [0, 1, 15, 16, 17, 40] {
             let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let mut b = vec![2.0; n];
             let expected = a.iter().sum::<f32>();
             assert_eq!(sum(&a, |v| v), expected);
-            let sums = map_and_sum(&a, &mut b, |a, b| (a + b, a, a * b));
-            assert_eq!(sums, (expected, 2.0 * expected));
+            let sums = map_and_lanes(&a, &mut b, |a, b| (a + b, a, a * b));
+            assert_eq!(sums.map(total), [expected, 2.0 * expected]);
             assert!(a.iter().zip(&b).all(|(a, b)| *b == a + 2.0));
         }
     }

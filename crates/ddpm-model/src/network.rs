@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::Precision;
+use ddpm_kernels::{Precision, among_the_kernels};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::condition::Condition;
@@ -332,7 +332,7 @@ impl Network {
     /// assert_eq!(network.forward(x_t, t, &Condition::None).dims(), [5, 2]);
     /// ```
     pub fn forward<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
-        self.forward_with(x_t, t, condition, None, &Pass::default())
+        among_the_kernels(&x_t.device(), || self.forward_with(x_t, t, condition, None, &Pass::default()))
     }
 
     /// As [`forward`](Self::forward), conditioned on augmentation labels `[B, augment_dim]`, where the network has

@@ -136,6 +136,9 @@ impl Plan {
         if let Some(remark) = self.devices[0].first_use() {
             say!("{remark}");
         }
+        if let Some(note) = self.devices[0].precision_note(self.experiment.train.precision) {
+            say!("note: {note}");
+        }
     }
 }
 

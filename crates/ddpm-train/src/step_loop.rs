@@ -13,6 +13,7 @@ use ddpm_families::family::{Progress, StepLosses};
 use ddpm_families::parameters::gradients_of;
 use ddpm_families::snapshot::Written;
 use ddpm_files::runs::{step_name, steps_in, width_name};
+use ddpm_kernels::among_the_kernels;
 use ddpm_model::ema::{gamma_of, power_decay};
 
 use crate::anomaly;
@@ -202,7 +203,10 @@ impl<'a> Loop<'a> {
         if let Some(scale) = self.state.loss_scale {
             scale_gradients(&learner.model(), &mut grads, 1.0 / scale.factor);
         }
-        report.grad_norm = clip_global_norm(&learner.model(), &mut grads, experiment.optimizer.clip_norm);
+        let (model, device) = (learner.model(), &self.strategy.devices[0]);
+        report.grad_norm =
+            among_the_kernels(device, || clip_global_norm(&model, &mut grads, experiment.optimizer.clip_norm));
+        drop(model);
         report.learning_rate = experiment.optimizer.rate_at(self.state.step, experiment.train.batch_size);
         let at_fault = non_finite(&report, &learner.model(), &grads);
         let is_large = at_fault.is_none() && is_above(report.grad_norm, experiment.optimizer.skip_norm);
@@ -221,7 +225,7 @@ impl<'a> Loop<'a> {
             None if is_large => self.skip_large(&report, parts, learner)?,
             None => {
                 learner.model().set_statistics(std::mem::take(&mut report.statistics));
-                learner.optimizer_step(grads);
+                among_the_kernels(device, || learner.optimizer_step(grads));
                 self.count(&report);
             }
         }

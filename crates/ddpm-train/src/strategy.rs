@@ -13,6 +13,7 @@ use ddpm_families::family::any_module::AnyModule;
 use ddpm_families::family::erased::{AnyFamily, Memory};
 use ddpm_families::family::{HeldOut, Preview};
 use ddpm_files::runs::{RunFolder, step_name, width_name};
+use ddpm_kernels::among_the_kernels;
 
 use crate::checkpoint::TrainState;
 use crate::clip_and_average::ema_update;
@@ -93,10 +94,10 @@ impl SupervisedLearningStrategy<TrainModel> for StepStrategy {
 impl StepStrategy {
     /// Brings an average of the weights up to date after a step.
     pub(crate) fn average(&self, average: &mut TrainModel, model: &TrainModel, decay: f64) {
-        match self.experiment.fine_tune.is_everything() {
+        among_the_kernels(&self.devices[0], || match self.experiment.fine_tune.is_everything() {
             true => ema_update(average, model, decay),
             false => ema_update_of_trained(average, model, decay),
-        }
+        });
     }
 }
 

@@ -206,7 +206,7 @@ fn first_model(plan: &mut Plan) -> anyhow::Result<State> {
         .collect();
     devices[0].seed(mix(train.seed, Stream::Init, 0));
     let mut net = settle(family.init(&devices[0]));
-    family.set_precision(&mut net, train.precision);
+    family.set_precision(&mut net, train.precision.on(&devices[0]));
     if let Some(start) = plan.start.take() {
         net = settle(start.load_into(net).map_err(anyhow::Error::from_boxed)?);
     }

@@ -58,6 +58,9 @@ impl SnapshotArgs {
     pub(crate) fn open(&self) -> Result<OpenDevice, DeviceError> {
         let open = device::open(self.device.as_deref())?;
         open.check(self.precision)?;
+        if let Some(note) = open.precision_note(self.precision) {
+            eprintln!("note: {note}");
+        }
         Ok(open)
     }
 
@@ -74,7 +77,7 @@ impl SnapshotArgs {
         for changed in checksums::changed(path) {
             eprintln!("warning: {changed}");
         }
-        open(path, device, self.precision).map_err(anyhow::Error::from_boxed)
+        open(path, device, self.precision.on(device)).map_err(anyhow::Error::from_boxed)
     }
 
     /// What the network computes in.
@@ -88,7 +91,7 @@ impl SnapshotArgs {
             eprintln!("warning: {changed}");
         }
         let mut snapshot = Snapshot::load(path, device)?;
-        snapshot.network = snapshot.network.in_precision(self.precision);
+        snapshot.network = snapshot.network.in_precision(self.precision.on(device));
         let diffusion =
             snapshot.config.diffusion.init().with_context(|| format!("{}: its schedule", path.display()))?;
         Ok((snapshot, diffusion))

@@ -258,7 +258,7 @@ impl SampleArgs {
             eprintln!("warning: {changed}");
         }
         let open = self.snapshot.open()?;
-        let pipeline = self.prompts.open(path, &open.device)?.in_precision(self.snapshot.precision());
+        let pipeline = self.prompts.open(path, &open.device)?.in_precision(self.snapshot.precision().on(&open.device));
         let job = self.pipeline_job(path, &pipeline)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let out = self.make_folder(run, &format!("{name}-seed{}-n{}", self.seed, job.sampling.count))?;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::conv::gemm::{Matrix, Operands, Previous, multiply};
-use crate::output::{Unset, written, written_together};
+use crate::output::{Uncounted, Unset, written, written_together};
 use crate::scratch::Scratch;
 use crate::simd::{exp, vectorised};
 
@@ -68,8 +68,9 @@ pub(super) fn forward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> 
             v,
             Matrix::row_major(&weights, dims.keys, asking, asking),
         );
+        let mut uncounted = Uncounted::default();
         for (line, values) in lines.into_iter().zip(product.chunks_exact(asking)) {
-            line.copied(values);
+            uncounted.copied(line, values);
         }
     };
     written(q.len(), |y| {

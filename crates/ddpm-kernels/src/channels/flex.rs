@@ -12,9 +12,10 @@ use burn::tensor::{Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::clock::{Operation, time};
+use crate::conv::frame::LANES;
 use crate::flex::{FlexTensor, contiguous, tensor, values, values_mut};
 use crate::output::written;
-use crate::simd::{sum, vectorised};
+use crate::simd::{lanes, totals, vectorised};
 
 /// Channels of a task at least.
 const TASK_CHANNELS: usize = 8;
@@ -155,23 +156,34 @@ impl Backward<Flex, 2> for Shift {
         let shape = dy.shape();
         let [x, by] = ops.parents;
         if let Some(node) = by {
-            let planes = values(&dy).par_chunks_exact(plane(&shape)).with_min_len(TASK_CHANNELS);
-            let sums = time(Operation::Shift, || {
-                planes
-                    .map(|dy| {
-                        vectorised(
-                            #[inline(always)]
-                            || sum(dy, |v| v),
-                        )
-                    })
-                    .collect()
-            });
+            let sums = time(Operation::Shift, || plane_sums(values(&dy), plane(&shape)));
             grads.register::<Flex>(node.id, tensor(sums, [shape[0], shape[1]]));
         }
         if let Some(node) = x {
             grads.register::<Flex>(node.id, dy);
         }
     }
+}
+
+/// The sum of each plane.
+fn plane_sums(dy: &[f32], plane: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; dy.len() / plane];
+    let tasks = sums.par_chunks_mut(LANES * TASK_CHANNELS).zip(dy.par_chunks(LANES * TASK_CHANNELS * plane));
+    tasks.for_each(|(sums, dy)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (sums, dy) in sums.chunks_mut(LANES).zip(dy.chunks(LANES * plane)) {
+                    let mut sets = [[0.0; LANES]; LANES];
+                    for (set, plane) in sets.iter_mut().zip(dy.chunks_exact(plane)) {
+                        *set = lanes(plane, |v| v);
+                    }
+                    sums.copy_from_slice(&totals(sets)[..sums.len()]);
+                }
+            },
+        );
+    });
+    sums
 }
 
 fn plane(shape: &Shape) -> usize {

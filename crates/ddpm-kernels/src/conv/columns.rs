@@ -12,7 +12,7 @@ use super::gemm::Matrix;
 use super::kernel::Dims;
 use crate::output::Unset;
 use crate::scratch::Scratch;
-use crate::simd::vectorised;
+use crate::simd::{copy, vectorised};
 
 /// Pixels of a tile, at most. Multiples of [`LEAST_PIXELS`] are best; 256 pixels and [`TILE_ROWS`] keep the
 /// columns in the second cache.
@@ -130,6 +130,14 @@ impl Tiling {
         self.tile(0).len()
     }
 
+    /// The images of a tile, where these are whole ones.
+    pub(super) fn images_of_tile(&self) -> Option<usize> {
+        match self.kind {
+            Kind::Images(images) => Some(images),
+            Kind::Parts(_) => None,
+        }
+    }
+
     /// Divides a tensor `[batch, channels, plane]` into what belongs to each tile: the runs of pixels
     /// of the channels of its images, in that order.
     pub(super) fn split<'a>(&self, y: Unset<'a>, channels: usize) -> Vec<Vec<Unset<'a>>> {
@@ -229,7 +237,7 @@ impl Tiling {
         } else {
             let runs = line[margin..].chunks_exact_mut(self.plane);
             for (run, image) in runs.zip(tile.images.clone()) {
-                run.copy_from_slice(plane(image));
+                copy(run, plane(image));
             }
         }
     }

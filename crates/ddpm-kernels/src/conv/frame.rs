@@ -6,10 +6,10 @@ use crate::scratch::Scratch;
 use crate::simd::vectorised;
 
 /// Channels that lie side by side.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// The same pixel of [`LANES`] channels.
-pub(super) type Lanes = [f32; LANES];
+pub(crate) type Lanes = [f32; LANES];
 
 /// A tensor as `[batch, channel block, row, column, LANES]`: one zero before each row and column, and as many
 /// behind as make whole tiles of 4x4 with their neighbours. Channels that do not exist are zero.
@@ -36,20 +36,15 @@ impl Frame {
             vectorised(
                 #[inline(always)]
                 || {
-                    if present < LANES {
-                        frame.fill([0.0; LANES]);
-                    }
                     let (above, frame) = frame.split_at_mut(columns);
                     let (lines, below) = frame.split_at_mut(height * columns);
                     above.fill([0.0; LANES]);
                     below.fill([0.0; LANES]);
-                    for (row, line) in lines.chunks_exact_mut(columns).enumerate() {
+                    for line in lines.chunks_exact_mut(columns) {
                         line[0] = [0.0; LANES];
                         line[width + 1..].fill([0.0; LANES]);
-                        let sources: [&[f32]; LANES] =
-                            std::array::from_fn(|lane| &x[lane.min(present - 1) * plane + row * width..][..width]);
-                        interleave(&sources, present, &mut line[1..=width]);
                     }
+                    interleave(x, plane, width, lines, columns);
                 },
             );
         });
@@ -64,29 +59,35 @@ impl Frame {
     }
 }
 
-/// `line[i][lane] = sources[lane][i]`, for the lanes that are present.
+/// Writes the pixels of the channels `x`, at most [`LANES`] of `plane` pixels each, to their places in `lines`, which are
+/// `columns` wide with one pixel in front of each. Rows of an image lie one after the other, so that [`LANES`] pixels may be
+/// of several.
 #[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "rows and columns change places")]
-fn interleave(sources: &[&[f32]; LANES], present: usize, line: &mut [Lanes]) {
-    let width = line.len();
-    let whole = if present == LANES { width / LANES * LANES } else { 0 };
-    for first in (0..whole).step_by(LANES) {
+fn interleave(x: &[f32], plane: usize, width: usize, lines: &mut [Lanes], columns: usize) {
+    let (mut place, mut column) = (1, 0);
+    for first in (0..plane).step_by(LANES) {
         let mut square = [[0.0; LANES]; LANES];
-        for (row, source) in square.iter_mut().zip(sources) {
-            row.copy_from_slice(&source[first..first + LANES]);
+        for (line, channel) in square.iter_mut().zip(x.chunks_exact(plane)) {
+            match channel[first..].first_chunk::<LANES>() {
+                Some(pixels) => *line = *pixels,
+                None => line[..plane - first].copy_from_slice(&channel[first..]),
+            }
         }
-        line[first..first + LANES].copy_from_slice(&transposed(square));
-    }
-    for i in whole..width {
-        for lane in 0..present {
-            line[i][lane] = sources[lane][i];
+        let pixels = transposed(square);
+        for pixel in pixels.iter().take(plane - first) {
+            lines[place] = *pixel;
+            (place, column) = (place + 1, column + 1);
+            if column == width {
+                // Over what stands between the rows.
+                (place, column) = (place + columns - width, 0);
+            }
         }
     }
 }
 
 /// Rows as columns.
 #[inline(always)]
-pub(super) fn transposed(rows: [Lanes; LANES]) -> [Lanes; LANES] {
+pub(crate) fn transposed(rows: [Lanes; LANES]) -> [Lanes; LANES] {
     #[cfg(target_arch = "x86_64")]
     if pulp::x86::V4::is_available() {
         return avx512::transposed(rows);
@@ -183,10 +184,18 @@ mod tests {
 
     #[test]
     fn pixels_find_their_place_among_zeros() {
-        let (batch, channels, height, width) = (2, 19, 5, 17);
+        // Rows that are wider than the lanes, fill them in twos, and do not fill them evenly.
+        for (height, width) in [(5, 17), (8, 8), (3, 5), (2, 32)] {
+            pixels_are_in_place(height, width);
+        }
+    }
+
+    fn pixels_are_in_place(height: usize, width: usize) {
+        let (batch, channels) = (2, 19);
         let x: Vec<f32> = (0..batch * channels * height * width).map(|i| i as f32 + 1.0).collect();
         let frame = Frame::new(&x, batch, channels, height, width);
-        assert_eq!((frame.blocks, frame.rows, frame.columns), (2, 10, 22));
+        assert_eq!(frame.blocks, 2);
+        assert!(frame.rows >= height + 2 && frame.columns >= width + 2);
         for image in 0..batch {
             for channel in 0..2 * LANES {
                 for row in 0..frame.rows {

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Matrix, Operands, Previous, multiply};
 use super::kernel::Dims;
-use crate::output::{Unset, written};
+use crate::output::{Uncounted, Unset, written};
 use crate::scratch::Scratch;
 use crate::simd::vectorised;
 
@@ -370,11 +370,11 @@ fn scatter(
     outputs: Vec<Unset>,
     then: impl Fn(f32) -> f32,
 ) {
-    let mut first = 0;
+    let (mut first, mut uncounted) = (0, Uncounted::default());
     for (i, output) in outputs.into_iter().enumerate() {
         let channel = i % channels;
         let values = &product[channel * pixels + first..][..output.len()];
-        let output = output.copied(values);
+        let output = uncounted.copied(output, values);
         let bias = bias[channel];
         output.iter_mut().for_each(|value| *value = then(*value + bias));
         if channel + 1 == channels {

@@ -6,13 +6,14 @@
 use rayon::prelude::*;
 
 use super::columns::{Tile, Tiling};
+use super::frame::{LANES, transposed};
 use super::gemm::{Matrix, Operands, Previous, multiply};
 use super::general::{self, Geometry};
 use super::winograd;
 use crate::clock::{Operation, time};
-use crate::output::{Unset, written};
+use crate::output::{Uncounted, Unset, written};
 use crate::scratch::Scratch;
-use crate::simd::{sum, vectorised};
+use crate::simd::{lanes, totals, vectorised};
 
 /// Tasks that the sum over pixels for the weight gradient is divided into. More would use more cores,
 /// but each has a copy of the gradient to be added up.
@@ -118,14 +119,25 @@ fn operations(dims: &Dims) -> [Operation; 3] {
 /// The sum over pictures and pixels, the gradient of a bias.
 pub(crate) fn channel_sums(dy: &[f32], batch: usize, channels: usize) -> Vec<f32> {
     let plane = dy.len() / (batch * channels);
-    let of_channel = |channel: usize| {
-        let planes = dy.chunks_exact(plane).skip(channel).step_by(channels);
+    let mut sums = vec![0.0; channels];
+    sums.par_chunks_mut(LANES).enumerate().for_each(|(group, sums)| {
         vectorised(
             #[inline(always)]
-            || planes.map(|plane| sum(plane, |v| v)).sum(),
-        )
-    };
-    (0..channels).into_par_iter().with_min_len(8).map(of_channel).collect()
+            || {
+                for image in dy.chunks_exact(channels * plane) {
+                    let planes = image[group * LANES * plane..][..sums.len() * plane].chunks_exact(plane);
+                    let mut sets = [[0.0; LANES]; LANES];
+                    for (set, plane) in sets.iter_mut().zip(planes) {
+                        *set = lanes(plane, |v| v);
+                    }
+                    for (sum, total) in sums.iter_mut().zip(totals(sets)) {
+                        *sum += total;
+                    }
+                }
+            },
+        );
+    });
+    sums
 }
 
 /// The output, for a weight `[channels_out, channels_in * taps]` of any layout.
@@ -153,21 +165,26 @@ pub(crate) fn by_columns(operands: Operands, dims: &Dims, x: &[f32], weight: Mat
             || write_tile(&product, &tile, channels, bias, outputs),
         );
     };
-    written(dims.batch * channels * dims.plane(), |y| {
-        let tiles = tiling.split(y, channels).into_par_iter().enumerate();
-        tiles.for_each(|(index, outputs)| tile(index, outputs));
+    written(dims.batch * channels * dims.plane(), |y| match tiling.images_of_tile() {
+        Some(images) => y.par_chunks(images * channels * dims.plane()).enumerate().for_each(|(index, outputs)| {
+            tile(index, outputs.chunks(dims.plane()).collect());
+        }),
+        None => {
+            let tiles = tiling.split(y, channels).into_par_iter().enumerate();
+            tiles.for_each(|(index, outputs)| tile(index, outputs));
+        }
     })
 }
 
 /// Distributes `product`, `[channels, images, pixels]`, over the planes of the output.
 #[inline(always)]
 fn write_tile(product: &[f32], tile: &Tile, channels: usize, bias: Option<&[f32]>, outputs: Vec<Unset>) {
-    let run = tile.pixels.len();
+    let (run, mut uncounted) = (tile.pixels.len(), Uncounted::default());
     for (i, output) in outputs.into_iter().enumerate() {
         let (image, channel) = (i / channels, i % channels);
         let first = channel * tile.len() + image * run;
         let values = &product[first..first + run];
-        let output = output.copied(values);
+        let output = uncounted.copied(output, values);
         if let Some(bias) = bias {
             output.iter_mut().for_each(|value| *value += bias[channel]);
         }
@@ -245,16 +262,20 @@ pub(crate) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &[
 
     // The parts are `[rows, channels]`, which suits the product, and so is the gradient of a dense layer.
     written(channels * dims.channels_in * taps, |weight| match order {
-        Order::OutputFirst => weight.par_chunks(dims.channels_in * taps).enumerate().for_each(|(channel, row)| {
-            let row = row.cleared();
-            for (i, part) in parts.iter().enumerate() {
-                let block = &blocks[i % blocks.len()];
-                let row = &mut row[block.start * taps..block.end * taps];
-                for (value, part) in row.iter_mut().zip(part[channel..].iter().step_by(channels)) {
-                    *value += part;
+        Order::OutputFirst => {
+            let row = dims.channels_in * taps;
+            weight.par_chunks(LANES * row).enumerate().for_each(|(group, weight)| {
+                let weight = weight.cleared();
+                for (block, inputs) in blocks.iter().enumerate() {
+                    let parts: Vec<&[f32]> =
+                        parts.iter().skip(block).step_by(blocks.len()).map(|part| &**part).collect();
+                    vectorised(
+                        #[inline(always)]
+                        || add_transposed(&parts, channels, group * LANES, weight, row, inputs.start * taps),
+                    );
                 }
-            }
-        }),
+            });
+        }
         Order::InputFirst => {
             let of_blocks = weight.par_chunks(blocks[0].len() * taps * channels).enumerate();
             of_blocks.for_each(|(block, rows)| {
@@ -265,4 +286,28 @@ pub(crate) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &[
             });
         }
     })
+}
+
+/// Writes the sum of the parts, `[rows, channels]` each, of at most [`LANES`] channels from `first` on to the rows of a
+/// weight, which has as many `row` values apart; from `column` on.
+#[inline(always)]
+fn add_transposed(parts: &[&[f32]], channels: usize, first: usize, weight: &mut [f32], row: usize, column: usize) {
+    let present = weight.len() / row;
+    let rows = parts[0].len() / channels;
+    for start in (0..rows).step_by(LANES) {
+        let count = LANES.min(rows - start);
+        let mut sums = [[0.0; LANES]; LANES];
+        for part in parts {
+            let lines = part[start * channels..(start + count) * channels].chunks_exact(channels);
+            for (sums, line) in sums.iter_mut().zip(lines) {
+                match line[first..].first_chunk::<LANES>() {
+                    Some(line) => sums.iter_mut().zip(line).for_each(|(sum, value)| *sum += value),
+                    None => sums.iter_mut().zip(&line[first..]).for_each(|(sum, value)| *sum += value),
+                }
+            }
+        }
+        for (weight, sums) in weight.chunks_exact_mut(row).take(present).zip(&transposed(sums)) {
+            weight[column + start..][..count].copy_from_slice(&sums[..count]);
+        }
+    }
 }

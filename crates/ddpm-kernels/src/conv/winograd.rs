@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::frame::{Frame, LANES};
 use super::kernel::Dims;
-use crate::output::{Unset, written};
+use crate::output::{Uncounted, written};
 use crate::product::{Operands, PANEL, Previous, Row, accumulate, make_pairs, multiply};
 use crate::scratch::Scratch;
 use halves::{PairGradient, PairInput, PairWeights, Pairing};
@@ -23,8 +23,14 @@ use tiles::{
     Whole, dispatch,
 };
 
-/// Pictures of fewer tiles than this are not worth the transformed weights.
+/// Pictures of fewer tiles than this are worth the transformed weights only if these are few, too.
 const FEWEST_TILES: usize = 4;
+
+/// Kernels, one from each channel to each, whose transforms have room in the second cache.
+const FEW_KERNELS: usize = 64 * 128;
+
+/// Fewer channels than this are not worth the transformed weights of pictures of few tiles.
+const FEWEST_CHANNELS_OF_FEW_TILES: usize = 32;
 
 /// Fewer channels than this are not worth the transformed tiles.
 const FEWEST_CHANNELS: usize = 16;
@@ -39,11 +45,13 @@ const WEIGHT_ROWS: usize = 16;
 /// last bit, whatever else is in its batch.
 pub(super) fn is_worthwhile(dims: &Dims) -> bool {
     let tiles = dims.height.div_ceil(TILE) * dims.width.div_ceil(TILE);
-    dims.kernel_width == 3
-        && tiles >= FEWEST_TILES
-        && dims.channels_in.min(dims.channels_out) >= FEWEST_CHANNELS
-        // At the right and lower border tiles may be mostly empty.
-        && tiles * TILE * TILE <= 2 * dims.height * dims.width
+    let channels = dims.channels_in.min(dims.channels_out);
+    let enough = match tiles {
+        FEWEST_TILES.. => channels >= FEWEST_CHANNELS,
+        _ => channels >= FEWEST_CHANNELS_OF_FEW_TILES && dims.channels_in * dims.channels_out <= FEW_KERNELS,
+    };
+    // At the right and lower border tiles may be mostly empty.
+    dims.kernel_width == 3 && enough && tiles * TILE * TILE <= 2 * dims.height * dims.width
 }
 
 /// Sizes of the transforms.
@@ -100,9 +108,7 @@ fn convolve(operands: Operands, dims: &Dims, x: &Frame, kernels: Kernels, bias: 
     let weights = weights(&sizes, dims, kernels);
     let (weights, _) = weights.as_chunks::<PANEL>();
 
-    let task = |(task, lines): (usize, Vec<Unset>)| {
-        let mut lines: Vec<_> = lines.into_iter().map(Unset::cleared).collect();
-        let lines = &mut lines[..];
+    let task = |task: usize, lines: &mut [&mut [f32]]| {
         let mut data = Scratch::new(points * rows * depth);
         let mut products = Scratch::new(points * rows * PANEL);
         let (products, _) = products.as_chunks_mut::<PANEL>();
@@ -123,8 +129,18 @@ fn convolve(operands: Operands, dims: &Dims, x: &Frame, kernels: Kernels, bias: 
             dispatch(arch, operands, Inverse { tiles, dims, task, panel, products, bias, lines });
         }
     };
-    written(dims.batch * dims.channels_out * dims.height * dims.width, |y| {
-        tiles.split(dims, y).into_par_iter().enumerate().for_each(task);
+    let plane = dims.height * dims.width;
+    written(dims.batch * dims.channels_out * plane, |y| match tiles.images_of_task() {
+        Some(images) => {
+            y.par_chunks(images * dims.channels_out * plane).enumerate().for_each(|(index, y)| {
+                task(index, &mut y.cleared().chunks_exact_mut(plane).collect::<Vec<_>>());
+            });
+        }
+        None => tiles.split(dims, y).into_par_iter().enumerate().for_each(|(index, lines)| {
+            let mut uncounted = Uncounted::default();
+            let mut lines: Vec<_> = lines.into_iter().map(|lines| uncounted.cleared(lines)).collect();
+            task(index, &mut lines);
+        }),
     })
 }
 

@@ -6,8 +6,9 @@
 use rayon::prelude::*;
 
 use super::Activation;
+use crate::conv::frame::LANES;
 use crate::output::written;
-use crate::simd::{map_and_sum, sigmoid, sum, vectorised};
+use crate::simd::{map_and_lanes, sigmoid, sum, totals, vectorised};
 
 /// Values that one task takes at least: below this, starting a task costs more than its work.
 const TASK_VALUES: usize = 16 * 1024;
@@ -15,6 +16,9 @@ const TASK_VALUES: usize = 16 * 1024;
 /// Values that are added up in `f32`, before `f64` takes over: in large pictures, one long `f32` sum
 /// would lose digits.
 const SUM_VALUES: usize = 4096;
+
+/// Channels whose two sums for the gradients of the parameters are added up together.
+const TOTALS: usize = LANES / 2;
 
 /// The input is `[batch, channels, plane]`; `groups` divides `channels`. None of them is 0.
 pub(super) struct Dims {
@@ -200,21 +204,30 @@ fn group_backward(
     let normalised = |x: f32| (x - mean) * inverse_deviation;
     let mut sum_dx_hat = 0.0;
     let mut sum_dx_hat_x_hat = 0.0;
-    for (channel, (x, dx)) in x.chunks(plane).zip(dx.chunks_mut(plane)).enumerate() {
-        let (gamma, beta) = (gamma[channel], beta[channel]);
-        let sums = match activation {
-            Activation::Identity => map_and_sum(x, dx, |x, dz| (dz, dz, dz * normalised(x))),
-            Activation::Silu => map_and_sum(x, dx, |x, dy| {
-                let x_hat = normalised(x);
-                let z = x_hat * gamma + beta;
-                let s = sigmoid(z);
-                let dz = dy * s * (1.0 + z * (1.0 - s));
-                (dz, dz, dz * x_hat)
-            }),
-        };
-        (dbeta[channel], dgamma[channel]) = sums;
-        sum_dx_hat += f64::from(gamma) * f64::from(dbeta[channel]);
-        sum_dx_hat_x_hat += f64::from(gamma) * f64::from(dgamma[channel]);
+    let several = x.chunks(TOTALS * plane).zip(dx.chunks_mut(TOTALS * plane));
+    for (first, (x, dx)) in (0..).step_by(TOTALS).zip(several) {
+        let mut sets = [[0.0; LANES]; LANES];
+        for (i, (x, dx)) in x.chunks(plane).zip(dx.chunks_mut(plane)).enumerate() {
+            let (gamma, beta) = (gamma[first + i], beta[first + i]);
+            [sets[i], sets[TOTALS + i]] = match activation {
+                Activation::Identity => map_and_lanes(x, dx, |x, dz| (dz, dz, dz * normalised(x))),
+                Activation::Silu => map_and_lanes(x, dx, |x, dy| {
+                    let x_hat = normalised(x);
+                    let z = x_hat * gamma + beta;
+                    let s = sigmoid(z);
+                    let dz = dy * s * (1.0 + z * (1.0 - s));
+                    (dz, dz, dz * x_hat)
+                }),
+            };
+        }
+        let totals = totals(sets);
+        let (of_beta, of_gamma) = totals.split_at(TOTALS);
+        let parameters = gamma[first..].iter().zip(&mut dbeta[first..]).zip(&mut dgamma[first..]);
+        for (((gamma, dbeta), dgamma), (of_beta, of_gamma)) in parameters.zip(of_beta.iter().zip(of_gamma)) {
+            (*dbeta, *dgamma) = (*of_beta, *of_gamma);
+            sum_dx_hat += f64::from(*gamma) * f64::from(*dbeta);
+            sum_dx_hat_x_hat += f64::from(*gamma) * f64::from(*dgamma);
+        }
     }
 
     // dx = (dx_hat - mean(dx_hat) - x_hat * mean(dx_hat * x_hat)) / deviation, dx_hat = gamma * dz

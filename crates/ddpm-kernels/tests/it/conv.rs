@@ -58,7 +58,7 @@ fn a_picture_does_not_depend_on_its_batch() {
 
 /// Output channels and `[batch, channels, height, width]`: every width class, several images a tile,
 /// a last tile that is not full, several tiles an image, several blocks of channels.
-const SHAPES: [(usize, [usize; 4]); 24] = [
+const SHAPES: [(usize, [usize; 4]); 27] = [
     (1, [1, 1, 1, 1]),
     (5, [3, 3, 1, 1]),
     (3, [3, 2, 2, 2]),
@@ -84,6 +84,10 @@ const SHAPES: [(usize, [usize; 4]); 24] = [
     (96, [9, 31, 8, 5]),
     (64, [2, 100, 32, 32]),
     (130, [40, 129, 8, 8]),
+    // By it in images of one tile and of two.
+    (40, [35, 50, 4, 4]),
+    (33, [3, 96, 3, 4]),
+    (64, [2, 65, 4, 7]),
 ];
 
 #[test]

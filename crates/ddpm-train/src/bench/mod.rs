@@ -1,6 +1,7 @@
 //! `ddpm-train bench`: how fast this is, and how fast PyTorch is at the same work in the same run.
 
 mod flops;
+mod network;
 mod process;
 mod series;
 mod series_worker;
@@ -14,7 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use ddpm_device::device;
 use ddpm_kernels::Precision;
-use ddpm_model::unet::{DownsamplePadding, UNetConfig};
+use network::Work;
 use process::{Answer, Hello, Operation, Process, answer_of};
 use serde::Serialize;
 
@@ -44,6 +45,13 @@ pub struct BenchArgs {
     /// PyTorch also compiled.
     #[arg(long, requires = "peer")]
     compile: bool,
+    /// PyTorch also with channels innermost in memory.
+    #[arg(long, requires = "peer")]
+    channels_last: bool,
+    /// The U-Net of this experiment in its own batches, in place of the one of Ho et al. for CIFAR-10: the name of a recipe,
+    /// such as digits, or a file.
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["channels", "batch", "size"])]
+    experiment: Option<String>,
     /// Channels of the first level of the network; several make several tables.
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "64")]
     channels: Vec<usize>,
@@ -97,19 +105,6 @@ struct Shape {
     size: usize,
 }
 
-impl Shape {
-    /// The network of Ho et al. for CIFAR-10, whose convolutions with stride 2 are padded as PyTorch pads.
-    fn network(self) -> UNetConfig {
-        UNetConfig {
-            base_channels: self.channels,
-            sample_size: self.size,
-            dropout: 0.0,
-            downsample_padding: DownsamplePadding::Symmetric,
-            ..UNetConfig::cifar10()
-        }
-    }
-}
-
 /// All that was measured of one side; times in seconds, every one that was taken.
 #[derive(Clone, Debug, Default, Serialize)]
 struct Measured {
@@ -144,7 +139,6 @@ struct Comparison {
 
 /// Measures and prints tables.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let first = Shape { channels: args.channels[0], batch: args.batch, size: args.size };
     if args.worker || args.start.is_some() {
         let open = device::open(args.device.as_deref())?;
         open.check(args.precision)?;
@@ -153,7 +147,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         }
         return match &args.start {
             Some(snapshot) => worker::start(snapshot, &open.device),
-            None => worker::run(first, &open.device, args.gradient_checkpointing, args.precision),
+            None => worker::run(&network::all(args)?[0], &open.device, args.gradient_checkpointing, args.precision),
         };
     }
     if !args.series.is_empty() || !args.lengths.is_empty() {
@@ -162,10 +156,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     ensure!(args.rounds > 0, "--rounds must be at least 1, not 0");
     ensure!(args.batch > 0, "--batch must be at least 1, not 0");
     let mut comparisons = Vec::new();
-    for &channels in &args.channels {
-        let shape = Shape { channels, ..first };
-        check(shape)?;
-        let comparison = compare(args, shape)?;
+    for work in network::all(args)? {
+        let comparison = compare(args, &work)?;
         print(&format!("{}\n", table::text(&comparison)))?;
         comparisons.push(comparison);
     }
@@ -185,15 +177,8 @@ fn report(args: &BenchArgs, comparisons: &serde_json::Value) -> anyhow::Result<(
     print_path(file)
 }
 
-fn check(shape: Shape) -> anyhow::Result<()> {
-    let network = ddpm_model::network::NetworkConfig::UNet(shape.network());
-    network
-        .validate(&[3, shape.size, shape.size])
-        .with_context(|| format!("--channels {} --size {}", shape.channels, shape.size))
-}
-
-fn compare(args: &BenchArgs, shape: Shape) -> anyhow::Result<Comparison> {
-    let mut sides = sides(args, shape)?;
+fn compare(args: &BenchArgs, work: &Work) -> anyhow::Result<Comparison> {
+    let mut sides = sides(args, work)?;
     let parameters = sides[0].process.hello.parameters;
     for side in &sides {
         let hello = &side.process.hello;
@@ -230,12 +215,13 @@ fn compare(args: &BenchArgs, shape: Shape) -> anyhow::Result<Comparison> {
         false => Answer::default(),
     };
     let mut sides: Vec<Measured> = sides.into_iter().map(|side| side.measured).collect();
-    measure_start(args, shape, &mut sides)?;
+    measure_start(args, work, &mut sides)?;
+    let shape = work.shape;
     Ok(Comparison {
         shape,
         parameters,
         steps: args.steps,
-        forward_flops: shape.batch as f64 * flops::forward(&shape.network(), shape.size),
+        forward_flops: shape.batch as f64 * flops::forward(&work.network, shape.size),
         sides,
         step_ms: profile.step_ms,
         operations: profile.operations,
@@ -248,18 +234,22 @@ struct Side {
     measured: Measured,
 }
 
-fn sides(args: &BenchArgs, shape: Shape) -> anyhow::Result<Vec<Side>> {
-    let mut commands = vec![ours(args, shape, &["--worker"])?];
+fn sides(args: &BenchArgs, work: &Work) -> anyhow::Result<Vec<Side>> {
+    let mut commands = vec![ours(args, work, &["--worker"])?];
     if let Some(python) = &args.peer {
-        commands.push(peer(args, python, shape, &[]));
+        let mut with = |words: &[&str]| commands.push(peer(args, python, work, words));
+        with(&[]);
+        if args.channels_last {
+            with(&["--channels-last"]);
+        }
         if args.bf16 {
-            commands.push(peer(args, python, shape, &["--bf16"]));
+            with(&["--bf16"]);
         }
         if args.compile {
-            commands.push(peer(args, python, shape, &["--compile"]));
+            with(&["--compile"]);
         }
         if args.bf16 && args.compile {
-            commands.push(peer(args, python, shape, &["--bf16", "--compile"]));
+            with(&["--bf16", "--compile"]);
         }
     }
     let started = commands.iter_mut().map(|command| {
@@ -271,9 +261,9 @@ fn sides(args: &BenchArgs, shape: Shape) -> anyhow::Result<Vec<Side>> {
 }
 
 /// This program as the one that is measured.
-fn ours(args: &BenchArgs, shape: Shape, words: &[&str]) -> anyhow::Result<Command> {
+fn ours(args: &BenchArgs, work: &Work, words: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("this program does not know where it is")?);
-    command.arg("bench").args(words).args(of_shape(shape)).env("RAYON_NUM_THREADS", threads(args).to_string());
+    command.arg("bench").args(words).args(work.arguments(args)).env("RAYON_NUM_THREADS", threads(args).to_string());
     command.args(["--precision", args.precision.name()]);
     if args.gradient_checkpointing {
         command.arg("--gradient-checkpointing");
@@ -282,15 +272,10 @@ fn ours(args: &BenchArgs, shape: Shape, words: &[&str]) -> anyhow::Result<Comman
     Ok(command)
 }
 
-fn peer(args: &BenchArgs, python: &Path, shape: Shape, words: &[&str]) -> Command {
+fn peer(args: &BenchArgs, python: &Path, work: &Work, words: &[&str]) -> Command {
     let mut command = Command::new(python);
-    command.arg("-c").arg(PEER).args(words).args(of_shape(shape)).args(["--threads", &threads(args).to_string()]);
+    command.arg("-c").arg(PEER).args(words).args(work.of_peer()).args(["--threads", &threads(args).to_string()]);
     command
-}
-
-fn of_shape(shape: Shape) -> Vec<String> {
-    let words = [("--channels", shape.channels), ("--batch", shape.batch), ("--size", shape.size)];
-    words.into_iter().flat_map(|(word, number)| [word.to_string(), number.to_string()]).collect()
 }
 
 fn threads(args: &BenchArgs) -> usize {
@@ -309,12 +294,12 @@ fn in_turns(rounds: usize, sides: &mut [Side], command: &str, take: fn(&mut Meas
 }
 
 /// From the start of the program to its first denoising step, of ours and of diffusers.
-fn measure_start(args: &BenchArgs, shape: Shape, sides: &mut [Measured]) -> anyhow::Result<()> {
+fn measure_start(args: &BenchArgs, work: &Work, sides: &mut [Measured]) -> anyhow::Result<()> {
     let folder = std::env::temp_dir().join(format!("ddpm-bench-{}", std::process::id()));
-    worker::write_snapshot(shape, &device::open(args.device.as_deref())?.device, &folder)?;
+    worker::write_snapshot(work, &device::open(args.device.as_deref())?.device, &folder)?;
     let words = ["--start", &folder.to_string_lossy()];
-    let mut commands = vec![ours(args, shape, &words)?];
-    commands.extend(args.peer.iter().map(|python| peer(args, python, shape, &words)));
+    let mut commands = vec![ours(args, work, &words)?];
+    commands.extend(args.peer.iter().map(|python| peer(args, python, work, &words)));
     for _ in 0..args.rounds.min(3) {
         for (command, side) in commands.iter_mut().zip(&mut *sides) {
             let start = Instant::now();

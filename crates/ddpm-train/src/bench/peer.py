@@ -14,11 +14,20 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--channels", type=int, default=64)
 parser.add_argument("--batch", type=int, default=8)
 parser.add_argument("--size", type=int, default=32)
+numbers = lambda text: [int(number) for number in text.split(",") if number]
+parser.add_argument("--image-channels", type=int, default=3)
+parser.add_argument("--level-channels", type=numbers, help="of each level; one to two times --channels if left out")
+parser.add_argument("--blocks", type=int, default=2)
+parser.add_argument("--attention", type=numbers, default=[16], help="widths in pixels of the levels that attend")
+parser.add_argument("--groups", type=int, default=32)
+parser.add_argument("--classes", type=int, default=0, help="with the one that stands for none")
 parser.add_argument("--threads", type=int, required=True)
 parser.add_argument("--bf16", action="store_true")
 parser.add_argument("--compile", action="store_true")
+parser.add_argument("--channels-last", action="store_true")
 parser.add_argument("--start", help="open this snapshot with diffusers, take one denoising step, and end")
 options = parser.parse_args()
+levels = options.level_channels or [options.channels * multiplier for multiplier in (1, 2, 2, 2)]
 
 
 def say(**answer):
@@ -35,7 +44,8 @@ if options.start:
     torch.set_num_threads(options.threads)
     unet = DDPMPipeline.from_pretrained(options.start).unet
     with torch.no_grad():
-        unet(torch.randn(1, 3, options.size, options.size), 999).sample.sum().item()
+        labels = [torch.zeros(1, dtype=torch.long)] if options.classes else []
+        unet(torch.randn(1, options.image_channels, options.size, options.size), 999, *labels).sample.sum().item()
     say(done=True)
     sys.exit()
 
@@ -45,7 +55,7 @@ from torch import nn
 
 
 def normalise(channels):
-    return nn.GroupNorm(32, channels, eps=1e-6)
+    return nn.GroupNorm(options.groups, channels, eps=1e-6)
 
 
 def convolve(inputs, outputs, stride=1):
@@ -91,33 +101,32 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    multipliers, blocks, attention_size = (1, 2, 2, 2), 2, 16
-
     def __init__(self, base, size):
         super().__init__()
         width, channels, waiting = 4 * base, base, [base]
-        last = len(self.multipliers) - 1
-        attends = [size >> level == self.attention_size for level in range(last + 1)]
-        self.base, self.conv_in = base, convolve(3, base)
+        last, blocks, images = len(levels) - 1, options.blocks, options.image_channels
+        attends = [size >> level in options.attention for level in range(last + 1)]
+        self.base, self.conv_in = base, convolve(images, base)
         self.time1, self.time2 = nn.Linear(base, width), nn.Linear(width, width)
+        self.classes = nn.Embedding(options.classes, width) if options.classes else None
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for level, multiplier in enumerate(self.multipliers):
-            for _ in range(self.blocks):
-                self.down.append(Stage(channels, base * multiplier, width, attends[level]))
-                channels = base * multiplier
+        for level, outputs in enumerate(levels):
+            for _ in range(blocks):
+                self.down.append(Stage(channels, outputs, width, attends[level]))
+                channels = outputs
                 waiting.append(channels)
             if level < last:
                 self.down.append(convolve(channels, channels, 2))
                 waiting.append(channels)
         self.middle1, self.middle2 = Stage(channels, channels, width, True), Residual(channels, channels, width)
         for level in range(last, -1, -1):
-            outputs = base * self.multipliers[level]
-            for _ in range(self.blocks + 1):
+            outputs = levels[level]
+            for _ in range(blocks + 1):
                 self.up.append(Stage(channels + waiting.pop(), outputs, width, attends[level]))
                 channels = outputs
             if level > 0:
                 self.up.append(convolve(channels, channels))
-        self.norm_out, self.conv_out = normalise(channels), convolve(channels, 3)
+        self.norm_out, self.conv_out = normalise(channels), convolve(channels, images)
         half = base // 2
         frequencies = torch.exp(-math.log(10000) * torch.arange(half) / (half - 1))
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -125,7 +134,8 @@ class UNet(nn.Module):
     def forward(self, x, t):
         angles = t[:, None] * self.frequencies
         time = torch.cat([angles.sin(), angles.cos()], 1)
-        time = F.silu(self.time2(F.silu(self.time1(time))))
+        time = self.time2(F.silu(self.time1(time)))
+        time = F.silu(time if self.classes is None else time + self.classes(labels))
         h = self.conv_in(x)
         waiting = [h]
         for module in self.down:
@@ -142,13 +152,17 @@ class UNet(nn.Module):
 
 torch.set_num_threads(options.threads)
 torch.manual_seed(0)
-shape = (options.batch, 3, options.size, options.size)
+shape = (options.batch, options.image_channels, options.size, options.size)
 network = UNet(options.channels, options.size)
+if options.channels_last:
+    network = network.to(memory_format=torch.channels_last)
 average = [weight.detach().clone() for weight in network.parameters()]
 optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, eps=1e-8)
 called = torch.compile(network) if options.compile else network
 precision = lambda: torch.autocast("cpu", torch.bfloat16) if options.bf16 else contextlib.nullcontext()
-x, noise, t = torch.randn(shape), torch.randn(shape), torch.randint(0, 1000, shape[:1]).float()
+memory = torch.channels_last if options.channels_last else torch.contiguous_format
+labels = torch.arange(options.batch) % max(1, options.classes)
+x, noise, t = torch.randn(shape).to(memory_format=memory), torch.randn(shape), torch.randint(0, 1000, shape[:1]).float()
 alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 
 
@@ -220,8 +234,9 @@ def measure(work, repeats, share=1):
 
 
 name = "PyTorch " + torch.__version__.split("+")[0] + (" bf16" if options.bf16 else "")
+name += (" compile" if options.compile else "") + (" channels-last" if options.channels_last else "")
 say(
-    name=name + (" compile" if options.compile else ""),
+    name=name,
     parameters=sum(weight.numel() for weight in network.parameters()),
     threads=torch.get_num_threads(),
 )

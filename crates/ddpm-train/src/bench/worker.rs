@@ -23,7 +23,7 @@ use ddpm_families::family::erased::AnyBatch;
 use ddpm_families::parameters::settle;
 use ddpm_families::snapshot::trained;
 use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
-use ddpm_kernels::{Precision, dense};
+use ddpm_kernels::{Precision, among_the_kernels, dense};
 use ddpm_model::condition::Condition;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{Network, NetworkConfig};
@@ -32,6 +32,7 @@ use ddpm_sampling::samplers::Sampler;
 use serde_json::json;
 
 use super::Shape;
+use super::network::Work;
 use crate::batches::Batches;
 use crate::clip_and_average::{clip_global_norm, ema_update};
 use crate::config::OptimizerConfig;
@@ -46,23 +47,25 @@ const MATRIX: usize = 1536;
 
 /// A model and all that is done with it.
 struct Worker {
-    shape: Shape,
+    batch_size: usize,
     device: Device,
     data: DataInfo,
     learner: Learner<TrainModel>,
     average: TrainModel,
     batch: NoisedBatch,
+    /// Of the batch, without autodiff.
+    condition: Condition,
     family: Arc<DiffusionFamily>,
 }
 
 /// Answers commands until there are no more.
 pub(super) fn run(
-    shape: Shape,
+    work: &Work,
     device: &Device,
     gradient_checkpointing: bool,
     precision: Precision,
 ) -> anyhow::Result<()> {
-    let mut worker = Worker::new(shape, device, gradient_checkpointing, precision)?;
+    let mut worker = Worker::new(work, device, gradient_checkpointing, precision)?;
     let parameters = worker.average.num_params();
     let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0_usize);
     let name = match precision {
@@ -88,12 +91,12 @@ pub(super) fn start(snapshot: &Path, device: &Device) -> anyhow::Result<()> {
 }
 
 /// Writes the network as a snapshot, for [`start`] to open.
-pub(super) fn write_snapshot(shape: Shape, device: &Device, folder: &Path) -> anyhow::Result<()> {
-    let network = NetworkConfig::UNet(shape.network());
+pub(super) fn write_snapshot(work: &Work, device: &Device, folder: &Path) -> anyhow::Result<()> {
+    let network = NetworkConfig::UNet(work.network.clone());
     let config = SnapshotConfig::new(
         network.clone(),
         DiffusionConfig::default(),
-        data_info(shape),
+        data_info(work),
         DataConfig::Digits(Default::default()),
         "bench",
     );
@@ -102,26 +105,27 @@ pub(super) fn write_snapshot(shape: Shape, device: &Device, folder: &Path) -> an
 }
 
 impl Worker {
-    fn new(shape: Shape, device: &Device, gradient_checkpointing: bool, precision: Precision) -> anyhow::Result<Self> {
+    fn new(work: &Work, device: &Device, gradient_checkpointing: bool, precision: Precision) -> anyhow::Result<Self> {
         let autodiff = match gradient_checkpointing {
             true => device.clone().autodiff().gradient_checkpointing(),
             false => device.clone().autodiff(),
         };
         autodiff.seed(mix(0, Stream::Init, 0));
-        let network = NetworkConfig::UNet(shape.network());
-        let net: Network = settle(network.init(&autodiff)).in_precision(precision);
-        let family = Arc::new(family(network, &data_info(shape))?);
+        let Shape { batch: batch_size, size, .. } = work.shape;
+        let network = NetworkConfig::UNet(work.network.clone());
+        let net: Network = settle(network.init(&autodiff)).in_precision(precision.on(device));
+        let family = Arc::new(family(network, &data_info(work))?);
         let model = TrainModel::new(AnyModule::new(net), family.clone());
         let average = model.clone().valid();
         let optimizer = OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() };
-        let rate = RateSchedule { config: optimizer.clone(), batch_size: shape.batch, step: 0 };
-        let dims = [shape.batch, 3, shape.size, shape.size];
+        let rate = RateSchedule { config: optimizer.clone(), batch_size, step: 0 };
+        let dims = [batch_size, work.network.in_channels, size, size];
         let noise = || Tensor::random(dims, Distribution::Normal(0.0, 1.0), &autodiff);
         let batch = NoisedBatch {
             x_0: noise(),
             eps: noise(),
-            times: (0..shape.batch).map(|row| (row * 999 / shape.batch) as f64).collect(),
-            condition: Condition::None,
+            times: (0..batch_size).map(|row| (row * 999 / batch_size) as f64).collect(),
+            condition: work.condition(&autodiff),
             augment_labels: None,
             first_item: 0,
             shown: None,
@@ -129,7 +133,17 @@ impl Worker {
         };
         let optimizer = optimizer.init(&model);
         let learner = Learner::new(model, optimizer, rate);
-        Ok(Self { shape, device: device.clone(), data: data_info(shape), learner, average, batch, family })
+        let condition = work.condition(device);
+        Ok(Self {
+            batch_size,
+            device: device.clone(),
+            data: data_info(work),
+            learner,
+            average,
+            batch,
+            condition,
+            family,
+        })
     }
 
     fn answer(&mut self, command: &str, number: usize) -> anyhow::Result<serde_json::Value> {
@@ -148,9 +162,9 @@ impl Worker {
     fn forward(&self, repeats: usize) -> serde_json::Value {
         let network = DiffusionFamily::network(&self.average.net);
         let x = self.batch.x_0.clone().inner();
-        let t = Tensor::<1>::full([self.shape.batch], 500.0, &self.device);
+        let t = Tensor::<1>::full([self.batch_size], 500.0, &self.device);
         measure(repeats, || {
-            let y = network.forward(x.clone(), t.clone(), &Condition::None);
+            let y = network.forward(x.clone(), t.clone(), &self.condition);
             y.sum().into_scalar::<f32>();
         })
     }
@@ -167,17 +181,19 @@ impl Worker {
         let output = self.learner.train_step(batch);
         let model = self.learner.model();
         let mut grads = output.grads;
-        clip_global_norm(&model, &mut grads, 1.0);
+        let Self { learner, average, device, .. } = self;
+        among_the_kernels(device, || clip_global_norm(&model, &mut grads, 1.0));
         drop(model);
-        self.learner.lr_step();
-        self.learner.optimizer_step(grads);
-        ema_update(&mut self.average, &self.learner.model(), 0.9999);
+        learner.lr_step();
+        among_the_kernels(device, || learner.optimizer_step(grads));
+        let model = learner.model();
+        among_the_kernels(device, || ema_update(average, &model, 0.9999));
     }
 
     fn sample(&self, steps: usize) -> anyhow::Result<serde_json::Value> {
         let network = DiffusionFamily::network(&self.average.net);
         let model = TrainedModel::new(network, &self.family.process, &self.data);
-        let job = job(self.shape.batch, steps, &self.data, &self.family.process);
+        let job = job(self.batch_size, steps, &self.data, &self.family.process);
         let mut done = Ok(());
         let measured = measure(1, || {
             if let Err(error) = job.run(&model, &self.device, &mut |_| {}) {
@@ -206,7 +222,7 @@ impl Worker {
             labels: None,
             flip: Flip::Never,
         };
-        let items = OrderedLoader::new(&data, self.shape.batch, 0)?.with_workers(2);
+        let items = OrderedLoader::new(&data, self.batch_size, 0)?.with_workers(2);
         let (items, family, device) = (Arc::new(items), self.family.clone(), self.device.clone());
         let loader = Batches { items, family, seed: 0, parts: 1, device };
         Ok(measure_share(3, 1.0 / batches as f64, || loader.iter().take(batches).for_each(drop)))
@@ -253,12 +269,13 @@ fn family(network: NetworkConfig, data: &DataInfo) -> anyhow::Result<DiffusionFa
         .map_err(|(key, message)| anyhow::anyhow!("{key}: {message}"))
 }
 
-fn data_info(shape: Shape) -> DataInfo {
+fn data_info(work: &Work) -> DataInfo {
+    let (channels, size) = (work.network.in_channels, work.shape.size);
     DataInfo {
         name: "bench".into(),
-        shape: vec![3, shape.size, shape.size],
+        shape: vec![channels, size, size],
         classes: Vec::new(),
-        units: Units::identity(3),
+        units: Units::identity(channels),
         series: None,
         latent: false,
         has_captions: false,

@@ -45,6 +45,11 @@ impl Tiles {
         (self.images * self.down).div_ceil(self.rows_per_task)
     }
 
+    /// The images of a task, where these are whole ones.
+    pub(super) fn images_of_task(&self) -> Option<usize> {
+        self.rows_per_task.is_multiple_of(self.down).then(|| self.rows_per_task / self.down)
+    }
+
     /// The tiles of a task.
     pub(super) fn of_task(&self, task: usize) -> Range<usize> {
         let first = task * self.rows_per_task;
@@ -355,14 +360,30 @@ impl<F: Form> WithSimd for In<F, Inverse<'_, '_>> {
                 let by_channel = transposed(pixels);
                 let lines = &mut lines[(image - first_image) * channels + first_channel..][..present];
                 for (lines, values) in lines.iter_mut().zip(&by_channel) {
-                    for (line, values) in lines[row * width..].chunks_mut(width).zip(values.chunks_exact(TILE)) {
-                        match line[column..].first_chunk_mut::<TILE>() {
-                            Some(line) => line.copy_from_slice(values),
-                            None => line[column..].copy_from_slice(&values[..width - column]),
-                        }
-                    }
+                    put_tile(&mut lines[row * width..], width, column, values);
                 }
             }
+        }
+    }
+}
+
+/// Writes the part of a tile that lies in `lines`, from a column on.
+#[inline(always)]
+fn put_tile(lines: &mut [f32], width: usize, column: usize, values: &Lanes) {
+    if width == TILE
+        && let Some(tile) = lines.first_chunk_mut::<{ TILE * TILE }>()
+    {
+        *tile = *values;
+        return;
+    }
+    for (row, values) in values.as_chunks::<TILE>().0.iter().enumerate() {
+        let start = row * width + column;
+        if start >= lines.len() {
+            break;
+        }
+        match lines[start..].first_chunk_mut::<TILE>().filter(|_| column + TILE <= width) {
+            Some(line) => *line = *values,
+            None => lines[start..start + width - column].copy_from_slice(&values[..width - column]),
         }
     }
 }
@@ -377,23 +398,33 @@ pub(super) struct Kernels<'a> {
 }
 
 impl Kernels<'_> {
+    /// The weight from the taps on that lead from one channel to another.
     #[inline(always)]
-    fn taps(&self, to: usize, from: usize) -> &[f32; 9] {
+    fn from_taps(&self, to: usize, from: usize) -> &[f32] {
         let (out, into) = if self.turned { (from, to) } else { (to, from) };
-        &self.weight.as_chunks::<9>().0[out * self.channels_in + into]
+        &self.weight[9 * (out * self.channels_in + into)..]
     }
 
     /// The taps from one channel to [`LANES`] others from `first` on; zeros where there is none.
     #[inline(always)]
     pub(super) fn lanes(&self, dims: &Dims, first: usize, from: usize) -> [Lanes; 9] {
-        let mut taps = [[0.0; LANES]; 9];
+        let mut kernels = [[0.0; LANES]; LANES];
         if from < dims.channels_in {
-            for lane in 0..LANES.min(dims.channels_out.saturating_sub(first)) {
-                for (tap, weight) in taps.iter_mut().zip(self.taps(first + lane, from)) {
-                    tap[lane] = *weight;
+            let present = LANES.min(dims.channels_out.saturating_sub(first));
+            for (lane, kernel) in kernels.iter_mut().take(present).enumerate() {
+                let taps = self.from_taps(first + lane, from);
+                match taps.first_chunk::<LANES>() {
+                    // With some of the next kernel, which is dropped below.
+                    Some(taps) => *kernel = *taps,
+                    None => kernel[..9].copy_from_slice(&taps[..9]),
                 }
             }
         }
+        let by_tap = transposed(kernels);
+        let mut taps: [Lanes; 9] = from_fn(
+            #[inline(always)]
+            |tap| by_tap[tap],
+        );
         if self.turned {
             taps.reverse();
         }
