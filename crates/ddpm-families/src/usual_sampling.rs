@@ -130,12 +130,17 @@ pub fn usual_sampling(config: &SnapshotConfig, path: &Path, diffusion: &Diffusio
     Sampling { steps: chosen.steps.clamp(1, most), ..chosen }
 }
 
-fn advised(diffusion: &Diffusion) -> Sampling {
-    let sampler = match diffusion {
+/// The sampler that suits the objective.
+pub(crate) fn advised_sampler(diffusion: &Diffusion) -> Sampler {
+    match diffusion {
         Diffusion::Discrete(_) => Sampler::Ddim { eta: 0.0 },
         Diffusion::Continuous(ContinuousDiffusion { path: NoisePath::Linear {}, .. }) => Sampler::FlowHeun,
         Diffusion::Continuous(_) => Sampler::Heun { churn: Churn::NONE },
-    };
+    }
+}
+
+fn advised(diffusion: &Diffusion) -> Sampling {
+    let sampler = advised_sampler(diffusion);
     Sampling { sampler: sampler.name().into(), steps: sampler.usual_steps(diffusion), guidance: None }
 }
 

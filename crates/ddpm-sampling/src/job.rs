@@ -437,9 +437,9 @@ impl SamplingJob {
             }
             _ => {}
         }
-        let has_choices = self.plan.is_some() || self.noise != NoiseChoice::default();
         let draws_as_torch = self.task != Task::Sample && self.noise.generator == Generator::Torch;
-        if draws_as_torch || has_choices && !self.task.follows_plans() {
+        let has_noise = self.noise != NoiseChoice::default() && !self.task.takes_noise();
+        if draws_as_torch || has_noise || self.plan.is_some() && !self.task.follows_plans() {
             return Err(JobError::OwnNoise { task: self.task.name() });
         }
         let class = match self.class {

@@ -14,6 +14,8 @@ pub struct Prompted<'a, N> {
     network: &'a N,
     rows: Rows,
     prompts: usize,
+    /// Whether there is a row that guidance leads away from.
+    has_null: bool,
     /// More channels of the input, a row for each prompt.
     channels: Option<Tensor<4>>,
     /// How many channels of the output count.
@@ -26,7 +28,7 @@ pub struct Prompted<'a, N> {
 enum Rows {
     /// The negative or the empty prompt comes last.
     Tokens(Tokens),
-    /// The null class comes last.
+    /// The null class comes last, or any class where there is none.
     Classes(Tensor<1, Int>),
     /// Nothing, whatever the number.
     Nothing,
@@ -36,19 +38,20 @@ impl<'a, N> Prompted<'a, N> {
     /// The network under these prompts, of which the last row of `tokens` is the one that guidance leads away from.
     pub fn new(network: &'a N, tokens: Tokens) -> Self {
         let prompts = tokens.states.dims()[0].saturating_sub(1);
-        Self { network, rows: Rows::Tokens(tokens), prompts, channels: None, kept: None }
+        Self { network, rows: Rows::Tokens(tokens), prompts, has_null: true, channels: None, kept: None }
     }
 
-    /// The network where prompt k is the class `classes[k]`, and guidance leads away from `null`.
-    pub fn of_classes(network: &'a N, classes: &[usize], null: usize, device: &Device) -> Self {
-        let rows: Vec<i64> = classes.iter().chain([&null]).map(|class| *class as i64).collect();
-        let rows = Tensor::from_data(TensorData::new(rows, [classes.len() + 1]), device);
-        Self { network, rows: Rows::Classes(rows), prompts: classes.len(), channels: None, kept: None }
+    /// The network where prompt k is the class `classes[k]`, and guidance leads away from `null`, if there is such a class.
+    pub fn of_classes(network: &'a N, classes: &[usize], null: Option<usize>, device: &Device) -> Self {
+        let last = null.or(classes.first().copied()).unwrap_or_default();
+        let rows: Vec<i64> = classes.iter().chain([&last]).map(|class| *class as i64).collect();
+        let rows = Rows::Classes(Tensor::from_data(TensorData::new(rows, [classes.len() + 1]), device));
+        Self { network, rows, prompts: classes.len(), has_null: null.is_some(), channels: None, kept: None }
     }
 
     /// The network without any condition.
     pub fn of_nothing(network: &'a N) -> Self {
-        Self { network, rows: Rows::Nothing, prompts: 0, channels: None, kept: None }
+        Self { network, rows: Rows::Nothing, prompts: 0, has_null: false, channels: None, kept: None }
     }
 
     /// With more channels behind those of x_t, `[prompts, C, H, W]`: row k for prompt k. Under guidance what it leads away from
@@ -67,7 +70,7 @@ impl<'a, N> Prompted<'a, N> {
     /// The network as a job takes it: every prompt is a class, and the last row is the null class.
     pub fn model<'b>(&'b self, diffusion: &'b Diffusion, data: &'b DataInfo) -> TrainedModel<'b, Self> {
         let numbered = !matches!(self.rows, Rows::Nothing);
-        let (classes, null_class) = (numbered.then_some(self.prompts), numbered.then_some(self.prompts));
+        let (classes, null_class) = (numbered.then_some(self.prompts), self.has_null.then_some(self.prompts));
         TrainedModel { classes, null_class, ..TrainedModel::new(self, diffusion, data) }
     }
 

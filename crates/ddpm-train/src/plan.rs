@@ -63,11 +63,11 @@ impl Plan {
         refuse(&file, problems_with(&devices, &experiment))?;
         let data = open_data(&experiment)?;
         let described = start.as_ref().map_or_else(|| file.clone(), |start| start.name_in(&file, &experiment.family));
-        let family = resolve(&mut experiment, &name, &data, &described)?;
+        let family = resolve(&mut experiment, &name, &data, &devices[0], &described)?;
         if resumed.is_none() {
             experiment.family.notes().iter().for_each(|note| say!("note: {note}"));
         }
-        report_on_data(&experiment, &name, &data, &*family);
+        report_on_data(&subject(&experiment, &name, &data, &devices[0]), &*family);
         let data = family.items(data);
         experiment.family = family.tables();
         experiment.optimizer = experiment.optimizer.resolved();
@@ -217,9 +217,9 @@ fn open_data(experiment: &Experiment) -> anyhow::Result<OpenData> {
     Ok(ddpm_data::open_with_progress(&experiment.data, Split::Train, seed, &checking_images())?)
 }
 
-fn subject<'a>(experiment: &'a Experiment, name: &'a str, data: &'a OpenData) -> Subject<'a> {
+fn subject<'a>(experiment: &'a Experiment, name: &'a str, data: &'a OpenData, device: &'a OpenDevice) -> Subject<'a> {
     let balanced = experiment.train.balance == Balance::Classes;
-    Subject { experiment: name, config: &experiment.data, data, balanced }
+    Subject { experiment: name, config: &experiment.data, data, balanced, device: &device.device }
 }
 
 /// The family with what follows from the data, or everything that does not go together with them.
@@ -227,9 +227,10 @@ fn resolve(
     experiment: &mut Experiment,
     name: &str,
     data: &OpenData,
+    device: &OpenDevice,
     file: &Path,
 ) -> Result<Arc<dyn AnyFamily>, ConfigError> {
-    let resolved = experiment.family.resolve(&subject(experiment, name, data));
+    let resolved = experiment.family.resolve(&subject(experiment, name, data, device));
     let (family, problems) = match resolved {
         Ok(family) => (Some(family), Vec::new()),
         Err(problems) => (None, problems),
@@ -245,7 +246,8 @@ fn resolve(
 }
 
 /// Says what is left out of the data, and what is not learned of them.
-fn report_on_data(experiment: &Experiment, name: &str, data: &OpenData, family: &dyn AnyFamily) {
+fn report_on_data(subject: &Subject<'_>, family: &dyn AnyFamily) {
+    let data = subject.data;
     if data.ignored.count > 0 {
         say!("note: {}", data.ignored);
     }
@@ -253,5 +255,5 @@ fn report_on_data(experiment: &Experiment, name: &str, data: &OpenData, family: 
         say!("warning: {} files are not readable images and are skipped:", data.skipped.len());
         data.skipped.iter().take(10).for_each(|file| say!("  {file}"));
     }
-    family.remarks(&subject(experiment, name, data)).iter().for_each(|remark| say!("{remark}"));
+    family.remarks(subject).iter().for_each(|remark| say!("{remark}"));
 }

@@ -101,6 +101,19 @@ impl StoredTensor {
         self.len == 0
     }
 
+    /// Some of its rows, if it is row-major and has them.
+    #[must_use]
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Option<Self> {
+        let (&all, rest) = self.shape.split_first()?;
+        if self.strides.is_some() || rows.start > rows.end || rows.end > all {
+            return None;
+        }
+        let per_row = self.len.checked_div(all)?;
+        let (len, shape) = (rows.len() * per_row, [&[rows.len()], rest].concat());
+        let start = self.start + (rows.start * per_row * self.dtype.size()) as u64;
+        Some(Self { shape, start, len, span: len, file: self.file.clone(), strides: None, dtype: self.dtype })
+    }
+
     /// Reads the values, row-major.
     pub fn read(&self) -> Result<Vec<f32>, WeightsError> {
         let io = |error| WeightsError::Io { path: self.file.to_path_buf(), error };

@@ -28,9 +28,17 @@ pub fn load_autoencoder(folder: &Path, device: &Device) -> Result<AutoencoderKL,
 
 /// Reads an `AutoencoderKL` that a folder describes and whose weights are elsewhere, also under the names of latent diffusion.
 pub fn load_autoencoder_of(folder: &Path, weights: Weights, device: &Device) -> Result<AutoencoderKL, SnapshotError> {
-    let config = describe_autoencoder(folder)?;
+    load_autoencoder_with(&describe_autoencoder(folder)?, weights, device)
+}
+
+/// An `AutoencoderKL` of this description with these weights.
+pub fn load_autoencoder_with(
+    config: &AutoencoderKLConfig,
+    weights: Weights,
+    device: &Device,
+) -> Result<AutoencoderKL, SnapshotError> {
     let mut model = config.init(device);
-    load_entries(&mut model, &weights, &AutoencoderNames::detect(&weights).entries(&config))?;
+    load_entries(&mut model, &weights, &AutoencoderNames::detect(&weights).entries(config))?;
     Ok(model)
 }
 

@@ -34,12 +34,12 @@ impl TextConfig {
         is_missing.then(|| ("text.encoder".to_string(), message.to_string())).into_iter().collect()
     }
 
-    /// Opens the encoder, and gives the config with an absolute path.
-    pub(super) fn resolve(self) -> Result<(Self, FrozenText), Problem> {
+    /// Opens the encoder on a device, and gives the config with an absolute path.
+    pub(super) fn resolve(self, device: &Device) -> Result<(Self, FrozenText), Problem> {
         let at_fault = |message| ("text.encoder".to_string(), message);
         let encoder = find_part(&self.encoder).map_err(at_fault)?;
         let of_folder = |error: &dyn std::fmt::Display| at_fault(format!("{}: {error}", encoder.display()));
-        let text = FrozenText::open(&encoder, &Device::default()).map_err(|error| of_folder(&error))?;
+        let text = FrozenText::open(&encoder, device).map_err(|error| of_folder(&error))?;
         text.encoder.tokens(&[""]).map_err(|error| of_folder(&error))?;
         Ok((Self { encoder }, text))
     }

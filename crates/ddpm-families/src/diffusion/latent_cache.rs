@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ddpm_files::atomic;
 use ddpm_files::checksums::crc32;
@@ -52,6 +53,41 @@ pub(super) fn write(file: &Path, values: &[f32]) {
     }
 }
 
+/// How far the encoding of a dataset is, said every now and then: it may take minutes before the first step.
+#[derive(Debug)]
+pub(super) struct EncodingProgress {
+    images: usize,
+    began: Instant,
+    said: Duration,
+}
+
+impl EncodingProgress {
+    /// Work of less time than this is not worth a word, and after each line there is as much quiet again.
+    const QUIET: Duration = Duration::from_secs(5);
+
+    /// Of so many images.
+    pub(super) fn of(images: usize) -> Self {
+        Self { images, began: Instant::now(), said: Duration::ZERO }
+    }
+
+    /// Now `done` of them are encoded.
+    pub(super) fn at(&mut self, done: usize) {
+        if let Some(line) = self.line(done, self.began.elapsed()) {
+            note(&line);
+        }
+    }
+
+    /// What there is to say after this time.
+    fn line(&mut self, done: usize, elapsed: Duration) -> Option<String> {
+        if done == 0 || elapsed < self.said + Self::QUIET.max(self.said / 2) {
+            return None;
+        }
+        self.said = elapsed;
+        let left = elapsed.as_secs_f64() * (self.images - done.min(self.images)) as f64 / done as f64;
+        Some(format!("the first stage has encoded {done} of {} images; about {left:.0} s to go", self.images))
+    }
+}
+
 /// Says something that a person should know. Nobody may be there to read it.
 pub(super) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "note: {text}");
@@ -61,6 +97,17 @@ pub(super) fn note(text: &str) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_work_is_heard_of_and_short_work_is_not() {
+        let mut progress = EncodingProgress::of(1000);
+        let mut line = |done, seconds| progress.line(done, Duration::from_secs(seconds));
+        assert_eq!((line(0, 60), line(64, 2)), (None, None));
+        let said = line(128, 8).unwrap();
+        assert!(said.contains("128 of 1000 images") && said.contains("about 54 s"), "{said}");
+        assert_eq!((line(192, 9), line(256, 12).is_none()), (None, true));
+        assert!(line(900, 60).is_some());
+    }
 
     #[test]
     fn numbers_lead_there_and_back_and_damage_is_found() {

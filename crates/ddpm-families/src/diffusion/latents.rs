@@ -13,7 +13,7 @@ use ddpm_data::{Example, Flip, OpenData, StreamItem, fnv1a};
 use ddpm_files::runs::{RUNS, RunFolder};
 use serde::{Deserialize, Serialize};
 
-use super::latent_cache::{self, Cached};
+use super::latent_cache::{self, Cached, EncodingProgress};
 use crate::family::{Problem, three_axes};
 use crate::items::batch_of;
 use crate::latent::{FirstStage, find_part};
@@ -91,11 +91,11 @@ impl LatentsConfig {
         problems
     }
 
-    /// Opens the autoencoder, and gives the config with nothing left open: an absolute path and a number.
-    pub(super) fn resolve(self, data: &OpenData) -> Result<(Self, FirstStage), Problem> {
+    /// Opens the autoencoder on a device, and gives the config with nothing left open: an absolute path and a number.
+    pub(super) fn resolve(self, data: &OpenData, device: &Device) -> Result<(Self, FirstStage), Problem> {
         let at_fault = |message| ("latents.autoencoder".to_string(), message);
         let folder = find_part(&self.autoencoder).map_err(at_fault)?;
-        let stage = FirstStage::open(&folder, &Device::default());
+        let stage = FirstStage::open(&folder, device);
         let stage = stage.map_err(|error| at_fault(format!("{}: {error}", folder.display())))?;
         if let FirstStage::Vq(_) = stage {
             let reason = "an autoencoder with a codebook is not written into snapshots; expected an AutoencoderKL";
@@ -123,7 +123,7 @@ fn measured_scale(stage: &FirstStage, data: &OpenData) -> Result<f64, String> {
     for part in places.chunks(AT_ONCE) {
         let images = part.iter().map(|&place| data.items.get(place).map(|example| example.values));
         let images = images.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?.concat();
-        let latents = stage.encode(batch_of(images, three_axes(&data.info.shape), &Device::default()), None);
+        let latents = stage.encode(batch_of(images, three_axes(&data.info.shape), &stage.device()), None);
         values.extend(latents.into_data().iter::<f64>());
     }
     let mean = values.iter().sum::<f64>() / values.len() as f64;
@@ -166,7 +166,7 @@ impl LatentEncoder {
 
     /// Images, one after the other, as encoded items.
     fn encode(&self, images: Vec<f32>) -> Vec<f32> {
-        let images = batch_of(images, self.image, &Device::default());
+        let images = batch_of(images, self.image, &self.stage.device());
         let rows = images.dims()[0];
         let values = |tensor: burn::tensor::Tensor<4>| tensor.into_data().iter::<f32>().collect::<Vec<f32>>();
         match self.posterior {
@@ -275,7 +275,9 @@ impl LatentItems {
 
     fn encode_all(&self) -> Result<Vec<f32>, usize> {
         let mut values = Vec::with_capacity(self.len() * self.encoder.item_size());
+        let mut progress = EncodingProgress::of(self.len());
         for start in (0..self.len()).step_by(AT_ONCE) {
+            progress.at(start);
             let mut images = Vec::new();
             for index in start..(start + AT_ONCE).min(self.len()) {
                 images.extend(self.source.get(index).map_err(|_| index)?.values);

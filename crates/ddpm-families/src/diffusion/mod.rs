@@ -186,7 +186,7 @@ impl Family for DiffusionFamily {
     }
 
     fn resolve(tables: DiffusionTables, subject: &Subject<'_>) -> Result<Self, Vec<Problem>> {
-        let (tables, parts) = tables.with_parts(subject.data)?;
+        let (tables, parts) = tables.with_parts(subject.data, subject.device)?;
         let tables = tables.with_data(subject.config, subject.data, &parts)?;
         let in_batch = tables.augment != AugmentConfig::default() || subject.data.flip != Flip::Never;
         Self::with_parts(tables, subject.origin(), parts, in_batch).map_err(|problem| vec![problem])

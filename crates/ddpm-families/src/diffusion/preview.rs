@@ -77,7 +77,7 @@ fn decoded(family: &DiffusionFamily, samples: Samples) -> Samples {
     let Some(encoder) = &family.noising.latents else { return samples };
     let shape = three_axes(&family.denoised.shape);
     let size: usize = shape.iter().product();
-    let decode = |latents: &[f32]| encoder.stage.decode(batch_of(latents.to_vec(), shape, &Device::default()));
+    let decode = |latents: &[f32]| encoder.stage.decode(batch_of(latents.to_vec(), shape, &encoder.stage.device()));
     let images = samples.values.chunks(DECODED_AT_ONCE * size).map(decode);
     let values = images.flat_map(|images| images.clamp(-1.0, 1.0).into_data().iter::<f32>().collect::<Vec<f32>>());
     Samples { values: values.collect(), shape: family.origin.data.shape.clone(), ..samples }

@@ -1,5 +1,6 @@
 //! What an experiment says of a diffusion model, and what of it follows from the data.
 
+use burn::tensor::Device;
 use ddpm_data::augment::{AUGMENT_LABELS, AugmentConfig};
 use ddpm_data::{DataConfig, DataInfo, ImageLabels, OpenData};
 use ddpm_model::bound::Loss;
@@ -246,14 +247,14 @@ impl DiffusionTables {
     }
 
     /// Opens the frozen parts that the experiment names, and leaves nothing open about them.
-    pub(super) fn with_parts(mut self, data: &OpenData) -> Result<(Self, FrozenParts), Vec<Problem>> {
+    pub(super) fn with_parts(mut self, data: &OpenData, device: &Device) -> Result<(Self, FrozenParts), Vec<Problem>> {
         let mut parts = FrozenParts::default();
         let mut problems = Vec::new();
-        match self.latents.take().map(|latents| latents.resolve(data)).transpose() {
+        match self.latents.take().map(|latents| latents.resolve(data, device)).transpose() {
             Ok(opened) => (self.latents, parts.first_stage) = opened.unzip(),
             Err(problem) => problems.push(problem),
         }
-        match self.text.take().map(TextConfig::resolve).transpose() {
+        match self.text.take().map(|text| text.resolve(device)).transpose() {
             Ok(opened) => (self.text, parts.text) = opened.unzip(),
             Err(problem) => problems.push(problem),
         }

@@ -47,6 +47,8 @@ pub struct Subject<'a> {
     pub data: &'a OpenData,
     /// Whether the classes of the data are used to balance them.
     pub balanced: bool,
+    /// Where frozen parts of the model go.
+    pub device: &'a Device,
 }
 
 /// Where a model comes from.

@@ -6,10 +6,12 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use ddpm_data::fnv1a;
 use ddpm_kernels::Precision;
+use ddpm_model::autoencoder::diagonal_gaussian::DiagonalGaussian;
 use ddpm_model::autoencoder::{AutoencoderKL, AutoencoderKLConfig, VqModel};
 use ddpm_weights::Weights;
 use serde_json::Value;
 
+use super::Tiles;
 use crate::diffusers::autoencoder::{load_autoencoder, load_autoencoder_of, load_vq_model};
 use crate::diffusers::autoencoder_config::VQ_CLASS;
 use crate::diffusers::pipeline::{CONFIG, read_json};
@@ -149,17 +151,31 @@ impl FirstStage {
     /// Images `[B, C, H, W]` between -1 and 1 to scaled latents `[B, L, h, w]`: the mean of the posterior, or a sample of it
     /// by this noise. With a codebook there is no posterior.
     pub fn encode(&self, images: Tensor<4>, noise: Option<Tensor<4>>) -> Tensor<4> {
-        match self {
+        self.encode_in(images, noise, None)
+    }
+
+    /// As [`encode`](Self::encode), in tiles if there are some.
+    pub fn encode_in(&self, images: Tensor<4>, noise: Option<Tensor<4>>, tiles: Option<Tiles>) -> Tensor<4> {
+        let latents = match self {
             Self::Kl(autoencoder) => {
-                let posterior = autoencoder.encode(images);
-                let latents = match noise {
+                let posterior = match tiles {
+                    None => autoencoder.encode(images),
+                    Some(tiles) => DiagonalGaussian::from_moments(tiles.encode(images, |tile| {
+                        let posterior = autoencoder.encode(tile);
+                        Tensor::cat(vec![posterior.mean(), posterior.log_variance()], 1)
+                    })),
+                };
+                match noise {
                     Some(noise) => posterior.sample(noise),
                     None => posterior.mean(),
-                };
-                autoencoder.scale_latents(latents)
+                }
             }
-            Self::Vq(autoencoder) => self.networks().scale_latents(autoencoder.encode(images)),
-        }
+            Self::Vq(autoencoder) => match tiles {
+                None => autoencoder.encode(images),
+                Some(tiles) => tiles.encode(images, |tile| autoencoder.encode(tile)),
+            },
+        };
+        self.networks().scale_latents(latents)
     }
 
     /// Mean and standard deviation of the posterior of images, `[B, L, h, w]` each, as scaled as the latents. With a codebook
@@ -185,6 +201,30 @@ impl FirstStage {
             Self::Kl(autoencoder) => autoencoder.decode(autoencoder.unscale_latents(latents)),
             Self::Vq(autoencoder) => autoencoder.decode(self.networks().unscale_latents(latents)),
         }
+    }
+
+    /// As [`decode`](Self::decode), in tiles if there are some.
+    pub fn decode_in(&self, latents: Tensor<4>, tiles: Option<Tiles>) -> Tensor<4> {
+        match tiles {
+            None => self.decode(latents),
+            Some(tiles) => tiles.decode(latents, |tile| self.decode(tile)),
+        }
+    }
+
+    /// About how many bytes it takes to decode so many pixels at once: the features before and after the convolutions of the
+    /// finest level.
+    pub fn bytes_to_decode(&self, pixels: usize) -> usize {
+        let channels: usize = self.networks().block_out_channels.iter().take(2).sum();
+        2 * size_of::<f32>() * channels.saturating_mul(pixels)
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        let devices = match self {
+            Self::Kl(autoencoder) => autoencoder.devices(),
+            Self::Vq(autoencoder) => autoencoder.devices(),
+        };
+        devices.into_iter().next().unwrap_or_default()
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::diffusers::DiffusersError;
 use crate::diffusers::pipeline::{INDEX, read_json};
-use crate::snapshot::SnapshotError;
+use crate::snapshot::{Snapshot, SnapshotError};
 
 /// The pipelines that can be opened.
 const CLASSES: [&str; 8] = [
@@ -36,14 +36,19 @@ pub(super) struct Index {
     pub(super) zeros_for_none: bool,
 }
 
-/// Whether a folder is the pipeline of a latent diffusion model.
-pub fn is_latent_pipeline(folder: &Path) -> bool {
-    let class =
-        read_json(&folder.join(INDEX)).ok().and_then(|json| Some(json.get("_class_name")?.as_str()?.to_string()));
-    class.is_some_and(|class| CLASSES.contains(&class.as_str()))
+/// Whether this is a latent diffusion model: a pipeline, or a snapshot of ours.
+pub fn is_latent_pipeline(path: &Path) -> bool {
+    Index::is_in(path) || Snapshot::describe(path).is_ok_and(|config| config.latents.is_some())
 }
 
 impl Index {
+    /// Whether a folder has one, of a pipeline that can be opened.
+    pub(super) fn is_in(folder: &Path) -> bool {
+        let class =
+            read_json(&folder.join(INDEX)).ok().and_then(|json| Some(json.get("_class_name")?.as_str()?.to_string()));
+        class.is_some_and(|class| CLASSES.contains(&class.as_str()))
+    }
+
     pub(super) fn read(folder: &Path) -> Result<Self, SnapshotError> {
         let path = folder.join(INDEX);
         let json = read_json(&path)?;

@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use burn::tensor::{Tensor, TensorData};
+use ddpm_model::diffusion::Diffusion;
 use ddpm_sampling::guidance::Guidance;
-use ddpm_sampling::job::{ClassChoice, JobError, Predictor, Progress, Samples, SamplingJob};
+use ddpm_sampling::job::{ClassChoice, JobError, Predictor, Progress, Samples, SamplingJob, TrainedModel};
 use ddpm_sampling::noise::SampleNoise;
 use ddpm_sampling::prompts::Prompted;
 use ddpm_sampling::samplers::NoiseSource;
@@ -13,11 +14,15 @@ use ddpm_sampling::tasks::Task;
 use super::{ImageSizes, LatentError, LatentPipeline};
 use crate::diffusers::Tables;
 use crate::diffusers::unet_config::MOST_PIXELS;
+use crate::usual_sampling::advised_sampler;
 
 /// Steps of a pipeline of diffusers, unless it says otherwise.
 const USUAL_STEPS: usize = 50;
 /// Samples that are made at once unless a job says otherwise.
 const USUAL_BATCH: usize = 8;
+/// Pixels of all images that are encoded or decoded at once, unless one image has more: of more the features would take
+/// gigabytes, and nothing would be faster.
+const PIXELS_AT_ONCE: usize = 512 * 512;
 /// The numbers of the noise by which images, and images without what is repainted, are encoded: beyond those of any step.
 const POSTERIOR_NOISE: [usize; 2] = [u32::MAX as usize, u32::MAX as usize - 1];
 
@@ -64,6 +69,9 @@ pub struct LatentJob {
     pub sizes: Option<ImageSizes>,
     /// Layers of the text encoder that are left out for the prompts.
     pub clip_skip: usize,
+    /// A grid: so many samples of every prompt or class, one after the other; the first ones of all come from the same noise,
+    /// and so do the second ones.
+    pub grid: Option<usize>,
     /// How latents are sampled; task and class follow from the rest.
     pub sampling: SamplingJob,
 }
@@ -77,37 +85,57 @@ pub struct LatentSamples {
     pub images: Samples,
 }
 
+impl Subject {
+    /// How many prompts or classes there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Prompts { prompts, .. } => prompts.len(),
+            Self::Classes(classes) => classes.len(),
+            Self::Anything => 1,
+        }
+    }
+}
+
 impl LatentPipeline {
     /// A job with the scheduler of the pipeline: `steps` steps, or as many as are usual, and `eta` as the share of noise in DDIM.
     /// Guidance, size and count are the usual ones; change what you need.
     pub fn job(&self, subject: Subject, steps: Option<usize>, eta: f64) -> Result<LatentJob, LatentError> {
-        let usual = || USUAL_STEPS.min(self.scheduler.diffusion.schedule.steps());
-        let plan = self.scheduler.plan(steps.unwrap_or_else(usual), eta, Tables::Exact);
-        let plan = plan.map_err(|error| LatentError::Scheduler { class: self.scheduler.class(), error })?;
-        let diffusion = self
-            .scheduler
-            .diffusion
-            .init()
-            .map_err(|error| LatentError::Scheduler { class: self.scheduler.class(), error: error.into() })?;
+        self.job_by(subject, steps, eta, Tables::Exact)
+    }
+
+    /// As [`job`](Self::job), with the schedule in this arithmetic.
+    pub fn job_by(
+        &self,
+        subject: Subject,
+        steps: Option<usize>,
+        eta: f64,
+        tables: Tables,
+    ) -> Result<LatentJob, LatentError> {
+        let diffusion = self.diffusion()?;
+        let plan = match diffusion {
+            Diffusion::Discrete(_) => {
+                let usual = || USUAL_STEPS.min(self.scheduler.diffusion.schedule.steps());
+                let plan = self.scheduler.plan(steps.unwrap_or_else(usual), eta, tables);
+                Some(plan.map_err(|error| LatentError::Scheduler { class: self.scheduler.class(), error })?)
+            }
+            // Such a process is one of ours, of which no scheduler of diffusers knows.
+            Diffusion::Continuous(_) => None,
+        };
         let scale = match &subject {
             Subject::Anything => 1.0,
             Subject::Classes(_) => 4.0,
             Subject::Prompts { .. } if self.text.as_ref().is_some_and(|text| text.pooled_width().is_some()) => 5.0,
             Subject::Prompts { .. } => 7.5,
         };
-        let count = match &subject {
-            Subject::Prompts { prompts, .. } => prompts.len(),
-            Subject::Classes(classes) => classes.len(),
-            Subject::Anything => 1,
-        };
+        let sampler = plan.as_ref().map_or_else(|| advised_sampler(&diffusion), |plan| plan.sampler);
         let sampling = SamplingJob {
-            count,
+            count: subject.count(),
             batch_size: USUAL_BATCH,
             guidance: self.guidance(scale),
-            ..SamplingJob::of_data(plan.sampler, &diffusion, &self.latent_info(self.latent_size))
+            ..SamplingJob::of_data(sampler, &diffusion, &self.latent_info(self.latent_size))
         };
-        let sampling = SamplingJob { plan: Some(plan), ..sampling };
-        Ok(LatentJob { subject, given: None, size: self.image_size(), sizes: None, clip_skip: 0, sampling })
+        let sampling = SamplingJob { plan, steps, ..sampling };
+        Ok(LatentJob { subject, given: None, size: self.image_size(), sizes: None, clip_skip: 0, grid: None, sampling })
     }
 
     /// Guidance at a scale, which is rescaled as the pipelines of diffusers do.
@@ -122,11 +150,16 @@ impl LatentPipeline {
             _ => return Err(JobError::Rank { shape: latents.shape.clone() }.into()),
         };
         let per_item = channels * height * width;
+        let at_once = if self.tiles.is_some() {
+            1
+        } else {
+            at_once.min(images_at_once(height * width * self.first_stage.factor().pow(2)))
+        };
         let mut images = Samples { row: latents.row, labels: latents.labels.clone(), ..Samples::default() };
         for batch in latents.values.chunks(per_item * at_once.max(1)) {
             let shape = [batch.len() / per_item, channels, height, width];
             let z = Tensor::<4>::from_data(TensorData::new(batch.to_vec(), shape), &self.device);
-            let decoded = self.first_stage.decode(z);
+            let decoded = self.first_stage.decode_in(z, self.tiles);
             images.shape = decoded.dims()[1..].to_vec();
             images.values.extend(on_host(decoded)?.into_iter().map(|value| value.clamp(-1.0, 1.0)));
         }
@@ -156,14 +189,14 @@ impl LatentJob {
         let shape = self.latent_shape(pipeline)?;
         let start = self.start(pipeline, shape)?;
         let model = self.conditioned(pipeline, network, &start)?.keeping(shape[0]);
-        let diffusion = pipeline
-            .scheduler
-            .diffusion
-            .init()
-            .map_err(|error| LatentError::Scheduler { class: pipeline.scheduler.class(), error: error.into() })?;
+        let diffusion = pipeline.diffusion()?;
         let data = pipeline.latent_info([shape[1], shape[2]]);
-        let sampling = SamplingJob { task: start.task, class: ClassChoice::InTurn, ..self.sampling.clone() };
-        let latents = sampling.run_part(&model.model(&diffusion, &data), part, &pipeline.device, on_progress)?;
+        // In a grid the task says which prompt or class is next.
+        let class = if self.grid.is_some() { ClassChoice::Any } else { ClassChoice::InTurn };
+        let sampling = SamplingJob { task: start.task, class, ..self.sampling.clone() };
+        let self_conditioned = pipeline.scheduler.diffusion.self_conditioning;
+        let model = TrainedModel { self_conditioned, ..model.model(&diffusion, &data) };
+        let latents = sampling.run_part(&model, part, &pipeline.device, on_progress)?;
         let images = pipeline.decode(&latents, sampling.batch_size)?;
         Ok(LatentSamples { latents, images })
     }
@@ -194,15 +227,15 @@ impl LatentJob {
                 let sizes = self.sizes.unwrap_or_else(|| ImageSizes::of(self.size));
                 Prompted::new(network, text.tokens(&prompts, negative.as_deref(), self.clip_skip, sizes)?)
             }
-            (Subject::Classes(classes), None, Some((known, null))) if !classes.is_empty() => {
+            (Subject::Classes(classes), None, Some(known)) if !classes.is_empty() => {
                 if let Some(class) = classes.iter().find(|class| **class >= known) {
                     return Err(JobError::NoSuchClass { class: *class, classes: known }.into());
                 }
-                Prompted::of_classes(network, classes, null, device)
+                Prompted::of_classes(network, classes, pipeline.network.null_class(), device)
             }
             (Subject::Anything, None, None) => Prompted::of_nothing(network),
             (_, Some(_), _) => return Err(pipeline.cannot("makes images of prompts: give one at least")),
-            (_, _, Some((known, _))) => {
+            (_, _, Some(known)) => {
                 return Err(pipeline.cannot(format!("makes images of the classes 0 to {}, not of prompts", known - 1)));
             }
             _ => return Err(pipeline.cannot("makes images of its data, not of prompts or classes")),
@@ -217,11 +250,17 @@ impl LatentJob {
     fn start(&self, pipeline: &LatentPipeline, shape: [usize; 3]) -> Result<Start, LatentError> {
         let sees_masked = pipeline.sees_masked_images();
         let Some(given) = &self.given else {
-            return match sees_masked {
-                true => Err(pipeline.cannot("of this network repaints a part of an image: give an image and a mask")),
-                false => Ok(Start { task: Task::Sample, channels: None }),
+            return match (sees_masked, self.grid) {
+                (true, _) => {
+                    Err(pipeline.cannot("of this network repaints a part of an image: give an image and a mask"))
+                }
+                (false, Some(per_class)) => Ok(Start { task: Task::ClassGrid { per_class }, channels: None }),
+                (false, None) => Ok(Start { task: Task::Sample, channels: None }),
             };
         };
+        if self.grid.is_some() {
+            return Err(pipeline.cannot("draws a grid out of noise, not out of images"));
+        }
         let images = Images::new(self, given, pipeline, shape)?;
         let (strength, whole) = (given.strength, given.strength >= 1.0);
         match (&given.mask, sees_masked) {
@@ -300,7 +339,14 @@ impl<'a> Images<'a> {
             }
             None => SampleNoise::new(self.job.sampling.seed, 0..self.count, shape, device).step(POSTERIOR_NOISE[which]),
         };
-        Ok(self.pipeline.first_stage.encode(self.tensor(images), Some(noise)))
+        let (images, [rows, columns]) = (self.tensor(images), self.job.size);
+        let at_once = images_at_once(rows * columns);
+        let encoded = (0..self.count).step_by(at_once).map(|first| {
+            let count = at_once.min(self.count - first);
+            let (images, noise) = (images.clone().narrow(0, first, count), noise.clone().narrow(0, first, count));
+            self.pipeline.first_stage.encode_in(images, Some(noise), self.pipeline.tiles)
+        });
+        Ok(Tensor::cat(encoded.collect(), 0))
     }
 
     /// The latents of the images.
@@ -357,6 +403,11 @@ impl<'a> Images<'a> {
         let rows = Tensor::from_data(TensorData::new(rows, [self.job.sampling.count]), device);
         Ok(of_image.select(0, rows))
     }
+}
+
+/// How many images of so many pixels are encoded or decoded at once.
+fn images_at_once(pixels: usize) -> usize {
+    (PIXELS_AT_ONCE / pixels.max(1)).max(1)
 }
 
 /// As many as `count`, from the first on and again.

@@ -9,7 +9,9 @@ mod index;
 mod job;
 mod pipeline;
 mod prompt_encoder;
+mod single_file;
 mod text_encoder;
+mod tiles;
 
 pub use find::find_part;
 pub use first_stage::{FIRST_STAGE, FirstStage, FirstStageError};
@@ -19,3 +21,4 @@ pub use job::{GivenImages, LatentJob, LatentSamples, Subject};
 pub use pipeline::{LatentError, LatentPipeline};
 pub use prompt_encoder::{ImageSizes, PromptEncoder};
 pub use text_encoder::{TEXT_ENCODER, TOKENIZER, TextEncoder, TextEncoderError};
+pub use tiles::Tiles;

@@ -1,26 +1,33 @@
-//! The folder of a latent pipeline: network, first stage, text encoders and scheduler.
+//! The folder of a latent pipeline: network, first stage, text encoders and scheduler. And snapshots of ours that are such
+//! models without being pipelines of diffusers, which has no word for their network or their diffusion.
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use ddpm_data::{DataInfo, Units};
 use ddpm_kernels::Precision;
+use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{Network, NetworkConfig, NetworkError};
+use ddpm_model::schedule::ScheduleError;
 use ddpm_model::variance::Variance;
 use ddpm_sampling::job::JobError;
 use ddpm_sampling::plan::Hold;
+use ddpm_sampling::steps::Spacing;
 use ddpm_weights::lora::{Lora, Part};
 use ddpm_weights::names::SingleFile;
 use ddpm_weights::{Scheme, Weights, load_dit, load_into};
 use serde_json::Value;
 
 use super::index::Index;
-use super::{FirstStage, FirstStageError, PromptEncoder, TEXT_ENCODER, TOKENIZER, TextEncoder, TextEncoderError};
+use super::{
+    FirstStage, FirstStageError, FrozenParts, PromptEncoder, TEXT_ENCODER, TOKENIZER, TextEncoder, TextEncoderError,
+    Tiles,
+};
 use crate::diffusers::pipeline::{CONFIG, SCHEDULER, read_json};
-use crate::diffusers::scheduler_config::SchedulerConfig;
+use crate::diffusers::scheduler_config::{Method, SchedulerConfig};
 use crate::diffusers::unet_config::UNetFile;
 use crate::diffusers::{DiffusersError, condition_unet_config, dit_config, unet_config};
-use crate::snapshot::SnapshotError;
+use crate::snapshot::{OWN, Snapshot, SnapshotConfig, SnapshotError};
 
 /// A latent diffusion model with all its parts.
 #[derive(Clone, Debug)]
@@ -41,7 +48,11 @@ pub struct LatentPipeline {
     pub latent_size: [usize; 2],
     /// Where the parts are.
     pub device: Device,
-    is_stable_diffusion: bool,
+    /// What a snapshot of ours says about itself, where it is one.
+    pub own: Option<SnapshotConfig>,
+    /// Tiles in which images are decoded and encoded; without them each image is whole.
+    pub tiles: Option<Tiles>,
+    pub(super) is_stable_diffusion: bool,
 }
 
 /// Why a pipeline cannot be opened, or cannot do what is wanted.
@@ -89,14 +100,49 @@ pub enum LatentError {
 }
 
 impl LatentPipeline {
-    /// Reads a pipeline folder. Parts that do not belong together are an error that names the part.
+    /// Reads a pipeline folder, or a snapshot of ours of a network of latents. Parts that do not belong together are an error
+    /// that names the part.
     pub fn open(folder: &Path, device: &Device) -> Result<Self, LatentError> {
-        Self::open_from(folder, None, device)
+        if Index::is_in(folder) { Self::open_from(folder, None, device) } else { Self::of_snapshot(folder, device) }
     }
 
-    /// Reads a single file of Stable Diffusion 1, as `.ckpt` or safetensors with the names of latent diffusion, of which
-    /// `folder` has the rest: a pipeline folder, whose own weights are not read. With `averaged` the U-Net has the averaged
-    /// weights (EMA) in the file.
+    /// Reads a snapshot of ours that is no pipeline of diffusers.
+    fn of_snapshot(path: &Path, device: &Device) -> Result<Self, LatentError> {
+        let Snapshot { config: own, network, frozen: FrozenParts { first_stage, text }, .. } =
+            Snapshot::load(path, device)?;
+        let (Some(first_stage), Some(&[_, height, width])) =
+            (first_stage, own.latents.as_ref().map(|latents| latents.shape.as_slice()))
+        else {
+            let reason = "is no snapshot of a network of latents [C, H, W]".into();
+            return Err(LatentError::Mismatch { path: path.into(), reason });
+        };
+        let scheduler = SchedulerConfig {
+            diffusion: own.diffusion.clone(),
+            spacing: Spacing::Leading,
+            steps_offset: 0,
+            hold: Hold::Nothing,
+            method: Method::Ddim { ends_clean: true },
+        };
+        let pipeline = Self {
+            class: "latent diffusion model".into(),
+            network,
+            config: own.network.clone(),
+            first_stage,
+            text: text.map(|text| PromptEncoder::Last(text.encoder)),
+            scheduler: scheduler.clone(),
+            latent_size: [height, width],
+            device: device.clone(),
+            own: Some(own),
+            tiles: None,
+            is_stable_diffusion: false,
+        };
+        pipeline.check_latents(path)?;
+        Ok(pipeline.with_scheduler(scheduler))
+    }
+
+    /// Reads a single file of Stable Diffusion, as `.ckpt` or safetensors with the names of latent diffusion, of which
+    /// `folder` has the rest: a pipeline folder, whose own weights are not read; or for the versions 1 and 2 at least a tokenizer.
+    /// With `averaged` the U-Net has the averaged weights (EMA) in the file.
     pub fn open_single_file(file: &Path, folder: &Path, averaged: bool, device: &Device) -> Result<Self, LatentError> {
         let weights = Weights::open(file).map_err(SnapshotError::from)?;
         let mismatch = |reason: &str| LatentError::Mismatch { path: file.into(), reason: reason.into() };
@@ -106,7 +152,11 @@ impl LatentPipeline {
         if averaged && !SingleFile::has_average(&weights) {
             return Err(mismatch("has no averaged weights (model_ema.*)"));
         }
-        Self::open_from(folder, Some(SingleFile::of(&weights, averaged)), device)
+        let parts = SingleFile::of(&weights, averaged);
+        match Index::is_in(folder) {
+            true => Self::open_from(folder, Some(parts), device),
+            false => Self::of_shapes(file, parts, folder, device),
+        }
     }
 
     /// Adds the factors of LoRA in a file, times a strength, to the weights of the networks that they are for, and says how many
@@ -160,9 +210,12 @@ impl LatentPipeline {
             scheduler: scheduler.clone(),
             latent_size,
             device,
+            own: folder.join(OWN).is_file().then(|| Snapshot::describe(folder)).transpose()?,
+            tiles: None,
             is_stable_diffusion,
         };
         pipeline.check_parts(folder)?;
+        pipeline.check_latents(folder)?;
         Ok(pipeline.with_scheduler(scheduler))
     }
 
@@ -176,7 +229,9 @@ impl LatentPipeline {
                 scheduler.hold = Hold::Nothing;
             }
         }
-        scheduler.diffusion.variance = Variance::FixedSmall;
+        if scheduler.diffusion.variance == Variance::Learned {
+            scheduler.diffusion.variance = Variance::FixedSmall;
+        }
         self.scheduler = scheduler;
         self
     }
@@ -212,10 +267,21 @@ impl LatentPipeline {
         in_channels(&self.config) == 2 * self.latent_channels() + 1
     }
 
-    /// The classes that it is conditioned on, and the one that stands for none.
-    pub fn classes(&self) -> Option<(usize, usize)> {
-        let classes = self.network.num_classes();
-        self.network.null_class().filter(|_| classes > 0).map(|null| (classes, null))
+    /// How many classes it is conditioned on, if it is.
+    pub fn classes(&self) -> Option<usize> {
+        Some(self.network.num_classes()).filter(|classes| *classes > 0)
+    }
+
+    /// The names of its classes, where they are known.
+    pub fn class_names(&self) -> &[String] {
+        self.own.as_ref().map_or(&[], |own| &own.data.classes)
+    }
+
+    /// The process that it was trained for.
+    pub fn diffusion(&self) -> Result<Diffusion, LatentError> {
+        let error =
+            |error: ScheduleError| LatentError::Scheduler { class: self.scheduler.class(), error: error.into() };
+        self.scheduler.diffusion.init().map_err(error)
     }
 
     /// The data that the network makes: latents of this height and width.
@@ -237,7 +303,20 @@ impl LatentPipeline {
         LatentError::Cannot { class: self.class.clone(), reason: reason.into() }
     }
 
-    fn check_parts(&self, folder: &Path) -> Result<(), LatentError> {
+    /// Whether the first stage makes the latents that a snapshot of ours was trained on.
+    fn check_latents(&self, path: &Path) -> Result<(), LatentError> {
+        let Some((own, latents)) = self.own.as_ref().and_then(|own| Some((own, own.latents.as_ref()?))) else {
+            return Ok(());
+        };
+        let found = self.first_stage.latent_shape(&own.data.shape)?;
+        if latents.shape == found {
+            return Ok(());
+        }
+        let reason = format!("makes latents of shape {found:?}, but the network was trained on {:?}", latents.shape);
+        Err(LatentError::Mismatch { path: path.join(self.first_stage.folder()), reason })
+    }
+
+    pub(super) fn check_parts(&self, folder: &Path) -> Result<(), LatentError> {
         let mismatch = |part: &str, reason: String| LatentError::Mismatch { path: folder.join(part), reason };
         let (latent, inputs) = (self.latent_channels(), in_channels(&self.config));
         if ![latent, 2 * latent + 1].contains(&inputs) {
@@ -311,7 +390,8 @@ fn of_file(UNetFile { config, size }: UNetFile) -> (NetworkConfig, [usize; 2]) {
     (NetworkConfig::UNet(config), size)
 }
 
-fn load_network(network: &mut Network, weights: Weights) -> Result<(), SnapshotError> {
+/// Gives a network its weights, under the names of any project.
+pub(super) fn load_network(network: &mut Network, weights: Weights) -> Result<(), SnapshotError> {
     match network {
         Network::DiT(network) => Ok(load_dit(network, weights)?),
         network => {
@@ -349,10 +429,22 @@ fn open_text(
 
 /// The scheduler. Its class is that of `model_index.json`, which the peer goes by too.
 fn read_scheduler(folder: &Path, index: &Index) -> Result<SchedulerConfig, SnapshotError> {
+    let missing = || index.missing("scheduler", "a scheduler, with scheduler/scheduler_config.json next to this file");
+    read_scheduler_file(folder, index.part("scheduler"))?.ok_or_else(missing)
+}
+
+/// The scheduler in a folder, if there is one, of this class or of the one in its file.
+pub(super) fn read_scheduler_file(
+    folder: &Path,
+    class: Option<&str>,
+) -> Result<Option<SchedulerConfig>, SnapshotError> {
     let file = folder.join("scheduler").join(SCHEDULER);
+    if !file.is_file() {
+        return Ok(None);
+    }
     let mut json = read_json(&file)?;
-    if let (Some(class), Some(keys)) = (index.part("scheduler"), json.as_object_mut()) {
+    if let (Some(class), Some(keys)) = (class, json.as_object_mut()) {
         keys.insert("_class_name".into(), Value::from(class));
     }
-    SchedulerConfig::read(&json).map_err(|error| SnapshotError::Diffusers { path: file, error })
+    SchedulerConfig::read(&json).map(Some).map_err(|error| SnapshotError::Diffusers { path: file, error })
 }

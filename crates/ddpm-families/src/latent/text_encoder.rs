@@ -48,6 +48,20 @@ pub enum TextEncoderError {
         /// Those that the network has embeddings for.
         known: usize,
     },
+    /// A tokenizer of another encoder: the prompt as a whole is read off at the end token.
+    #[error(
+        "{}: the end token has the id {end}, and {known} in the config.json of the text encoder next to it: the vocabulary \
+         is that of another encoder",
+        path.display()
+    )]
+    EndToken {
+        /// The folder of the tokenizer.
+        path: PathBuf,
+        /// The id of its end token.
+        end: u32,
+        /// The id that the network knows.
+        known: usize,
+    },
     /// A prompt that the tokenizer refuses.
     #[error("the prompt {prompt:?}: {reason}")]
     Prompt {
@@ -77,11 +91,23 @@ impl TextEncoder {
         weights: Weights,
         device: &Device,
     ) -> Result<Self, TextEncoderError> {
-        let config = describe(network)?;
+        Self::open_as(describe(network)?, tokenizer, weights, device)
+    }
+
+    /// As [`open_with`](Self::open_with), of a network that is described already.
+    pub(super) fn open_as(
+        config: ClipTextConfig,
+        tokenizer: &Path,
+        weights: Weights,
+        device: &Device,
+    ) -> Result<Self, TextEncoderError> {
         let opened = ClipTokenizer::open(tokenizer)?;
         let (tokens, known) = (opened.vocab_size(), config.vocab_size);
         if tokens > known {
             return Err(TextEncoderError::Vocabulary { path: tokenizer.into(), tokens, known });
+        }
+        if let Some(known) = config.pooled_id().filter(|end| *end != opened.end() as usize) {
+            return Err(TextEncoderError::EndToken { path: tokenizer.into(), end: opened.end(), known });
         }
         let mut encoder = config.init(device);
         load_clip_text(&mut encoder, weights).map_err(SnapshotError::from)?;

@@ -18,7 +18,8 @@ fn config(text: &str) -> DataConfig {
 fn family(tables: &str) -> TextEncoderFamily {
     let config = config(DATA);
     let data = ddpm_data::open(&config, Split::Train, 0).unwrap();
-    let subject = Subject { experiment: "words", config: &config, data: &data, balanced: false };
+    let subject =
+        Subject { experiment: "words", config: &config, data: &data, balanced: false, device: &Device::default() };
     TextEncoderFamily::resolve(toml::from_str(tables).unwrap(), &subject).unwrap()
 }
 

@@ -67,7 +67,8 @@ mod tests {
     fn scaled_latents_of_a_snapshot_have_standard_deviation_one() {
         let config: DataConfig = toml::from_str("kind = 'shapes'\ncount = 60").unwrap();
         let data = ddpm_data::open(&config, Split::Train, 0).unwrap();
-        let subject = Subject { experiment: "any", config: &config, data: &data, balanced: false };
+        let subject =
+            Subject { experiment: "any", config: &config, data: &data, balanced: false, device: &Device::default() };
         let (device, folder) = (Device::default(), tempfile::tempdir().unwrap());
         let saved = |name: &str, more: &str| {
             let tables = toml::from_str(&format!("{TABLES}{more}")).unwrap();

@@ -17,8 +17,8 @@ use ddpm_sampling::tasks::{Inpainting, Task};
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Tasks")]
 pub struct TaskArgs {
-    /// So many samples of every class, one row a class; a column shares its noise.
-    #[arg(long, value_name = "N", group = "task", conflicts_with_all = ["count", "class"],
+    /// So many samples of every class or prompt, one row a class or prompt; a column shares its noise.
+    #[arg(long, visible_alias = "prompt-grid", value_name = "N", group = "task", conflicts_with_all = ["count", "class"],
         value_parser = at_least::<1, usize>)]
     class_grid: Option<usize>,
     /// Interpolation: rows of so many samples from one noise to another (slerp), by ddim unless another sampler is named.
@@ -83,6 +83,11 @@ impl TaskArgs {
         self.interpolate
     }
 
+    /// Samples of every class or prompt, if there is to be a grid of them.
+    pub(crate) fn grid(&self) -> Option<usize> {
+        self.class_grid
+    }
+
     /// The option of a task that is about denoising, if there is one.
     pub fn option_of_denoising(&self) -> Option<&'static str> {
         let given = [
@@ -125,7 +130,6 @@ impl TaskArgs {
     /// The images that a latent pipeline starts from, of this shape, and which of their pixels it generates.
     pub(crate) fn given_images(&self, shape: [usize; 3]) -> anyhow::Result<Option<GivenImages>> {
         let others = [
-            ("--class-grid", self.class_grid.is_some()),
             ("--interpolate", self.interpolate.is_some()),
             ("--invert", self.invert.is_some()),
             ("--repaint", self.repaint),

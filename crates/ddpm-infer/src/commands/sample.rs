@@ -1,5 +1,7 @@
 //! `ddpm-infer sample`: from arguments to a folder of samples.
 
+mod pipeline;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -13,12 +15,10 @@ use ddpm_data::series::{Index, Series, Table};
 use ddpm_data::{DataInfo, fnv1a, reference_points};
 use ddpm_device::device::OpenDevice;
 use ddpm_device::memory;
-use ddpm_families::checksums;
 use ddpm_families::family::stored::ModelCard;
 use ddpm_families::family::trained::{Impute, SeriesDraw, Stretch};
-use ddpm_families::latent::{LatentJob, LatentPipeline};
-use ddpm_families::snapshot::{OWN, Snapshot, SnapshotConfig, trained};
-use ddpm_families::usual_sampling::{Choice, usual_sampling};
+use ddpm_families::snapshot::{Snapshot, SnapshotConfig, trained};
+use ddpm_families::usual_sampling::Choice;
 use ddpm_files::runs::RunFolder;
 use ddpm_files::{atomic, npy};
 use ddpm_kernels::Precision;
@@ -33,13 +33,13 @@ use ddpm_sampling::samplers::{Sampler, SamplerOptions};
 use ddpm_sampling::tasks::Task;
 use indicatif::ProgressBar;
 
-use super::{init_noise, sample_prompts, samples_folder, task_files};
+use super::{init_noise, samples_folder, task_files};
 use crate::commands::choose::{OpenModel, SnapshotArgs};
 use crate::commands::choose_task::TaskArgs;
 use crate::commands::inspect_series::WINDOWS_SHOWN;
 use crate::commands::latents::{LatentArgs, interpolation};
 use crate::commands::output_folder::fresh_folder;
-use crate::commands::sample_prompts::{Choices, PromptArgs};
+use crate::commands::sample_prompts::PromptArgs;
 use crate::commands::sampling_args::{GuidanceArgs, LevelArgs, SamplerArgs};
 use crate::commands::shards::{Parts, Shard};
 
@@ -60,7 +60,8 @@ Examples:
   ddpm-infer sample --from ddpm-cifar10-32 --out cifar  a folder of diffusers
   ddpm-infer sample --inpaint mine.png --fit --mask left --repaint
   ddpm-infer sample --run words --prompt \"a red circle\" --count 8 --guidance 3
-  ddpm-infer sample --from stable-diffusion --prompts lines.txt --out images";
+  ddpm-infer sample --from stable-diffusion --prompts lines.txt --out images
+  ddpm-infer sample --run words --prompt \"a cat\" --prompt \"a dog\" --prompt-grid 4 --guidance 1,3,7";
 
 /// Draw samples from a snapshot.
 #[derive(Args, Debug)]
@@ -94,12 +95,14 @@ pub struct SampleArgs {
     /// folder.
     #[arg(long, value_name = "GENERATOR", default_value = "own", help_heading = "Noise", value_parser = generators())]
     noise_compat: Generator,
-    /// Start from this noise of shape [N, ..]: a .npy file, or a safetensors file with one tensor.
+    /// Start from this noise of shape [N, ..], for latent pipelines that of the latents: a .npy file, or a safetensors file with
+    /// one tensor.
     #[arg(long, value_name = "FILE", help_heading = "Noise")]
     init_noise: Option<PathBuf>,
-    /// Scale of classifier-free guidance; 1 disables it.
-    #[arg(long, value_name = "SCALE", value_parser = from_zero, help_heading = "Guidance")]
-    guidance: Option<f64>,
+    /// Scale of classifier-free guidance; 1 disables it. Latent pipelines take several, such as 1,3,5: every sample once at each,
+    /// from the same noise, one column a scale.
+    #[arg(long, value_name = "SCALE[,..]", value_delimiter = ',', value_parser = from_zero, help_heading = "Guidance")]
+    guidance: Vec<f64>,
     #[command(flatten)]
     guiding: GuidanceArgs,
     #[command(flatten)]
@@ -138,7 +141,8 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<PathBuf> {
     }
     if let Some(option) = args.prompts.given().first() {
         bail!(
-            "{option} is for latent pipelines; {} is none (a single file of Stable Diffusion needs --config)",
+            "{option} is for latent pipelines; {} is none (a single file of Stable Diffusion has no tokenizer: pass a folder with one \
+             as --config)",
             path.display()
         );
     }
@@ -251,84 +255,13 @@ impl<'a> Generation<'a> {
 }
 
 impl SampleArgs {
-    /// Images of a latent pipeline.
-    fn run_pipeline(&self, path: &Path, run: Option<&RunFolder>) -> anyhow::Result<PathBuf> {
-        self.refuse_for_pipelines()?;
-        for changed in checksums::changed(path) {
-            eprintln!("warning: {changed}");
+    /// The one scale of guidance, if it was given.
+    fn scale(&self) -> anyhow::Result<Option<f64>> {
+        match self.guidance[..] {
+            [] => Ok(None),
+            [scale] => Ok(Some(scale)),
+            _ => bail!("--guidance: several scales are for latent pipelines; expected one"),
         }
-        let open = self.snapshot.open()?;
-        let pipeline = self.prompts.open(path, &open.device)?.in_precision(self.snapshot.precision().on(&open.device));
-        let job = self.pipeline_job(path, &pipeline)?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        let out = self.make_folder(run, &format!("{name}-seed{}-n{}", self.seed, job.sampling.count))?;
-        for note in sample_prompts::notes(&pipeline, &job) {
-            eprintln!("{note}");
-        }
-        eprintln!("{}: {} on {}", path.display(), sample_prompts::summary(&pipeline, &job)?, open.name);
-        let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
-        let samples = job.run(&pipeline, &mut |progress| show(&bar, progress));
-        bar.finish_and_clear();
-        // An empty folder would only be in the way; one with something in it is not removed.
-        let samples = samples.inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
-        if self.overwrite {
-            samples_folder::clear(&out)?;
-        }
-        sample_prompts::write(&out, &job, &samples)?;
-        Ok(out)
-    }
-
-    fn refuse_for_pipelines(&self) -> anyhow::Result<()> {
-        let others = [
-            ("--shard", self.shard.is_some()),
-            ("--init-noise", self.init_noise.is_some()),
-            ("--noise-compat", self.noise_compat != Generator::Own),
-            ("--levels", self.levels.are_given()),
-            ("--guide", self.guiding.guide.is_some()),
-        ];
-        let others = others.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option);
-        match others.chain(self.latents.given()).next() {
-            Some(option) => bail!("{option} is not for latent pipelines"),
-            None => Ok(()),
-        }
-    }
-
-    /// The job over a latent pipeline.
-    fn pipeline_job(&self, path: &Path, pipeline: &LatentPipeline) -> anyhow::Result<LatentJob> {
-        let diffusion = pipeline.scheduler.diffusion.init()?;
-        let options = self.options.all(&diffusion);
-        let mut sampler = self.sampler.as_deref().map(|name| Sampler::new(name, options.clone())).transpose()?;
-        let (mut steps, mut scale) = (self.steps, self.guidance);
-        let others = options.given.keys().find(|option| **option != "eta" && sampler.is_none());
-        if let Some(option) = others {
-            bail!("--{option} needs --sampler: the scheduler in the folder has no such option");
-        }
-        // Our own snapshots are sampled as their previews are, as ever.
-        if sampler.is_none() && path.join(OWN).is_file() {
-            let usual = usual_sampling(&Snapshot::describe(path)?, path, &diffusion);
-            sampler = Some(Sampler::new(&usual.sampler, options.clone())?);
-            steps = steps.or(Some(usual.steps));
-            scale = scale.or(Some(usual.guidance.unwrap_or(1.0)));
-        }
-        let choices = Choices {
-            prompts: &self.prompts,
-            class: self.class.as_deref(),
-            count: self.count,
-            seed: self.seed,
-            batch_size: self.batch_size,
-            sampler,
-            steps,
-            eta: options.given.get("eta").copied().unwrap_or(0.0),
-            scale,
-            guidance: self.guiding.at(self.guidance.unwrap_or(1.0)),
-        };
-        let mut job = choices.job(pipeline)?;
-        job.given = self.task.given_images([pipeline.image_channels(), job.size[0], job.size[1]])?;
-        if let (Some(given), None) = (&job.given, self.count) {
-            let images = given.images.len() / (pipeline.image_channels() * job.size[0] * job.size[1]).max(1);
-            job.sampling.count = job.sampling.count.max(images);
-        }
-        Ok(job)
     }
 
     /// The options that were given and that only mean something where samples are denoised step by step.
@@ -338,7 +271,7 @@ impl SampleArgs {
             ("--steps", self.steps.is_some()),
             ("--class", self.class.is_some()),
             ("--init-noise", self.init_noise.is_some()),
-            ("--guidance", self.guidance.is_some()),
+            ("--guidance", !self.guidance.is_empty()),
             ("--guide", self.guiding.guide.is_some()),
             ("--shard", self.shard.is_some()),
         ];
@@ -416,6 +349,9 @@ impl SampleArgs {
     fn load(&self, path: PathBuf, run: Option<RunFolder>) -> anyhow::Result<Loaded> {
         let open = self.snapshot.open()?;
         let (snapshot, diffusion) = self.snapshot.load(&path, &open.device)?;
+        if snapshot.config.text.is_some() {
+            bail!("{}: prompts are for networks of latents, and this one makes pixels of text", path.display());
+        }
         let guide = self.guiding.guide.as_deref();
         let guide = guide.map(|path| self.snapshot.load(path, &open.device)).transpose()?;
         Ok(Loaded { path, run, open, snapshot, diffusion, guide })
@@ -449,7 +385,7 @@ impl SampleArgs {
             plan: chosen.plan,
             noise: NoiseChoice { generator: self.noise_compat, start: init_noise, ..NoiseChoice::default() },
             class: ClassChoice::named(self.class.as_deref(), classes, &config.data.classes).map_err(of_option)?,
-            guidance: self.guiding.at(self.guidance.unwrap_or(1.0)),
+            guidance: self.guiding.at(self.scale()?.unwrap_or(1.0)),
             frames: FRAMES,
             ..SamplingJob::new(chosen.sampler, &loaded.model())
         })

@@ -1,4 +1,4 @@
-//! `ddpm-infer sample` on a latent pipeline: prompts or classes to images.
+//! The arguments of `ddpm-infer sample` about prompts, and the files of images with captions.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -6,17 +6,17 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 use burn::tensor::Device;
 use clap::Args;
-use ddpm_families::latent::{LatentError, LatentJob, LatentPipeline, LatentSamples, Subject, is_latent_pipeline};
+use ddpm_console::numbers::at_least;
+use ddpm_families::latent::{LatentError, LatentJob, LatentPipeline, Subject, is_latent_pipeline};
 use ddpm_families::snapshot::SnapshotError;
-use ddpm_sampling::guidance::Guidance;
-use ddpm_sampling::job::{ClassChoice, SamplingJob};
-use ddpm_sampling::samplers::Sampler;
+use ddpm_render::Samples;
+use ddpm_sampling::job::ClassChoice;
 use ddpm_weights::lora::Lora;
 
 /// The captions below the images.
 pub(crate) const CAPTIONS: &str = "captions.png";
-/// Images of a model of many classes, of which none was chosen.
-const USUAL_CLASSES: usize = 16;
+/// Prompts that have a column each in a grid, at most.
+const MOST_COLUMNS: usize = 12;
 /// No file of prompts comes near this.
 const LARGEST_FILE: u64 = 256 << 20;
 
@@ -43,8 +43,13 @@ pub(crate) struct PromptArgs {
     /// Height and width of the images in pixels, such as 512x768; default: what the model was made for.
     #[arg(long, value_name = "HxW")]
     size: Option<ImageSize>,
-    /// For a single file of Stable Diffusion 1 in --from (.ckpt or .safetensors): a pipeline folder with what the file does
-    /// not have, the descriptions of the networks, the tokenizer and the scheduler.
+    /// Decode and encode images in tiles of so many pixels along each side, which overlap and are blended: slower, in less memory,
+    /// and not quite the same image. Default: whole images, unless they do not fit into memory.
+    #[arg(long, value_name = "N", value_parser = at_least::<1, usize>)]
+    tile: Option<usize>,
+    /// For a single file of Stable Diffusion in --from (.ckpt or .safetensors): a pipeline folder with what the file does not
+    /// have, the descriptions of the networks, the tokenizer and the scheduler. For the versions 1 and 2 a folder with the
+    /// tokenizer is enough: the networks follow from the shapes of their weights.
     #[arg(long, value_name = "DIR", requires = "from")]
     config: Option<PathBuf>,
     /// The averaged weights (EMA) of a single file.
@@ -96,6 +101,7 @@ impl PromptArgs {
             ("--lora", !self.lora.is_empty()),
             ("--clip-skip", self.clip_skip > 0),
             ("--size", self.size.is_some()),
+            ("--tile", self.tile.is_some()),
             ("--config", self.config.is_some()),
         ];
         given.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option).collect()
@@ -120,8 +126,28 @@ impl PromptArgs {
         Ok(pipeline)
     }
 
+    /// Height and width, if they were given.
+    pub(crate) fn size(&self) -> Option<[usize; 2]> {
+        self.size.map(|size| size.0)
+    }
+
+    /// Layers of the text encoder that are left out.
+    pub(crate) fn clip_skip(&self) -> usize {
+        self.clip_skip
+    }
+
+    /// The side of a tile, if it was given.
+    pub(crate) fn tile(&self) -> Option<usize> {
+        self.tile
+    }
+
+    /// What guidance leads away from, if it was given.
+    pub(crate) fn negative(&self) -> Option<String> {
+        self.negative.clone()
+    }
+
     /// The prompts, in their order; nothing where none were given.
-    fn all(&self) -> anyhow::Result<Option<Vec<String>>> {
+    pub(crate) fn all(&self) -> anyhow::Result<Option<Vec<String>>> {
         let Some(file) = &self.prompts else {
             return Ok((!self.prompt.is_empty()).then(|| self.prompt.clone()));
         };
@@ -138,81 +164,47 @@ impl PromptArgs {
     }
 }
 
-/// What else the arguments say.
-pub(crate) struct Choices<'a> {
-    pub(crate) prompts: &'a PromptArgs,
-    pub(crate) class: Option<&'a str>,
-    pub(crate) count: Option<usize>,
-    pub(crate) seed: u64,
-    pub(crate) batch_size: Option<usize>,
-    /// The sampler, in place of the scheduler in the folder.
-    pub(crate) sampler: Option<Sampler>,
-    pub(crate) steps: Option<usize>,
-    /// Share of noise in DDIM.
-    pub(crate) eta: f64,
-    /// Guidance, where its scale was given, and what else of it was.
-    pub(crate) scale: Option<f64>,
-    pub(crate) guidance: Guidance,
+/// Images of prompts, which must be there.
+pub(crate) fn prompt_subject(
+    pipeline: &LatentPipeline,
+    prompts: Option<Vec<String>>,
+    negative: Option<String>,
+    class: Option<&str>,
+) -> anyhow::Result<Subject> {
+    let class_of = &pipeline.class;
+    match (prompts, class) {
+        (Some(prompts), None) => Ok(Subject::Prompts { prompts, negative }),
+        (Some(_), Some(_)) => bail!("--class: a {class_of} makes images of prompts, not of classes: pass --prompt"),
+        (None, _) => {
+            bail!("a {class_of} makes images of prompts: pass --prompt TEXT (which may be empty) or --prompts FILE")
+        }
+    }
 }
 
-impl Choices<'_> {
-    /// The job, with what is usual for the pipeline where nothing was chosen.
-    pub(crate) fn job(&self, pipeline: &LatentPipeline) -> anyhow::Result<LatentJob> {
-        let subject = self.subject(pipeline)?;
-        let most = if matches!(subject, Subject::Classes(_)) { USUAL_CLASSES } else { usize::MAX };
-        let (steps, of_sampler) = match self.sampler {
-            None => (self.steps, None),
-            // The scheduler of the folder is replaced, so its own limits on steps do not count.
-            Some(_) => (None, self.steps),
-        };
-        let job = pipeline.job(subject, steps, self.eta)?;
-        let usual = &job.sampling;
-        let scale = self.scale.unwrap_or(usual.guidance.scale);
-        let guidance = Guidance { scale, rescaled: usual.guidance.rescaled, ..self.guidance };
-        let mut sampling = SamplingJob {
-            count: self.count.unwrap_or(usual.count.min(most)),
-            seed: self.seed,
-            batch_size: self.batch_size.unwrap_or(usual.batch_size),
-            guidance,
-            ..usual.clone()
-        };
-        if let Some(sampler) = self.sampler {
-            let diffusion = pipeline.scheduler.diffusion.init()?;
-            let levels = sampler.usual_levels(&diffusion);
-            sampling = SamplingJob { sampler, steps: of_sampler, levels, plan: None, ..sampling };
-        }
-        let size = self.prompts.size.map_or(job.size, |size| size.0);
-        Ok(LatentJob { size, clip_skip: self.prompts.clip_skip, sampling, ..job })
-    }
+/// Images of one class, or of all.
+pub(crate) fn class_subject(pipeline: &LatentPipeline, class: Option<&str>, classes: usize) -> anyhow::Result<Subject> {
+    let chosen = ClassChoice::named(class, classes, pipeline.class_names()).map_err(super::sample::of_option)?;
+    Ok(Subject::Classes(match chosen {
+        ClassChoice::One(class) => vec![class],
+        _ => (0..classes).collect(),
+    }))
+}
 
-    fn subject(&self, pipeline: &LatentPipeline) -> anyhow::Result<Subject> {
-        let prompts = self.prompts.all()?;
-        match (&pipeline.text, pipeline.classes(), prompts) {
-            (Some(_), _, Some(prompts)) => {
-                if self.class.is_some() {
-                    bail!("--class: a {} makes images of prompts, not of classes: pass --prompt", pipeline.class);
-                }
-                Ok(Subject::Prompts { prompts, negative: self.prompts.negative.clone() })
-            }
-            (Some(_), _, None) => bail!(
-                "a {} makes images of prompts: pass --prompt TEXT (which may be empty) or --prompts FILE",
-                pipeline.class
-            ),
-            (None, Some((classes, _)), None) => Ok(Subject::Classes(
-                match ClassChoice::named(self.class, classes, &[]).map_err(super::sample::of_option)? {
-                    ClassChoice::One(class) => vec![class],
-                    _ => (0..classes).collect(),
-                },
-            )),
-            (None, Some((classes, _)), Some(_)) => bail!(
-                "a {} was made without text; it makes images of the classes 0 to {}: pass --class",
-                pipeline.class,
-                classes - 1
-            ),
-            (None, None, None) if self.class.is_none() => Ok(Subject::Anything),
-            (None, None, _) => bail!("a {} makes images of its data, not of prompts or classes", pipeline.class),
-        }
+/// The bytes of the weights in a folder and in those of its parts, or of a file.
+pub(crate) fn weights_in(path: &Path) -> u64 {
+    let is_weights =
+        |path: &Path| path.extension().is_some_and(|extension| extension == "safetensors" || extension == "bin");
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |about| about.len());
+    if path.is_file() {
+        return size(path);
     }
+    let entries = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let parts = entries(path);
+    let files = parts.iter().filter(|part| part.is_dir()).flat_map(|part| entries(part)).chain(parts.clone());
+    files.filter(|file| is_weights(file)).map(|file| size(&file)).sum()
 }
 
 /// Notes about prompts that are too long for the text encoder.
@@ -228,23 +220,53 @@ pub(crate) fn notes(pipeline: &LatentPipeline, job: &LatentJob) -> Vec<String> {
     prompts.iter().chain(negative).filter_map(note).collect()
 }
 
-/// What is about to happen.
-pub(crate) fn summary(pipeline: &LatentPipeline, job: &LatentJob) -> anyhow::Result<String> {
-    let steps = job.sampling.steps_for(&pipeline.scheduler.diffusion.init()?);
-    let (count, sampler, [height, width]) = (job.sampling.count, job.sampling.sampler.name(), job.size);
-    let images = if count == 1 { "image" } else { "images" };
-    let precision = super::sample::in_half(&pipeline.network);
-    Ok(format!("{count} {images} of {height}x{width} by {sampler} in {steps} steps{precision}"))
+/// What images show, for their captions.
+pub(crate) struct Shown<'a> {
+    pub(crate) subject: &'a Subject,
+    /// The names of the classes, where they are known.
+    pub(crate) names: &'a [String],
+    /// Images of each prompt one after the other, if they are not in turn.
+    pub(crate) grid: Option<usize>,
+    /// The scales of guidance, at each of which every image is.
+    pub(crate) scales: &'a [f64],
 }
 
-/// Writes the images, and captions below them where there are prompts or classes.
-pub(crate) fn write(folder: &Path, job: &LatentJob, samples: &LatentSamples) -> anyhow::Result<()> {
-    ddpm_render::write(folder, &samples.images, None)?;
-    let count = samples.images.count();
-    let captions: Vec<String> = match &job.subject {
-        Subject::Prompts { prompts, .. } => prompts.iter().cycle().take(count).cloned().collect(),
-        Subject::Classes(classes) => classes.iter().cycle().take(count).map(ToString::to_string).collect(),
-        Subject::Anything => return Ok(()),
-    };
-    Ok(ddpm_render::write_captioned(&folder.join(CAPTIONS), &samples.images, &captions)?)
+impl Shown<'_> {
+    /// What image `k` shows.
+    fn caption(&self, k: usize) -> String {
+        let (sample, scale) = (k / self.scales.len(), self.scales[k % self.scales.len()]);
+        let subjects = self.subject.count();
+        let which = self.grid.map_or(sample, |each| sample / each.max(1)) % subjects.max(1);
+        let caption = match self.subject {
+            Subject::Prompts { prompts, .. } => prompts[which].clone(),
+            Subject::Classes(classes) => {
+                let class = classes[which];
+                self.names.get(class).cloned().unwrap_or_else(|| class.to_string())
+            }
+            Subject::Anything => String::new(),
+        };
+        match self.scales {
+            [_] => caption,
+            _ => format!("guidance {scale}: {caption}"),
+        }
+    }
+
+    /// The images in a row of the grid: every prompt has a column of its own, where that is no row of one.
+    fn columns(&self, count: usize) -> Option<usize> {
+        let subjects = self.subject.count();
+        ((2..=MOST_COLUMNS).contains(&subjects) && count > subjects && count.is_multiple_of(subjects))
+            .then_some(subjects)
+    }
+}
+
+/// Writes the images, and captions below them where there are prompts, classes or scales of guidance.
+pub(crate) fn write(folder: &Path, shown: &Shown<'_>, images: Samples) -> anyhow::Result<()> {
+    let count = images.count();
+    let images = Samples { row: images.row.or_else(|| shown.columns(count)), ..images };
+    ddpm_render::write(folder, &images, None)?;
+    if *shown.subject == Subject::Anything && shown.scales.len() == 1 {
+        return Ok(());
+    }
+    let captions: Vec<String> = (0..count).map(|k| shown.caption(k)).collect();
+    Ok(ddpm_render::write_captioned(&folder.join(CAPTIONS), &images, &captions)?)
 }

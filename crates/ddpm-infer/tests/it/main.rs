@@ -8,6 +8,7 @@ mod evaluate;
 mod evaluate_autoencoders;
 mod hostile_files;
 mod import;
+mod latent_peer;
 mod pipeline;
 mod prompts;
 mod series;

@@ -36,7 +36,8 @@ fn snapshot<F: Family>(folder: &Path, data: Value, tables: &str) -> PathBuf {
     let config: DataConfig = serde_json::from_value(data).unwrap();
     let data = ddpm_data::open(&config, Split::Train, 0).unwrap();
     let tables = F::read(toml::from_str(tables).unwrap()).unwrap();
-    let subject = Subject { experiment: "tiny", config: &config, data: &data, balanced: false };
+    let subject =
+        Subject { experiment: "tiny", config: &config, data: &data, balanced: false, device: &Device::default() };
     let family = F::resolve(tables, &subject).unwrap();
     let _: Origin = family.origin().clone();
     let device = Device::default();

@@ -277,8 +277,13 @@ impl Task {
         }
     }
 
-    /// Whether it may follow a scheduler of diffusers, and start from given noise.
+    /// Whether it may follow a scheduler of diffusers.
     pub(crate) fn follows_plans(&self) -> bool {
+        self.takes_noise() || matches!(self, Self::ClassGrid { .. })
+    }
+
+    /// Whether its samples may start from given noise, a row for each of them.
+    pub(crate) fn takes_noise(&self) -> bool {
         matches!(self, Self::Sample | Self::Resemble { .. } | Self::Fill { .. })
     }
 

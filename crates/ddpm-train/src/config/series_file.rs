@@ -382,6 +382,7 @@ fn in_short(names: &[String]) -> String {
 mod tests {
     use std::fs;
 
+    use burn::tensor::Device;
     use ddpm_data::Split;
     use ddpm_families::family::Subject;
     use toml::Table;
@@ -408,7 +409,13 @@ mod tests {
         let experiment = found.source.load(&[], Table::new()).unwrap();
         let Source::OfData { text, .. } = &found.source else { panic!("{:?}", found.source) };
         let data = ddpm_data::open(&experiment.data, Split::Train, 0).unwrap();
-        let subject = Subject { experiment: "x", config: &experiment.data, data: &data, balanced: false };
+        let subject = Subject {
+            experiment: "x",
+            config: &experiment.data,
+            data: &data,
+            balanced: false,
+            device: &Device::default(),
+        };
         let family = experiment.family.resolve(&subject).unwrap();
         let (train, test) =
             (family.items(data.clone()).items.len(), ddpm_data::open(&experiment.data, Split::Test, 0).unwrap());
