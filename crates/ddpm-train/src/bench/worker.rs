@@ -44,10 +44,21 @@ const PICTURES: usize = 1024;
 /// Rows of the square matrices whose product measures the machine.
 const MATRIX: usize = 1536;
 
+/// What is trained, and on what.
+pub(super) struct Plan {
+    pub(super) network: NetworkConfig,
+    pub(super) data: DataInfo,
+    pub(super) batch: usize,
+    /// Of the batch, on a device.
+    pub(super) condition: Box<dyn Fn(&Device) -> Condition>,
+}
+
 /// A model and all that is done with it.
-struct Worker {
-    shape: Shape,
+pub(super) struct Worker {
+    batch_size: usize,
     device: Device,
+    /// Of a batch that is not trained on.
+    condition: Condition,
     data: DataInfo,
     learner: Learner<TrainModel>,
     average: TrainModel,
@@ -62,21 +73,26 @@ pub(super) fn run(
     gradient_checkpointing: bool,
     precision: Precision,
 ) -> anyhow::Result<()> {
-    let mut worker = Worker::new(shape, device, gradient_checkpointing, precision)?;
-    let parameters = worker.average.num_params();
-    let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0_usize);
-    let name = match precision {
+    let plan = Plan {
+        network: NetworkConfig::UNet(shape.network()),
+        data: data_info(vec![3, shape.size, shape.size]),
+        batch: shape.batch,
+        condition: Box::new(|_| Condition::None),
+    };
+    Worker::new(plan, device, gradient_checkpointing, precision)?.run(precision)
+}
+
+/// What ours is called in this precision.
+pub(super) fn name_of(precision: Precision) -> String {
+    match precision {
         Precision::F32 => "ours".to_string(),
         half => format!("ours {}", half.name()),
-    };
-    say(&json!({ "name": name, "parameters": parameters, "threads": threads }))?;
-    for line in stdin().lock().lines() {
-        let line = line?;
-        let (command, number) = line.split_once(' ').unwrap_or((&line, "1"));
-        let number = number.trim().parse().with_context(|| format!("`{line}` has no number"))?;
-        say(&worker.answer(command, number)?)?;
     }
-    Ok(())
+}
+
+/// Threads of the kernels; 0 where none were said.
+pub(super) fn threads() -> usize {
+    std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0)
 }
 
 /// Opens a snapshot, takes one denoising step of one sample, and says so.
@@ -93,7 +109,7 @@ pub(super) fn write_snapshot(shape: Shape, device: &Device, folder: &Path) -> an
     let config = SnapshotConfig::new(
         network.clone(),
         DiffusionConfig::default(),
-        data_info(shape),
+        data_info(vec![3, shape.size, shape.size]),
         DataConfig::Digits(Default::default()),
         "bench",
     );
@@ -102,26 +118,31 @@ pub(super) fn write_snapshot(shape: Shape, device: &Device, folder: &Path) -> an
 }
 
 impl Worker {
-    fn new(shape: Shape, device: &Device, gradient_checkpointing: bool, precision: Precision) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        plan: Plan,
+        device: &Device,
+        gradient_checkpointing: bool,
+        precision: Precision,
+    ) -> anyhow::Result<Self> {
+        let Plan { network, data, batch: batch_size, condition } = plan;
         let autodiff = match gradient_checkpointing {
             true => device.clone().autodiff().gradient_checkpointing(),
             false => device.clone().autodiff(),
         };
         autodiff.seed(mix(0, Stream::Init, 0));
-        let network = NetworkConfig::UNet(shape.network());
         let net: Network = settle(network.init(&autodiff)).in_precision(precision);
-        let family = Arc::new(family(network, &data_info(shape))?);
+        let family = Arc::new(family(network, &data)?);
         let model = TrainModel::new(AnyModule::new(net), family.clone());
         let average = model.clone().valid();
         let optimizer = OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() };
-        let rate = RateSchedule { config: optimizer.clone(), batch_size: shape.batch, step: 0 };
-        let dims = [shape.batch, 3, shape.size, shape.size];
+        let rate = RateSchedule { config: optimizer.clone(), batch_size, step: 0 };
+        let dims = [batch_size, data.shape[0], data.shape[1], data.shape[2]];
         let noise = || Tensor::random(dims, Distribution::Normal(0.0, 1.0), &autodiff);
         let batch = NoisedBatch {
             x_0: noise(),
             eps: noise(),
-            times: (0..shape.batch).map(|row| (row * 999 / shape.batch) as f64).collect(),
-            condition: Condition::None,
+            times: (0..batch_size).map(|row| (row * 999 / batch_size) as f64).collect(),
+            condition: condition(&autodiff),
             augment_labels: None,
             first_item: 0,
             shown: None,
@@ -129,7 +150,21 @@ impl Worker {
         };
         let optimizer = optimizer.init(&model);
         let learner = Learner::new(model, optimizer, rate);
-        Ok(Self { shape, device: device.clone(), data: data_info(shape), learner, average, batch, family })
+        let condition = condition(device);
+        Ok(Self { batch_size, device: device.clone(), condition, data, learner, average, batch, family })
+    }
+
+    /// Says who it is, and answers commands until there are no more.
+    pub(super) fn run(mut self, precision: Precision) -> anyhow::Result<()> {
+        let parameters = self.average.num_params();
+        say(&json!({ "name": name_of(precision), "parameters": parameters, "threads": threads() }))?;
+        for line in stdin().lock().lines() {
+            let line = line?;
+            let (command, number) = line.split_once(' ').unwrap_or((&line, "1"));
+            let number = number.trim().parse().with_context(|| format!("`{line}` has no number"))?;
+            say(&self.answer(command, number)?)?;
+        }
+        Ok(())
     }
 
     fn answer(&mut self, command: &str, number: usize) -> anyhow::Result<serde_json::Value> {
@@ -148,9 +183,10 @@ impl Worker {
     fn forward(&self, repeats: usize) -> serde_json::Value {
         let network = DiffusionFamily::network(&self.average.net);
         let x = self.batch.x_0.clone().inner();
-        let t = Tensor::<1>::full([self.shape.batch], 500.0, &self.device);
+        let t = Tensor::<1>::full([self.batch_size], 500.0, &self.device);
+        let condition = &self.condition;
         measure(repeats, || {
-            let y = network.forward(x.clone(), t.clone(), &Condition::None);
+            let y = network.forward(x.clone(), t.clone(), condition);
             y.sum().into_scalar::<f32>();
         })
     }
@@ -177,7 +213,7 @@ impl Worker {
     fn sample(&self, steps: usize) -> anyhow::Result<serde_json::Value> {
         let network = DiffusionFamily::network(&self.average.net);
         let model = TrainedModel::new(network, &self.family.process, &self.data);
-        let job = job(self.shape.batch, steps, &self.data, &self.family.process);
+        let job = job(self.batch_size, steps, &self.data, &self.family.process);
         let mut done = Ok(());
         let measured = measure(1, || {
             if let Err(error) = job.run(&model, &self.device, &mut |_| {}) {
@@ -206,7 +242,7 @@ impl Worker {
             labels: None,
             flip: Flip::Never,
         };
-        let items = OrderedLoader::new(&data, self.shape.batch, 0)?.with_workers(2);
+        let items = OrderedLoader::new(&data, self.batch_size, 0)?.with_workers(2);
         let (items, family, device) = (Arc::new(items), self.family.clone(), self.device.clone());
         let loader = Batches { items, family, seed: 0, parts: 1, device };
         Ok(measure_share(3, 1.0 / batches as f64, || loader.iter().take(batches).for_each(drop)))
@@ -234,16 +270,17 @@ impl Worker {
         ddpm_kernels::clock::reset();
         let start = Instant::now();
         (0..steps).for_each(|_| self.train());
-        let step_ms = start.elapsed().as_secs_f64() * 1e3 / steps as f64;
-        let operations: Vec<_> = ddpm_kernels::clock::read()
-            .into_iter()
-            .map(|(name, calls, time)| {
-                let milliseconds = time.as_secs_f64() * 1e3 / steps as f64;
-                json!({ "name": name, "calls": calls as f64 / steps as f64, "milliseconds": milliseconds })
-            })
-            .collect();
-        json!({ "step_ms": step_ms, "operations": operations })
+        operations(start.elapsed().as_secs_f64() * 1e3 / steps as f64, steps)
     }
+}
+
+/// The answer of a profile: what the kernels' clocks counted in so many steps.
+pub(super) fn operations(step_ms: f64, steps: usize) -> serde_json::Value {
+    let operations = ddpm_kernels::clock::read().into_iter().map(|(name, calls, time)| {
+        let milliseconds = time.as_secs_f64() * 1e3 / steps as f64;
+        json!({ "name": name, "calls": calls as f64 / steps as f64, "milliseconds": milliseconds })
+    });
+    json!({ "step_ms": step_ms, "operations": operations.collect::<Vec<_>>() })
 }
 
 /// The family with the defaults of the paper.
@@ -253,12 +290,13 @@ fn family(network: NetworkConfig, data: &DataInfo) -> anyhow::Result<DiffusionFa
         .map_err(|(key, message)| anyhow::anyhow!("{key}: {message}"))
 }
 
-fn data_info(shape: Shape) -> DataInfo {
+/// What a data set of this shape says about itself.
+pub(super) fn data_info(shape: Vec<usize>) -> DataInfo {
     DataInfo {
         name: "bench".into(),
-        shape: vec![3, shape.size, shape.size],
+        units: Units::identity(shape[0]),
+        shape,
         classes: Vec::new(),
-        units: Units::identity(3),
         series: None,
         latent: false,
         has_captions: false,
