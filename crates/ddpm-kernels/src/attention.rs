@@ -9,7 +9,7 @@ use crate::precision::{Precision, is_half};
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
-mod kernel;
+pub(crate) mod kernel;
 
 /// `softmax(q k^T / sqrt(width)) v` for pixels as rows. All three are `[batch, heads, width, pixels]`, as the channels of an
 /// image lie in memory, and so is the result. Keys and values may have another number of pixels than queries: then this is

@@ -36,6 +36,7 @@ operations! {
     AttentionBackward => "attention, gradients",
     Gelu => "GELU",
     GeluBackward => "GELU, gradients",
+    Transpose => "tokens of pixels and back",
     Sum => "sum of a residual connection",
     Concat => "joining channels, and their gradients",
     Shift => "shifting channels by the time, and its gradient",

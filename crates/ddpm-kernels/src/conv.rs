@@ -58,11 +58,12 @@ fn of_backend(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
 #[cfg(feature = "flex")]
 fn parameters(conv: &Conv2d, x: &Tensor<4>) -> Option<(Tensor<4>, Tensor<1>)> {
     use crate::flex::is_f32_on_flex;
+    use crate::kept::is_weight_on_flex;
 
     let weight = conv.weight.val();
     let bias = match &conv.bias {
         Some(bias) => bias.val(),
         None => Tensor::zeros([weight.dims()[0]], &x.device().without_autodiff()),
     };
-    (is_f32_on_flex(x) && is_f32_on_flex(&weight) && is_f32_on_flex(&bias)).then_some((weight, bias))
+    (is_f32_on_flex(x) && is_weight_on_flex(&weight) && is_f32_on_flex(&bias)).then_some((weight, bias))
 }

@@ -9,6 +9,8 @@ use crate::precision::{Precision, is_half, rounded};
 mod flex;
 #[cfg(feature = "flex")]
 mod kernel;
+#[cfg(feature = "flex")]
+mod panels;
 
 /// The dense layer, of the last dimension of `x`.
 pub fn dense<const D: usize>(linear: &Linear, x: Tensor<D>, precision: Precision) -> Tensor<D> {
@@ -48,12 +50,14 @@ fn composed<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
 #[cfg(feature = "flex")]
 fn kernel_parameters<const D: usize>(linear: &Linear, x: &Tensor<D>, along: usize) -> Option<(Tensor<2>, Tensor<1>)> {
     use crate::flex::is_f32_on_flex;
+    use crate::kept::is_weight_on_flex;
 
     // A wrong number of channels is left to Burn, which names it.
     let weight = linear.weight.val();
     let [inputs, outputs] = weight.dims();
     let shape = x.dims();
-    if shape.contains(&0) || shape[along] != inputs || outputs == 0 || !is_f32_on_flex(x) || !is_f32_on_flex(&weight) {
+    if shape.contains(&0) || shape[along] != inputs || outputs == 0 || !is_f32_on_flex(x) || !is_weight_on_flex(&weight)
+    {
         return None;
     }
     let bias = match &linear.bias {

@@ -5,6 +5,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::retro_forward::RetroForward;
+use burn::backend::autodiff::checkpoint::state::BackwardStates;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -22,6 +24,11 @@ pub(crate) trait Arithmetic: Debug + Send + Sync + 'static {
 
     /// The shape of the output.
     fn shape(&self) -> Shape;
+
+    /// Whether the output is cheaper to compute again than to keep, where memory is to be saved.
+    fn is_cheap(&self) -> bool {
+        false
+    }
 
     /// The output.
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32>;
@@ -70,6 +77,7 @@ macro_rules! operations {
 }
 
 operations! {
+    OfOne, of_one, 1: a;
     OfTwo, of_two, 2: a b;
     OfThree, of_three, 3: a b c;
     OfFour, of_four, 4: a b c d;
@@ -99,13 +107,34 @@ fn tracked<C: CheckpointStrategy, const N: usize>(
     inputs: [FloatTensor<Autodiff<Flex, C>>; N],
     arithmetic: Shared,
 ) -> FloatTensor<Autodiff<Flex, C>> {
-    match Fused.prepare::<C>(inputs.each_ref().map(|x| x.node())).compute_bound().stateful() {
+    let nodes = inputs.each_ref().map(|x| x.node());
+    let again = Again { inputs: nodes.each_ref().map(|node| node.id()), arithmetic: arithmetic.clone() };
+    let prep = Fused.prepare::<C>(nodes);
+    let prep = match arithmetic.is_cheap() {
+        true => prep.memory_bound().retro_forward(again).parents(inputs.each_ref()),
+        false => prep.compute_bound(),
+    };
+    match prep.stateful() {
         OpsKind::Tracked(mut prep) => {
             let ids = inputs.each_ref().map(|x| prep.checkpoint(x));
             let y = compute(inputs.map(|x| x.into_primitive()), &*arithmetic);
             prep.finish((ids, arithmetic), y)
         }
         OpsKind::UnTracked(prep) => prep.finish(compute(inputs.map(|x| x.into_primitive()), &*arithmetic)),
+    }
+}
+
+/// How the output is computed again.
+#[derive(Debug)]
+struct Again<const N: usize> {
+    inputs: [NodeId; N],
+    arithmetic: Shared,
+}
+
+impl<const N: usize> RetroForward for Again<N> {
+    fn forward(&self, states: &mut BackwardStates, out_node: NodeId) {
+        let inputs = self.inputs.map(|id| states.get_state::<FlexTensor>(&id));
+        states.save(out_node, compute(inputs, &*self.arithmetic));
     }
 }
 

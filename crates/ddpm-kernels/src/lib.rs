@@ -13,10 +13,12 @@
 //! | `conv/rectified.rs`, `pool.rs` | [`conv2d_relu`], [`max_pool2d`], [`avg_pool2d`]: forward only, for networks that are not trained |
 //! | `dense.rs`, `attention.rs` | [`dense`], [`dense_channels`]; [`attention`], [`biased_attention`]: the same |
 //! | `channels.rs`, `sum.rs`, `gelu.rs` | [`concat()`], [`shift`], [`add`], [`gelu`]: the same |
+//! | `tokens.rs` | [`token_attention`], [`gated_gelu`], [`tanh_gelu`], [`add_gated`], [`transposed`]: layers of transformers, the same |
 //! | `encoder.rs`, `residual.rs`, `sequence.rs`, `recurrent.rs`, `wavenet.rs` | parts of networks for time series, several layers each: None where there is no kernel, for the network to do layer by layer |
 //! | `fused.rs` | these as Burn sees them, whatever their number of inputs |
 //! | `rows.rs` | dense layers as parts of them |
 //! | `precision.rs` | [`Precision`]: what products are computed in |
+//! | `kept.rs` | weights that are kept in bf16 |
 //! | `weights.rs` | Adam, averages and norms of weights |
 //! | `*/flex.rs` | the operation as Burn sees it: forward on flex, backward on autodiff over flex |
 //! | `*/kernel.rs` | the arithmetic, on slices |
@@ -54,6 +56,8 @@ mod flex;
 mod fused;
 mod gelu;
 mod group_norm;
+#[cfg(feature = "flex")]
+mod kept;
 mod layer_norm;
 pub mod memory;
 #[cfg(feature = "flex")]
@@ -72,6 +76,7 @@ mod sequence;
 #[cfg(feature = "flex")]
 mod simd;
 mod sum;
+mod tokens;
 #[cfg(feature = "torch")]
 mod torch;
 mod wavenet;
@@ -91,6 +96,7 @@ pub use recurrent::gated_recurrence;
 pub use residual::{Gate, dense_rows, dense_sum, gated_residual, shifted_state};
 pub use sequence::{kernels_of_basis, long_convolution, mixed_norm, short_convolution, weight_norm};
 pub use sum::add;
+pub use tokens::{add_gated, gated_gelu, tanh_gelu, token_attention, transposed};
 pub use wavenet::{CircleBlock, Slope, circle_block, circle_end, circle_start, lanes_for};
 
 use burn::tensor::{Device, Tensor, activation};

@@ -58,6 +58,15 @@ impl Precision {
         }
     }
 
+    /// A weight of a network that is not trained as it is kept in memory: in half precision, if the network computes in it.
+    /// Parameters of one dimension, which are few values, stay in f32.
+    pub fn kept<const D: usize>(self, weight: Tensor<D>) -> Tensor<D> {
+        match self.half() {
+            Some(dtype) if D > 1 && is_flex(&weight.device()) && !weight.device().is_autodiff() => weight.cast(dtype),
+            _ => weight,
+        }
+    }
+
     fn half(self) -> Option<DType> {
         match self {
             Self::F32 => None,

@@ -53,6 +53,18 @@ pub(crate) fn accumulate(operands: Operands, a: &[&[f32]], b: &[&[Row]], out: &m
     dispatch(operands, Accumulate { a, b, out, previous });
 }
 
+/// `out[i] (+)= sum over k of a[i][k] * b[k]` in f32, where the rows of `a` lie `stride` apart; the number of rows is a multiple
+/// of [`ROWS`].
+pub(crate) fn multiply_rows(a: &[f32], stride: usize, b: &[Row], out: &mut [Row], previous: Previous) {
+    dispatch(Operands::Full, RowsOf { a, stride, b, out, previous });
+}
+
+/// `out[c] (+)= sum over i of a[i][c] * b[i]` in f32, where the rows of `a` lie `stride` apart; the number of columns is a
+/// multiple of [`ROWS`].
+pub(crate) fn accumulate_columns(a: &[f32], stride: usize, b: &[Row], out: &mut [Row], previous: Previous) {
+    dispatch(Operands::Full, ColumnsOf { a, stride, b, out, previous });
+}
+
 /// Something that is made of sums of products.
 pub(crate) trait Job {
     fn run<S: Simd, D: Dot<S>>(self, simd: S, dot: D);
@@ -122,6 +134,45 @@ impl Job for Multiply<'_> {
         for (a, out) in self.a.chunks_exact(ROWS * depth).zip(self.out.chunks_exact_mut(ROWS)) {
             let rows: [&[f32]; ROWS] = std::array::from_fn(|row| &a[row * depth..][..depth]);
             by_registers(simd, dot, &[self.b], out, Previous::Discard, |_, k, row| rows[row][k]);
+        }
+    }
+}
+
+struct RowsOf<'a> {
+    a: &'a [f32],
+    stride: usize,
+    b: &'a [Row],
+    out: &'a mut [Row],
+    previous: Previous,
+}
+
+impl Job for RowsOf<'_> {
+    #[inline(always)]
+    fn run<S: Simd, D: Dot<S>>(self, simd: S, dot: D) {
+        let depth = self.b.len();
+        for (group, out) in self.out.chunks_exact_mut(ROWS).enumerate() {
+            let row = |row: usize| &self.a[(group * ROWS + row) * self.stride..][..depth];
+            let rows: [&[f32]; ROWS] = std::array::from_fn(row);
+            by_registers(simd, dot, &[self.b], out, self.previous, |_, k, row| rows[row][k]);
+        }
+    }
+}
+
+struct ColumnsOf<'a> {
+    a: &'a [f32],
+    stride: usize,
+    b: &'a [Row],
+    out: &'a mut [Row],
+    previous: Previous,
+}
+
+impl Job for ColumnsOf<'_> {
+    #[inline(always)]
+    fn run<S: Simd, D: Dot<S>>(self, simd: S, dot: D) {
+        for (group, out) in self.out.chunks_exact_mut(ROWS).enumerate() {
+            by_registers(simd, dot, &[self.b], out, self.previous, |_, k, row| {
+                self.a[k * self.stride + group * ROWS + row]
+            });
         }
     }
 }

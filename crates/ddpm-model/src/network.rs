@@ -1,6 +1,6 @@
 //! All networks as one enum, and their configs as one.
 
-use burn::module::Module;
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use ddpm_kernels::{Precision, among_the_kernels};
 use serde::{Deserialize, Serialize, Serializer};
@@ -296,6 +296,30 @@ impl MemoryEstimate {
     }
 }
 
+/// Keeps the weights of dense layers and convolutions in a precision.
+struct Keep {
+    precision: Precision,
+    /// The modules that are being visited, the innermost last.
+    containers: Vec<bool>,
+}
+
+impl ModuleMapper for Keep {
+    fn enter_module(&mut self, _: &str, container: &str) {
+        self.containers.push(["Struct:Linear", "Struct:Conv2d"].contains(&container));
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.containers.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match self.containers.last() {
+            Some(true) => parameter.map(|weight| self.precision.kept(weight)),
+            _ => parameter,
+        }
+    }
+}
+
 /// A network: noisy data, times and condition to a prediction.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // One network per process: a box would only be in the way of Burn's derive.
@@ -382,6 +406,17 @@ impl Network {
     pub fn in_precision(mut self, precision: Precision) -> Self {
         self.set_precision(precision);
         self
+    }
+
+    /// The same network for sampling, with the weights of dense layers and convolutions kept in half precision if it computes in
+    /// it: they take half of the memory.
+    pub fn with_kept_weights(self) -> Self {
+        let precision = self.precision();
+        match self {
+            // All their layers are kernels, which take such weights.
+            Self::UNet(_) | Self::DiT(_) => self.map(&mut Keep { precision, containers: Vec::new() }),
+            Self::PointMlp(_) | Self::Custom(_) => self,
+        }
     }
 
     /// Has the network compute in this precision.
@@ -513,6 +548,32 @@ mod tests {
         let x = Tensor::<4>::random([2, 1, 8, 8], Distribution::Default, &device);
         assert_eq!(network.forward(x, Tensor::zeros([2], &device), &Condition::None).dims(), [2, 2, 8, 8]);
         assert!(config.memory_estimate(1, &[1, 8, 8], 2).activations > 0);
+    }
+
+    #[test]
+    fn weights_kept_in_half_precision_give_about_the_same() {
+        let device = Device::flex();
+        let dit: NetworkConfig =
+            serde_json::from_str(r#"{"kind": "dit", "hidden_size": 8, "heads": 2, "depth": 1}"#).unwrap();
+        for config in [unet(), dit] {
+            let network = config.with_io(&[1, 8, 8], 1).init(&device).in_precision(Precision::Bf16);
+            let x = Tensor::<4>::random([2, 1, 8, 8], Distribution::Default, &device);
+            let run = |network: &Network| network.forward(x.clone(), Tensor::zeros([2], &device), &Condition::None);
+            let (plain, kept) = (run(&network), run(&network.clone().with_kept_weights()));
+            let error = (plain.clone() - kept).abs().max().into_scalar::<f32>();
+            assert!(error <= 0.02 * plain.abs().max().into_scalar::<f32>(), "{error}");
+            let mut halves = CountHalves(0);
+            network.with_kept_weights().visit(&mut halves);
+            assert!(halves.0 > 5, "{} weights are kept in half precision", halves.0);
+        }
+    }
+
+    struct CountHalves(usize);
+
+    impl burn::module::ModuleVisitor for CountHalves {
+        fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+            self.0 += usize::from(parameter.val().dtype() == burn::tensor::DType::BF16);
+        }
     }
 
     #[test]

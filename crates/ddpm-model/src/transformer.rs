@@ -2,9 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{attention, biased_attention, dense, gelu};
+use ddpm_kernels::{dense, gated_gelu, tanh_gelu, token_attention};
 
 use crate::pass::Pass;
 use crate::unet::layers::{Start, linear, unbiased};
@@ -18,16 +17,7 @@ pub(crate) const HIDDEN: f64 = -1e9;
 /// Attention of queries `[B, Q, C]` to keys and values `[B, K, C]`, with the channels shared among the heads; `bias` is added
 /// to the scores, `[B, heads, Q, K]` or 1 in place of the first three. Gives `[B, Q, C]`.
 pub(crate) fn attend([q, k, v]: [Tensor<3>; 3], heads: usize, bias: Option<Tensor<4>>, pass: &Pass<'_>) -> Tensor<3> {
-    let [batch, queries, channels] = q.dims();
-    let [q, k, v] = [q, k, v].map(|x| {
-        let tokens = x.dims()[1];
-        x.swap_dims(1, 2).reshape([batch, heads, channels / heads, tokens])
-    });
-    let attended = match bias {
-        None => attention(q, k, v, pass.precision),
-        Some(bias) => biased_attention(q, k, v, bias),
-    };
-    pass.joined("attention", attended).reshape([batch, channels, queries]).swap_dims(1, 2)
+    pass.joined("attention", token_attention([q, k, v], heads, bias, pass.precision))
 }
 
 /// A dense layer on every token.
@@ -159,18 +149,8 @@ impl Widening {
         let h = apply("net.0.proj", &self.proj, x, pass);
         let h = match self.activation {
             Activation::TanhGelu => tanh_gelu(h),
-            Activation::GatedGelu => {
-                let width = h.dims()[2] / 2;
-                h.clone().narrow(2, 0, width) * gelu(h.narrow(2, width, width))
-            }
+            Activation::GatedGelu => gated_gelu(h),
         };
         pass.joined("net.0", h)
     }
-}
-
-/// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`, the tangent written as a sigmoid.
-fn tanh_gelu(x: Tensor<3>) -> Tensor<3> {
-    let doubled = 2.0 * std::f64::consts::FRAC_2_PI.sqrt();
-    let inner = x.clone() * (x.clone().square() * (0.044715 * doubled) + doubled);
-    x * sigmoid(inner)
 }

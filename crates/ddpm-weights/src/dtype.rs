@@ -1,7 +1,5 @@
 //! The types of stored values.
 
-use burn::tensor::{bf16, f16};
-
 /// The type of a stored tensor's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)] // The names say all.
@@ -63,8 +61,8 @@ impl Dtype {
         match self {
             Self::F64 => words(bytes).map(|word| f64::from_le_bytes(word) as f32).collect(),
             Self::F32 => words(bytes).map(f32::from_le_bytes).collect(),
-            Self::F16 => words(bytes).map(|word| f16::from_le_bytes(word).to_f32()).collect(),
-            Self::BF16 => words(bytes).map(|word| bf16::from_le_bytes(word).to_f32()).collect(),
+            Self::F16 => words(bytes).map(|word| of_half(u16::from_le_bytes(word))).collect(),
+            Self::BF16 => words(bytes).map(|word| f32::from_bits(u32::from(u16::from_le_bytes(word)) << 16)).collect(),
             Self::I64 => words(bytes).map(|word| i64::from_le_bytes(word) as f32).collect(),
             Self::I32 => words(bytes).map(|word| i32::from_le_bytes(word) as f32).collect(),
             Self::I16 => words(bytes).map(|word| f32::from(i16::from_le_bytes(word))).collect(),
@@ -81,6 +79,20 @@ impl std::fmt::Display for Dtype {
     }
 }
 
+/// The value of a half, exactly. The function of the `half` crate asks which processor it runs on at every value, which was
+/// most of the time that the weights of Stable Diffusion took.
+fn of_half(bits: u16) -> f32 {
+    /// 2 to the power by which the exponents of the two types differ.
+    const REBIAS: f32 = f32::from_bits((127 + 112) << 23);
+    let (sign, rest) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff) << 13);
+    let magnitude = match bits & 0x7c00 {
+        // Infinity and NaN.
+        0x7c00 => rest | 0x7f80_0000,
+        _ => (f32::from_bits(rest) * REBIAS).to_bits(),
+    };
+    f32::from_bits(sign | magnitude)
+}
+
 fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     bytes.as_chunks().0.iter().copied()
 }
@@ -88,6 +100,17 @@ fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_half_and_bfloat16_has_its_value() {
+        for bits in 0..=u16::MAX {
+            let bytes = bits.to_le_bytes();
+            let same =
+                |found: f32, wanted: f32| found.to_bits() == wanted.to_bits() || found.is_nan() && wanted.is_nan();
+            assert!(same(Dtype::F16.to_f32(&bytes)[0], burn::tensor::f16::from_bits(bits).to_f32()), "{bits:#x}");
+            assert!(same(Dtype::BF16.to_f32(&bytes)[0], burn::tensor::bf16::from_bits(bits).to_f32()), "{bits:#x}");
+        }
+    }
 
     /// Patterns of IEEE 754: 1.5, -2 and the smallest subnormal of a half; 1 and -0.5 of a bfloat16.
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use burn::store::burn_pack::{Error as PackError, Tensor as PackTensor};
-use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, bridge};
+use burn::store::{BurnToPyTorchAdapter, ModuleAdapter, ModuleContext, ModuleSnapshot, PyTorchToBurnAdapter, bridge};
 use burn::tensor::{DType, Shape, TensorData};
 use ddpm_model::dit::DiT;
 use ddpm_model::network::Network;
@@ -72,11 +72,56 @@ pub fn load_entries<M: ModuleSnapshot>(
 
     let tensors =
         entries.iter().filter_map(|entry| Some(deferred(entry, weights.tensors().get(&entry.theirs)?))).collect();
-    let result = module.apply(tensors, None, Some(Box::new(PyTorchToBurnAdapter)), true);
+    let result = module.apply(tensors, None, Some(Box::new(OfPyTorch)), true);
     let mut faults: Vec<Fault> = result.missing.into_iter().map(|(key, _)| Fault::Missing(key)).collect();
     faults.extend(result.unused.into_iter().map(Fault::Unexpected));
     faults.extend(result.errors.iter().map(|error| Fault::Other { key: error.to_string(), reason: String::new() }));
     if faults.is_empty() { Ok(()) } else { Err(misfit(faults)) }
+}
+
+/// Burn's adapter, but for the transposition of dense layers, which took a third of the time that the weights of Stable
+/// Diffusion took.
+#[derive(Clone, Debug)]
+struct OfPyTorch;
+
+impl ModuleAdapter for OfPyTorch {
+    fn adapt(&self, tensor: PackTensor, context: ModuleContext<'_>) -> PackTensor {
+        let is_weight =
+            context.module_type() == Some("Struct:Linear") && tensor.name.rsplit('.').next() == Some("weight");
+        match tensor.shape.to_vec()[..] {
+            [rows, columns] if is_weight && tensor.dtype == DType::F32 => {
+                let (name, shape) = (tensor.name.clone(), Shape::from([columns, rows]));
+                bridge::map_data(tensor, name, DType::F32, shape, move |data| transposed(data, [rows, columns]))
+            }
+            _ => PyTorchToBurnAdapter.adapt(tensor, context),
+        }
+    }
+
+    fn get_alternative_param_name(&self, name: &str, container: &str) -> Option<String> {
+        PyTorchToBurnAdapter.get_alternative_param_name(name, container)
+    }
+
+    fn clone_box(&self) -> Box<dyn ModuleAdapter> {
+        Box::new(self.clone())
+    }
+}
+
+/// Rows and columns of a matrix in each other's place.
+fn transposed(data: TensorData, [rows, columns]: [usize; 2]) -> TensorData {
+    /// As many columns as lie together in a line of the cache.
+    const TOGETHER: usize = 16;
+    let Ok(values) = data.as_slice::<f32>() else { return data };
+    let mut turned = vec![0.0; values.len()];
+    for (block, turned) in turned.chunks_mut(TOGETHER * rows.max(1)).enumerate() {
+        let first = block * TOGETHER;
+        for (row, values) in values.chunks_exact(columns.max(1)).enumerate() {
+            let values = &values[first..columns.min(first + TOGETHER)];
+            for (place, value) in turned[row..].iter_mut().step_by(rows).zip(values) {
+                *place = *value;
+            }
+        }
+    }
+    TensorData::new(turned, [columns, rows])
 }
 
 /// What the network is made of, in the scheme's names; nothing where the scheme knows no such network.
@@ -154,4 +199,24 @@ fn deferred(entry: &Entry, tensor: &StoredTensor) -> PackTensor {
 fn rows_of(values: &[f32], rows: &[Range<usize>], count: usize) -> Vec<f32> {
     let width = values.len() / count;
     rows.iter().flat_map(|rows| &values[rows.start * width..rows.end * width]).copied().collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_of_any_size_are_transposed() {
+        for (rows, columns) in [(1, 1), (3, 40), (17, 16), (5, 1)] {
+            let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+            let turned = transposed(TensorData::new(values, [rows, columns]), [rows, columns]);
+            assert_eq!(turned.shape().to_vec(), [columns, rows]);
+            let turned = turned.as_slice::<f32>().unwrap();
+            assert!(
+                (0..rows * columns).all(|i| turned[i % columns * rows + i / columns] == i as f32),
+                "{rows}x{columns}"
+            );
+        }
+    }
 }

@@ -236,11 +236,11 @@ impl LatentPipeline {
         self
     }
 
-    /// The same pipeline, computing in this precision.
+    /// The same pipeline, computing in this precision, in which the weights of its network are kept.
     #[must_use]
     pub fn in_precision(self, precision: Precision) -> Self {
         Self {
-            network: self.network.in_precision(precision),
+            network: self.network.in_precision(precision).with_kept_weights(),
             first_stage: self.first_stage.in_precision(precision),
             text: self.text.map(|text| text.in_precision(precision)),
             ..self

@@ -59,7 +59,7 @@ pub(super) fn forward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> 
         let q = dims.matrix(&q[item * dims.of_queries()..][..dims.of_queries()]);
         let [k, v] = [k, v].map(|x| dims.matrix(&x[item * dims.of_keys()..][..dims.of_keys()]));
         let asking = pixels.min(first + TASK_PIXELS) - first;
-        let weights = weights(dims, q.columns(first..first + asking), k);
+        let weights = weights(dims.operands, dims.scale(), q.columns(first..first + asking), k);
         let mut product = Scratch::new(dims.width * asking);
         multiply(
             dims.operands,
@@ -85,13 +85,12 @@ pub(super) fn forward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> 
     })
 }
 
-/// How much each column of `q` attends to each of `k`: `[keys, columns of q]`.
-fn weights(dims: &Dims, q: Matrix, k: Matrix) -> Scratch {
+/// How much each column of `q` attends to each of `k`: `[columns of k, columns of q]`.
+pub(crate) fn weights(operands: Operands, scale: f32, q: Matrix, k: Matrix) -> Scratch {
     let columns = q.columns;
-    let mut weights = Scratch::new(dims.keys * columns);
+    let mut weights = Scratch::new(k.columns * columns);
     let mut of_columns = Scratch::new(3 * columns);
-    multiply(dims.operands, &mut weights, Previous::Discard, k.transposed(), q);
-    let scale = dims.scale();
+    multiply(operands, &mut weights, Previous::Discard, k.transposed(), q);
     vectorised(
         #[inline(always)]
         || {
@@ -123,37 +122,42 @@ fn weights(dims: &Dims, q: Matrix, k: Matrix) -> Scratch {
     weights
 }
 
+/// Turns the gradients of the weights, `[keys, columns]`, into those of the scores: `weights * (gradient - sum of weights *
+/// gradients)`, with the scale that the scores have.
+pub(crate) fn score_gradients(weights: &[f32], gradients: &mut [f32], columns: usize, scale: f32) {
+    let mut dots = Scratch::new(2 * columns);
+    vectorised(
+        #[inline(always)]
+        || {
+            let (dots, part) = dots.split_at_mut(columns);
+            dots.fill(0.0);
+            for (gradients, weights) in gradients.chunks(SUM_ROWS * columns).zip(weights.chunks(SUM_ROWS * columns)) {
+                part.fill(0.0);
+                for (gradients, weights) in gradients.chunks_exact(columns).zip(weights.chunks_exact(columns)) {
+                    for ((dot, gradient), weight) in part.iter_mut().zip(gradients).zip(weights) {
+                        *dot += weight * gradient;
+                    }
+                }
+                dots.iter_mut().zip(&*part).for_each(|(dot, part)| *dot += part);
+            }
+            for (gradients, weights) in gradients.chunks_exact_mut(columns).zip(weights.chunks_exact(columns)) {
+                for ((dot, gradient), weight) in dots.iter().zip(gradients).zip(weights) {
+                    *gradient = weight * (*gradient - dot) * scale;
+                }
+            }
+        },
+    );
+}
+
 /// The gradients for `dy`, the gradient with respect to the output of [`forward`].
 pub(super) fn backward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32], dy: &[f32]) -> Gradients {
     let (operands, queries, scale) = (dims.operands, dims.queries, dims.scale());
     let task = |[dq, dk, dv]: [&mut [f32]; 3], inputs: [&[f32]; 4]| {
         let [q, k, v, dy] = inputs.map(|x| dims.matrix(x));
-        let weights = weights(dims, q, k);
+        let weights = weights(operands, scale, q, k);
         let mut d_scores = Scratch::new(dims.keys * queries);
         multiply(operands, &mut d_scores, Previous::Discard, v.transposed(), dy);
-        // d_scores = weights * (d_weights - sum of weights * d_weights), with the scale that the scores have.
-        let mut dots = Scratch::new(2 * queries);
-        vectorised(
-            #[inline(always)]
-            || {
-                let (dots, part) = dots.split_at_mut(queries);
-                dots.fill(0.0);
-                for (gradient, weights) in d_scores.chunks(SUM_ROWS * queries).zip(weights.chunks(SUM_ROWS * queries)) {
-                    part.fill(0.0);
-                    for (gradient, weights) in gradient.chunks_exact(queries).zip(weights.chunks_exact(queries)) {
-                        for ((dot, gradient), weight) in part.iter_mut().zip(gradient).zip(weights) {
-                            *dot += weight * gradient;
-                        }
-                    }
-                    dots.iter_mut().zip(&*part).for_each(|(dot, part)| *dot += part);
-                }
-                for (gradient, weights) in d_scores.chunks_exact_mut(queries).zip(weights.chunks_exact(queries)) {
-                    for ((dot, gradient), weight) in dots.iter().zip(gradient).zip(weights) {
-                        *gradient = weight * (*gradient - dot) * scale;
-                    }
-                }
-            },
-        );
+        score_gradients(&weights, &mut d_scores, queries, scale);
         // Of each pixel that is attended to a row, of each that attends a column.
         let scores = |values| Matrix::row_major(values, dims.keys, queries, queries);
         multiply(operands, dv, Previous::Discard, dy, scores(&weights).transposed());

@@ -11,6 +11,7 @@ use burn::tensor::{Shape, Tensor};
 use super::general::Geometry;
 use super::kernel;
 use crate::flex::{FlexTensor, contiguous, tensor, values};
+use crate::kept::wide;
 use crate::precision::Precision;
 
 /// The convolution by the kernel; everything must be `f32` on flex.
@@ -50,7 +51,7 @@ impl ConvOps for Flex {
         precision: Precision,
     ) -> FlexTensor {
         let [x, weight, bias] = [x, weight, bias].map(contiguous);
-        let y = kernel::forward(precision.into(), &geometry, values(&x), values(&weight), values(&bias));
+        let y = kernel::forward(precision.into(), &geometry, values(&x), &wide(&weight), values(&bias));
         let [height, width] = geometry.output().unwrap_or_default();
         tensor(y, [geometry.batch, geometry.channels_out, height, width])
     }

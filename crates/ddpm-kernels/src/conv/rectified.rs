@@ -25,6 +25,7 @@ mod flex {
     use super::super::general::{self, Geometry};
     use super::super::parameters;
     use crate::flex::{FlexTensor, contiguous, tensor, values};
+    use crate::kept::wide;
 
     /// By the kernel, if it can do this convolution of this tensor.
     pub(super) fn conv2d_relu(conv: &Conv2d, x: &Tensor<4>) -> Option<Tensor<4>> {
@@ -54,7 +55,7 @@ mod flex {
     impl ConvReluOps for Flex {
         fn conv_relu(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, geometry: Geometry) -> FlexTensor {
             let [x, weight, bias] = [x, weight, bias].map(contiguous);
-            let y = general::forward_rectified(&geometry, values(&x), values(&weight), values(&bias));
+            let y = general::forward_rectified(&geometry, values(&x), &wide(&weight), values(&bias));
             let [height, width] = geometry.output().unwrap_or_default();
             tensor(y, [geometry.batch, geometry.channels_out, height, width])
         }

@@ -11,6 +11,7 @@ use burn::tensor::{Shape, Tensor};
 use super::kernel::{self, Along, Layer};
 use crate::clock::{Operation, time};
 use crate::flex::{FlexTensor, contiguous, tensor, values};
+use crate::kept::wide;
 use crate::precision::Precision;
 
 /// The layer by the kernel; everything must be `f32` on flex.
@@ -52,7 +53,7 @@ impl DenseOps for Flex {
         let [x, weight, bias] = [x, weight, bias].map(contiguous);
         let mut shape = x.shape();
         let layer = layer(&shape, &weight.shape(), along, precision);
-        let y = time(Operation::Dense, || kernel::forward(&layer, values(&x), values(&weight), values(&bias)));
+        let y = time(Operation::Dense, || kernel::forward(&layer, values(&x), &wide(&weight), values(&bias)));
         let dimension = match along {
             Along::Last => shape.num_dims() - 1,
             Along::Channels => 1,

@@ -2,14 +2,19 @@
 
 use rayon::prelude::*;
 
+use super::panels;
 use crate::conv::gemm::{Matrix, Operands, Previous, multiply};
 use crate::conv::kernel::{Dims, Gradients, Order, by_columns, channel_sums, weight_gradient};
 use crate::output::written;
+use crate::product::ROWS;
 use crate::scratch::Scratch;
 use crate::simd::vectorised;
 
 /// Rows of a task of the gradient of a weight, and of other tasks at least.
 const TASK_ROWS: usize = 64;
+
+/// Columns of a task of the gradient of a bias.
+const TASK_COLUMNS: usize = 256;
 
 /// Rows of a task at most, and tasks that there should be at least.
 const MOST_ROWS: usize = 256;
@@ -82,6 +87,9 @@ fn rows_times(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f32]
     let (inputs, outputs) = (weight.rows, weight.columns);
     let rows = x.len() / inputs;
     let of_task = rows.div_ceil(TASKS).clamp(TASK_ROWS, MOST_ROWS);
+    if operands == Operands::Full && panels::are_worthwhile(rows, outputs) {
+        return panels::multiply(x, weight, bias, of_task);
+    }
     written(rows * outputs, |y| {
         let tasks = y.par_chunks(of_task * outputs).zip(x.par_chunks(of_task * inputs));
         tasks.for_each(|(y, x)| {
@@ -117,8 +125,11 @@ fn rows_times(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f32]
 fn rows_weight_gradient(layer: &Layer, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let Layer { operands, inputs, outputs, .. } = *layer;
     let rows = x.len() / inputs;
-    let x = Matrix::row_major(x, rows, inputs, inputs).transposed();
     let dy = Matrix::row_major(dy, rows, outputs, outputs);
+    if operands == Operands::Full && panels::are_worthwhile(rows, outputs) && inputs.is_multiple_of(ROWS) {
+        return panels::weight_gradient(x, inputs, dy);
+    }
+    let x = Matrix::row_major(x, rows, inputs, inputs).transposed();
     written(inputs * outputs, |gradient| {
         gradient.par_chunks(TASK_ROWS * outputs).enumerate().for_each(|(task, gradient)| {
             let (first, gradient) = (task * TASK_ROWS, gradient.cleared());
@@ -129,13 +140,16 @@ fn rows_weight_gradient(layer: &Layer, x: &[f32], dy: &[f32]) -> Vec<f32> {
 
 fn sum_of_rows(dy: &[f32], outputs: usize) -> Vec<f32> {
     let mut sums = vec![0.0; outputs];
-    vectorised(
-        #[inline(always)]
-        || {
-            for row in dy.chunks_exact(outputs) {
-                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-            }
-        },
-    );
+    sums.par_chunks_mut(TASK_COLUMNS).enumerate().for_each(|(task, sums)| {
+        let columns = task * TASK_COLUMNS..task * TASK_COLUMNS + sums.len();
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in dy.chunks_exact(outputs) {
+                    sums.iter_mut().zip(&row[columns.clone()]).for_each(|(sum, value)| *sum += value);
+                }
+            },
+        );
+    });
     sums
 }

@@ -197,3 +197,37 @@ fn neither_threads_nor_the_batch_change_a_bit() {
         assert!(last(batch) == last(1), "{name}: a picture depends on its batch");
     }
 }
+
+/// Weights that are kept in bf16 give what their values in f32 give.
+#[test]
+fn weights_kept_in_bf16_are_widened() {
+    use burn::module::Param;
+    use burn::nn::LinearConfig;
+    use burn::nn::conv::Conv2dConfig;
+    use burn::tensor::DType;
+    use ddpm_kernels::{conv2d, dense};
+
+    let device = Device::flex();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let mut linear = LinearConfig::new(20, 70).init(&device);
+        let weight = Precision::Bf16.kept(linear.weight.val());
+        assert_eq!(weight.dtype(), DType::BF16);
+        let x = noise([3, 4, 20], 1, &device);
+        linear.weight = Param::from_tensor(weight.clone().cast(DType::F32));
+        let expected = floats(dense(&linear, x.clone(), precision).to_data());
+        linear.weight = Param::from_tensor(weight);
+        assert_eq!(floats(dense(&linear, x, precision).to_data()), expected);
+        for size in [1, 3] {
+            let padding = burn::nn::PaddingConfig2d::Explicit(size / 2, size / 2, size / 2, size / 2);
+            let mut conv = Conv2dConfig::new([16, 20], [size; 2]).with_padding(padding).init(&device);
+            let weight = Precision::Bf16.kept(conv.weight.val());
+            let x = noise([2, 16, 8, 8], 2, &device);
+            conv.weight = Param::from_tensor(weight.clone().cast(DType::F32));
+            let expected = floats(conv2d(&conv, x.clone(), precision).to_data());
+            conv.weight = Param::from_tensor(weight);
+            assert_eq!(floats(conv2d(&conv, x, precision).to_data()), expected);
+        }
+    }
+    // Where gradients are wanted they stay as they are.
+    assert_eq!(Precision::Bf16.kept(noise([2, 2], 1, &device.autodiff())).dtype(), DType::F32);
+}

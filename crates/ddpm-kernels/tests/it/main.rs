@@ -15,4 +15,5 @@ mod half;
 mod inference;
 mod layer_norm;
 mod series;
+mod tokens;
 mod weights;

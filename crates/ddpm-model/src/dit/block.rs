@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{Precision, add, dense, layer_norm, modulated_layer_norm, silu};
+use ddpm_kernels::{Precision, add, add_gated, dense, layer_norm, modulated_layer_norm, silu};
 
 use super::activated;
 use super::config::{DiTConfig, TIME_WIDTH};
@@ -83,11 +83,11 @@ impl DiTBlock {
 
         let h = pass.joined("norm1", modulated_layer_norm(x.clone(), scale_1, shift_1, NORM1_EPS));
         let h = self.attn1.forward(h.clone(), h, None, &pass.inside(format_args!("attn1")));
-        let x = add(x, h * gate_1.unsqueeze_dim::<3>(1));
+        let x = add_gated(x, h, gate_1);
         let x = self.attend_to_tokens(x, context, pass);
         let h = pass.joined("norm3", modulated_layer_norm(x.clone(), scale_2, shift_2, self.norm_eps));
         let h = self.ff.forward(h, &pass.inside(format_args!("ff")));
-        pass.joined("sum", add(x, h * gate_2.unsqueeze_dim::<3>(1)))
+        pass.joined("sum", add_gated(x, h, gate_2))
     }
 
     fn attend_to_tokens(&self, x: Tensor<3>, context: &BlockContext, pass: &Pass<'_>) -> Tensor<3> {

@@ -11,7 +11,7 @@ use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{Precision, conv2d, modulated_layer_norm, silu};
+use ddpm_kernels::{Precision, conv2d, modulated_layer_norm, silu, transposed};
 
 use self::block::{BlockContext, DiTBlock};
 use crate::condition::Condition;
@@ -101,7 +101,7 @@ impl DiT {
         let h = pass
             .layer("pos_embed.proj", pass.precision.carried(x_t), |x| conv2d(&self.pos_embed.proj, x, pass.precision));
         let tokens = grid[0] * grid[1];
-        let h = h.reshape([batch, width, tokens]).swap_dims(1, 2);
+        let h = transposed(h.reshape([batch, width, tokens]));
         let table = position_table(width, grid, self.config.sample_size / self.config.patch_size);
         let table: Vec<f32> = table.into_iter().map(|value| value as f32).collect();
         let places = Tensor::<1>::from_floats(table.as_slice(), &h.device()).reshape([1, tokens, width]);

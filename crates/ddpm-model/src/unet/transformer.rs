@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor};
-use ddpm_kernels::{Precision, add, conv2d, dense_channels, group_norm, layer_norm};
+use ddpm_kernels::{Precision, add, conv2d, dense_channels, group_norm, layer_norm, transposed};
 
 use super::layers::{Norm, Start, conv1x1, linear};
 use super::stages::Transformer;
@@ -84,11 +84,11 @@ impl SpatialTransformer {
         let [batch, channels, height, width] = x.dims();
         let h = pass.layer("norm", x.clone(), |x| group_norm(&self.norm, x));
         let h = pass.layer("proj_in", h, |h| self.proj_in.forward(h, pass.precision));
-        let mut h = h.reshape([batch, channels, height * width]).swap_dims(1, 2);
+        let mut h = transposed(h.reshape([batch, channels, height * width]));
         for (i, block) in self.transformer_blocks.iter().enumerate() {
             h = block.forward(h, context, &pass.inside(format_args!("transformer_blocks.{i}")));
         }
-        let h = h.swap_dims(1, 2).reshape([batch, channels, height, width]);
+        let h = transposed(h).reshape([batch, channels, height, width]);
         let h = pass.layer("proj_out", h, |h| self.proj_out.forward(h, pass.precision));
         pass.joined("sum", add(x, h))
     }

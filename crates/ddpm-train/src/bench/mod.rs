@@ -1,6 +1,8 @@
 //! `ddpm-train bench`: how fast this is, and how fast PyTorch is at the same work in the same run.
 
 mod flops;
+mod latent;
+mod latent_worker;
 mod network;
 mod process;
 mod series;
@@ -42,7 +44,7 @@ pub struct BenchArgs {
     /// PyTorch also in bfloat16 (autocast).
     #[arg(long, requires = "peer")]
     bf16: bool,
-    /// PyTorch also compiled.
+    /// PyTorch also compiled; networks of latent diffusion also with channels last.
     #[arg(long, requires = "peer")]
     compile: bool,
     /// PyTorch also with channels innermost in memory.
@@ -86,6 +88,10 @@ pub struct BenchArgs {
     /// csdi:4,csdi:35,sssd:248,timegrad:4.
     #[arg(long, value_name = "NAME:N", value_delimiter = ',')]
     series: Vec<series::Series>,
+    /// Networks of latent diffusion in place of the U-Net: unet, dit (forward and training), sd15 (a denoising step of the size
+    /// of Stable Diffusion 1.5).
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    latent: Vec<latent::Latent>,
     /// Lengths of series that SSSD is trained on in place of the U-Net, ours only: 256,1024,4096.
     #[arg(long, value_name = "N", value_delimiter = ',')]
     lengths: Vec<usize>,
@@ -145,6 +151,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         if let (Some(&series), true) = (args.series.first(), args.worker) {
             return series_worker::run(series, &open.device);
         }
+        if let (Some(&latent), true) = (args.latent.first(), args.worker) {
+            return latent_worker::run(latent, &open.device, args.gradient_checkpointing, args.precision);
+        }
         return match &args.start {
             Some(snapshot) => worker::start(snapshot, &open.device),
             None => worker::run(&network::all(args)?[0], &open.device, args.gradient_checkpointing, args.precision),
@@ -152,6 +161,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     if !args.series.is_empty() || !args.lengths.is_empty() {
         return report(args, &serde_json::to_value(series::run(args)?)?);
+    }
+    if !args.latent.is_empty() {
+        return report(args, &serde_json::to_value(latent::run(args)?)?);
     }
     ensure!(args.rounds > 0, "--rounds must be at least 1, not 0");
     ensure!(args.batch > 0, "--batch must be at least 1, not 0");

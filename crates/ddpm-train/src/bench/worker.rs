@@ -31,7 +31,6 @@ use ddpm_sampling::job::{SamplingJob, TrainedModel};
 use ddpm_sampling::samplers::Sampler;
 use serde_json::json;
 
-use super::Shape;
 use super::network::Work;
 use crate::batches::Batches;
 use crate::clip_and_average::{clip_global_norm, ema_update};
@@ -45,16 +44,25 @@ const PICTURES: usize = 1024;
 /// Rows of the square matrices whose product measures the machine.
 const MATRIX: usize = 1536;
 
+/// What is trained, and on what.
+pub(super) struct Plan<'a> {
+    pub(super) network: NetworkConfig,
+    pub(super) data: DataInfo,
+    pub(super) batch: usize,
+    /// Of the batch, on a device.
+    pub(super) condition: Box<dyn Fn(&Device) -> Condition + 'a>,
+}
+
 /// A model and all that is done with it.
-struct Worker {
+pub(super) struct Worker {
     batch_size: usize,
     device: Device,
+    /// Of a batch that is not trained on.
+    condition: Condition,
     data: DataInfo,
     learner: Learner<TrainModel>,
     average: TrainModel,
     batch: NoisedBatch,
-    /// Of the batch, without autodiff.
-    condition: Condition,
     family: Arc<DiffusionFamily>,
 }
 
@@ -65,21 +73,26 @@ pub(super) fn run(
     gradient_checkpointing: bool,
     precision: Precision,
 ) -> anyhow::Result<()> {
-    let mut worker = Worker::new(work, device, gradient_checkpointing, precision)?;
-    let parameters = worker.average.num_params();
-    let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0_usize);
-    let name = match precision {
+    let plan = Plan {
+        network: NetworkConfig::UNet(work.network.clone()),
+        data: data_of(work),
+        batch: work.shape.batch,
+        condition: Box::new(|device| work.condition(device)),
+    };
+    Worker::new(plan, device, gradient_checkpointing, precision)?.run(precision)
+}
+
+/// What ours is called in this precision.
+pub(super) fn name_of(precision: Precision) -> String {
+    match precision {
         Precision::F32 => "ours".to_string(),
         half => format!("ours {}", half.name()),
-    };
-    say(&json!({ "name": name, "parameters": parameters, "threads": threads }))?;
-    for line in stdin().lock().lines() {
-        let line = line?;
-        let (command, number) = line.split_once(' ').unwrap_or((&line, "1"));
-        let number = number.trim().parse().with_context(|| format!("`{line}` has no number"))?;
-        say(&worker.answer(command, number)?)?;
     }
-    Ok(())
+}
+
+/// Threads of the kernels; 0 where none were said.
+pub(super) fn threads() -> usize {
+    std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0)
 }
 
 /// Opens a snapshot, takes one denoising step of one sample, and says so.
@@ -96,7 +109,7 @@ pub(super) fn write_snapshot(work: &Work, device: &Device, folder: &Path) -> any
     let config = SnapshotConfig::new(
         network.clone(),
         DiffusionConfig::default(),
-        data_info(work),
+        data_of(work),
         DataConfig::Digits(Default::default()),
         "bench",
     );
@@ -105,27 +118,31 @@ pub(super) fn write_snapshot(work: &Work, device: &Device, folder: &Path) -> any
 }
 
 impl Worker {
-    fn new(work: &Work, device: &Device, gradient_checkpointing: bool, precision: Precision) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        plan: Plan<'_>,
+        device: &Device,
+        gradient_checkpointing: bool,
+        precision: Precision,
+    ) -> anyhow::Result<Self> {
+        let Plan { network, data, batch: batch_size, condition } = plan;
         let autodiff = match gradient_checkpointing {
             true => device.clone().autodiff().gradient_checkpointing(),
             false => device.clone().autodiff(),
         };
         autodiff.seed(mix(0, Stream::Init, 0));
-        let Shape { batch: batch_size, size, .. } = work.shape;
-        let network = NetworkConfig::UNet(work.network.clone());
         let net: Network = settle(network.init(&autodiff)).in_precision(precision.on(device));
-        let family = Arc::new(family(network, &data_info(work))?);
+        let family = Arc::new(family(network, &data)?);
         let model = TrainModel::new(AnyModule::new(net), family.clone());
         let average = model.clone().valid();
         let optimizer = OptimizerConfig { warmup_steps: 0, ..OptimizerConfig::default() };
         let rate = RateSchedule { config: optimizer.clone(), batch_size, step: 0 };
-        let dims = [batch_size, work.network.in_channels, size, size];
+        let dims = [batch_size, data.shape[0], data.shape[1], data.shape[2]];
         let noise = || Tensor::random(dims, Distribution::Normal(0.0, 1.0), &autodiff);
         let batch = NoisedBatch {
             x_0: noise(),
             eps: noise(),
             times: (0..batch_size).map(|row| (row * 999 / batch_size) as f64).collect(),
-            condition: work.condition(&autodiff),
+            condition: condition(&autodiff),
             augment_labels: None,
             first_item: 0,
             shown: None,
@@ -133,17 +150,21 @@ impl Worker {
         };
         let optimizer = optimizer.init(&model);
         let learner = Learner::new(model, optimizer, rate);
-        let condition = work.condition(device);
-        Ok(Self {
-            batch_size,
-            device: device.clone(),
-            data: data_info(work),
-            learner,
-            average,
-            batch,
-            condition,
-            family,
-        })
+        let condition = condition(device);
+        Ok(Self { batch_size, device: device.clone(), condition, data, learner, average, batch, family })
+    }
+
+    /// Says who it is, and answers commands until there are no more.
+    pub(super) fn run(mut self, precision: Precision) -> anyhow::Result<()> {
+        let parameters = self.average.num_params();
+        say(&json!({ "name": name_of(precision), "parameters": parameters, "threads": threads() }))?;
+        for line in stdin().lock().lines() {
+            let line = line?;
+            let (command, number) = line.split_once(' ').unwrap_or((&line, "1"));
+            let number = number.trim().parse().with_context(|| format!("`{line}` has no number"))?;
+            say(&self.answer(command, number)?)?;
+        }
+        Ok(())
     }
 
     fn answer(&mut self, command: &str, number: usize) -> anyhow::Result<serde_json::Value> {
@@ -163,8 +184,9 @@ impl Worker {
         let network = DiffusionFamily::network(&self.average.net);
         let x = self.batch.x_0.clone().inner();
         let t = Tensor::<1>::full([self.batch_size], 500.0, &self.device);
+        let condition = &self.condition;
         measure(repeats, || {
-            let y = network.forward(x.clone(), t.clone(), &self.condition);
+            let y = network.forward(x.clone(), t.clone(), condition);
             y.sum().into_scalar::<f32>();
         })
     }
@@ -250,16 +272,17 @@ impl Worker {
         ddpm_kernels::clock::reset();
         let start = Instant::now();
         (0..steps).for_each(|_| self.train());
-        let step_ms = start.elapsed().as_secs_f64() * 1e3 / steps as f64;
-        let operations: Vec<_> = ddpm_kernels::clock::read()
-            .into_iter()
-            .map(|(name, calls, time)| {
-                let milliseconds = time.as_secs_f64() * 1e3 / steps as f64;
-                json!({ "name": name, "calls": calls as f64 / steps as f64, "milliseconds": milliseconds })
-            })
-            .collect();
-        json!({ "step_ms": step_ms, "operations": operations })
+        operations(start.elapsed().as_secs_f64() * 1e3 / steps as f64, steps)
     }
+}
+
+/// The answer of a profile: what the kernels' clocks counted in so many steps.
+pub(super) fn operations(step_ms: f64, steps: usize) -> serde_json::Value {
+    let operations = ddpm_kernels::clock::read().into_iter().map(|(name, calls, time)| {
+        let milliseconds = time.as_secs_f64() * 1e3 / steps as f64;
+        json!({ "name": name, "calls": calls as f64 / steps as f64, "milliseconds": milliseconds })
+    });
+    json!({ "step_ms": step_ms, "operations": operations.collect::<Vec<_>>() })
 }
 
 /// The family with the defaults of the paper.
@@ -269,13 +292,17 @@ fn family(network: NetworkConfig, data: &DataInfo) -> anyhow::Result<DiffusionFa
         .map_err(|(key, message)| anyhow::anyhow!("{key}: {message}"))
 }
 
-fn data_info(work: &Work) -> DataInfo {
-    let (channels, size) = (work.network.in_channels, work.shape.size);
+fn data_of(work: &Work) -> DataInfo {
+    data_info(vec![work.network.in_channels, work.shape.size, work.shape.size])
+}
+
+/// What a data set of this shape says about itself.
+pub(super) fn data_info(shape: Vec<usize>) -> DataInfo {
     DataInfo {
         name: "bench".into(),
-        shape: vec![channels, size, size],
+        units: Units::identity(shape[0]),
+        shape,
         classes: Vec::new(),
-        units: Units::identity(channels),
         series: None,
         latent: false,
         has_captions: false,
