@@ -63,7 +63,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    ddpm_kernels::memory::keep_freed();
     let mut command = with_negative_numbers(Args::command());
     let args = Args::from_arg_matches_mut(&mut command.get_matches_mut());
     match run(args.unwrap_or_else(|error| error.format(&mut command).exit()).command) {

@@ -3,7 +3,8 @@
 
 /// Has the allocator keep what is freed for what is allocated next, in place of giving it back to the system, which would
 /// have to clear its pages again: every operation of a step makes new tensors and frees them, and so does the next step.
-/// For a program to call as it starts; where the C library is not glibc it does nothing.
+/// For a program to call before it trains: where every step is the next one's memory, no more is held than at the peak. Where
+/// the C library is not glibc it does nothing.
 pub fn keep_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

@@ -121,7 +121,6 @@ fn parse() -> Args {
 
 fn main() -> ExitCode {
     outlive_file_size_limit();
-    ddpm_kernels::memory::keep_freed();
     let Args {
         command,
         experiment,

@@ -23,6 +23,7 @@ use ddpm_families::family::erased::AnyBatch;
 use ddpm_families::parameters::settle;
 use ddpm_families::snapshot::trained;
 use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
+use ddpm_kernels::memory::keep_freed;
 use ddpm_kernels::{Precision, among_the_kernels, dense};
 use ddpm_model::condition::Condition;
 use ddpm_model::diffusion::Diffusion;
@@ -170,7 +171,10 @@ impl Worker {
     fn answer(&mut self, command: &str, number: usize) -> anyhow::Result<serde_json::Value> {
         Ok(match command {
             "forward" => self.forward(number),
-            "train" => measure(number, || self.train()),
+            "train" => {
+                keep_freed();
+                measure(number, || self.train())
+            }
             "sample" => self.sample(number)?,
             "load" => self.load(number)?,
             "multiply" => self.multiply(number),
