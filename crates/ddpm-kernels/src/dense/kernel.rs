@@ -5,13 +5,18 @@ use rayon::prelude::*;
 use super::panels;
 use crate::conv::gemm::{Matrix, Operands, Previous, multiply};
 use crate::conv::kernel::{Dims, Gradients, Order, by_columns, channel_sums, weight_gradient};
-use crate::output::written;
-use crate::product::ROWS;
+use crate::output::{Unset, written};
+use crate::product::{PANEL, ROWS};
 use crate::scratch::Scratch;
 use crate::simd::vectorised;
 
 /// Rows of a task of the gradient of a weight, and of other tasks at least.
 const TASK_ROWS: usize = 64;
+
+/// Rows of a task of operands in bf16 at most, and columns at least and at most.
+const MOST_HALVES: usize = 1024;
+const FEWEST_COLUMNS: usize = 128;
+const MOST_COLUMNS: usize = 512;
 
 /// Columns of a task of the gradient of a bias.
 const TASK_COLUMNS: usize = 256;
@@ -90,6 +95,9 @@ fn rows_times(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f32]
     if operands == Operands::Full && panels::are_worthwhile(rows, outputs) {
         return panels::multiply(x, weight, bias, of_task);
     }
+    if operands == Operands::Halves && rows >= TASK_ROWS {
+        return halves_times(x, weight, bias);
+    }
     written(rows * outputs, |y| {
         let tasks = y.par_chunks(of_task * outputs).zip(x.par_chunks(of_task * inputs));
         tasks.for_each(|(y, x)| {
@@ -117,6 +125,36 @@ fn rows_times(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f32]
                     },
                 );
             }
+        });
+    })
+}
+
+/// The same for operands in bf16 and many rows. Every task makes pairs of its rows and of its columns, so it has many of both;
+/// the sums do not depend on it.
+fn halves_times(x: &[f32], weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+    let (inputs, outputs) = (weight.rows, weight.columns);
+    let rows = x.len() / inputs;
+    let columns = outputs.div_ceil(TASKS / 2).next_multiple_of(PANEL).clamp(FEWEST_COLUMNS, MOST_COLUMNS);
+    let of_task = rows.div_ceil(TASKS.div_ceil(outputs.div_ceil(columns))).clamp(TASK_ROWS, MOST_HALVES);
+    let task = |task: usize, x: &[f32], lines: Vec<Unset>| {
+        let columns = task * columns..outputs.min((task + 1) * columns);
+        let mut product = Scratch::new(lines.len() * columns.len());
+        let x = Matrix::row_major(x, lines.len(), inputs, inputs);
+        multiply(Operands::Halves, &mut product, Previous::Discard, x, weight.columns(columns.clone()));
+        for (line, values) in lines.into_iter().zip(product.chunks_exact(columns.len())) {
+            let line = line.copied(values);
+            if let Some(bias) = bias {
+                line.iter_mut().zip(&bias[columns.clone()]).for_each(|(value, bias)| *value += bias);
+            }
+        }
+    };
+    written(rows * outputs, |y| {
+        y.par_chunks(of_task * outputs).zip(x.par_chunks(of_task * inputs)).for_each(|(y, x)| {
+            let mut blocks: Vec<Vec<Unset>> = (0..outputs.div_ceil(columns)).map(|_| Vec::new()).collect();
+            for row in y.chunks(outputs) {
+                blocks.iter_mut().zip(row.chunks(columns)).for_each(|(block, part)| block.push(part));
+            }
+            blocks.into_par_iter().enumerate().for_each(|(i, lines)| task(i, x, lines));
         });
     })
 }

@@ -71,8 +71,9 @@ pub(super) fn attention(dims: &Attention, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
         for head in 0..heads {
             let [q, k, v] = [q, k, v].map(|x| dims.head(x, sample, head));
             attend(dims, [q.rows(first..first + rows), k, v], &mut product);
-            for (row, values) in y.chunks_exact_mut(channels).zip(product.chunks_exact(width)) {
-                row[head * width..][..width].copy_from_slice(values);
+            for (row, y) in y.chunks_exact_mut(channels).enumerate() {
+                let values = y[head * width..][..width].iter_mut().zip(product.chunks_exact(rows));
+                values.for_each(|(value, channel)| *value = channel[row]);
             }
         }
     };
@@ -84,17 +85,17 @@ pub(super) fn attention(dims: &Attention, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
     })
 }
 
-/// The output `[queries, width]` of some queries.
+/// The output `[width, queries]` of some queries.
 fn attend_at_once(dims: &Attention, [q, k, v]: [Matrix; 3], out: &mut [f32]) {
     let weights = weights(dims.operands, dims.scale(), q.transposed(), k.transposed());
     let weights = Matrix::row_major(&weights, k.rows, q.rows, q.rows);
-    multiply(dims.operands, out, Previous::Discard, weights.transposed(), v);
+    multiply(dims.operands, out, Previous::Discard, v.transposed(), weights);
 }
 
 /// The same, a block of keys after the other, so that their weights stay in the cache. They are relative to the largest score
 /// so far; when there is a larger one, what was summed before is scaled down.
 fn attend_in_blocks(dims: &Attention, [q, k, v]: [Matrix; 3], out: &mut [f32]) {
-    let (queries, width) = (q.rows, q.columns);
+    let queries = q.rows;
     let mut running = Running::new(queries);
     let mut weights = Scratch::new(BLOCK_KEYS * queries);
     out.fill(0.0);
@@ -103,11 +104,11 @@ fn attend_in_blocks(dims: &Attention, [q, k, v]: [Matrix; 3], out: &mut [f32]) {
         let weights = &mut weights[..block.len() * queries];
         multiply(dims.operands, weights, Previous::Discard, k.rows(block.clone()), q.transposed());
         running.weigh(weights, dims.scale());
-        scale_rows(out, width, running.factors());
-        let weights = Matrix::row_major(weights, block.len(), queries, queries).transposed();
-        multiply(dims.operands, out, Previous::Keep, weights, v.rows(block));
+        scale_columns(out, running.factors());
+        let weights = Matrix::row_major(weights, block.len(), queries, queries);
+        multiply(dims.operands, out, Previous::Keep, v.rows(block).transposed(), weights);
     }
-    scale_rows(out, width, running.inverse_sums());
+    scale_columns(out, running.inverse_sums());
 }
 
 /// Of each query the largest score so far, the sum of the weights relative to it, and what earlier weights are multiplied by.
@@ -168,10 +169,15 @@ impl Running {
     }
 }
 
-fn scale_rows(values: &mut [f32], width: usize, factors: &[f32]) {
-    for (row, factor) in values.chunks_exact_mut(width).zip(factors) {
-        row.iter_mut().for_each(|value| *value *= factor);
-    }
+fn scale_columns(values: &mut [f32], factors: &[f32]) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for row in values.chunks_exact_mut(factors.len()) {
+                row.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
+            }
+        },
+    );
 }
 
 /// The gradients of queries, keys and values for `dy`, that of the output.

@@ -67,9 +67,10 @@ fn activations_are_those_of_the_definition() {
         assert_exact(&[shape], 5e-5, &|x| gated_gelu(x[0].clone() * 2.0));
         assert_exact(&[shape], 5e-5, &|x| tanh_gelu(x[0].clone() * 2.0));
     }
-    // An odd width has no halves of one size; large values do not overflow.
+    // Large values do not overflow.
     let large = Tensor::<1>::from_floats([-90.0, 90.0], &Device::flex()).reshape([1, 1, 2]);
-    assert_eq!(floats(tanh_gelu(large.clone()).to_data()), [0.0, 90.0]);
+    let found = floats(tanh_gelu(large.clone()).to_data());
+    assert!(found[0].abs() < 1e-30 && found[1] == 90.0, "{found:?}");
     assert_eq!(floats(gated_gelu(large).to_data()), [-8100.0]);
 }
 
