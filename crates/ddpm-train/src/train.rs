@@ -19,7 +19,7 @@ use ddpm_families::family::{AnyError, HeldOut, HeldOutSetup, Preview, PreviewSet
 use ddpm_families::parameters::settle;
 use ddpm_files::runs::{RUNS, RunFolder};
 use ddpm_kernels::Precision;
-use ddpm_kernels::memory::keep_freed;
+use ddpm_kernels::memory;
 
 use crate::batches::Batches;
 use crate::checkpoint::{Checkpoint, CheckpointError, Found, TrainState, restore};
@@ -145,8 +145,8 @@ pub(crate) fn run_for(caller: Caller, options: &Options, experiment: Option<Sour
 }
 
 fn train(mut plan: Plan, options: &Options, caller: Caller) -> anyhow::Result<Finish> {
-    keep_freed();
     let mut model = first_model(&mut plan)?;
+    memory::for_training(model.parameters);
     plan.warn(model.parameters);
     // The run folder, and what was left in it.
     let run = match &plan.resumed {

@@ -18,8 +18,11 @@ use crate::usual_sampling::advised_sampler;
 
 /// Steps of a pipeline of diffusers, unless it says otherwise.
 const USUAL_STEPS: usize = 50;
-/// Samples that are made at once unless a job says otherwise.
+/// Images of 512x512 that are made at once unless a job says otherwise; of smaller ones more.
 const USUAL_BATCH: usize = 8;
+const PIXELS_OF_USUAL_BATCH: usize = USUAL_BATCH * 512 * 512;
+/// Images at most that are made at once unless a job says otherwise.
+const LARGEST_USUAL_BATCH: usize = 128;
 /// Pixels of all images that are encoded or decoded at once, unless one image has more: of more the features would take
 /// gigabytes, and nothing would be faster.
 const PIXELS_AT_ONCE: usize = 512 * 512;
@@ -96,6 +99,10 @@ impl Subject {
     }
 }
 
+fn usual_batch([height, width]: [usize; 2]) -> usize {
+    (PIXELS_OF_USUAL_BATCH / (height * width).max(1)).clamp(USUAL_BATCH, LARGEST_USUAL_BATCH)
+}
+
 impl LatentPipeline {
     /// A job with the scheduler of the pipeline: `steps` steps, or as many as are usual, and `eta` as the share of noise in DDIM.
     /// Guidance, size and count are the usual ones; change what you need.
@@ -130,7 +137,7 @@ impl LatentPipeline {
         let sampler = plan.as_ref().map_or_else(|| advised_sampler(&diffusion), |plan| plan.sampler);
         let sampling = SamplingJob {
             count: subject.count(),
-            batch_size: USUAL_BATCH,
+            batch_size: usual_batch(self.image_size()),
             guidance: self.guidance(scale),
             ..SamplingJob::of_data(sampler, &diffusion, &self.latent_info(self.latent_size))
         };

@@ -79,7 +79,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "C", help_heading = "Samples")]
     class: Option<String>,
     /// Samples generated at once; changes the speed, not the samples.
-    /// Default: 128, and 8 for latent pipelines.
+    /// Default: 128, and for latent pipelines from 8 to 128 by the size of their images.
     #[arg(long, value_name = "B", value_parser = at_least::<1, usize>, help_heading = "Samples")]
     batch_size: Option<usize>,
     #[arg(long, value_name = "NAME[:OPTION=VALUE]", help = sampler_help(), help_heading = "Sampler")]

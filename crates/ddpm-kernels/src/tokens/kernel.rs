@@ -60,10 +60,9 @@ impl Attention {
 pub(super) fn attention(dims: &Attention, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
     let Attention { queries, keys, channels, heads, .. } = *dims;
     let width = dims.width();
-    let (of_task, attend): (_, fn(&Attention, [Matrix; 3], &mut [f32])) = match keys > BLOCK_KEYS {
-        true => (BLOCK_QUERIES, attend_in_blocks),
-        false => (TASK_QUERIES, attend_at_once),
-    };
+    let in_blocks = keys > BLOCK_KEYS;
+    let of_task = if in_blocks { BLOCK_QUERIES } else { TASK_QUERIES };
+    let attend = if in_blocks { attend_in_blocks } else { attend_at_once };
     let task = |sample: usize, part: usize, y: Unset| {
         let y = y.cleared();
         let (first, rows) = (part * of_task, y.len() / channels);
@@ -287,7 +286,7 @@ pub(super) fn gated_gelu_backward(x: &[f32], dy: &[f32], width: usize) -> Vec<f3
 }
 
 /// `sqrt(2 / pi)`, doubled.
-const DOUBLED: f32 = 1.595_769_1;
+const DOUBLED: f32 = 1.595_769;
 const CUBE: f32 = 0.044_715;
 
 /// GELU by the hyperbolic tangent.

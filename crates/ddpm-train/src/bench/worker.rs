@@ -23,8 +23,7 @@ use ddpm_families::family::erased::AnyBatch;
 use ddpm_families::parameters::settle;
 use ddpm_families::snapshot::trained;
 use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
-use ddpm_kernels::memory::keep_freed;
-use ddpm_kernels::{Precision, among_the_kernels, dense};
+use ddpm_kernels::{Precision, among_the_kernels, dense, memory};
 use ddpm_model::condition::Condition;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{Network, NetworkConfig};
@@ -172,7 +171,7 @@ impl Worker {
         Ok(match command {
             "forward" => self.forward(number),
             "train" => {
-                keep_freed();
+                memory::for_training(self.average.num_params());
                 measure(number, || self.train())
             }
             "sample" => self.sample(number)?,

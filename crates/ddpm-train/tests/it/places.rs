@@ -91,8 +91,11 @@ fn a_network_of_diffusion_is_its_file_its_arms_and_its_section() {
         ("UNet", &["diffusers/unet_config.rs", "conformance/mod.rs", "conformance/shapes.rs", "bench/mod.rs"]),
         ("UNet", &["commands/inspect.rs", "commands/import.rs"]),
         // The networks of latent pipelines of diffusers.
-        ("UNet", &["latent/pipeline.rs"]),
+        ("UNet", &["latent/pipeline.rs", "latent/single_file.rs"]),
         ("DiT", &["latent/pipeline.rs"]),
+        // Those that are compared with PyTorch.
+        ("UNet", &["bench/latent.rs", "bench/network.rs"]),
+        ("DiT", &["bench/latent.rs"]),
         ("PointMlp", &["conformance/shapes.rs"]),
         ("Custom", &["diffusion/networks.rs"]),
     ];

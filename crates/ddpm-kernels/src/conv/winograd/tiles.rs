@@ -398,9 +398,9 @@ pub(super) struct Kernels<'a> {
 }
 
 impl Kernels<'_> {
-    /// The weight from the taps on that lead from one channel to another.
+    /// The weight, beginning with the taps that lead from one channel to another.
     #[inline(always)]
-    fn from_taps(&self, to: usize, from: usize) -> &[f32] {
+    fn taps_on(&self, to: usize, from: usize) -> &[f32] {
         let (out, into) = if self.turned { (from, to) } else { (to, from) };
         &self.weight[9 * (out * self.channels_in + into)..]
     }
@@ -412,7 +412,7 @@ impl Kernels<'_> {
         if from < dims.channels_in {
             let present = LANES.min(dims.channels_out.saturating_sub(first));
             for (lane, kernel) in kernels.iter_mut().take(present).enumerate() {
-                let taps = self.from_taps(first + lane, from);
+                let taps = self.taps_on(first + lane, from);
                 match taps.first_chunk::<LANES>() {
                     // With some of the next kernel, which is dropped below.
                     Some(taps) => *kernel = *taps,
