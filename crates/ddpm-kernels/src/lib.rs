@@ -28,6 +28,7 @@
 //! | `cube.rs` | whether a tensor lives on a GPU; how many units work together, and their sums |
 //! | `torch.rs` | operations of LibTorch with its own gradients |
 //! | `clock.rs` | how long each kernel ran |
+//! | `awake.rs` | threads that wait for work without falling asleep |
 //! | `memory.rs` | what becomes of memory that is freed |
 //! | `output.rs`, `scratch.rs` | memory for results, and memory that is used again |
 //! | `product.rs`, `bf16.rs` | sums of products in registers; numbers of 16 bits as their operands |
@@ -41,6 +42,8 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod attention;
+#[cfg(feature = "flex")]
+mod awake;
 #[cfg(feature = "flex")]
 mod bf16;
 mod channels;
@@ -108,7 +111,7 @@ use burn::tensor::{Device, Tensor, activation};
 pub fn among_the_kernels<R: Send>(_device: &Device, work: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "flex")]
     if flex::is_flex(_device) {
-        return rayon::scope(|_| work());
+        return awake::with_all_threads(work);
     }
     work()
 }
