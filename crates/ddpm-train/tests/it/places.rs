@@ -88,7 +88,7 @@ fn a_network_of_diffusion_is_its_file_its_arms_and_its_section() {
     let parts: &[(&str, &[&str])] = &[
         // What diffusers, the benchmark and the conformance of operations are about.
         ("UNet", &["diffusers/pipeline.rs", "diffusion/start.rs", "bench/worker.rs", "conformance/networks.rs"]),
-        ("UNet", &["diffusers/unet_config.rs", "conformance/mod.rs", "conformance/shapes.rs", "bench/mod.rs"]),
+        ("UNet", &["diffusers/unet_config.rs", "conformance/mod.rs", "conformance/shapes.rs"]),
         ("UNet", &["commands/inspect.rs", "commands/import.rs"]),
         // The networks of latent pipelines of diffusers.
         ("UNet", &["latent/pipeline.rs", "latent/single_file.rs"]),
