@@ -385,7 +385,7 @@ pub struct Snapshot {
 pub enum Written {
     /// A pipeline that samples as it is.
     Pipeline,
-    /// A pipeline whose network asks for classes, which the peer's ready-made pipelines do not give.
+    /// A pipeline whose network asks for classes, which diffusers' ready-made pipelines do not give.
     PipelineOfClasses,
     /// Our own layout, because diffusers has no word for something.
     Own {

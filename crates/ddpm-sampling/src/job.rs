@@ -83,7 +83,7 @@ pub struct SamplingJob {
     pub steps: Option<usize>,
     /// Which noise levels they visit.
     pub levels: LevelSchedule,
-    /// The walk of a scheduler of diffusers, in place of sampler, steps, levels and clipping.
+    /// The plan of a scheduler of diffusers, in place of sampler, steps, levels and clipping.
     pub plan: Option<Plan>,
     /// Where the noise comes from.
     pub noise: NoiseChoice,
@@ -387,7 +387,7 @@ impl SamplingJob {
     ) -> Result<Samples, JobError> {
         self.check_choices(model)?;
         let levels = self.all_levels(model)?;
-        let levels = if self.plan.is_some() { &levels } else { self.task.walked(&levels)? };
+        let levels = if self.plan.is_some() { &levels } else { self.task.visited(&levels)? };
         // The rank of a batch is that of an item and one more.
         match model.data.shape.len() {
             1 => self.run_rank::<2, N>(model, levels, part, device, on_progress),
@@ -411,7 +411,7 @@ impl SamplingJob {
         self.check_choices(model)?;
         match &self.plan {
             Some(plan) => drop(self.task.part_of(plan)?),
-            None => drop(self.task.walked(&self.all_levels(model)?)?),
+            None => drop(self.task.visited(&self.all_levels(model)?)?),
         }
         Ok(())
     }
@@ -608,7 +608,7 @@ impl<N: Predictor> PartRun<'_, N> {
             batch,
             batches: self.batches(),
             steps_done,
-            steps: self.steps.saturating_mul(self.job.task.walks()),
+            steps: self.steps.saturating_mul(self.job.task.passes()),
             evaluations: self.evaluations.get(),
         }
     }
@@ -630,7 +630,7 @@ impl<N: Predictor> PartRun<'_, N> {
         for (frame, x) in samples.frames.iter_mut().zip(made.frames.into_values()) {
             frame.values.extend(in_units(x, self.model.data)?);
         }
-        let steps = self.steps.saturating_mul(self.job.task.walks());
+        let steps = self.steps.saturating_mul(self.job.task.passes());
         on_progress(self.progress(index, batch.end, steps));
         Ok(())
     }
@@ -677,7 +677,9 @@ impl<N: Predictor> PartRun<'_, N> {
             };
             let start = x.clone();
             let x_0 = match &self.plan {
-                Some(plan) if job.guidance.threshold.is_some() => plan.walk(denoiser, x, &mut noise, &mut on_step),
+                Some(plan) if job.guidance.threshold.is_some() => {
+                    plan.run_clipped(denoiser, x, &mut noise, &mut on_step)
+                }
                 Some(plan) => plan.run(denoiser, x, &mut noise, &mut on_step),
                 None => job.task.run(job.sampler, denoiser, self.levels, x, &mut noise, &mut on_step, &place),
             };

@@ -62,7 +62,7 @@ const KNOWN_VQ: [&str; 18] = [
     "scaling_factor",
     "up_block_types",
     "vq_embed_dim",
-    // Of the peer's first releases, without a meaning today.
+    // Of diffusers' first releases, without a meaning today.
     "double_z",
 ];
 

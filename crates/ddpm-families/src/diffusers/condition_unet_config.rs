@@ -1,6 +1,6 @@
 //! `config.json` of a `UNet2DConditionModel` and [`UNetConfig`], in both directions.
 //!
-//! A key that is absent means what the peer's code has as its default.
+//! A key that is absent means what diffusers' code has as its default.
 
 use ddpm_model::embedding::{SinusoidConfig, SinusoidOrder};
 use ddpm_model::network::NetworkError;
@@ -79,7 +79,7 @@ fn fixed() -> [(&'static str, Value); 25] {
     ]
 }
 
-/// Keys that say nothing here: how the peer computes, and what only other networks read.
+/// Keys that say nothing here: how diffusers computes, and what only other networks read.
 const IDLE: [&str; 2] = ["addition_embed_type_num_heads", "upcast_attention"];
 
 /// A `config.json` in our words.

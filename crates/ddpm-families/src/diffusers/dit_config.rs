@@ -36,7 +36,7 @@ const KNOWN: [&str; 17] = [
 /// A `config.json` in our words.
 pub fn read(json: &Value) -> Result<DiTConfig, DiffusersError> {
     let keys = Keys::of(json)?;
-    // The published files have the class of the peer's first releases, which is more general.
+    // The published files have the class of diffusers' first releases, which is more general.
     keys.word("_class_name", None, &[(CLASS, ()), ("Transformer2DModel", ())])?;
     keys.only(&KNOWN)?;
     keys.must_be("activation_fn", "gelu-approximate")?;

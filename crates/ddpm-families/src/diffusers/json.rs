@@ -54,7 +54,7 @@ impl<'a> Keys<'a> {
         self.0.contains_key(key)
     }
 
-    /// Refuses keys that nobody knows and that say something. Those with an underscore are notes of the peer.
+    /// Refuses keys that nobody knows and that say something. Those with an underscore are notes of diffusers.
     pub(super) fn only(self, known: &[&str]) -> Result<(), DiffusersError> {
         let idle = |value: &Value| matches!(value, Value::Null | Value::Bool(false));
         let unknown =

@@ -91,7 +91,7 @@ impl Layout {
         Ok(read_json(file)?["scheduler"][1].as_str().map(String::from))
     }
 
-    /// The scheduler. Its class is that of `model_index.json`, which the peer goes by too.
+    /// The scheduler. Its class is that of `model_index.json`, which diffusers goes by too.
     pub fn read_scheduler(&self) -> Result<SchedulerConfig, SnapshotError> {
         let mut json = read_json(&self.scheduler)?;
         if let (Some(class), Some(keys)) = (self.scheduler_class()?, json.as_object_mut()) {

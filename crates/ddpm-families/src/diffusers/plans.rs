@@ -30,11 +30,11 @@ impl SchedulerConfig {
         }
     }
 
-    /// The walk of `steps` steps; `eta` is the share of noise in DDIM.
+    /// The plan of `steps` steps; `eta` is the share of noise in DDIM.
     pub fn plan(&self, steps: usize, eta: f64, tables: Tables) -> Result<Plan, DiffusersError> {
         let config = &self.diffusion;
         let diffusion = GaussianDiffusion::new(tables.schedule(config)?, config.prediction, config.variance);
-        // Walks over sigmas could have any number of steps, and would take memory for them.
+        // Plans over sigmas could have any number of steps, and would take memory for them.
         if steps == 0 || steps > diffusion.schedule.len().max(MOST) {
             return Err(StepsError::Count { asked: steps, available: diffusion.schedule.len() }.into());
         }
@@ -51,7 +51,7 @@ impl SchedulerConfig {
 
     fn ddpm(&self, diffusion: GaussianDiffusion, steps: usize) -> Result<Plan, DiffusersError> {
         let visited = self.trained_steps(steps)?;
-        // The peer adds a large variance to the final sample unless the last step is step 0, and we never do.
+        // diffusers adds a large variance to the final sample unless the last step is step 0, and we never do.
         if self.diffusion.variance != Variance::FixedSmall && visited[steps - 1] != 0 {
             return Err(DiffusersError::Value {
                 key: "timestep_spacing".into(),
@@ -60,7 +60,7 @@ impl SchedulerConfig {
             });
         }
         let levels = visited.into_iter().map(|t| diffusion.schedule.level(t)).chain([CLEAN]).collect();
-        Ok(self.walk(diffusion, levels))
+        Ok(self.along(diffusion, levels))
     }
 
     fn ddim(
@@ -79,8 +79,8 @@ impl SchedulerConfig {
             None if ends_clean => CLEAN,
             None => schedule.level(0),
         };
-        let walks = visited.into_iter().map(|t| vec![schedule.level(t), below(t)]).collect();
-        Ok(Plan { sampler: Sampler::Ddim { eta }, walks, keeps_eps: true, ..self.walk(diffusion, Vec::new()) })
+        let stretches = visited.into_iter().map(|t| vec![schedule.level(t), below(t)]).collect();
+        Ok(Plan { sampler: Sampler::Ddim { eta }, stretches, keeps_eps: true, ..self.along(diffusion, Vec::new()) })
     }
 
     fn pndm(
@@ -101,24 +101,24 @@ impl SchedulerConfig {
         let schedule = &diffusion.schedule;
         let end = if ends_clean { CLEAN } else { schedule.level(0) };
         let levels: Vec<NoiseLevel> = visited.iter().map(|t| schedule.level(*t)).chain([end]).collect();
-        // The network is told the one half-way step at both levels.
-        let told = |pair: &[NoiseLevel]| {
+        // The network is conditioned on the one half-way step at both levels.
+        let half_way = |pair: &[NoiseLevel]| {
             let [first, second] = halved(schedule, pair[0], pair[1]);
             (first, schedule.time_of(second))
         };
         let times = match start {
-            PndmStart::RungeKutta => levels.windows(2).take(3).map(told).collect(),
+            PndmStart::RungeKutta => levels.windows(2).take(3).map(half_way).collect(),
             PndmStart::Multistep => Vec::new(),
         };
-        // The peer looks back over what the network said: only where that is eps does our own sampler do the same.
+        // diffusers looks back over what the network said: only where that is eps does our own sampler do the same.
         let plms = match diffusion.prediction {
             Prediction::Eps => Vec::new(),
             _ => PlmsStep::along(&levels, 0),
         };
-        Ok(Plan { times, plms, ..self.walk(diffusion, levels) })
+        Ok(Plan { times, plms, ..self.along(diffusion, levels) })
     }
 
-    /// The classes that walk over sigmas.
+    /// The classes over sigmas.
     fn exploding(&self, diffusion: GaussianDiffusion, steps: usize, sigmas: Sigmas) -> Result<Plan, DiffusersError> {
         let schedule = &diffusion.schedule;
         let mut times: Vec<f64> = match self.spacing {
@@ -149,14 +149,14 @@ impl SchedulerConfig {
             visited = ladder;
         }
         let first = visited[0];
-        // In the peer's coordinates noise of deviation sigma, or with leading of sqrt(sigma^2 + 1).
+        // In diffusers' coordinates noise of deviation sigma, or with leading of sqrt(sigma^2 + 1).
         let start = match self.spacing {
             Spacing::Leading => 1.0,
             _ => NoiseLevel::from_ratio(first).sigma,
         };
         let levels: Vec<NoiseLevel> = visited.into_iter().map(NoiseLevel::from_ratio).collect();
         let times = levels.iter().copied().zip(times).collect();
-        let plan = self.walk(diffusion, levels.into_iter().chain([CLEAN]).collect());
+        let plan = self.along(diffusion, levels.into_iter().chain([CLEAN]).collect());
         Ok(Plan { times, start, coordinates: Coordinates::Exploding, ..plan })
     }
 
@@ -192,7 +192,7 @@ impl SchedulerConfig {
         };
         let end = if ends_clean { CLEAN } else { schedule.level(0) };
         let sampler = match sampler {
-            // The peer turns the falling order on where it cannot do without.
+            // diffusers turns the falling order on where it cannot do without.
             Sampler::Dpmpp2s { .. } if ends_clean || !steps.is_multiple_of(2) => {
                 Sampler::Dpmpp2s { falls_below: usize::MAX }
             }
@@ -207,20 +207,20 @@ impl SchedulerConfig {
             sampler => sampler,
         };
         let times = levels.iter().copied().zip(times).collect();
-        let plan = self.walk(diffusion, levels.into_iter().chain([end]).collect());
+        let plan = self.along(diffusion, levels.into_iter().chain([end]).collect());
         Ok(Plan { times, sampler, ..plan })
     }
 
-    /// One walk along `levels` by the sampler of this class, from pure noise.
-    fn walk(&self, diffusion: GaussianDiffusion, levels: Vec<NoiseLevel>) -> Plan {
+    /// One stretch along `levels` by the sampler of this class, from pure noise.
+    fn along(&self, diffusion: GaussianDiffusion, levels: Vec<NoiseLevel>) -> Plan {
         Plan {
             diffusion,
             sampler: self.sampler(),
-            hold: self.hold,
+            clipping: self.clipping,
             keeps_eps: false,
             coordinates: Coordinates::Preserving,
             start: 1.0,
-            walks: vec![levels],
+            stretches: vec![levels],
             times: Vec::new(),
             plms: Vec::new(),
         }
@@ -292,7 +292,7 @@ mod tests {
         refuse(large, "timestep_spacing", "trailing".into(), 10, &["end at step 99", "fixed_small"]);
     }
 
-    /// `multistep_dpm_solver_second_order_update` and `dpm_solver_first_order_update` of the peer, written down anew.
+    /// `multistep_dpm_solver_second_order_update` and `dpm_solver_first_order_update` of diffusers, written independently.
     #[test]
     fn the_stochastic_multistep_solver_takes_the_peers_steps() {
         for (steps, end) in [(6, "zero"), (6, "sigma_min"), (16, "sigma_min")] {
@@ -304,7 +304,7 @@ mod tests {
             let predicted = |x: f64| (0.7 * x).sin();
             let drawn = |step: usize| (step as f64 + 0.3).cos();
 
-            let levels = &plan.walks[0];
+            let levels = &plan.stretches[0];
             let lambda = |level: NoiseLevel| level.alpha.ln() - level.sigma.ln();
             let (mut wanted, mut outputs) = (1.1, Vec::new());
             for (i, pair) in levels.windows(2).enumerate() {
@@ -348,11 +348,11 @@ mod tests {
         let plan = read(&ddim).plan(3, 0.0, Tables::Exact).unwrap();
         let time = |level| plan.diffusion.schedule.time_of(level).round() as usize;
         assert_eq!(plan.steps(), 3);
-        assert_eq!(plan.walks.iter().map(|walk| time(walk[0])).collect::<Vec<_>>(), [667, 334, 1]);
-        assert_eq!(plan.walks[2][1], CLEAN);
+        assert_eq!(plan.stretches.iter().map(|levels| time(levels[0])).collect::<Vec<_>>(), [667, 334, 1]);
+        assert_eq!(plan.stretches[2][1], CLEAN);
         let euler = read(&json!({"_class_name": "EulerDiscreteScheduler"})).plan(4, 0.0, Tables::Exact).unwrap();
-        let told: Vec<f64> = euler.times.iter().map(|(_, time)| *time).collect();
-        assert_eq!(told, [999.0, 666.0, 333.0, 0.0]);
+        let times: Vec<f64> = euler.times.iter().map(|(_, time)| *time).collect();
+        assert_eq!(times, [999.0, 666.0, 333.0, 0.0]);
         assert!(euler.start < 1.0 && euler.start > 0.9999);
         // An odd number of steps of order 2 ends in one of order 1, whatever the file says.
         let single = json!({"_class_name": "DPMSolverSinglestepScheduler", "final_sigmas_type": "sigma_min"});

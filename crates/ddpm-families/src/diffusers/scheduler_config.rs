@@ -1,10 +1,10 @@
-//! `scheduler_config.json` in our words, and back: the diffusion, and how the peer's class walks along it.
+//! `scheduler_config.json` in our words, and back: the diffusion, and how the class of diffusers takes its steps.
 
 use ddpm_model::prediction::Prediction;
 use ddpm_model::schedule::ScheduleConfig;
 use ddpm_model::variance::Variance;
 use ddpm_sampling::guidance::Threshold;
-use ddpm_sampling::plan::Hold;
+use ddpm_sampling::plan::Clipping;
 use ddpm_sampling::samplers::{Bh, Churn, Expansion, FEW_STEPS, Multistep, PndmStart, Sampler};
 use ddpm_sampling::steps::Spacing;
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ const KNOWN: [&str; 44] = [
     "use_karras_sigmas",
     "use_lu_lambdas",
     "variance_type",
-    // Of the peer's first releases, without a meaning today.
+    // Of diffusers' first releases, without a meaning today.
     "tensor_format",
     "timestep_values",
     "timesteps",
@@ -75,12 +75,12 @@ pub struct SchedulerConfig {
     /// Added to every step that the leading spacing visits.
     pub steps_offset: usize,
     /// What becomes of a predicted x_0.
-    pub hold: Hold,
-    /// How it walks.
+    pub clipping: Clipping,
+    /// How it takes its steps.
     pub method: Method,
 }
 
-/// How a class of the peer walks.
+/// How a class of diffusers takes its steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Method {
     /// `DDPMScheduler`.
@@ -145,7 +145,7 @@ const CLASSES: [&str; 11] = [
 ];
 
 impl SchedulerConfig {
-    /// The ancestral sampler of a diffusion, which is what its snapshot is written with; or why the peer has none.
+    /// The ancestral sampler of a diffusion, which is what its snapshot is written with; or why diffusers has none.
     pub fn of_diffusion(diffusion: &DiffusionConfig) -> Result<Self, String> {
         if diffusion.prediction == Prediction::PosteriorMean {
             return Err("its network predicts the posterior mean (diffusion.prediction)".into());
@@ -154,16 +154,16 @@ impl SchedulerConfig {
             return Err("its diffusion is one in continuous time (diffusion.continuous)".into());
         }
         if diffusion.self_conditioning {
-            return Err("its network is told its own last estimate (diffusion.self_conditioning)".into());
+            return Err("its network is conditioned on its own last estimate (diffusion.self_conditioning)".into());
         }
         if diffusion.rescaled_times && diffusion.schedule.steps() != 1000 {
-            return Err("its network is told rescaled times (diffusion.rescaled_times)".into());
+            return Err("its network is conditioned on rescaled times (diffusion.rescaled_times)".into());
         }
         Ok(Self {
             diffusion: diffusion.clone(),
             spacing: Spacing::Linspace,
             steps_offset: 0,
-            hold: Hold::Clip { range: 1.0 },
+            clipping: Clipping::Clip { range: 1.0 },
             method: Method::Ddpm,
         })
     }
@@ -171,7 +171,7 @@ impl SchedulerConfig {
     /// The same of latents, whose values have no bounds. Pipelines of Stable Diffusion expect an offset of 1, which this
     /// spacing does not read.
     pub fn of_latents(diffusion: &DiffusionConfig) -> Result<Self, String> {
-        Ok(Self { hold: Hold::Nothing, steps_offset: 1, ..Self::of_diffusion(diffusion)? })
+        Ok(Self { clipping: Clipping::None, steps_offset: 1, ..Self::of_diffusion(diffusion)? })
     }
 
     /// Whether it is what a snapshot of ours has for its diffusion.
@@ -184,22 +184,22 @@ impl SchedulerConfig {
         let keys = Keys::of(json)?;
         keys.only(&KNOWN)?;
         let class = keys.word("_class_name", None, &CLASSES.map(|name| (name, name)))?;
-        let (spacing, hold, method) = match class {
-            "DDPMScheduler" => (Spacing::Leading, hold(keys, true)?, Method::Ddpm),
+        let (spacing, clipping, method) = match class {
+            "DDPMScheduler" => (Spacing::Leading, clipping(keys, true)?, Method::Ddpm),
             "DDIMScheduler" => {
                 let method = Method::Ddim { ends_clean: keys.flag("set_alpha_to_one", true)? };
-                (Spacing::Leading, hold(keys, true)?, method)
+                (Spacing::Leading, clipping(keys, true)?, method)
             }
-            "PNDMScheduler" => (Spacing::Leading, Hold::Nothing, pndm(keys)?),
-            "EulerDiscreteScheduler" => (Spacing::Linspace, Hold::Nothing, exploding(keys, Sampler::Euler)?),
+            "PNDMScheduler" => (Spacing::Leading, Clipping::None, pndm(keys)?),
+            "EulerDiscreteScheduler" => (Spacing::Linspace, Clipping::None, exploding(keys, Sampler::Euler)?),
             "EulerAncestralDiscreteScheduler" => {
-                (Spacing::Linspace, Hold::Nothing, exploding(keys, Sampler::EulerAncestral)?)
+                (Spacing::Linspace, Clipping::None, exploding(keys, Sampler::EulerAncestral)?)
             }
             "HeunDiscreteScheduler" => {
-                (Spacing::Linspace, hold(keys, false)?, exploding(keys, Sampler::Heun { churn: Churn::NONE })?)
+                (Spacing::Linspace, clipping(keys, false)?, exploding(keys, Sampler::Heun { churn: Churn::NONE })?)
             }
-            "LMSDiscreteScheduler" => (Spacing::Linspace, Hold::Nothing, exploding(keys, Sampler::Lms)?),
-            class => (Spacing::Linspace, threshold(keys)?.unwrap_or(Hold::Nothing), integrator(keys, class)?),
+            "LMSDiscreteScheduler" => (Spacing::Linspace, Clipping::None, exploding(keys, Sampler::Lms)?),
+            class => (Spacing::Linspace, threshold(keys)?.unwrap_or(Clipping::None), integrator(keys, class)?),
         };
         // This class does not know the key and always spaces evenly.
         let spacing = match class {
@@ -207,7 +207,7 @@ impl SchedulerConfig {
             _ => keys.word("timestep_spacing", Some(spacing), &SPACINGS)?,
         };
         if class == "PNDMScheduler" && spacing != Spacing::Leading {
-            // With any other, the peer's steps do not end where its next ones start, but look back over them.
+            // With any other, diffusers' steps do not end where its next ones start, but look back over them.
             return Err(keys.refuse("timestep_spacing", "leading, with PNDM"));
         }
         let diffusion = diffusion(keys, class)?;
@@ -221,10 +221,10 @@ impl SchedulerConfig {
             return Err(keys.refuse("prediction_type", "epsilon, or with skip_prk_steps v_prediction, with PNDM"));
         }
         let steps_offset = keys.whole("steps_offset", Some(0), MOST_STEPS)?;
-        Ok(Self { diffusion, spacing, steps_offset, hold, method })
+        Ok(Self { diffusion, spacing, steps_offset, clipping, method })
     }
 
-    /// The name of the peer's class.
+    /// The name of diffusers' class.
     pub fn class(&self) -> &'static str {
         match self.method {
             Method::Ddpm => "DDPMScheduler",
@@ -312,19 +312,19 @@ impl SchedulerConfig {
                 }
             }
         }
-        match (self.hold, self.method) {
-            (Hold::Threshold(threshold), _) => {
+        match (self.clipping, self.method) {
+            (Clipping::Threshold(threshold), _) => {
                 set("thresholding", true.into());
                 set("dynamic_thresholding_ratio", threshold.percentile.into());
                 set("sample_max_value", threshold.maximum.into());
             }
-            (Hold::Clip { range }, _) => {
+            (Clipping::Clip { range }, _) => {
                 set("clip_sample", true.into());
                 set("clip_sample_range", range.into());
             }
             // Their default is to clip.
-            (Hold::Nothing, Method::Ddpm | Method::Ddim { .. }) => set("clip_sample", false.into()),
-            (Hold::Nothing, _) => {}
+            (Clipping::None, Method::Ddpm | Method::Ddim { .. }) => set("clip_sample", false.into()),
+            (Clipping::None, _) => {}
         }
         json
     }
@@ -335,20 +335,20 @@ fn word<T: PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
 }
 
 /// Thresholding where there is some, else clipping.
-fn hold(keys: Keys<'_>, clips: bool) -> Result<Hold, DiffusersError> {
+fn clipping(keys: Keys<'_>, clips: bool) -> Result<Clipping, DiffusersError> {
     if let Some(threshold) = threshold(keys)? {
         return Ok(threshold);
     }
     if !keys.flag("clip_sample", clips)? {
-        return Ok(Hold::Nothing);
+        return Ok(Clipping::None);
     }
     match keys.number("clip_sample_range", 1.0)? {
-        range if range > 0.0 => Ok(Hold::Clip { range }),
+        range if range > 0.0 => Ok(Clipping::Clip { range }),
         _ => Err(keys.refuse("clip_sample_range", "a number above 0")),
     }
 }
 
-fn threshold(keys: Keys<'_>) -> Result<Option<Hold>, DiffusersError> {
+fn threshold(keys: Keys<'_>) -> Result<Option<Clipping>, DiffusersError> {
     if !keys.flag("thresholding", false)? {
         return Ok(None);
     }
@@ -357,7 +357,7 @@ fn threshold(keys: Keys<'_>) -> Result<Option<Hold>, DiffusersError> {
         maximum: keys.number("sample_max_value", 1.0)?,
     };
     match threshold.is_sound() {
-        true => Ok(Some(Hold::Threshold(threshold))),
+        true => Ok(Some(Clipping::Threshold(threshold))),
         false if threshold.maximum < 1.0 => Err(keys.refuse("sample_max_value", "at least 1")),
         false => Err(keys.refuse("dynamic_thresholding_ratio", "more than 0, and 1 at most")),
     }
@@ -507,7 +507,7 @@ fn schedule(keys: Keys<'_>, class: &str) -> Result<ScheduleConfig, DiffusersErro
     Ok(choices[chosen].1.clone())
 }
 
-/// The keys of a schedule: its formula where the peer has it, else its betas one by one.
+/// The keys of a schedule: its formula where diffusers has it, else its betas one by one.
 fn write_schedule(schedule: &ScheduleConfig, json: &mut Value) {
     let mut named = |name: &str, start: f64, end: f64| {
         json["beta_schedule"] = name.into();

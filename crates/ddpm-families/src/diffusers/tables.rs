@@ -15,7 +15,7 @@ pub enum Tables {
     /// `f64`.
     #[default]
     Exact,
-    /// `f32`, rounded where the peer rounds.
+    /// `f32`, rounded where diffusers rounds.
     Peer,
 }
 
@@ -33,7 +33,7 @@ impl Tables {
     }
 }
 
-/// Betas and alphas-bar as the peer holds them.
+/// Betas and alphas-bar as diffusers holds them.
 pub fn rounded(config: &DiffusionConfig) -> Result<(Vec<f32>, Vec<f32>), ScheduleError> {
     let betas: Vec<f32> = match config.schedule {
         ScheduleConfig::Linear { steps, beta_start, beta_end } => linspace(beta_start, beta_end, steps),
@@ -47,7 +47,7 @@ pub fn rounded(config: &DiffusionConfig) -> Result<(Vec<f32>, Vec<f32>), Schedul
                 1.0 / (1.0 + exp) * (beta_end - beta_start) as f32 + beta_start as f32
             })
             .collect(),
-        // Made in f64 by the peer too.
+        // Made in f64 by diffusers too.
         _ => config.schedule.init()?.betas.into_iter().map(|beta| beta as f32).collect(),
     };
     let betas = if config.zero_terminal_snr { without_signal(&betas) } else { betas };

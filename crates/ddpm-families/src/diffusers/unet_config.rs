@@ -1,6 +1,6 @@
 //! `config.json` of a `UNet2DModel` and [`UNetConfig`], in both directions.
 //!
-//! A key that is absent means what the peer's code has as its default, which is not always the paper's choice.
+//! A key that is absent means what diffusers' code has as its default, which is not always the paper's choice.
 
 use ddpm_model::embedding::{SinusoidConfig, SinusoidOrder};
 use ddpm_model::network::NetworkConfig;
@@ -48,7 +48,7 @@ const KNOWN: [&str; 30] = [
     "time_embedding_type",
     "up_block_types",
     "upsample_type",
-    // Of the peer's first releases, without a meaning today.
+    // Of diffusers' first releases, without a meaning today.
     "resnet_act_fn",
     "num_head_channels",
 ];
@@ -64,7 +64,7 @@ pub struct UNetFile {
 
 /// A `config.json` in our words.
 ///
-/// All rows of a table of classes are taken for classes: that one of them stands for none, the peer cannot say.
+/// All rows of a table of classes are taken for classes: that one of them stands for none, diffusers cannot say.
 pub fn read(json: &Value) -> Result<UNetFile, DiffusersError> {
     let keys = Keys::of(json)?;
     keys.word("_class_name", None, &[(CLASS, ())])?;

@@ -11,7 +11,7 @@ use ddpm_model::network::{Network, NetworkConfig, NetworkError};
 use ddpm_model::schedule::ScheduleError;
 use ddpm_model::variance::Variance;
 use ddpm_sampling::job::JobError;
-use ddpm_sampling::plan::Hold;
+use ddpm_sampling::plan::Clipping;
 use ddpm_sampling::steps::Spacing;
 use ddpm_weights::lora::{Lora, Part};
 use ddpm_weights::names::SingleFile;
@@ -120,7 +120,7 @@ impl LatentPipeline {
             diffusion: own.diffusion.clone(),
             spacing: Spacing::Leading,
             steps_offset: 0,
-            hold: Hold::Nothing,
+            clipping: Clipping::None,
             method: Method::Ddim { ends_clean: true },
         };
         let pipeline = Self {
@@ -225,8 +225,8 @@ impl LatentPipeline {
     pub fn with_scheduler(mut self, mut scheduler: SchedulerConfig) -> Self {
         if self.is_stable_diffusion {
             scheduler.steps_offset = 1;
-            if matches!(scheduler.hold, Hold::Clip { .. }) {
-                scheduler.hold = Hold::Nothing;
+            if matches!(scheduler.clipping, Clipping::Clip { .. }) {
+                scheduler.clipping = Clipping::None;
             }
         }
         if scheduler.diffusion.variance == Variance::Learned {
@@ -427,7 +427,7 @@ fn open_text(
     })
 }
 
-/// The scheduler. Its class is that of `model_index.json`, which the peer goes by too.
+/// The scheduler. Its class is that of `model_index.json`, which diffusers goes by too.
 fn read_scheduler(folder: &Path, index: &Index) -> Result<SchedulerConfig, SnapshotError> {
     let missing = || index.missing("scheduler", "a scheduler, with scheduler/scheduler_config.json next to this file");
     read_scheduler_file(folder, index.part("scheduler"))?.ok_or_else(missing)

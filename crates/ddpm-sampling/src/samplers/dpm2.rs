@@ -6,7 +6,7 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
 use super::euler_ancestral::below;
-use super::variance_exploding::{diffuse, walk};
+use super::variance_exploding::{diffuse, euler_step};
 use super::{About, Grid, Noise, NoiseSource, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
@@ -79,10 +79,10 @@ fn midpoint<const D: usize>(
     let eps = denoised.eps(&x, t);
     // There is no half-way to a clean level in ln sigma.
     if s.sigma == 0.0 {
-        return (walk(x, eps, t, s), denoised.x_0);
+        return (euler_step(x, eps, t, s), denoised.x_0);
     }
     let r = NoiseLevel::from_ratio((t.ratio() * s.ratio()).sqrt());
-    let x_r = walk(x.clone(), eps, t, r);
+    let x_r = euler_step(x.clone(), eps, t, r);
     let eps_r = denoiser.denoise(&x_r, r).eps(&x_r, r);
-    (walk(x, eps_r, t, s), denoised.x_0)
+    (euler_step(x, eps_r, t, s), denoised.x_0)
 }

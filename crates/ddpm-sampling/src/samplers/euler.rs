@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::variance_exploding::walk;
+use super::variance_exploding::euler_step;
 use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
@@ -30,7 +30,7 @@ pub fn euler<const D: usize>(
         let (t, s) = (pair[0], pair[1]);
         let denoised = denoiser.denoise(&x, t);
         let eps = denoised.eps(&x, t);
-        x = walk(x, eps, t, s);
+        x = euler_step(x, eps, t, s);
         on_step(Step { index, level: s, x: &x, x_0: &denoised.x_0 });
     }
     x

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::variance_exploding::{diffuse, walk};
+use super::variance_exploding::{diffuse, euler_step};
 use super::{About, Grid, Noise, NoiseSource, Options, Posterior, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
@@ -33,7 +33,7 @@ pub fn euler_ancestral<const D: usize>(
         let denoised = denoiser.denoise(&x, t);
         let eps = denoised.eps(&x, t);
         let down = below(t, s);
-        x = walk(x, eps, t, down);
+        x = euler_step(x, eps, t, down);
         if s.sigma > 0.0 {
             x = diffuse(x, noise.step(index), down, s);
         }

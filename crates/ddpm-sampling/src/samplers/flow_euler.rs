@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::straight_path::{velocity, walk};
+use super::straight_path::{euler_step, velocity};
 use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
@@ -32,7 +32,7 @@ pub fn flow_euler<const D: usize>(
         let (t, s) = (pair[0], pair[1]);
         let denoised = denoiser.denoise(&x, t);
         let v = velocity(&denoised, &x, t);
-        x = walk(x, v, t, s);
+        x = euler_step(x, v, t, s);
         on_step(Step { index, level: s, x: &x, x_0: &denoised.x_0 });
     }
     x

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::straight_path::{velocity, walk};
+use super::straight_path::{euler_step, velocity};
 use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
@@ -32,13 +32,13 @@ pub fn flow_heun<const D: usize>(
         let (t, s) = (pair[0], pair[1]);
         let denoised = denoiser.denoise(&x, t);
         let v = velocity(&denoised, &x, t);
-        let ahead = walk(x.clone(), v.clone(), t, s);
+        let ahead = euler_step(x.clone(), v.clone(), t, s);
         // There is no velocity at a clean level, where Euler's step is the best there is.
         x = if s.sigma == 0.0 {
             ahead
         } else {
             let v_ahead = velocity(&denoiser.denoise(&ahead, s), &ahead, s);
-            walk(x, (v + v_ahead) / 2.0, t, s)
+            euler_step(x, (v + v_ahead) / 2.0, t, s)
         };
         on_step(Step { index, level: s, x: &x, x_0: &denoised.x_0 });
     }

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::variance_exploding::{diffuse, walk};
+use super::variance_exploding::{diffuse, euler_step};
 use super::{About, Grid, Noise, NoiseSource, OptionSpec, Options, Range, Sampler, SamplerError, SamplerOptions, Step};
 
 pub(super) const ABOUT: About = About {
@@ -110,13 +110,13 @@ pub fn heun<const D: usize>(
         }
         let denoised = denoiser.denoise(&x, t);
         let eps = denoised.eps(&x, t);
-        let ahead = walk(x.clone(), eps.clone(), t, s);
+        let ahead = euler_step(x.clone(), eps.clone(), t, s);
         // eps means nothing at a clean level, where Euler's step is the best there is.
         x = if s.sigma == 0.0 {
             ahead
         } else {
             let eps_ahead = denoiser.denoise(&ahead, s).eps(&ahead, s);
-            walk(x, (eps + eps_ahead) / 2.0, t, s)
+            euler_step(x, (eps + eps_ahead) / 2.0, t, s)
         };
         on_step(Step { index, level: s, x: &x, x_0: &denoised.x_0 });
     }

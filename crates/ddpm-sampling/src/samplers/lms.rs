@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 
-use super::variance_exploding::walk;
+use super::variance_exploding::euler_step;
 use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
@@ -45,7 +45,7 @@ pub fn lms<const D: usize>(
             .iter()
             .zip(lagrange_means(&sigmas, s.ratio()))
             .fold(x.zeros_like(), |mean, ((_, eps), weight)| mean + eps.clone() * weight);
-        x = walk(x, mean_eps, t, s);
+        x = euler_step(x, mean_eps, t, s);
         on_step(Step { index, level: s, x: &x, x_0: &denoised.x_0 });
     }
     x

@@ -6,7 +6,7 @@ use ddpm_model::denoiser::Denoiser;
 use ddpm_model::noise_level::NoiseLevel;
 use ddpm_model::prediction::{Prediction, eps_from_v, eps_from_x_0, v_from_x_0_and_eps};
 
-use super::variance_exploding::walk;
+use super::variance_exploding::euler_step;
 use super::{About, Grid, Noise, Options, Sampler, Step};
 
 pub(super) const ABOUT: About = About {
@@ -79,7 +79,7 @@ pub fn pndm<const D: usize>(
             _ => linear_multistep(&past),
         };
         // (11)
-        x = walk(x, eps, s, t);
+        x = euler_step(x, eps, s, t);
         on_step(Step { index, level: t, x: &x, x_0: &denoised.x_0 });
     }
     x
@@ -140,7 +140,7 @@ pub fn plms<const D: usize>(
             Prediction::V => eps_from_v(start.clone(), mean, &[from]),
             _ => mean,
         };
-        x = walk(start, eps, from, to);
+        x = euler_step(start, eps, from, to);
         // The first two evaluations make one step.
         if index > 0 {
             on_step(Step { index: index - 1, level: to, x: &x, x_0: &denoised.x_0 });
@@ -178,7 +178,7 @@ fn runge_kutta<const D: usize>(
     middle: [NoiseLevel; 2],
 ) -> Tensor<D> {
     let eps_at = |eps: &Tensor<D>, level: NoiseLevel| {
-        let x = walk(x.clone(), eps.clone(), s, level);
+        let x = euler_step(x.clone(), eps.clone(), s, level);
         denoiser.denoise(&x, level).eps(&x, level)
     };
     let e_2 = eps_at(&e_1, middle[0]);
@@ -194,7 +194,7 @@ fn improved_euler<const D: usize>(
     e_1: Tensor<D>,
     [s, t]: [NoiseLevel; 2],
 ) -> Tensor<D> {
-    let x = walk(x.clone(), e_1.clone(), s, t);
+    let x = euler_step(x.clone(), e_1.clone(), s, t);
     (e_1 + denoiser.denoise(&x, t).eps(&x, t)) / 2.0
 }
 

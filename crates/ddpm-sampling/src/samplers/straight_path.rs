@@ -18,7 +18,12 @@ pub(super) fn velocity<const D: usize>(denoised: &Denoised<D>, x: &Tensor<D>, le
 }
 
 /// From one level to another as if the velocity were the same all the way.
-pub(super) fn walk<const D: usize>(x: Tensor<D>, velocity: Tensor<D>, from: NoiseLevel, to: NoiseLevel) -> Tensor<D> {
+pub(super) fn euler_step<const D: usize>(
+    x: Tensor<D>,
+    velocity: Tensor<D>,
+    from: NoiseLevel,
+    to: NoiseLevel,
+) -> Tensor<D> {
     let moved = x / (from.alpha + from.sigma) + velocity * (time(to) - time(from));
     moved * (to.alpha + to.sigma)
 }

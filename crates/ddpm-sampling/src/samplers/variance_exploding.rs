@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use ddpm_model::noise_level::NoiseLevel;
 
 /// From one level to another with a constant eps.
-pub(super) fn walk<const D: usize>(x: Tensor<D>, eps: Tensor<D>, from: NoiseLevel, to: NoiseLevel) -> Tensor<D> {
+pub(super) fn euler_step<const D: usize>(x: Tensor<D>, eps: Tensor<D>, from: NoiseLevel, to: NoiseLevel) -> Tensor<D> {
     (x / from.alpha + eps * (to.ratio() - from.ratio())) * to.alpha
 }
 

@@ -269,7 +269,7 @@ impl Task {
     }
 
     /// Those of the levels that it visits.
-    pub(crate) fn walked<'a>(&self, levels: &'a [NoiseLevel]) -> Result<&'a [NoiseLevel], TaskError> {
+    pub(crate) fn visited<'a>(&self, levels: &'a [NoiseLevel]) -> Result<&'a [NoiseLevel], TaskError> {
         let (Self::Resemble { strength, .. } | Self::Fill { strength, .. }) = *self else { return Ok(levels) };
         match remaining_levels(levels, strength) {
             [] | [_] => Err(TaskError::NoStep { strength, steps: levels.len() - 1 }),
@@ -300,7 +300,7 @@ impl Task {
     }
 
     /// How often it takes each step.
-    pub(crate) fn walks(&self) -> usize {
+    pub(crate) fn passes(&self) -> usize {
         match self {
             Self::Inpaint { plan, .. } => plan.resamples,
             _ => 1,
