@@ -14,6 +14,7 @@ use ddpm_model::unet::{CrossAttentionConfig, DownsamplePadding, Heads, UNetConfi
 use serde::Serialize;
 
 use super::process::{Answer, Process};
+use super::table::times_cell;
 use super::{BenchArgs, TURN, threads};
 use crate::output::print;
 
@@ -223,12 +224,12 @@ fn text(comparison: &Comparison, threads: usize) -> String {
         let _ = writeln!(text, "{name:<24}{}", cells.concat());
     };
     row("", &|side| side.name.clone());
-    row("forward", &|side| cell(&sides[0], side, |side| &side.forward));
-    row("forward, CPU time", &|side| cell(&sides[0], side, |side| &side.forward_cpu));
+    row("forward", &|side| times_cell(&sides[0].forward, &side.forward));
+    row("forward, CPU time", &|side| times_cell(&sides[0].forward_cpu, &side.forward_cpu));
     row("peak memory, forward", &|side| format!("{:.0} MiB", side.forward_peak_mib));
     if latent.trains() {
-        row("training step", &|side| cell(&sides[0], side, |side| &side.train));
-        row("training, CPU time", &|side| cell(&sides[0], side, |side| &side.train_cpu));
+        row("training step", &|side| times_cell(&sides[0].train, &side.train));
+        row("training, CPU time", &|side| times_cell(&sides[0].train_cpu, &side.train_cpu));
         row("peak memory, training", &|side| format!("{:.0} MiB", side.train_peak_mib));
     }
     text
@@ -245,17 +246,6 @@ fn text_of_profile(profile: &Answer) -> String {
         let _ = writeln!(text, "all of it: {:.1} ms", profile.step_ms);
     }
     text
-}
-
-fn cell(ours: &Measured, side: &Measured, times: fn(&Measured) -> &Vec<f64>) -> String {
-    let median = |side: &Measured| super::table::median(times(side));
-    let Some(time) = median(side) else { return "-".into() };
-    let fastest = times(side).iter().copied().fold(f64::INFINITY, f64::min);
-    let ratio = match (std::ptr::eq(ours, side), median(ours)) {
-        (false, Some(ours)) => format!(", {:.2} times", time / ours),
-        _ => String::new(),
-    };
-    format!("{:.1} ms ({:.1}){ratio}", time * 1e3, fastest * 1e3)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use anyhow::ensure;
 use serde::Serialize;
 
 use super::process::{Answer, Process};
+use super::table::times_cell;
 use super::{BenchArgs, TURN, threads};
 use crate::output::print;
 
@@ -174,10 +175,10 @@ fn text(comparison: &Comparison, threads: usize) -> String {
         let _ = writeln!(text, "{name:<22}{}", cells.concat());
     };
     row("", &|side| side.name.clone());
-    row("training step", &|side| cell(&sides[0], side, |side| &side.train));
-    row("training, CPU time", &|side| cell(&sides[0], side, |side| &side.train_cpu));
+    row("training step", &|side| times_cell(&sides[0].train, &side.train));
+    row("training, CPU time", &|side| times_cell(&sides[0].train_cpu, &side.train_cpu));
     if *network == SeriesNetwork::TimeGrad {
-        row(&format!("forecast, {PATHS} paths"), &|side| cell(&sides[0], side, |side| &side.forecast));
+        row(&format!("forecast, {PATHS} paths"), &|side| times_cell(&sides[0].forecast, &side.forecast));
     }
     row("peak memory", &|side| format!("{:.0} MiB", side.peak_mib));
     text
@@ -192,17 +193,6 @@ fn text_of_lengths(lengths: &[Comparison]) -> String {
         let _ = writeln!(text, "{:>8}{:>14.1}{per_step:>20.1}{memory:>10.0} MiB", series.size, time * 1e3);
     }
     text
-}
-
-fn cell(ours: &Measured, side: &Measured, times: fn(&Measured) -> &Vec<f64>) -> String {
-    let median = |side: &Measured| super::table::median(times(side));
-    let Some(time) = median(side) else { return "-".into() };
-    let fastest = times(side).iter().copied().fold(f64::INFINITY, f64::min);
-    let ratio = match (std::ptr::eq(ours, side), median(ours)) {
-        (false, Some(ours)) => format!(", {:.2} times", time / ours),
-        _ => String::new(),
-    };
-    format!("{:.1} ms ({:.1}){ratio}", time * 1e3, fastest * 1e3)
 }
 
 #[cfg(test)]

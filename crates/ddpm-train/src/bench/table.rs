@@ -120,6 +120,17 @@ pub(super) fn median(times: &[f64]) -> Option<f64> {
     }
 }
 
+/// Median and fastest of times in seconds, and next to those of ours how many times as long they took.
+pub(super) fn times_cell(ours: &[f64], times: &[f64]) -> String {
+    let Some(time) = median(times) else { return "-".into() };
+    let fastest = times.iter().copied().fold(f64::INFINITY, f64::min);
+    let ratio = match (std::ptr::eq(ours, times), median(ours)) {
+        (false, Some(ours)) => format!(", {:.2} times", time / ours),
+        _ => String::new(),
+    };
+    format!("{:.1} ms ({:.1}){ratio}", time * 1e3, fastest * 1e3)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
