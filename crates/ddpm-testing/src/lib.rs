@@ -7,5 +7,6 @@ pub mod gradients;
 pub mod hostile;
 pub mod known;
 pub mod networks;
+pub mod python;
 pub mod sources;
 pub mod support;

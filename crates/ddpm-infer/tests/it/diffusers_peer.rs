@@ -14,6 +14,7 @@ use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig, Written
 use ddpm_families::vae::VaeFamily;
 use ddpm_files::npy;
 use ddpm_model::network::NetworkConfig;
+use ddpm_testing::python::{python_with, run};
 use serde_json::{Value, json};
 
 /// How far two pictures may be apart: a rounding of the nearest of 256 levels.
@@ -23,17 +24,11 @@ const INSIDE: f32 = 0.03;
 
 /// What the peer's script says, unless there is no Python for it.
 fn peer(words: &[&str]) -> Option<String> {
-    let Ok(python) = std::env::var("DDPM_PYTHON") else {
-        eprintln!("not run: DDPM_PYTHON names no Python with diffusers");
-        return None;
-    };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/diffusers_peer.py");
-    let output = Command::new(python).arg(script).args(words).output().expect("DDPM_PYTHON can be run");
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Some(String::from_utf8_lossy(&output.stdout).trim().into())
+    let python = python_with("diffusers")?;
+    Some(run(&python, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/diffusers_peer.py"), words))
 }
 
-fn array(path: &Path) -> Vec<f32> {
+pub(crate) fn array(path: &Path) -> Vec<f32> {
     npy::decode(&std::fs::read(path).unwrap()).unwrap().1
 }
 
@@ -54,7 +49,7 @@ fn ours(dir: &Path, from: &Path, case: &Value) -> Vec<f32> {
 }
 
 /// The largest difference in levels of 8 bits, and the share of values inside of [-1, 1].
-fn apart(found: &[f32], wanted: &[f32]) -> (f32, f32) {
+pub(crate) fn apart(found: &[f32], wanted: &[f32]) -> (f32, f32) {
     assert_eq!(found.len(), wanted.len());
     let largest = found.iter().zip(wanted).map(|(f, w)| (f - w).abs() * 127.5).fold(0.0, f32::max);
     let inside = wanted.iter().filter(|value| value.abs() < 0.999).count() as f32 / wanted.len() as f32;

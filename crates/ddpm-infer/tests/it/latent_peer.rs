@@ -15,7 +15,10 @@ use ddpm_families::snapshot::Written;
 use ddpm_families::text_encoder::TextEncoderFamily;
 use ddpm_families::vae::VaeFamily;
 use ddpm_files::npy;
+use ddpm_testing::python::{python_with, run};
 use serde_json::{Value, json};
+
+use crate::diffusers_peer::{apart, array};
 
 /// How far two images may be apart: a rounding of the nearest of 256 levels.
 const LEVELS: f32 = 1.0;
@@ -26,18 +29,8 @@ const SEED: &str = "11";
 
 /// What the peer's script says, unless there is no Python for it.
 fn peer(words: &[&str]) -> Option<String> {
-    let Ok(python) = std::env::var("DDPM_PYTHON") else {
-        eprintln!("not run: DDPM_PYTHON names no Python with diffusers and transformers");
-        return None;
-    };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/latent_peer.py");
-    let output = Command::new(python).arg(script).args(words).output().expect("DDPM_PYTHON can be run");
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Some(String::from_utf8_lossy(&output.stdout).trim().into())
-}
-
-fn array(path: &Path) -> Vec<f32> {
-    npy::decode(&std::fs::read(path).unwrap()).unwrap().1
+    let python = python_with("diffusers and transformers")?;
+    Some(run(&python, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/latent_peer.py"), words))
 }
 
 /// Our images of a folder, from the noise in a file.
@@ -52,14 +45,6 @@ fn ours(dir: &Path, from: &Path, noise: &Path, words: &[String]) -> Vec<f32> {
         .unwrap();
     assert!(output.status.success(), "{}: {words:?}: {}", from.display(), String::from_utf8_lossy(&output.stderr));
     array(&dir.join("o/samples.npy"))
-}
-
-/// The largest difference in levels of 8 bits, and the share of values inside of [-1, 1].
-fn apart(found: &[f32], wanted: &[f32]) -> (f32, f32) {
-    assert_eq!(found.len(), wanted.len());
-    let largest = found.iter().zip(wanted).map(|(f, w)| (f - w).abs() * 127.5).fold(0.0, f32::max);
-    let inside = wanted.iter().filter(|value| value.abs() < 0.999).count() as f32 / wanted.len() as f32;
-    (largest, inside)
 }
 
 #[test]

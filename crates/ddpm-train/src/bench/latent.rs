@@ -13,9 +13,9 @@ use ddpm_model::network::NetworkConfig;
 use ddpm_model::unet::{CrossAttentionConfig, DownsamplePadding, Heads, UNetConfig};
 use serde::Serialize;
 
-use super::process::{Answer, Process};
+use super::process::{Answer, Hello, Side, in_turns};
 use super::table::times_cell;
-use super::{BenchArgs, TURN, threads};
+use super::{BenchArgs, TURN, computing, this_program, threads};
 use crate::output::print;
 
 /// The networks in PyTorch, which run as `python -c`.
@@ -143,48 +143,34 @@ fn compare(args: &BenchArgs, latent: Latent) -> anyhow::Result<(Comparison, Answ
     for words in peers(args, latent) {
         commands.extend(args.peer.iter().map(|python| theirs(args, python, latent, &words)));
     }
-    let mut processes = commands.iter_mut().map(Process::start).collect::<Result<Vec<_>, _>>()?;
-    let counts: Vec<usize> = processes.iter().map(|process| process.hello.parameters).collect();
+    let named = |Hello { name, .. }| Measured { name, ..Measured::default() };
+    let sides = commands.iter_mut().map(|command| Side::start(command, named));
+    let mut sides = sides.collect::<Result<Vec<_>, _>>()?;
+    let counts: Vec<usize> = sides.iter().map(|side| side.process.hello.parameters).collect();
     ensure!(counts.iter().all(|count| *count == counts[0]), "parameters differ, {counts:?}: not the same network");
-    let named = |process: &Process| Measured { name: process.hello.name.clone(), ..Measured::default() };
-    let mut sides: Vec<Measured> = processes.iter().map(named).collect();
-    let mut in_turns = |rounds: usize, command: &str, take: fn(&mut Measured, Answer)| -> anyhow::Result<()> {
-        for round in 0..rounds {
-            for (process, side) in processes.iter_mut().zip(&mut sides) {
-                crate::say!("{}: {command}, round {} of {rounds}", side.name, round + 1);
-                take(side, process.ask(command)?);
-            }
-        }
-        Ok(())
-    };
-    in_turns(args.rounds, &format!("forward {TURN}"), |side, answer| {
+    in_turns(args.rounds, &mut sides, &format!("forward {TURN}"), |side, answer| {
         side.forward.extend(answer.seconds);
         side.forward_cpu.extend(answer.cpu_seconds);
     })?;
-    in_turns(1, "memory", |side, answer| side.forward_peak_mib = answer.peak_mib)?;
+    in_turns(1, &mut sides, "memory", |side, answer| side.forward_peak_mib = answer.peak_mib)?;
     if latent.trains() {
-        in_turns(args.rounds, &format!("train {TURN}"), |side, answer| {
+        in_turns(args.rounds, &mut sides, &format!("train {TURN}"), |side, answer| {
             side.train.extend(answer.seconds);
             side.train_cpu.extend(answer.cpu_seconds);
         })?;
-        in_turns(1, "memory", |side, answer| side.train_peak_mib = answer.peak_mib)?;
+        in_turns(1, &mut sides, "memory", |side, answer| side.train_peak_mib = answer.peak_mib)?;
     }
     let profile = match args.profile {
-        true => processes[0].ask(&format!("profile {}", args.rounds))?,
+        true => sides[0].process.ask(&format!("profile {}", args.rounds))?,
         false => Answer::default(),
     };
+    let sides = sides.into_iter().map(|side| side.measured).collect();
     Ok((Comparison { latent, parameters: counts[0], sides }, profile))
 }
 
-/// This program as the one that is measured.
 fn ours(args: &BenchArgs, latent: Latent) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["bench", "--worker", "--latent", latent.name(), "--precision", args.precision.name()]);
-    if args.gradient_checkpointing {
-        command.arg("--gradient-checkpointing");
-    }
-    command.args(args.device.iter().flat_map(|device| ["--device", device]));
-    command.env("RAYON_NUM_THREADS", threads(args).to_string());
+    let mut command = this_program(args)?;
+    command.args(["--worker", "--latent", latent.name()]).args(computing(args));
     Ok(command)
 }
 

@@ -1,9 +1,8 @@
 //! Our side of the measurement of networks of latent diffusion.
 
-use std::io::stdin;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use ddpm_data::random::{Stream, mix};
@@ -14,7 +13,7 @@ use ddpm_model::network::Network;
 use serde_json::json;
 
 use super::latent::Latent;
-use super::worker::{Plan, Worker, data_info, measure, name_of, operations, say, threads};
+use super::worker::{Plan, Worker, answer_commands, data_info, measure, name_of, operations};
 use crate::memory::peak_mib;
 
 /// Answers commands until there are no more.
@@ -33,20 +32,16 @@ pub(super) fn run(
     }
     device.seed(mix(0, Stream::Init, 0));
     let network = settle(latent.network().init(device).in_precision(precision).with_kept_weights());
-    say(&json!({ "name": name_of(precision), "parameters": network.num_params(), "threads": threads() }))?;
+    let parameters = network.num_params();
     let step = Step { network, latent, device: device.clone() };
-    for line in stdin().lines() {
-        let line = line?;
-        let (command, number) = line.split_once(' ').unwrap_or((&line, "1"));
-        let number: usize = number.trim().parse().with_context(|| format!("`{line}` has no number"))?;
-        say(&match command {
+    answer_commands(&name_of(precision), parameters, |command, number| {
+        Ok(match command {
             "forward" => measure(number, || step.take()),
             "memory" => json!({ "peak_mib": peak_mib().unwrap_or(0.0) }),
             "profile" => step.profile(number),
-            _ => bail!("no such command: {line}"),
-        })?;
-    }
-    Ok(())
+            other => bail!("no such command: {other}"),
+        })
+    })
 }
 
 fn tokens(latent: Latent, device: &Device) -> Tokens {

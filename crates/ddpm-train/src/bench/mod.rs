@@ -18,7 +18,7 @@ use anyhow::{Context, ensure};
 use ddpm_device::device;
 use ddpm_kernels::Precision;
 use network::Work;
-use process::{Answer, Hello, Operation, Process, answer_of};
+use process::{Answer, Hello, Operation, Side, answer_of, in_turns};
 use serde::Serialize;
 
 use crate::output::{print, print_path};
@@ -240,13 +240,7 @@ fn compare(args: &BenchArgs, work: &Work) -> anyhow::Result<Comparison> {
     })
 }
 
-/// A side while it is measured.
-struct Side {
-    process: Process,
-    measured: Measured,
-}
-
-fn sides(args: &BenchArgs, work: &Work) -> anyhow::Result<Vec<Side>> {
+fn sides(args: &BenchArgs, work: &Work) -> anyhow::Result<Vec<Side<Measured>>> {
     let mut commands = vec![ours(args, work, &["--worker"])?];
     if let Some(python) = &args.peer {
         let mut with = |words: &[&str]| commands.push(peer(args, python, work, words));
@@ -264,24 +258,29 @@ fn sides(args: &BenchArgs, work: &Work) -> anyhow::Result<Vec<Side>> {
             with(&["--bf16", "--compile"]);
         }
     }
-    let started = commands.iter_mut().map(|command| {
-        let process = Process::start(command)?;
-        let Hello { name, threads, .. } = process.hello.clone();
-        Ok(Side { process, measured: Measured { name, threads, ..Measured::default() } })
-    });
-    started.collect()
+    let named = |Hello { name, threads, .. }| Measured { name, threads, ..Measured::default() };
+    commands.iter_mut().map(|command| Side::start(command, named)).collect()
 }
 
-/// This program as the one that is measured.
 fn ours(args: &BenchArgs, work: &Work, words: &[&str]) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("this program does not know where it is")?);
-    command.arg("bench").args(words).args(work.arguments(args)).env("RAYON_NUM_THREADS", threads(args).to_string());
-    command.args(["--precision", args.precision.name()]);
-    if args.gradient_checkpointing {
-        command.arg("--gradient-checkpointing");
-    }
-    command.args(args.device.iter().flat_map(|device| ["--device", device]));
+    let mut command = this_program(args)?;
+    command.args(words).args(work.arguments(args)).args(computing(args));
     Ok(command)
+}
+
+/// This program as the one that is measured: its command, device and threads.
+fn this_program(args: &BenchArgs) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("this program does not know where it is")?);
+    command.arg("bench").args(args.device.iter().flat_map(|device| ["--device", device]));
+    command.env("RAYON_NUM_THREADS", threads(args).to_string());
+    Ok(command)
+}
+
+/// The arguments about how a network of diffusion computes.
+fn computing(args: &BenchArgs) -> Vec<&'static str> {
+    let mut words = vec!["--precision", args.precision.name()];
+    words.extend(args.gradient_checkpointing.then_some("--gradient-checkpointing"));
+    words
 }
 
 fn peer(args: &BenchArgs, python: &Path, work: &Work, words: &[&str]) -> Command {
@@ -292,17 +291,6 @@ fn peer(args: &BenchArgs, python: &Path, work: &Work, words: &[&str]) -> Command
 
 fn threads(args: &BenchArgs) -> usize {
     args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-}
-
-/// Asks one after the other, so that whatever else the machine does meets all sides alike.
-fn in_turns(rounds: usize, sides: &mut [Side], command: &str, take: fn(&mut Measured, Answer)) -> anyhow::Result<()> {
-    for round in 0..rounds {
-        for side in sides.iter_mut() {
-            crate::say!("{}: {command}, round {} of {rounds}", side.measured.name, round + 1);
-            take(&mut side.measured, side.process.ask(command)?);
-        }
-    }
-    Ok(())
 }
 
 /// From the start of the program to its first denoising step, of ours and of diffusers.

@@ -77,6 +77,37 @@ impl Process {
     }
 }
 
+/// A side of a comparison: its process, and what was measured of it.
+pub(super) struct Side<M> {
+    pub(super) process: Process,
+    pub(super) measured: M,
+}
+
+impl<M> Side<M> {
+    /// Starts a process, of which `measured` makes an empty measurement.
+    pub(super) fn start(command: &mut Command, measured: impl FnOnce(Hello) -> M) -> anyhow::Result<Self> {
+        let process = Process::start(command)?;
+        let measured = measured(process.hello.clone());
+        Ok(Self { process, measured })
+    }
+}
+
+/// Asks one side after the other, so that whatever else the machine does meets all sides alike.
+pub(super) fn in_turns<M>(
+    rounds: usize,
+    sides: &mut [Side<M>],
+    command: &str,
+    take: fn(&mut M, Answer),
+) -> anyhow::Result<()> {
+    for round in 0..rounds {
+        for side in sides.iter_mut() {
+            crate::say!("{}: {command}, round {} of {rounds}", side.process.hello.name, round + 1);
+            take(&mut side.measured, side.process.ask(command)?);
+        }
+    }
+    Ok(())
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.child.kill());

@@ -9,9 +9,9 @@ use std::str::FromStr;
 use anyhow::ensure;
 use serde::Serialize;
 
-use super::process::{Answer, Process};
+use super::process::{Hello, Side, in_turns};
 use super::table::times_cell;
-use super::{BenchArgs, TURN, threads};
+use super::{BenchArgs, TURN, this_program, threads};
 use crate::output::print;
 
 /// The networks in PyTorch, which run as `python -c`.
@@ -115,42 +115,29 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<Vec<Comparison>> {
 }
 
 fn compare(args: &BenchArgs, series: Series, peer: Option<&Path>) -> anyhow::Result<Comparison> {
-    let mut processes = vec![Process::start(&mut ours(args, series)?)?];
+    let named = |Hello { name, .. }| Measured { name, ..Measured::default() };
+    let mut sides = vec![Side::start(&mut ours(args, series)?, named)?];
     if let Some(python) = peer {
-        processes.push(Process::start(&mut theirs(args, python, series))?);
+        sides.push(Side::start(&mut theirs(args, python, series), named)?);
         // SSSD's own files have more: nodes of transforms, and constants that PyTorch counts as buffers.
-        let counts: Vec<usize> = processes.iter().map(|process| process.hello.parameters).collect();
+        let counts: Vec<usize> = sides.iter().map(|side| side.process.hello.parameters).collect();
         ensure!(counts[0] == counts[1], "parameters differ, {counts:?}: not the same network");
     }
-    let named = |process: &Process| Measured { name: process.hello.name.clone(), ..Measured::default() };
-    let mut sides: Vec<Measured> = processes.iter().map(named).collect();
-    let mut in_turns = |rounds: usize, command: &str, take: fn(&mut Measured, Answer)| -> anyhow::Result<()> {
-        for round in 0..rounds {
-            for (process, side) in processes.iter_mut().zip(&mut sides) {
-                crate::say!("{}: {command}, round {} of {rounds}", side.name, round + 1);
-                take(side, process.ask(command)?);
-            }
-        }
-        Ok(())
-    };
-    in_turns(args.rounds, &format!("train {TURN}"), |side, answer| {
+    in_turns(args.rounds, &mut sides, &format!("train {TURN}"), |side, answer| {
         side.train.extend(answer.seconds);
         side.train_cpu.extend(answer.cpu_seconds);
     })?;
     if series.network == SeriesNetwork::TimeGrad {
-        in_turns(1, &format!("forecast {PATHS}"), |side, answer| side.forecast.extend(answer.seconds))?;
+        in_turns(1, &mut sides, &format!("forecast {PATHS}"), |side, answer| side.forecast.extend(answer.seconds))?;
     }
-    in_turns(1, "memory", |side, answer| side.peak_mib = answer.peak_mib)?;
-    Ok(Comparison { series, sides })
+    in_turns(1, &mut sides, "memory", |side, answer| side.peak_mib = answer.peak_mib)?;
+    Ok(Comparison { series, sides: sides.into_iter().map(|side| side.measured).collect() })
 }
 
-/// This program as the one that is measured.
 fn ours(args: &BenchArgs, series: Series) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = this_program(args)?;
     let Series { network, size } = series;
-    command.args(["bench", "--worker", "--series", &format!("{}:{size}", network.name())]);
-    command.args(args.device.iter().flat_map(|device| ["--device", device]));
-    command.env("RAYON_NUM_THREADS", threads(args).to_string());
+    command.args(["--worker", "--series", &format!("{}:{size}", network.name())]);
     Ok(command)
 }
 

@@ -1,8 +1,6 @@
 //! Our side of the measurement of networks for time series.
 
-use std::io::stdin;
-
-use anyhow::{Context, bail};
+use anyhow::bail;
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Distribution, Int, Tensor};
@@ -21,7 +19,7 @@ use ddpm_model::variance::Variance;
 use serde_json::json;
 
 use super::series::{Series, SeriesNetwork};
-use super::worker::{measure, say};
+use super::worker::{answer_commands, measure};
 use crate::adam::Adam;
 use crate::memory::peak_mib;
 
@@ -53,21 +51,15 @@ pub(super) fn run(series: Series, device: &Device) -> anyhow::Result<()> {
         SeriesNetwork::Sssd => sssd(series, &autodiff)?,
         SeriesNetwork::TimeGrad => timegrad(series, &autodiff)?,
     };
-    let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0_usize);
-    say(&json!({ "name": "ours", "parameters": worker.parameters, "threads": threads }))?;
-    for line in stdin().lines() {
-        let line = line?;
-        let (command, number) = line.split_once(' ').unwrap_or((&line, "1"));
-        let number = number.trim().parse().with_context(|| format!("`{line}` has no number"))?;
-        say(&match (command, &worker.forecast) {
+    answer_commands("ours", worker.parameters, |command, number| {
+        Ok(match (command, &worker.forecast) {
             ("forward", _) => measure(number, &mut worker.forward),
             ("train", _) => measure(number, &mut worker.train),
             ("forecast", Some(forecast)) => measure(1, || forecast(number)),
             ("memory", _) => json!({ "peak_mib": peak_mib().unwrap_or(0.0) }),
-            _ => bail!("no such command: {line}"),
-        })?;
-    }
-    Ok(())
+            (other, _) => bail!("no such command: {other}"),
+        })
+    })
 }
 
 fn worker<M: Module + Sync + 'static>(

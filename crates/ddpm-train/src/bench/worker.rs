@@ -90,9 +90,22 @@ pub(super) fn name_of(precision: Precision) -> String {
     }
 }
 
-/// Threads of the kernels; 0 where none were said.
-pub(super) fn threads() -> usize {
-    std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0)
+/// Says who answers, and answers commands until there are no more.
+pub(super) fn answer_commands(
+    name: &str,
+    parameters: usize,
+    mut answer: impl FnMut(&str, usize) -> anyhow::Result<serde_json::Value>,
+) -> anyhow::Result<()> {
+    // 0 where none were said.
+    let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0_usize);
+    say(&json!({ "name": name, "parameters": parameters, "threads": threads }))?;
+    for line in stdin().lock().lines() {
+        let line = line?;
+        let (command, number) = line.split_once(' ').unwrap_or((&line, "1"));
+        let number = number.trim().parse().with_context(|| format!("`{line}` has no number"))?;
+        say(&answer(command, number)?)?;
+    }
+    Ok(())
 }
 
 /// Opens a snapshot, takes one denoising step of one sample, and says so.
@@ -157,14 +170,7 @@ impl Worker {
     /// Says who it is, and answers commands until there are no more.
     pub(super) fn run(mut self, precision: Precision) -> anyhow::Result<()> {
         let parameters = self.average.num_params();
-        say(&json!({ "name": name_of(precision), "parameters": parameters, "threads": threads() }))?;
-        for line in stdin().lock().lines() {
-            let line = line?;
-            let (command, number) = line.split_once(' ').unwrap_or((&line, "1"));
-            let number = number.trim().parse().with_context(|| format!("`{line}` has no number"))?;
-            say(&self.answer(command, number)?)?;
-        }
-        Ok(())
+        answer_commands(&name_of(precision), parameters, |command, number| self.answer(command, number))
     }
 
     fn answer(&mut self, command: &str, number: usize) -> anyhow::Result<serde_json::Value> {

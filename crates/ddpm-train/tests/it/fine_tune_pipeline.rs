@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, bridge};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -12,6 +11,7 @@ use ddpm_families::latent::{LatentPipeline, Subject};
 use ddpm_files::npy;
 use ddpm_model::condition::{Condition, Tokens};
 use ddpm_model::network::Network;
+use ddpm_testing::python::{self, python_with};
 use ddpm_testing::support::fixture;
 use ddpm_train::train::{Finish, Options, run};
 use ddpm_weights::lora::{FILE, Lora, Part};
@@ -200,10 +200,7 @@ fn what_cannot_be_tuned_is_named() {
 
 #[test]
 fn diffusers_opens_the_file_and_its_network_gives_the_same() {
-    let Ok(python) = std::env::var("DDPM_PYTHON") else {
-        eprintln!("not run: DDPM_PYTHON names no Python with diffusers and peft");
-        return;
-    };
+    let Some(python) = python_with("diffusers and peft") else { return };
     let _alone = crate::support::alone();
     let dir = tempfile::tempdir().unwrap();
     let run = train(dir.path(), &experiment(LORA), Some(&base("p_sd1")), None, STEPS).unwrap();
@@ -222,9 +219,7 @@ fn diffusers_opens_the_file_and_its_network_gives_the_same() {
 
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lora_peer.py");
     let words = [base("p_sd1"), snapshot(&run), dir.path().to_path_buf()];
-    let output = Command::new(python).arg(script).args(words).output().expect("DDPM_PYTHON can be run");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    println!("{}", String::from_utf8_lossy(&output.stdout));
+    println!("{}", python::run(&python, &script, words));
     let read = |name: &str| npy::decode(&std::fs::read(dir.path().join(name)).unwrap()).unwrap().1;
     let size = ours.iter().map(|value| value.abs()).fold(0.0, f32::max);
     for name in ["by_lora.npy", "by_snapshot.npy"] {
