@@ -120,6 +120,7 @@ fn parse() -> Args {
 }
 
 fn main() -> ExitCode {
+    ddpm_kernels::memory::one_heap();
     outlive_file_size_limit();
     let Args {
         command,

@@ -6,13 +6,19 @@
 mod support;
 
 use std::path::Path;
+use std::time::Instant;
 
+use burn::tensor::{Device, Tensor, TensorData};
 use clap::Parser;
-use ddpm_data::Split;
-use ddpm_data::reference_points;
+use ddpm_data::shapes::{Combination, SIDE};
+use ddpm_data::{Split, reference_points};
+use ddpm_families::snapshot::Snapshot;
+use ddpm_files::npy;
+use ddpm_files::runs::RunFolder;
 use ddpm_infer::commands::measure_likelihood::{self, LikelihoodArgs};
 use support::judge::{Digits, Judge};
-use support::{Bench, sample};
+use support::shapes::ShapesJudge;
+use support::{Bench, sample, sample_command};
 
 #[test]
 fn digits() {
@@ -138,6 +144,79 @@ fn swiss_roll() {
         println!("chamfer distance by {name}: {distance:.2}");
         assert!(distance < 20.0);
     }
+}
+
+/// Text to image from nothing, in three runs: the images agree with their captions, those of combinations that were never
+/// trained on as well. To save time the last run has less than half the steps of its recipe, which costs ten percent points,
+/// and fewer images are drawn; with `DDPM_WHOLE` in the environment all is as the recipe says.
+#[test]
+fn captioned_shapes() {
+    const SHORTER: [&str; 4] =
+        ["--set", "train.steps=1000", "--set", "optimizer.decay={ kind = \"cosine\", until = 1000 }"];
+    let whole = std::env::var_os("DDPM_WHOLE").is_some();
+    let (each, least) = if whole { (20, 0.9) } else { (10, 0.8) };
+    let bench = Bench::new();
+    let [.., run] = ["shapes-autoencoder", "shapes-words", "shapes-text"].map(|experiment| {
+        let start = Instant::now();
+        let mut words = vec!["--experiment", experiment, "--device", "flex"];
+        if experiment == "shapes-text" && !whole {
+            words.extend(SHORTER);
+        }
+        let run = bench.train(&words);
+        println!("{experiment} trained in {:.0} s", start.elapsed().as_secs_f64());
+        run
+    });
+    let judge = ShapesJudge::train();
+    let (renders, shown) = ShapesJudge::test_renders(2000);
+    let accuracy = judge.agreement(&renders, &shown, |_| true);
+    println!("the classifier, of its own renders: {accuracy:.3?}");
+    assert!(accuracy.all >= 0.99);
+    let ceiling = judge.agreement(&reconstructed(&run, &renders), &shown, |_| true);
+    println!("their reconstructions, the ceiling: {ceiling:.3?}");
+
+    let wanted: Vec<Combination> = Combination::all().repeat(each);
+    let [unguided, guided] = ["1", "3"].map(|guidance| {
+        let images = drawn(&bench, &run, &wanted, guidance);
+        let seen = judge.agreement(&images, &wanted, |combination| !combination.is_held_out());
+        let never_seen = judge.agreement(&images, &wanted, Combination::is_held_out);
+        println!("guidance {guidance}: seen {seen:.3?}\n  never seen {never_seen:.3?}");
+        (images, seen, never_seen)
+    });
+    assert!(guided.1.all >= least && guided.2.all >= 0.7);
+    assert!(guided.1.all > unguided.1.all);
+
+    let mut others = wanted;
+    others.rotate_right(37);
+    let shuffled = judge.agreement(&guided.0, &others, |_| true);
+    println!("by captions of other images: {shuffled:.3?}");
+    assert!(shuffled.all < 0.05);
+}
+
+/// Images that the autoencoder in a text-to-image run makes of images.
+fn reconstructed(run: &Path, images: &[f32]) -> Vec<f32> {
+    let device = Device::default();
+    let snapshot = Snapshot::load(&RunFolder(run.to_path_buf()).newest_snapshot().unwrap(), &device).unwrap();
+    let first_stage = snapshot.frozen.first_stage.unwrap();
+    let parts = images.chunks(250 * 3 * SIDE * SIDE).flat_map(|images| {
+        let images = TensorData::new(images.to_vec(), [images.len() / (3 * SIDE * SIDE), 3, SIDE, SIDE]);
+        let decoded = first_stage.decode(first_stage.encode(Tensor::from_data(images, &device), None));
+        decoded.clamp(-1.0, 1.0).into_data().try_to_vec::<f32>().unwrap()
+    });
+    parts.collect()
+}
+
+/// What `ddpm-infer sample` draws by canonical captions.
+fn drawn(bench: &Bench, run: &Path, wanted: &[Combination], guidance: &str) -> Vec<f32> {
+    let (prompts, out) = (bench.path("prompts.txt"), bench.path(&format!("guidance-{guidance}")));
+    let captions: Vec<String> = wanted.iter().map(Combination::caption).collect();
+    std::fs::write(&prompts, captions.join("\n")).unwrap();
+    let words =
+        [Path::new("sample"), Path::new("--run"), run, Path::new("--prompts"), &prompts, Path::new("--out"), &out];
+    let words = words.into_iter().chain(["--seed", "1", "--guidance", guidance].map(Path::new));
+    let folder = sample_command(words).unwrap();
+    let (shape, values) = npy::decode(&std::fs::read(folder.join("samples.npy")).unwrap()).unwrap();
+    assert_eq!(shape, [wanted.len(), 3, SIDE, SIDE]);
+    values
 }
 
 /// The sum of squared distances to the nearest point of the other set, both ways.

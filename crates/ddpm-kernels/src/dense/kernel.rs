@@ -13,16 +13,16 @@ use crate::simd::vectorised;
 /// Rows of a task of the gradient of a weight, and of other tasks at least.
 const TASK_ROWS: usize = 64;
 
-/// Rows of a task of operands in bf16 at most, and columns at least and at most.
-const MOST_HALVES: usize = 1024;
-const FEWEST_COLUMNS: usize = 128;
+/// Columns of a task at least and at most.
+const FEWEST_COLUMNS: usize = 64;
 const MOST_COLUMNS: usize = 512;
 
 /// Columns of a task of the gradient of a bias.
 const TASK_COLUMNS: usize = 256;
 
-/// Rows of a task at most, and tasks that there should be at least.
+/// Rows of a task at most, of those with operands in bf16, and tasks that there should be at least.
 const MOST_ROWS: usize = 256;
+const MOST_HALVES: usize = 1024;
 const TASKS: usize = 8;
 
 /// Which dimension of a tensor the layer is applied to.
@@ -91,72 +91,52 @@ pub(super) fn backward(layer: &Layer, x: &[f32], weight: &[f32], dy: &[f32], ask
 fn rows_times(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let (inputs, outputs) = (weight.rows, weight.columns);
     let rows = x.len() / inputs;
-    let of_task = rows.div_ceil(TASKS).clamp(TASK_ROWS, MOST_ROWS);
     if operands == Operands::Full && panels::are_worthwhile(rows, outputs) {
-        return panels::multiply(x, weight, bias, of_task);
+        return panels::multiply(x, weight, bias, rows.div_ceil(TASKS).clamp(TASK_ROWS, MOST_ROWS));
     }
-    if operands == Operands::Halves && rows >= TASK_ROWS {
-        return halves_times(x, weight, bias);
-    }
-    written(rows * outputs, |y| {
-        let tasks = y.par_chunks(of_task * outputs).zip(x.par_chunks(of_task * inputs));
-        tasks.for_each(|(y, x)| {
-            let y = y.cleared();
-            let product = |y: &mut [f32], x: &[f32], rows: usize| {
-                multiply(operands, y, Previous::Discard, Matrix::row_major(x, rows, inputs, inputs), weight);
-            };
-            match y.len() / outputs {
-                // A product of a vector is another kind of product, with other roundings. But a picture must come out
-                // the same whatever else is in its batch.
-                1 => {
-                    let mut twice = Scratch::new(2 * outputs);
-                    product(&mut twice, &[x, x].concat(), 2);
-                    y.copy_from_slice(&twice[..outputs]);
-                }
-                rows => product(y, x, rows),
-            }
-            if let Some(bias) = bias {
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for row in y.chunks_exact_mut(outputs) {
-                            row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
-                        }
-                    },
-                );
-            }
-        });
-    })
-}
-
-/// The same for operands in bf16 and many rows. Every task makes pairs of its rows and of its columns, so it has many of both;
-/// the sums do not depend on it.
-fn halves_times(x: &[f32], weight: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
-    let (inputs, outputs) = (weight.rows, weight.columns);
-    let rows = x.len() / inputs;
-    let columns = outputs.div_ceil(TASKS / 2).next_multiple_of(PANEL).clamp(FEWEST_COLUMNS, MOST_COLUMNS);
-    let of_task = rows.div_ceil(TASKS.div_ceil(outputs.div_ceil(columns))).clamp(TASK_ROWS, MOST_HALVES);
-    let task = |task: usize, x: &[f32], lines: Vec<Unset>| {
-        let columns = task * columns..outputs.min((task + 1) * columns);
-        let mut product = Scratch::new(lines.len() * columns.len());
-        let x = Matrix::row_major(x, lines.len(), inputs, inputs);
-        multiply(Operands::Halves, &mut product, Previous::Discard, x, weight.columns(columns.clone()));
-        for (line, values) in lines.into_iter().zip(product.chunks_exact(columns.len())) {
-            let line = line.copied(values);
-            if let Some(bias) = bias {
-                line.iter_mut().zip(&bias[columns.clone()]).for_each(|(value, bias)| *value += bias);
-            }
-        }
-    };
+    // Every task lays out its rows and its columns for itself, so it has many of both; of few rows there is one task in a
+    // block of columns. The sums do not depend on it.
+    let (blocks, fewest) = if rows < TASK_ROWS { (TASKS, FEWEST_COLUMNS) } else { (TASKS / 2, 2 * FEWEST_COLUMNS) };
+    let columns = outputs.div_ceil(blocks).next_multiple_of(PANEL).clamp(fewest, MOST_COLUMNS);
+    let of_task = rows.div_ceil(TASKS.div_ceil(outputs.div_ceil(columns))).clamp(TASK_ROWS, most_rows(operands));
     written(rows * outputs, |y| {
         y.par_chunks(of_task * outputs).zip(x.par_chunks(of_task * inputs)).for_each(|(y, x)| {
             let mut blocks: Vec<Vec<Unset>> = (0..outputs.div_ceil(columns)).map(|_| Vec::new()).collect();
             for row in y.chunks(outputs) {
                 blocks.iter_mut().zip(row.chunks(columns)).for_each(|(block, part)| block.push(part));
             }
-            blocks.into_par_iter().enumerate().for_each(|(i, lines)| task(i, x, lines));
+            blocks.into_par_iter().enumerate().for_each(|(block, lines)| {
+                let columns = block * columns..outputs.min((block + 1) * columns);
+                let bias = bias.map(|bias| &bias[columns.clone()]);
+                write_product(operands, x, weight.columns(columns), bias, lines);
+            });
         });
     })
+}
+
+/// Rows of a task at most.
+fn most_rows(operands: Operands) -> usize {
+    match operands {
+        Operands::Full => MOST_ROWS,
+        Operands::Halves => MOST_HALVES,
+    }
+}
+
+/// Writes `x weight + bias` to these lines.
+fn write_product(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f32]>, lines: Vec<Unset>) {
+    // A product of a vector is another kind of product, with other roundings. But a picture must come out the same whatever
+    // else is in its batch.
+    let twice = if lines.len() == 1 { [x, x].concat() } else { Vec::new() };
+    let x = if lines.len() == 1 { &twice } else { x };
+    let x = Matrix::row_major(x, x.len() / weight.rows, weight.rows, weight.rows);
+    let mut product = Scratch::new(x.rows * weight.columns);
+    multiply(operands, &mut product, Previous::Discard, x, weight);
+    for (line, values) in lines.into_iter().zip(product.chunks_exact(weight.columns)) {
+        let line = line.copied(values);
+        if let Some(bias) = bias {
+            line.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+        }
+    }
 }
 
 /// `x^T dy`

@@ -16,7 +16,7 @@ use crate::simd::vectorised;
 const DEPTH: usize = 512;
 
 /// Rows that are laid out together where columns lie one after the other.
-const TURNED_ROWS: usize = 16;
+const TURNED_ROWS: usize = 64;
 
 /// Rows below which the panels are not worth making, and rows of a task of a gradient of a weight.
 const FEWEST_ROWS: usize = 32;

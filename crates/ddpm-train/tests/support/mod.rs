@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test target uses its own part")]
 
 pub mod judge;
+pub mod shapes;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
