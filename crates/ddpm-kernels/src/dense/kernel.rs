@@ -130,7 +130,13 @@ fn write_product(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f
     let x = if lines.len() == 1 { &twice } else { x };
     let x = Matrix::row_major(x, x.len() / weight.rows, weight.rows, weight.rows);
     let mut product = Scratch::new(x.rows * weight.columns);
-    multiply(operands, &mut product, Previous::Discard, x, weight);
+    match operands {
+        // In the parts of the panels, so that a row is the same among many.
+        Operands::Full => panels::parts(weight.rows).for_each(|part| {
+            multiply(operands, &mut product, panels::previous(&part), x.columns(part.clone()), weight.rows(part));
+        }),
+        Operands::Halves => multiply(operands, &mut product, Previous::Discard, x, weight),
+    }
     for (line, values) in lines.into_iter().zip(product.chunks_exact(weight.columns)) {
         let line = line.copied(values);
         if let Some(bias) = bias {

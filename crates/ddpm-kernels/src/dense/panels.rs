@@ -81,12 +81,13 @@ pub(super) fn weight_gradient(x: &[f32], inputs: usize, dy: Matrix) -> Vec<f32> 
 }
 
 /// Parts of a sum, of about the same size.
-fn parts(depth: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn parts(depth: usize) -> impl Iterator<Item = Range<usize>> {
     let part = depth.div_ceil(depth.div_ceil(DEPTH));
     (0..depth).step_by(part).map(move |first| first..depth.min(first + part))
 }
 
-fn previous(part: &Range<usize>) -> Previous {
+/// Only the first part has nothing before it.
+pub(super) fn previous(part: &Range<usize>) -> Previous {
     if part.start == 0 { Previous::Discard } else { Previous::Keep }
 }
 

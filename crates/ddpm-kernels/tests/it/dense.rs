@@ -78,14 +78,24 @@ fn matches_burn_for_awkward_shapes() {
 #[test]
 fn a_row_does_not_depend_on_its_batch() {
     let device = Device::flex();
-    for (outputs, shape) in SHAPES {
-        let linear = linear([shape[1], outputs], &device);
-        let x = noise([shape[0], shape[1]], 1, &device);
-        let of_last = |count: usize| {
-            let y = dense(&linear, x.clone().narrow(0, shape[0] - count, count), Precision::F32);
-            floats(y.narrow(0, count - 1, 1).to_data())
-        };
-        assert!(of_last(shape[0]) == of_last(1), "{shape:?} to {outputs}");
+    // And of so many inputs that they are summed in parts.
+    let sizes = SHAPES.map(|(outputs, [rows, inputs, ..])| [rows, inputs, outputs]).into_iter();
+    for [rows, inputs, outputs] in sizes.chain([[130, 1540, 600]]) {
+        let linear = linear([inputs, outputs], &device);
+        let x = noise([rows, inputs], 1, &device);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let of_last = |count: usize| {
+                let y = dense(&linear, x.clone().narrow(0, rows - count, count), precision);
+                floats(y.narrow(0, count - 1, 1).to_data())
+            };
+            let among_all = of_last(rows);
+            for count in [1, 2, 8, 40].into_iter().filter(|count| *count < rows) {
+                assert!(
+                    of_last(count) == among_all,
+                    "{rows} rows of {inputs} to {outputs}, {count} alone, {precision:?}"
+                );
+            }
+        }
     }
 }
 
