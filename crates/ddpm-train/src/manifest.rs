@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ddpm_kernels::Precision;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -38,6 +39,9 @@ pub struct Start {
     pub commit: Option<String>,
     /// The device.
     pub device: String,
+    /// The precision that was asked for, and the one that the device computes in where this is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<[Precision; 2]>,
     /// Threads of the host.
     pub threads: usize,
     /// Versions of this program and of Burn, and the platform.
@@ -46,13 +50,14 @@ pub struct Start {
 
 impl Start {
     /// This start.
-    pub fn now(device: &str, from_step: u64) -> Self {
+    pub fn now(device: &str, precision: [Precision; 2], from_step: u64) -> Self {
         Self {
             at: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
             from_step,
             command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
             commit: commit(),
             device: device.into(),
+            precision: Some(precision),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             versions: [
                 format!("ddpm {}", env!("CARGO_PKG_VERSION")),
@@ -79,6 +84,13 @@ impl Manifest {
     pub fn origin(&self) -> String {
         let begun = self.starts.first().map_or("", |start| &start.at);
         format!("{}, begun {begun}", self.experiment)
+    }
+
+    /// What the run has computed in so far where this precision was asked for. Another one has other roundings, so that the
+    /// run keeps it on every processor.
+    pub fn precision_of(&self, wanted: Precision) -> Option<Precision> {
+        let mut latest_first = self.starts.iter().rev().filter_map(|start| start.precision);
+        latest_first.find_map(|[asked, used]| (asked == wanted).then_some(used))
     }
 
     /// Reads the manifest of a run.

@@ -10,6 +10,7 @@ use ddpm_device::device::{self, OpenDevice};
 use ddpm_families::family::erased::AnyFamily;
 use ddpm_families::family::{StartingWeights, Subject};
 use ddpm_files::runs::RunFolder;
+use ddpm_kernels::Precision;
 
 use crate::config::load::{ConfigError, Problem, Source};
 use crate::config::{Balance, Experiment};
@@ -136,9 +137,19 @@ impl Plan {
         if let Some(remark) = self.devices[0].first_use() {
             say!("{remark}");
         }
-        if let Some(note) = self.devices[0].precision_note(self.experiment.train.precision) {
-            say!("note: {note}");
+        let (wanted, used) = (self.experiment.train.precision, self.precision());
+        match self.devices[0].precision_note(wanted) {
+            Some(note) if used != wanted => say!("note: {note}"),
+            None if used != wanted => say!("note: the run goes on in {}, as it began", used.name()),
+            _ => {}
         }
+    }
+
+    /// What the training computes in: as the run that is resumed has so far, or else what suits the device.
+    pub fn precision(&self) -> Precision {
+        let wanted = self.experiment.train.precision;
+        let kept = self.resumed.as_ref().and_then(|(_, manifest)| manifest.precision_of(wanted));
+        kept.unwrap_or_else(|| wanted.on(&self.devices[0].device))
     }
 }
 

@@ -165,7 +165,8 @@ fn train(mut plan: Plan, options: &Options, caller: Caller) -> anyhow::Result<Fi
         None if plan.resumed.is_some() => say!("{} has no checkpoint yet: it begins again at step 0", run.0.display()),
         None => {}
     }
-    let begun = manifest::Start::now(&names_of(&plan.devices), state.step);
+    let precision = [experiment.train.precision, plan.precision()];
+    let begun = manifest::Start::now(&names_of(&plan.devices), precision, state.step);
     let manifest = write_records(&run, &plan, model.parameters, begun)?;
     plan.announce(&run, model.parameters, state.step);
     if !experiment.fine_tune.is_everything() {
@@ -196,6 +197,7 @@ struct State {
 
 /// The model before the first step: freshly drawn, or with the weights of a snapshot.
 fn first_model(plan: &mut Plan) -> anyhow::Result<State> {
+    let precision = plan.precision();
     let Plan { experiment, family, devices, .. } = plan;
     let train = &experiment.train;
     let parameters = family.init(&devices[0].device).num_params();
@@ -208,7 +210,7 @@ fn first_model(plan: &mut Plan) -> anyhow::Result<State> {
         .collect();
     devices[0].seed(mix(train.seed, Stream::Init, 0));
     let mut net = settle(family.init(&devices[0]));
-    family.set_precision(&mut net, train.precision.on(&devices[0]));
+    family.set_precision(&mut net, precision);
     if let Some(start) = plan.start.take() {
         net = settle(start.load_into(net).map_err(anyhow::Error::from_boxed)?);
     }

@@ -15,9 +15,11 @@ const TASK_VALUES: usize = 16 * 1024;
 /// Queries that are worked on together: enough for an efficient product, and few enough for the second cache.
 const TASK_QUERIES: usize = 64;
 
-/// Keys that are worked on together, and queries where there are more keys than these.
-const BLOCK_KEYS: usize = 512;
-const BLOCK_QUERIES: usize = 128;
+/// Keys that are worked on together, and queries where there are more keys than these: the more queries, the less often
+/// keys and values are laid out for a product; but there should be so many tasks.
+const BLOCK_KEYS: usize = 256;
+const BLOCK_QUERIES: [usize; 2] = [256, 512];
+const BLOCK_TASKS: usize = 4;
 
 /// Weights that are added up before their sum is added to others.
 const SUM_ROWS: usize = 8;
@@ -61,7 +63,8 @@ pub(super) fn attention(dims: &Attention, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
     let Attention { queries, keys, channels, heads, .. } = *dims;
     let width = dims.width();
     let in_blocks = keys > BLOCK_KEYS;
-    let of_task = if in_blocks { BLOCK_QUERIES } else { TASK_QUERIES };
+    let [fewest, most] = BLOCK_QUERIES;
+    let of_task = if in_blocks { queries.div_ceil(BLOCK_TASKS).clamp(fewest, most) } else { TASK_QUERIES };
     let attend = if in_blocks { attend_in_blocks } else { attend_at_once };
     let task = |sample: usize, part: usize, y: Unset| {
         let y = y.cleared();

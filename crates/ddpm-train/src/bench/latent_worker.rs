@@ -31,7 +31,7 @@ pub(super) fn run(
         return Worker::new(plan, device, gradient_checkpointing, precision)?.run(precision);
     }
     device.seed(mix(0, Stream::Init, 0));
-    let network = settle(latent.network().init(device).in_precision(precision).with_kept_weights());
+    let network = settle(latent.network().init(device).in_precision(precision.on(device)).with_kept_weights());
     let parameters = network.num_params();
     let step = Step { network, latent, device: device.clone() };
     answer_commands(&name_of(precision), parameters, |command, number| {

@@ -84,6 +84,22 @@ fn f16_is_refused_where_a_device_cannot() {
     assert!(said.contains("train.precision") && said.contains("f8") && said.contains("bf16"), "{said}");
 }
 
+/// A run that began on a processor on which bf16 is no faster goes on in f32 on one on which it is, as in f32 from the first.
+#[test]
+fn a_run_goes_on_in_the_precision_it_began_in() {
+    let bench = Bench::new();
+    let full = bench.train(&words(&["--runs", "a", "--set", "train.steps=8"], &[]));
+    let begun = bench.train(&words(&["--runs", "b", "--set", "train.steps=3"], &[]));
+    let manifest = begun.join("manifest.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    assert_eq!(record["starts"][0]["precision"], serde_json::json!(["f32", "f32"]));
+    record["starts"][0]["precision"] = serde_json::json!(["bf16", "f32"]);
+    std::fs::write(&manifest, record.to_string()).unwrap();
+    let half = ["--set", "train.precision=bf16", "--set", "train.steps=8"];
+    bench.train(&[&["--resume", begun.to_str().unwrap()][..], &half].concat());
+    assert_same_weights(&full, &begun, 8);
+}
+
 #[test]
 fn bf16_trains_beside_f32_goes_on_where_it_was_and_leaves_f32_weights() {
     let bench = Bench::new();
