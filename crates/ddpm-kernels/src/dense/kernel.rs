@@ -24,6 +24,7 @@ const TASK_COLUMNS: usize = 256;
 const MOST_ROWS: usize = 256;
 const MOST_HALVES: usize = 1024;
 const TASKS: usize = 8;
+const MANY_ROWS: usize = TASKS * TASK_ROWS;
 
 /// Which dimension of a tensor the layer is applied to.
 #[derive(Clone, Copy, Debug)]
@@ -95,8 +96,12 @@ fn rows_times(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f32]
         return panels::multiply(x, weight, bias, rows.div_ceil(TASKS).clamp(TASK_ROWS, MOST_ROWS));
     }
     // Every task lays out its rows and its columns for itself, so it has many of both; of few rows there is one task in a
-    // block of columns. The sums do not depend on it.
-    let (blocks, fewest) = if rows < TASK_ROWS { (TASKS, FEWEST_COLUMNS) } else { (TASKS / 2, 2 * FEWEST_COLUMNS) };
+    // block of columns, and of very many the columns are divided last. The sums do not depend on it.
+    let (blocks, fewest) = match rows {
+        ..TASK_ROWS => (TASKS, FEWEST_COLUMNS),
+        ..MANY_ROWS => (TASKS / 2, 2 * FEWEST_COLUMNS),
+        _ => (TASKS / 2, MOST_COLUMNS),
+    };
     let columns = outputs.div_ceil(blocks).next_multiple_of(PANEL).clamp(fewest, MOST_COLUMNS);
     let of_task = rows.div_ceil(TASKS.div_ceil(outputs.div_ceil(columns))).clamp(TASK_ROWS, most_rows(operands));
     written(rows * outputs, |y| {
