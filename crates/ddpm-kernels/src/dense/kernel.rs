@@ -99,7 +99,7 @@ fn rows_times(operands: Operands, x: &[f32], weight: Matrix, bias: Option<&[f32]
     // block of columns, and of very many the columns are divided last. The sums do not depend on it.
     let (blocks, fewest) = match rows {
         ..TASK_ROWS => (TASKS, FEWEST_COLUMNS),
-        ..MANY_ROWS => (TASKS / 2, 2 * FEWEST_COLUMNS),
+        TASK_ROWS..MANY_ROWS => (TASKS / 2, 2 * FEWEST_COLUMNS),
         _ => (TASKS / 2, MOST_COLUMNS),
     };
     let columns = outputs.div_ceil(blocks).next_multiple_of(PANEL).clamp(fewest, MOST_COLUMNS);
