@@ -39,9 +39,9 @@ pub struct Start {
     pub commit: Option<String>,
     /// The device.
     pub device: String,
-    /// The precision that was asked for, and the one that the device computes in where this is wanted.
+    /// What it computes in: another precision than the experiment says where the device computes in that no faster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub precision: Option<[Precision; 2]>,
+    pub precision: Option<Precision>,
     /// Threads of the host.
     pub threads: usize,
     /// Versions of this program and of Burn, and the platform.
@@ -50,7 +50,7 @@ pub struct Start {
 
 impl Start {
     /// This start.
-    pub fn now(device: &str, precision: [Precision; 2], from_step: u64) -> Self {
+    pub fn now(device: &str, precision: Precision, from_step: u64) -> Self {
         Self {
             at: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
             from_step,
@@ -86,11 +86,9 @@ impl Manifest {
         format!("{}, begun {begun}", self.experiment)
     }
 
-    /// What the run has computed in so far where this precision was asked for. Another one has other roundings, so that the
-    /// run keeps it on every processor.
-    pub fn precision_of(&self, wanted: Precision) -> Option<Precision> {
-        let mut latest_first = self.starts.iter().rev().filter_map(|start| start.precision);
-        latest_first.find_map(|[asked, used]| (asked == wanted).then_some(used))
+    /// What the run has computed in so far. Another precision has other roundings, so that it is kept on every processor.
+    pub fn precision(&self) -> Option<Precision> {
+        self.starts.iter().find_map(|start| start.precision)
     }
 
     /// Reads the manifest of a run.

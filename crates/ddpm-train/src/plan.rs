@@ -147,9 +147,8 @@ impl Plan {
 
     /// What the training computes in: as the run that is resumed has so far, or else what suits the device.
     pub fn precision(&self) -> Precision {
-        let wanted = self.experiment.train.precision;
-        let kept = self.resumed.as_ref().and_then(|(_, manifest)| manifest.precision_of(wanted));
-        kept.unwrap_or_else(|| wanted.on(&self.devices[0].device))
+        let kept = self.resumed.as_ref().and_then(|(_, manifest)| manifest.precision());
+        kept.unwrap_or_else(|| self.experiment.train.precision.on(&self.devices[0].device))
     }
 }
 

@@ -165,8 +165,7 @@ fn train(mut plan: Plan, options: &Options, caller: Caller) -> anyhow::Result<Fi
         None if plan.resumed.is_some() => say!("{} has no checkpoint yet: it begins again at step 0", run.0.display()),
         None => {}
     }
-    let precision = [experiment.train.precision, plan.precision()];
-    let begun = manifest::Start::now(&names_of(&plan.devices), precision, state.step);
+    let begun = manifest::Start::now(&names_of(&plan.devices), plan.precision(), state.step);
     let manifest = write_records(&run, &plan, model.parameters, begun)?;
     plan.announce(&run, model.parameters, state.step);
     if !experiment.fine_tune.is_everything() {

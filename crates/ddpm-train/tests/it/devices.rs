@@ -90,13 +90,13 @@ fn a_run_goes_on_in_the_precision_it_began_in() {
     let bench = Bench::new();
     let full = bench.train(&words(&["--runs", "a", "--set", "train.steps=8"], &[]));
     let begun = bench.train(&words(&["--runs", "b", "--set", "train.steps=3"], &[]));
-    let manifest = begun.join("manifest.json");
-    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
-    assert_eq!(record["starts"][0]["precision"], serde_json::json!(["f32", "f32"]));
-    record["starts"][0]["precision"] = serde_json::json!(["bf16", "f32"]);
-    std::fs::write(&manifest, record.to_string()).unwrap();
-    let half = ["--set", "train.precision=bf16", "--set", "train.steps=8"];
-    bench.train(&[&["--resume", begun.to_str().unwrap()][..], &half].concat());
+    let manifest = std::fs::read_to_string(begun.join("manifest.json")).unwrap();
+    assert!(manifest.contains(r#""precision": "f32""#), "{manifest}");
+    let config = std::fs::read_to_string(begun.join("config.toml")).unwrap();
+    let wanted = config.replace(r#"precision = "f32""#, r#"precision = "bf16""#);
+    assert_ne!(config, wanted);
+    std::fs::write(begun.join("config.toml"), wanted).unwrap();
+    bench.train(&["--resume", begun.to_str().unwrap(), "--set", "train.steps=8"]);
     assert_same_weights(&full, &begun, 8);
 }
 
