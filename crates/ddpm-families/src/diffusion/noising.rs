@@ -11,10 +11,14 @@ use ddpm_data::random::{RngExt, Stream, normals, rng};
 use ddpm_model::condition::Condition;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::resample::{importance_weight, step_at};
+use rayon::prelude::*;
 
 use super::captions::Captions;
 use super::latents::LatentEncoder;
 use crate::family::three_axes;
+
+/// Drawing fewer numbers takes less time than waking a thread for them.
+const VALUES_FOR_A_THREAD: usize = 4096;
 
 /// One batch, with everything random about it already drawn. A point `[N]` is `[N, 1, 1]`, as every item has three axes.
 #[derive(Clone, Debug)]
@@ -97,9 +101,10 @@ impl Noising {
         let shown = |n| f64::from(u8::from(rng(seed, Stream::SelfConditioning, n).random::<bool>()));
         let shown = self.self_conditioning.then(|| drawn(&shown));
         let size = channels * height * width;
-        let eps: Vec<f32> = places.iter().flat_map(|&n| self.eps(seed, n, channels, size)).collect();
+        let rows = places.par_iter().with_min_len(VALUES_FOR_A_THREAD.div_ceil(size));
+        let eps: Vec<Vec<f32>> = rows.map(|&n| self.eps(seed, n, channels, size)).collect();
         NoisedBatch {
-            eps: Tensor::from_data(TensorData::new(eps, dims), device),
+            eps: Tensor::from_data(TensorData::new(eps.concat(), dims), device),
             times,
             condition: self.condition(&items, seed, device),
             augment_labels: augment_labels(&items, device),
@@ -114,7 +119,7 @@ impl Noising {
     fn values(&self, items: Vec<StreamItem>, seed: u64) -> Vec<f32> {
         match &self.latents {
             Some(latents) => latents.latents(items, seed),
-            None => items.into_iter().flat_map(|item| item.example.values).collect(),
+            None => items.iter().map(|item| item.example.values.as_slice()).collect::<Vec<_>>().concat(),
         }
     }
 
