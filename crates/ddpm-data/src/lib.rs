@@ -43,7 +43,7 @@ pub use config::{
 pub use error::{BadFile, DataError, Ignored};
 pub use example::{DataInfo, Example, Flip, Units};
 pub use hash::fnv1a;
-pub use loader::{OrderedLoader, ReadingSpeed, StreamItem};
+pub use loader::{ItemBatches, OrderedLoader, ReadingSpeed, StreamItem};
 pub use names::{printable, shown, with_home};
 pub use open::{CheckProgress, OpenData, Split, open, open_with_progress};
 pub use order::{BalancedOrder, Order, items_by_class, permutation};

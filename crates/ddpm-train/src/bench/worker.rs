@@ -254,7 +254,7 @@ impl Worker {
             flip: Flip::Never,
         };
         let items = OrderedLoader::new(&data, self.batch_size, 0)?.with_workers(2);
-        let (items, family, device) = (Arc::new(items), self.family.clone(), self.device.clone());
+        let (family, device) = (self.family.clone(), self.device.clone());
         let loader = Batches { items, family, seed: 0, parts: 1, device };
         Ok(measure_share(3, 1.0 / batches as f64, || loader.iter().take(batches).for_each(drop)))
     }

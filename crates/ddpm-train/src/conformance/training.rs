@@ -149,7 +149,7 @@ impl<'a> Training<'a> {
     fn batches(&self) -> anyhow::Result<Arc<dyn DataLoader<TrainBatch>>> {
         let Experiment { data, train, .. } = &self.recipe.experiment;
         let data = ddpm_data::open(data, Split::Train, train.seed)?;
-        let items = Arc::new(OrderedLoader::new(&data, train.batch_size, train.seed)?.with_workers(1));
+        let items = OrderedLoader::new(&data, train.batch_size, train.seed)?.with_workers(1);
         let (family, device) = (self.recipe.family.clone(), self.device.clone());
         Ok(Arc::new(Batches { items, family, seed: train.seed, parts: 1, device }))
     }
