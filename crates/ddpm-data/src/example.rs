@@ -43,6 +43,13 @@ pub struct DataInfo {
     pub has_captions: bool,
 }
 
+/// An item's shape with three axes, as training and sampling have all items: a point `[N]` is `[N, 1, 1]`, a series
+/// `[K, L]` is `[K, L, 1]`.
+pub fn three_axes(shape: &[usize]) -> [usize; 3] {
+    let axis = |number: usize| shape.get(number).copied().unwrap_or(1);
+    [axis(0), axis(1), axis(2)]
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }

@@ -41,7 +41,7 @@ pub use config::{
     SeriesLayout, SeriesSplit, ShapesConfig, SpritesConfig,
 };
 pub use error::{BadFile, DataError, Ignored};
-pub use example::{DataInfo, Example, Flip, Units};
+pub use example::{DataInfo, Example, Flip, Units, three_axes};
 pub use hash::fnv1a;
 pub use loader::{ItemBatches, OrderedLoader, ReadingSpeed, StreamItem};
 pub use names::{printable, shown, with_home};

@@ -489,7 +489,7 @@ impl Snapshot {
 }
 
 /// A snapshot as a sampling job takes it.
-pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a, Network> {
+pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a> {
     let self_conditioned = snapshot.config.diffusion.self_conditioning;
     TrainedModel::of_network(&snapshot.network, diffusion, &snapshot.denoised, self_conditioned)
 }

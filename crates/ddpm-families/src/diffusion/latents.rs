@@ -9,12 +9,12 @@ use std::sync::{Arc, OnceLock};
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::Device;
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_data::{Example, Flip, OpenData, StreamItem, fnv1a};
+use ddpm_data::{Example, Flip, OpenData, StreamItem, fnv1a, three_axes};
 use ddpm_files::runs::{RUNS, RunFolder};
 use serde::{Deserialize, Serialize};
 
 use super::latent_cache::{self, Cached, EncodingProgress};
-use crate::family::{Problem, three_axes};
+use crate::family::Problem;
 use crate::items::batch_of;
 use crate::latent::{FirstStage, find_part};
 use crate::snapshot::latent_info;

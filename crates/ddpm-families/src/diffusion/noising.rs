@@ -6,15 +6,14 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ddpm_data::StreamItem;
 use ddpm_data::random::{RngExt, Stream, normals, rng};
+use ddpm_data::{StreamItem, three_axes};
 use ddpm_model::condition::Condition;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::resample::{importance_weight, step_at};
 
 use super::captions::Captions;
 use super::latents::LatentEncoder;
-use crate::family::three_axes;
 
 /// One batch, with everything random about it already drawn. A point `[N]` is `[N, 1, 1]`, as every item has three axes.
 #[derive(Clone, Debug)]

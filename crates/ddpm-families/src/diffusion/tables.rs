@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use ddpm_data::augment::{AUGMENT_LABELS, AugmentConfig};
-use ddpm_data::{DataConfig, DataInfo, ImageLabels, OpenData};
+use ddpm_data::{DataConfig, DataInfo, ImageLabels, OpenData, three_axes};
 use ddpm_model::bound::Loss;
 use ddpm_model::network::{NetworkConfig, NetworkError};
 use ddpm_model::variance::Variance;
@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use super::captions::TextConfig;
 use super::latents::{LatentEncoder, LatentsConfig};
 use super::networks;
-use crate::family::{Problem, three_axes};
+use crate::family::Problem;
 use crate::latent::{FirstStage, FrozenParts};
 use crate::snapshot::DiffusionConfig;
 

@@ -1,11 +1,11 @@
 //! What an experiment says of a text encoder.
 
-use ddpm_data::DataInfo;
+use ddpm_data::{DataInfo, three_axes};
 use ddpm_model::text::{ClipTextConfig, ContrastConfig, TextActivation};
 use ddpm_text::{LEAST_TOKENS, Vocabulary};
 use serde::{Deserialize, Serialize};
 
-use crate::family::{Problem, three_axes};
+use crate::family::Problem;
 
 /// The sections of a text encoder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

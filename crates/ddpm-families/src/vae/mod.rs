@@ -13,7 +13,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use ddpm_data::augment::AugmentConfig;
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_data::{DataInfo, StreamItem, Units};
+use ddpm_data::{DataInfo, StreamItem, Units, three_axes};
 use ddpm_kernels::Precision;
 use ddpm_model::autoencoder::diagonal_gaussian::DiagonalGaussian;
 use ddpm_model::autoencoder::elbo;
@@ -30,7 +30,7 @@ use crate::family::stored::{self, ModelCard};
 use crate::family::trained::Trained;
 use crate::family::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, StepLosses,
-    Subject, three_axes,
+    Subject,
 };
 use crate::items::batch_of;
 use crate::loss_sum::LossSum;

@@ -1,13 +1,13 @@
 //! What an experiment says of a variational autoencoder.
 
-use ddpm_data::DataInfo;
 use ddpm_data::augment::AugmentConfig;
+use ddpm_data::{DataInfo, three_axes};
 use ddpm_model::autoencoder::AutoencoderConfig;
 use ddpm_model::autoencoder::elbo::KlTerm;
 use serde::{Deserialize, Serialize};
 
 use super::likelihood::LikelihoodKind;
-use crate::family::{Problem, three_axes};
+use crate::family::Problem;
 
 /// The sections of a variational autoencoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

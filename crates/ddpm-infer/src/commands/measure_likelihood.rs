@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use ddpm_console::bar::progress_bar;
 use ddpm_console::numbers::{above_zero, at_least, from_zero};
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_data::{DataInfo, Example, Split};
+use ddpm_data::{DataInfo, Example, Split, three_axes};
 use ddpm_families::family::stored::ModelCard;
 use ddpm_families::family::trained::BoundDraw;
 use ddpm_families::snapshot::SnapshotConfig;
@@ -227,8 +227,7 @@ impl Likelihood<'_> {
             (Method::Bound, _, Diffusion::Continuous(_)) => {
                 bail!("--method bound: it is a sum over discrete steps, and this model has continuous time; use ode")
             }
-            (Method::Ode, 1, _) => self.ode::<2>(),
-            (Method::Ode, 3, _) => self.ode::<4>(),
+            (Method::Ode, 1 | 3, _) => self.ode(),
             _ => bail!("data of shape {:?} are not supported: expected [N] or [C, H, W]", self.data.shape),
         }
     }
@@ -240,7 +239,7 @@ impl Likelihood<'_> {
         let bar = progress_bar("{bar:28} {pos}/{len} steps  {elapsed} < {eta}", (steps * batches) as u64);
         let (mut whole, mut prior, mut middle, mut first) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for rows in self.batches() {
-            let x_0 = self.batch::<4>(rows.clone(), |_, _| {})?;
+            let x_0 = self.batch(rows.clone(), |_, _| {})?;
             let condition = self.condition(&rows);
             let address = |item: usize, step: usize| ((item as u64) << 32) | step as u64;
             let noise = |step: usize| {
@@ -271,7 +270,7 @@ impl Likelihood<'_> {
     }
 
     /// Mean over the items of minus the log-likelihood of the ODE.
-    fn ode<const D: usize>(&self) -> anyhow::Result<String> {
+    fn ode(&self) -> anyhow::Result<String> {
         let is_image = is_image(self.data);
         let args = self.args;
         let levels = [self.diffusion.level_at(0.0), self.diffusion.level_at(1.0)];
@@ -284,13 +283,13 @@ impl Likelihood<'_> {
         let mut found = Vec::new();
         let mut evaluations = 0;
         for rows in self.batches() {
-            let x_0 = self.batch::<D>(rows.clone(), |item, values| {
+            let x_0 = self.batch(rows.clone(), |item, values| {
                 if is_image {
                     dequantize(values, args.seed, item);
                 }
             })?;
             let condition = self.condition(&rows);
-            let network = |x_t: Tensor<D>, t: Tensor<1>| self.network.forward(x_t, t, &condition);
+            let network = |x_t: Tensor<4>, t: Tensor<1>| self.network.forward(x_t, t, &condition);
             // With an earlier estimate the velocity would depend on more than x.
             let estimate = if self.self_conditioned { Estimate::Blank } else { Estimate::Unused };
             let denoiser = NetworkDenoiser::new(network, self.diffusion, estimate);
@@ -337,11 +336,7 @@ impl Likelihood<'_> {
     }
 
     /// The items of a batch after `change(item, values)`.
-    fn batch<const D: usize>(
-        &self,
-        rows: Range<usize>,
-        change: impl Fn(usize, &mut [f32]),
-    ) -> anyhow::Result<Tensor<D>> {
+    fn batch(&self, rows: Range<usize>, change: impl Fn(usize, &mut [f32])) -> anyhow::Result<Tensor<4>> {
         let mut all = Vec::with_capacity(rows.len() * self.size());
         for item in rows {
             let mut values = self.items[item].values.clone();
@@ -354,10 +349,9 @@ impl Likelihood<'_> {
         Ok(self.tensor(all))
     }
 
-    fn tensor<const D: usize>(&self, values: Vec<f32>) -> Tensor<D> {
-        let mut shape = [0; D];
-        shape[0] = values.len() / self.size();
-        shape[1..].copy_from_slice(&self.data.shape);
+    fn tensor(&self, values: Vec<f32>) -> Tensor<4> {
+        let [channels, height, width] = three_axes(&self.data.shape);
+        let shape = [values.len() / self.size(), channels, height, width];
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 

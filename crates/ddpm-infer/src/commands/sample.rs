@@ -192,14 +192,14 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn model(&self) -> TrainedModel<'_, Network> {
+    fn model(&self) -> TrainedModel<'_> {
         trained(&self.snapshot, &self.diffusion)
     }
 }
 
 /// Generates samples under one progress bar, and counts what that takes.
 struct Generation<'a> {
-    model: &'a TrainedModel<'a, Network>,
+    model: &'a TrainedModel<'a>,
     device: &'a Device,
     bar: ProgressBar,
     evaluations: usize,
@@ -207,7 +207,7 @@ struct Generation<'a> {
 }
 
 impl<'a> Generation<'a> {
-    fn new(model: &'a TrainedModel<'a, Network>, device: &'a Device) -> Self {
+    fn new(model: &'a TrainedModel<'a>, device: &'a Device) -> Self {
         let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
         Self { model, device, bar, evaluations: 0, batches: 0 }
     }
@@ -392,7 +392,7 @@ impl SampleArgs {
     }
 
     /// Refuses what cannot be done, or does not fit into memory.
-    fn check(&self, job: &SamplingJob, model: &TrainedModel<'_, Network>) -> anyhow::Result<()> {
+    fn check(&self, job: &SamplingJob, model: &TrainedModel<'_>) -> anyhow::Result<()> {
         job.check(model)?;
         let held = self.shard.map_or(job.count, |shard| shard.range(job.count).len());
         match memory::check(held, job.bytes_per_sample(model.data)) {
