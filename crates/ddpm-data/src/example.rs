@@ -43,23 +43,11 @@ pub struct DataInfo {
     pub has_captions: bool,
 }
 
-/// An item's shape with three axes, as training and sampling have all items: a point `[N]` is `[N, 1, 1]`, a series
-/// `[K, L]` is `[K, L, 1]`.
-pub fn three_axes(shape: &[usize]) -> [usize; 3] {
-    let axis = |number: usize| shape.get(number).copied().unwrap_or(1);
-    [axis(0), axis(1), axis(2)]
-}
-
 fn is_false(value: &bool) -> bool {
     !value
 }
 
 impl DataInfo {
-    /// Whether the items are images of 8 bits, `[C, H, W]`, as the network sees them between -1 and 1.
-    pub fn is_image(&self) -> bool {
-        self.shape.len() == 3 && !self.latent
-    }
-
     /// How many values an item has.
     pub fn values_per_item(&self) -> usize {
         self.shape.iter().product()

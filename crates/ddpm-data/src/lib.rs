@@ -30,6 +30,7 @@ mod points;
 pub mod random;
 pub mod series;
 pub mod shapes;
+mod space;
 pub mod sprites;
 pub mod zip;
 mod zip_pictures;
@@ -41,7 +42,7 @@ pub use config::{
     SeriesLayout, SeriesSplit, ShapesConfig, SpritesConfig,
 };
 pub use error::{BadFile, DataError, Ignored};
-pub use example::{DataInfo, Example, Flip, Units, three_axes};
+pub use example::{DataInfo, Example, Flip, Units};
 pub use hash::fnv1a;
 pub use loader::{ItemBatches, OrderedLoader, ReadingSpeed, StreamItem};
 pub use names::{printable, shown, with_home};
@@ -49,3 +50,4 @@ pub use open::{CheckProgress, OpenData, Split, open, open_with_progress};
 pub use order::{BalancedOrder, Order, items_by_class, permutation};
 pub use pictures::{Fit, read_pictures};
 pub use points::reference_points;
+pub use space::{Bounds, Space, three_axes};

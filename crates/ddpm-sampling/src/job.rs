@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ddpm_data::{DataInfo, three_axes};
+use ddpm_data::{Bounds, DataInfo, Space, three_axes};
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Denoiser, Estimate, NetworkDenoiser};
 use ddpm_model::diffusion::Diffusion;
@@ -376,7 +376,7 @@ impl SamplingJob {
         let levels = self.all_levels(model)?;
         let levels = if self.plan.is_some() { &levels } else { self.task.visited(&levels)? };
         let shape = &model.data.shape;
-        if !(1..=3).contains(&shape.len()) {
+        if model.data.space() == Space::Other {
             return Err(JobError::Rank { shape: shape.clone() });
         }
         // No graph of the sampling is ever needed, and it would hold every step in memory.
@@ -642,7 +642,7 @@ impl PartRun<'_> {
         let mut noise = JobNoise::new(&job.noise, job.seed, job.count, ours.clone(), numbers, shape, &self.device);
         let place = Batch { samples: ours, shape, seed: job.seed, device: &self.device };
 
-        let animated = animated(batch, &samples.shape);
+        let animated = animated(batch, self.model.data.space());
         // By the step, because a task may take one several times, the last time for good.
         let mut frames = BTreeMap::new();
         let mut keep = |steps_done: usize, x: &Tensor<4>| {
@@ -696,7 +696,10 @@ struct Denoising {
 
 /// The clipping of x_0 that suits the data: images lie in [-1, 1], other data have no bounds.
 pub fn clip_for(data: &DataInfo) -> Clip {
-    if data.is_image() { Clip::Unit } else { Clip::None }
+    match data.bounds() {
+        Bounds::Bytes => Clip::Unit,
+        Bounds::None => Clip::None,
+    }
 }
 
 /// The condition of rows with these labels; none unless all have one.
@@ -718,8 +721,11 @@ fn frame_steps(frames: usize, steps: usize) -> Vec<usize> {
 }
 
 /// How many samples of a batch, from its first, are among the animated ones.
-fn animated(batch: &Range<usize>, item: &[usize]) -> usize {
-    let limit = if item.len() == 3 { ANIMATED_IMAGES } else { ANIMATED_POINTS };
+fn animated(batch: &Range<usize>, items: Space) -> usize {
+    let limit = match items {
+        Space::Images | Space::Latents => ANIMATED_IMAGES,
+        Space::Points | Space::Series | Space::Other => ANIMATED_POINTS,
+    };
     limit.saturating_sub(batch.start).min(batch.len())
 }
 
@@ -730,7 +736,7 @@ fn on_host(x: Tensor<4>) -> Result<Vec<f32>, JobError> {
 /// Values on the host, images clamped to [-1, 1], everything in the units of the data.
 fn in_units(x: Tensor<4>, data: &DataInfo) -> Result<Vec<f32>, JobError> {
     let mut values = on_host(x)?;
-    if data.is_image() {
+    if data.bounds() == Bounds::Bytes {
         values.iter_mut().for_each(|value| *value = value.clamp(-1.0, 1.0));
     }
     Ok(data.in_data_units(values))

@@ -96,7 +96,7 @@ impl SamplesPreview {
     /// Plans the previews of a run.
     pub fn new(family: &DiffusionFamily, setup: &PreviewSetup<'_>) -> Result<Self, AnyError> {
         let job = sampling_job(family, setup.seed, setup.count)?;
-        let points = if family.origin.data.shape.len() == 1 { reference_points(setup.config) } else { None };
+        let points = if family.origin.data.is_point() { reference_points(setup.config) } else { None };
         let prompts = match (&family.noising.captions, &family.tables.preview.prompts[..]) {
             (Some(_), []) => held_out_captions(setup.config, setup.count)?,
             (_, prompts) => prompts.to_vec(),

@@ -101,7 +101,7 @@ impl TextEncoderTables {
 
     /// What does not go together with these data.
     pub(super) fn problems_with_data(&self, data: &DataInfo) -> Vec<Problem> {
-        if data.shape.len() != 3 {
+        if !data.is_image() {
             let message = format!("a text encoder learns with images [C, H, W], the data are {:?}", data.shape);
             return vec![("data.kind".into(), message)];
         }

@@ -104,7 +104,7 @@ impl VaeFamily {
             levels: keys.levels,
             variance: keys.variance,
             sigma: keys.sigma,
-            of_images: origin.data.shape.len() == 3,
+            of_images: origin.data.is_image(),
         };
         let gaussian_images = likelihood.of_images && likelihood.kind == LikelihoodKind::Gaussian;
         let model = tables.model.with_io(shape, likelihood.outputs(shape[0]));

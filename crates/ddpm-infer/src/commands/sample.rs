@@ -301,7 +301,7 @@ impl SampleArgs {
             (None, Some(row)) => interpolation(&**model, &draw, row, self.count.unwrap_or(row * ROWS))?,
             (None, None) => generator.generate(&draw, 0, count).map_err(anyhow::Error::from_boxed)?,
         };
-        let points = card.source.as_ref().filter(|_| card.data.shape.len() == 1).and_then(reference_points);
+        let points = card.source.as_ref().filter(|_| card.data.is_point()).and_then(reference_points);
         if self.overwrite {
             samples_folder::clear(&out)?;
         }
@@ -421,7 +421,7 @@ impl SampleArgs {
 
     /// Writes the samples, in place of those that are there with --overwrite.
     fn write(&self, out: &Path, config: &SnapshotConfig, job: &SamplingJob, samples: &Samples) -> anyhow::Result<()> {
-        let is_image = config.data.shape.len() == 3;
+        let is_image = config.data.is_image();
         let beside = config.source.as_ref().filter(|_| !is_image).and_then(reference_points);
         if self.overwrite {
             samples_folder::clear(out)?;
@@ -511,7 +511,7 @@ fn usual_count(task: &Task, config: &SnapshotConfig, init_noise: Option<&[f32]>)
 
 /// How many samples of such data are usual, out of noise.
 fn usual_count_of(data: &DataInfo) -> usize {
-    if data.shape.len() == 1 { 2048 } else { 100 }
+    if data.is_point() { 2048 } else { 100 }
 }
 
 /// An error in a class, with the option that it was given by.
