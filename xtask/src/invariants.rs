@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each of them may depend on.
-const MAY_DEPEND_ON: [(&str, &[&str]); 17] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 18] = [
     ("crates/ddpm-features", &[]),
     ("crates/ddpm-kernels", &[]),
     ("crates/ddpm-model", &["ddpm-kernels"]),
@@ -32,6 +32,22 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 17] = [
     // The programs are next to each other: neither knows the other.
     ("crates/ddpm-infer", BELOW_THE_PROGRAMS),
     ("crates/ddpm-train", BELOW_THE_PROGRAMS),
+    // It measures the trainer, which does not know it.
+    (
+        "crates/ddpm-lab",
+        &[
+            "ddpm-console",
+            "ddpm-data",
+            "ddpm-device",
+            "ddpm-families",
+            "ddpm-files",
+            "ddpm-kernels",
+            "ddpm-model",
+            "ddpm-sampling",
+            "ddpm-train",
+            "ddpm-weights",
+        ],
+    ),
     ("crates/ddpm-testing", &["ddpm-data", "ddpm-model", "ddpm-weights"]),
     ("xtask", &[]),
 ];

@@ -3,12 +3,13 @@
 use std::process::{Command, Stdio};
 
 /// The crates with Burn below them, whose tests can be run alone. The others compile what little they need in seconds.
-const CRATES: [&str; 9] = [
+const CRATES: [&str; 10] = [
     "ddpm-device",
     "ddpm-eval",
     "ddpm-families",
     "ddpm-infer",
     "ddpm-kernels",
+    "ddpm-lab",
     "ddpm-model",
     "ddpm-sampling",
     "ddpm-train",

@@ -22,6 +22,20 @@ pub fn fixture(name: &str) -> PathBuf {
     if given.is_dir() { given } else { own }
 }
 
+/// Copies a folder with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
 /// A JSON file.
 pub fn read_json(path: impl AsRef<Path>) -> Value {
     let path = path.as_ref();

@@ -32,12 +32,12 @@ use ddpm_sampling::samplers::Sampler;
 use serde_json::json;
 
 use super::network::Work;
-use crate::batches::Batches;
-use crate::clip_and_average::{clip_global_norm, ema_update};
-use crate::config::OptimizerConfig;
-use crate::memory::peak_mib;
-use crate::rate::RateSchedule;
-use crate::train_step::{TrainBatch, TrainModel};
+use ddpm_train::batches::Batches;
+use ddpm_train::clip_and_average::{clip_global_norm, ema_update};
+use ddpm_train::config::OptimizerConfig;
+use ddpm_train::memory::peak_mib;
+use ddpm_train::rate::RateSchedule;
+use ddpm_train::train_step::{TrainBatch, TrainModel};
 
 /// Pictures that are loaded from.
 const PICTURES: usize = 1024;

@@ -19,12 +19,12 @@ use ddpm_families::parameters::settle;
 use ddpm_model::network::{Network, NetworkConfig};
 
 use super::check::off_by;
-use crate::batches::Batches;
-use crate::checkpoint::{Checkpoint, TrainState, restore};
-use crate::clip_and_average::{clip_global_norm, ema_update};
-use crate::config::Experiment;
-use crate::config::load::Source;
-use crate::train_step::{TrainBatch, TrainModel};
+use ddpm_train::batches::Batches;
+use ddpm_train::checkpoint::{Checkpoint, TrainState, restore};
+use ddpm_train::clip_and_average::{clip_global_norm, ema_update};
+use ddpm_train::config::Experiment;
+use ddpm_train::config::load::Source;
+use ddpm_train::train_step::{TrainBatch, TrainModel};
 
 /// The digits, with what makes the comparison sharp or short.
 pub struct Recipe {
