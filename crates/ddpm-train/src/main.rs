@@ -1,6 +1,7 @@
 //! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 130 interrupted after a checkpoint, 131 left at once after a second signal.
+//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 130 interrupted after a checkpoint, 131 left at
+//! once after a second signal.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
