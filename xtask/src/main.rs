@@ -25,9 +25,9 @@ cargo xtask COMMAND [--release] [--features a,b] [ARGUMENTS]
   inspect      describe a file or folder of weights, and report what is wrong with it (ddpm-infer inspect)
   eval         evaluate the samples of the newest run, or files (ddpm-infer eval)
   data         list the built-in datasets, or inspect one (ddpm-infer data)
-  bench        measure speed and memory, in turns with PyTorch if there is one (ddpm-train bench --peer PYTHON)
+  bench        measure speed and memory, in turns with PyTorch if there is one (ddpm-lab bench --peer PYTHON)
   devices      list the devices there are, and the backends that are compiled in (ddpm-infer devices)
-  conformance  check a device's results against the reference backend: --device NAME, --quick (ddpm-train conformance)
+  conformance  check a device's results against the reference backend: --device NAME, --quick (ddpm-lab conformance)
   setup-torch  install PyTorch's LibTorch for the feature tch, in target/torch
   docs         write docs/config.md from the config structs
   test         format, lints, all tests, docs and the architecture's invariants: what a change must pass
@@ -59,9 +59,9 @@ fn main() -> ExitCode {
         "inspect" => start("ddpm-infer", &["inspect"], &arguments),
         "eval" => start("ddpm-infer", &["eval"], &arguments),
         "data" => start("ddpm-infer", &["data"], &arguments),
-        "bench" => start("ddpm-train", &["bench"], &arguments),
+        "bench" => start("ddpm-lab", &["bench"], &arguments),
         "devices" => start("ddpm-infer", &["devices"], &arguments),
-        "conformance" => start("ddpm-train", &["conformance"], &with_features(&arguments)),
+        "conformance" => start("ddpm-lab", &["conformance"], &with_features(&arguments)),
         "setup-torch" => torch::set_up(&root()),
         "docs" => docs(),
         "test" => test(),
@@ -166,7 +166,7 @@ fn conformance() -> Result<(), u8> {
     eprintln!("xtask: conformance");
     let start = Instant::now();
     let devices = ["flex", "ndarray", "wgpu"].map(|device| ["--device", device]).concat();
-    let words = ["run", "--quiet", "--package", "ddpm-train"];
+    let words = ["run", "--quiet", "--package", "ddpm-lab"];
     let done = run(of_every_machine(&words).args(["--", "conformance", "--quick"]).args(devices));
     let outcome = match done {
         Ok(()) => "passed",
@@ -179,7 +179,7 @@ fn conformance() -> Result<(), u8> {
 
 /// Compares the kernels for GPUs with Burn in f64, on what [`conformance`] was compiled for.
 fn gpu_kernels() -> Result<(), u8> {
-    let words = ["test", "--package", "ddpm-kernels", "--package", "ddpm-train", "--test", "cube"];
+    let words = ["test", "--package", "ddpm-kernels", "--package", "ddpm-lab", "--test", "cube"];
     step("kernels for GPUs", || run(&mut of_every_machine(&words)))
 }
 

@@ -4,12 +4,12 @@ use std::process::{Command, Stdio};
 
 /// The crates with Burn below them, whose tests can be run alone. The others compile what little they need in seconds.
 const CRATES: [&str; 10] = [
-    "ddpm-data",
     "ddpm-device",
     "ddpm-eval",
     "ddpm-families",
     "ddpm-infer",
     "ddpm-kernels",
+    "ddpm-lab",
     "ddpm-model",
     "ddpm-sampling",
     "ddpm-train",

@@ -48,9 +48,23 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl DataInfo {
-    /// Whether the items are images of 8 bits, `[C, H, W]`, as the network sees them between -1 and 1.
-    pub fn is_image(&self) -> bool {
-        self.shape.len() == 3 && !self.latent
+    /// Latents of this shape, of no data in particular.
+    pub fn of_latents(shape: &[usize]) -> Self {
+        Self {
+            name: "latents".into(),
+            shape: shape.to_vec(),
+            classes: Vec::new(),
+            units: Units::identity(shape.first().copied().unwrap_or_default()),
+            series: None,
+            latent: true,
+            has_captions: false,
+        }
+    }
+
+    /// Latents of this shape in place of these data, which keep their name, classes and captions.
+    pub fn as_latents(&self, shape: &[usize]) -> Self {
+        let Self { name, classes, series, has_captions, .. } = self.clone();
+        Self { name, classes, series, has_captions, ..Self::of_latents(shape) }
     }
 
     /// How many values an item has.

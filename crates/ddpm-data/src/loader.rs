@@ -1,4 +1,4 @@
-//! Batches in an order that depends on the seed alone, read on worker threads ahead of the step.
+//! Batches in an order that depends on the seed alone, read on worker threads ahead of the step, all of it on the host.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,8 +6,6 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
-use burn::tensor::Device;
 use burn_dataset::{Dataset, DatasetError};
 
 use crate::augment::{AugmentConfig, AugmentLabels};
@@ -126,6 +124,29 @@ impl OrderedLoader {
         Self { workers, ..self }
     }
 
+    /// The batches from the beginning of the part, which threads begin to read.
+    pub fn iter(&self) -> ItemBatches<'_> {
+        self.speed.threads.store(self.workers.max(1) as u64, Ordering::Relaxed);
+        let reading = match self.workers {
+            0 => Reading::Here(self.source.order()),
+            workers => Reading::Ahead(
+                (0..workers as u64).map(|worker| Worker::start(self.clone(), worker, workers as u64)).collect(),
+            ),
+        };
+        ItemBatches { loader: self, reading, next_batch: 0, failed: false }
+    }
+
+    /// How many items the part has; of the endless stream the largest number there is.
+    pub fn num_items(&self) -> usize {
+        usize::try_from(self.end - self.start).unwrap_or(usize::MAX)
+    }
+
+    /// The part of this part from an item up to, not including, another, counted from its beginning.
+    pub fn slice(&self, start: usize, end: usize) -> Self {
+        let place = |item: usize| self.start.saturating_add(item as u64).min(self.end);
+        self.clone().between(place(start), place(end))
+    }
+
     /// How fast the items are read; all parts of a loader count together.
     pub fn speed(&self) -> Arc<ReadingSpeed> {
         self.speed.clone()
@@ -145,32 +166,6 @@ impl OrderedLoader {
         let size = self.batch_size as u64;
         let start = self.start.saturating_add(batch.saturating_mul(size)).min(self.end);
         start..start.saturating_add(size).min(self.end)
-    }
-}
-
-impl DataLoader<Vec<StreamItem>> for OrderedLoader {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Vec<StreamItem>> + 'a> {
-        self.speed.threads.store(self.workers.max(1) as u64, Ordering::Relaxed);
-        let reading = match self.workers {
-            0 => Reading::Here(self.source.order()),
-            workers => Reading::Ahead(
-                (0..workers as u64).map(|worker| Worker::start(self.clone(), worker, workers as u64)).collect(),
-            ),
-        };
-        Box::new(OrderedIterator { loader: self, reading, next_batch: 0, failed: false })
-    }
-
-    fn num_items(&self) -> usize {
-        usize::try_from(self.end - self.start).unwrap_or(usize::MAX)
-    }
-
-    fn to_device(&self, _: &Device) -> Arc<dyn DataLoader<Vec<StreamItem>>> {
-        Arc::new(self.clone())
-    }
-
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Vec<StreamItem>>> {
-        let place = |item: usize| self.start.saturating_add(item as u64).min(self.end);
-        Arc::new(self.clone().between(place(start), place(end)))
     }
 }
 
@@ -298,14 +293,23 @@ enum Reading {
     Ahead(Vec<Worker>),
 }
 
-struct OrderedIterator<'a> {
+/// The batches of an [`OrderedLoader`], one after the other. Its threads stop when it is dropped.
+pub struct ItemBatches<'a> {
     loader: &'a OrderedLoader,
     reading: Reading,
     next_batch: u64,
     failed: bool,
 }
 
-impl Iterator for OrderedIterator<'_> {
+impl ItemBatches<'_> {
+    /// How many items have been given out.
+    pub fn items_done(&self) -> usize {
+        let done = self.loader.places(self.next_batch).start - self.loader.start;
+        usize::try_from(done).unwrap_or(usize::MAX)
+    }
+}
+
+impl Iterator for ItemBatches<'_> {
     type Item = Read;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -320,14 +324,6 @@ impl Iterator for OrderedIterator<'_> {
         self.next_batch += 1;
         self.failed = read.is_err();
         Some(read)
-    }
-}
-
-impl DataLoaderIterator<Vec<StreamItem>> for OrderedIterator<'_> {
-    fn progress(&self) -> Progress {
-        let done = self.loader.places(self.next_batch).start - self.loader.start;
-        let done = usize::try_from(done).unwrap_or(usize::MAX);
-        Progress::new(done, self.loader.num_items(), Some("items".into()))
     }
 }
 
@@ -458,7 +454,7 @@ mod tests {
         let slice = loader.clone().between(10, 50).slice(4, 8);
         let sliced: Vec<f32> = slice.iter().flat_map(|batch| values(batch.unwrap())).collect();
         assert_eq!(sliced, whole[2 * 14..2 * 18]);
-        assert_eq!(slice.to_device(&Device::default()).num_items(), 4);
+        assert_eq!(slice.num_items(), 4);
         assert_eq!(loader.num_items(), usize::MAX);
         assert!(all_values(&loader.between(60, 60)).is_empty());
     }
@@ -597,16 +593,16 @@ mod tests {
     }
 
     #[test]
-    fn progress_counts_items() {
+    fn items_given_out_are_counted() {
         let data = numbered(5, Flip::Never);
         let loader = loader(&data, 4).between(10, 20);
         let mut batches = loader.iter();
         let mut seen = Vec::new();
         while batches.next().is_some() {
-            seen.push(batches.progress().items_processed);
+            seen.push(batches.items_done());
         }
         assert_eq!(seen, [4, 8, 10]);
-        assert!(batches.progress().is_completed());
+        assert_eq!(batches.items_done(), loader.num_items());
     }
 
     #[test]

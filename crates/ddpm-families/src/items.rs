@@ -1,6 +1,5 @@
 //! Items between the host and a device: what families of models share.
 
-use burn::data::dataloader::DataLoader;
 use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_data::series::SeriesInfo;
 use ddpm_data::{DataConfig, OrderedLoader, Split, StreamItem};

@@ -37,34 +37,42 @@ impl<'a> RowSampler<'a> {
 
     /// A sample of every row.
     ///
-    /// `network(x_t, t)` is as for [`ddpm_model::denoiser::DiscreteDenoiser`], and holds its own condition.
-    pub(crate) fn run<const D: usize>(
-        &self,
-        network: impl Fn(Tensor<D>, Tensor<1>) -> Tensor<D>,
-        noise: RowNoise<D>,
-    ) -> Tensor<D> {
+    /// `network(x_t, t)` is as for [`ddpm_model::denoiser::DiscreteDenoiser`], and holds its own condition. It is given rows
+    /// `[B, K, L]`; the samplers have four axes.
+    pub(crate) fn run(&self, network: impl Fn(Tensor<3>, Tensor<1>) -> Tensor<3>, noise: RowNoise) -> Tensor<3> {
         self.run_denoiser(|x, level| self.diffusion.denoise(&network, x, level), noise)
     }
 
     /// A sample of every row, of which the denoiser estimates the clean data.
-    pub(crate) fn run_denoiser<const D: usize>(
+    pub(crate) fn run_denoiser(
         &self,
-        denoiser: impl Fn(&Tensor<D>, NoiseLevel) -> Denoised<D>,
-        mut noise: RowNoise<D>,
-    ) -> Tensor<D> {
-        let x = noise.start();
-        self.sampler.run(&Denoise(denoiser), &self.levels, x, &mut noise, &mut |_| {})
+        denoiser: impl Fn(&Tensor<3>, NoiseLevel) -> Denoised<3>,
+        mut noise: RowNoise,
+    ) -> Tensor<3> {
+        let start = noise.start();
+        let shape = start.dims();
+        let denoiser = |x_t: &Tensor<4>, level| {
+            let Denoised { x_0, variance_logit } = denoiser(&x_t.clone().reshape(shape), level);
+            Denoised { x_0: four_axes(x_0), variance_logit: variance_logit.map(four_axes) }
+        };
+        self.sampler.run(&Denoise(denoiser), &self.levels, four_axes(start), &mut noise, &mut |_| {}).reshape(shape)
     }
+}
+
+/// With one more axis, of size 1.
+fn four_axes(x: Tensor<3>) -> Tensor<4> {
+    let [rows, variables, length] = x.dims();
+    x.reshape([rows, variables, length, 1])
 }
 
 /// A function as a denoiser.
 struct Denoise<F>(F);
 
-impl<const D: usize, F> Denoiser<D> for Denoise<F>
+impl<F> Denoiser<4> for Denoise<F>
 where
-    F: Fn(&Tensor<D>, NoiseLevel) -> Denoised<D>,
+    F: Fn(&Tensor<4>, NoiseLevel) -> Denoised<4>,
 {
-    fn denoise(&self, x_t: &Tensor<D>, level: NoiseLevel) -> Denoised<D> {
+    fn denoise(&self, x_t: &Tensor<4>, level: NoiseLevel) -> Denoised<4> {
         (self.0)(x_t, level)
     }
 }
@@ -77,26 +85,26 @@ pub(crate) fn seed_of_row(seed: u64, stretch: u64, sample: u64) -> u64 {
 /// The noise of rows of shape `shape[1..]`, each of its own seed. `part` tells apart what is sampled for one row after the
 /// other, such as the steps of a forecast.
 #[derive(Clone, Debug)]
-pub(crate) struct RowNoise<const D: usize> {
+pub(crate) struct RowNoise {
     /// One for each row.
     pub(crate) seeds: Vec<u64>,
     pub(crate) part: u32,
     /// The first entry does not matter.
-    pub(crate) shape: [usize; D],
+    pub(crate) shape: [usize; 3],
     pub(crate) device: Device,
 }
 
-impl<const D: usize> RowNoise<D> {
-    fn start(&self) -> Tensor<D> {
+impl RowNoise {
+    fn start(&self) -> Tensor<3> {
         self.draw(Stream::SampleStart, 0)
     }
 
     /// Noise that has nothing to do with that of the sampler.
-    pub(crate) fn other(&self) -> Tensor<D> {
+    pub(crate) fn other(&self) -> Tensor<3> {
         self.draw(Stream::SampleStart, 1)
     }
 
-    fn draw(&self, stream: Stream, step: u64) -> Tensor<D> {
+    fn draw(&self, stream: Stream, step: u64) -> Tensor<3> {
         let mut shape = self.shape;
         shape[0] = self.seeds.len();
         let (size, index) = (shape[1..].iter().product(), u64::from(self.part) << 32 | step);
@@ -106,8 +114,8 @@ impl<const D: usize> RowNoise<D> {
     }
 }
 
-impl<const D: usize> NoiseSource<D> for RowNoise<D> {
-    fn step(&mut self, index: usize) -> Tensor<D> {
-        self.draw(Stream::SampleStep, index as u64)
+impl NoiseSource<4> for RowNoise {
+    fn step(&mut self, index: usize) -> Tensor<4> {
+        four_axes(self.draw(Stream::SampleStep, index as u64))
     }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::store::{BurnToPyTorchAdapter, ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
-use ddpm_data::{DataConfig, DataInfo, Units};
+use ddpm_data::{DataConfig, DataInfo};
 use ddpm_files::WriteError;
 use ddpm_files::atomic::AtomicFolder;
 use ddpm_model::bound::Loss;
@@ -289,14 +289,9 @@ impl SnapshotConfig {
     /// What the network denoises: the data, or latents of them.
     pub fn denoised(&self) -> DataInfo {
         match &self.latents {
-            Some(latents) => latent_info(&self.data, &latents.shape),
+            Some(latents) => self.data.as_latents(&latents.shape),
             None => self.data.clone(),
         }
-    }
-
-    /// With a sampler for those who name none.
-    pub fn sampled_by(self, sampler: &str, steps: usize) -> Self {
-        Self { sampling: Some(Sampling { sampler: sampler.into(), steps, guidance: None }), ..self }
     }
 
     /// A description of what others trained.
@@ -355,12 +350,6 @@ impl From<FrozenError> for SnapshotError {
     fn from(error: FrozenError) -> Self {
         Self::Frozen(Box::new(error))
     }
-}
-
-/// Latents of this shape in place of data, which have no bounds and no classes.
-pub fn latent_info(data: &DataInfo, shape: &[usize]) -> DataInfo {
-    let channels = shape.first().copied().unwrap_or_default();
-    DataInfo { shape: shape.to_vec(), units: Units::identity(channels), latent: true, ..data.clone() }
 }
 
 /// A snapshot in memory.
@@ -489,7 +478,7 @@ impl Snapshot {
 }
 
 /// A snapshot as a sampling job takes it.
-pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a, Network> {
+pub fn trained<'a>(snapshot: &'a Snapshot, diffusion: &'a Diffusion) -> TrainedModel<'a> {
     let self_conditioned = snapshot.config.diffusion.self_conditioning;
     TrainedModel::of_network(&snapshot.network, diffusion, &snapshot.denoised, self_conditioned)
 }

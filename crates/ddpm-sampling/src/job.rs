@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ddpm_data::DataInfo;
+use ddpm_data::{Bounds, DataInfo, Space, three_axes};
 use ddpm_model::condition::Condition;
 use ddpm_model::denoiser::{Denoiser, Estimate, NetworkDenoiser};
 use ddpm_model::diffusion::Diffusion;
@@ -38,8 +38,9 @@ pub const USUAL_BATCH: usize = 128;
 ///
 /// # Shapes
 ///
-/// The network is called with `x_t` `[B, ..]`, where `..` is the shape of an item and `B` is at most `batch_size`, and
-/// with the times `[B]`. The result has `count` items, row-major in [`Samples::values`].
+/// The network is called with `x_t` `[B, C, H, W]`, where `B` is at most `batch_size`, and with the times `[B]`. Items that
+/// have fewer axes get trailing ones of size 1: a point `[N]` is `[N, 1, 1]`. The result has `count` items of their own shape,
+/// row-major in [`Samples::values`].
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -49,7 +50,7 @@ pub const USUAL_BATCH: usize = 128;
 /// struct AllNoise;
 ///
 /// impl Predictor for AllNoise {
-///     fn predict<const D: usize>(&self, x_t: Tensor<D>, _t: Tensor<1>, _condition: &Condition) -> Tensor<D> {
+///     fn predict(&self, x_t: Tensor<4>, _t: Tensor<1>, _condition: &Condition) -> Tensor<4> {
 ///         x_t
 ///     }
 /// }
@@ -149,21 +150,21 @@ pub enum ClassError {
 
 /// Something that predicts what the diffusion asks for, from x_t and the step of every row.
 pub trait Predictor {
-    /// The prediction, of the shape of `x_t` (twice the channels with a learned variance).
-    fn predict<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D>;
+    /// The prediction, of the shape of `x_t` `[B, C, H, W]` (twice the channels with a learned variance).
+    fn predict(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4>;
 }
 
 impl Predictor for Network {
-    fn predict<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
+    fn predict(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
         self.forward(x_t, t, condition)
     }
 }
 
 /// A network and what has to be known to sample from it.
-#[derive(Debug)]
-pub struct TrainedModel<'a, N> {
+#[derive(Clone, Copy)]
+pub struct TrainedModel<'a> {
     /// The network, without autodiff.
-    pub network: &'a N,
+    pub network: &'a dyn Predictor,
     /// The diffusion it was trained for.
     pub diffusion: &'a Diffusion,
     /// The data it was trained on.
@@ -175,25 +176,15 @@ pub struct TrainedModel<'a, N> {
     /// Whether it is conditioned on its own last estimate of x_0 (self-conditioning).
     pub self_conditioned: bool,
     /// A weaker model of the same data that guides in place of the null class.
-    pub guide: Option<&'a TrainedModel<'a, N>>,
+    pub guide: Option<&'a TrainedModel<'a>>,
 }
 
-impl<N> Clone for TrainedModel<'_, N> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<N> Copy for TrainedModel<'_, N> {}
-
-impl<'a, N> TrainedModel<'a, N> {
+impl<'a> TrainedModel<'a> {
     /// A model without classes, self-conditioning or a guide; change what it has by struct update.
-    pub fn new(network: &'a N, diffusion: &'a Diffusion, data: &'a DataInfo) -> Self {
+    pub fn new(network: &'a dyn Predictor, diffusion: &'a Diffusion, data: &'a DataInfo) -> Self {
         Self { network, diffusion, data, classes: None, null_class: None, self_conditioned: false, guide: None }
     }
-}
 
-impl<'a> TrainedModel<'a, Network> {
     /// One of our own networks, which knows its classes.
     pub fn of_network(
         network: &'a Network,
@@ -209,24 +200,20 @@ impl<'a> TrainedModel<'a, Network> {
             ..Self::new(network, diffusion, data)
         }
     }
-}
 
-impl<N> TrainedModel<'_, N> {
     fn guidable(&self) -> Guidable<'_> {
         Guidable { shape: &self.data.shape, classes: self.classes, null_class: self.null_class }
     }
-}
 
-impl<N: Predictor> TrainedModel<'_, N> {
     /// The network under this condition as a denoiser, at the times of a plan if there is one. Every call of the network
     /// is counted in `evaluations`.
-    fn denoiser<'b, const D: usize>(
+    fn denoiser<'b>(
         &'b self,
         condition: Condition,
         plan: Option<&'b Plan>,
         evaluations: &'b Cell<usize>,
-    ) -> Box<dyn Denoiser<D> + 'b> {
-        let network = move |x_t: Tensor<D>, t: Tensor<1>| {
+    ) -> Box<dyn Denoiser<4> + 'b> {
+        let network = move |x_t: Tensor<4>, t: Tensor<1>| {
             evaluations.set(evaluations.get() + 1);
             self.network.predict(x_t, t, &condition)
         };
@@ -344,7 +331,7 @@ pub enum JobError {
 impl SamplingJob {
     /// One sample from seed 0 out of noise, by `sampler` in its usual steps over its usual noise levels, without guidance
     /// and without frames. Images are clipped to [-1, 1], other data are not.
-    pub fn new<N>(sampler: Sampler, model: &TrainedModel<'_, N>) -> Self {
+    pub fn new(sampler: Sampler, model: &TrainedModel<'_>) -> Self {
         Self::of_data(sampler, model.diffusion, model.data)
     }
 
@@ -368,9 +355,9 @@ impl SamplingJob {
     }
 
     /// Does the job on `device`, and reports every step.
-    pub fn run<N: Predictor>(
+    pub fn run(
         &self,
-        model: &TrainedModel<'_, N>,
+        model: &TrainedModel<'_>,
         device: &Device,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Samples, JobError> {
@@ -378,9 +365,9 @@ impl SamplingJob {
     }
 
     /// Makes only some of the job's samples; all parts together are the samples of the whole.
-    pub fn run_part<N: Predictor>(
+    pub fn run_part(
         &self,
-        model: &TrainedModel<'_, N>,
+        model: &TrainedModel<'_>,
         part: Range<usize>,
         device: &Device,
         on_progress: &mut dyn FnMut(Progress),
@@ -388,13 +375,26 @@ impl SamplingJob {
         self.check_choices(model)?;
         let levels = self.all_levels(model)?;
         let levels = if self.plan.is_some() { &levels } else { self.task.visited(&levels)? };
-        // The rank of a batch is that of an item and one more.
-        match model.data.shape.len() {
-            1 => self.run_rank::<2, N>(model, levels, part, device, on_progress),
-            2 => self.run_rank::<3, N>(model, levels, part, device, on_progress),
-            3 => self.run_rank::<4, N>(model, levels, part, device, on_progress),
-            _ => Err(JobError::Rank { shape: model.data.shape.clone() }),
+        let shape = &model.data.shape;
+        if model.data.space() == Space::Other {
+            return Err(JobError::Rank { shape: shape.clone() });
         }
+        // No graph of the sampling is ever needed, and it would hold every step in memory.
+        let device = device.clone().without_autodiff();
+        let plan = self.plan.as_ref().map(|plan| self.task.part_of(plan)).transpose()?;
+        let steps = plan.as_ref().map_or_else(|| levels.len() - 1, Plan::steps);
+        let run = PartRun {
+            job: self,
+            model,
+            item: three_axes(shape),
+            levels,
+            plan,
+            part,
+            device,
+            steps,
+            evaluations: Cell::new(0),
+        };
+        run.all_batches(on_progress)
     }
 
     /// How many steps it takes of a model.
@@ -407,7 +407,7 @@ impl SamplingJob {
     }
 
     /// What would keep it from being done, before anything is done.
-    pub fn check<N>(&self, model: &TrainedModel<'_, N>) -> Result<(), JobError> {
+    pub fn check(&self, model: &TrainedModel<'_>) -> Result<(), JobError> {
         self.check_choices(model)?;
         match &self.plan {
             Some(plan) => drop(self.task.part_of(plan)?),
@@ -417,14 +417,14 @@ impl SamplingJob {
     }
 
     /// The levels that it visits, unless a plan says so.
-    fn all_levels<N>(&self, model: &TrainedModel<'_, N>) -> Result<Vec<NoiseLevel>, JobError> {
+    fn all_levels(&self, model: &TrainedModel<'_>) -> Result<Vec<NoiseLevel>, JobError> {
         match self.plan {
             Some(_) => Ok(Vec::new()),
             None => Ok(self.levels.levels(self.steps_for(model.diffusion), model.diffusion)?),
         }
     }
 
-    fn check_choices<N>(&self, model: &TrainedModel<'_, N>) -> Result<(), JobError> {
+    fn check_choices(&self, model: &TrainedModel<'_>) -> Result<(), JobError> {
         for (what, size) in [("the number of samples", self.count), ("the batch size", self.batch_size)] {
             if size == 0 {
                 return Err(JobError::Zero { what });
@@ -473,39 +473,15 @@ impl SamplingJob {
         }
     }
 
-    fn run_rank<const D: usize, N: Predictor>(
-        &self,
-        model: &TrainedModel<'_, N>,
-        levels: &[NoiseLevel],
-        part: Range<usize>,
-        device: &Device,
-        on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Samples, JobError> {
-        // No graph of the sampling is ever needed, and it would hold every step in memory.
-        let device = device.clone().without_autodiff();
-        let plan = self.plan.as_ref().map(|plan| self.task.part_of(plan)).transpose()?;
-        let steps = plan.as_ref().map_or_else(|| levels.len() - 1, Plan::steps);
-        let run = PartRun { job: self, model, levels, plan, part, device, steps, evaluations: Cell::new(0) };
-        let mut samples = run.without_values();
-        for index in 0..run.batches() {
-            run.batch::<D>(index, &mut samples, on_progress)?;
-        }
-        let per_sample: usize = samples.shape.iter().product();
-        match samples.values.iter().position(|value| !value.is_finite()) {
-            Some(position) => Err(JobError::NotFinite { sample: position / per_sample }),
-            None => Ok(samples),
-        }
-    }
-
     /// Calls `f` with the denoiser of a batch with these labels: the network, guidance where it is active, and what
     /// bounds x_0.
-    fn with_denoiser<const D: usize, N: Predictor, T>(
+    fn with_denoiser<T>(
         &self,
-        model: &TrainedModel<'_, N>,
+        model: &TrainedModel<'_>,
         labels: &[Option<usize>],
         evaluations: &Cell<usize>,
         device: &Device,
-        f: impl FnOnce(&dyn Denoiser<D>) -> T,
+        f: impl FnOnce(&dyn Denoiser<4>) -> T,
     ) -> T {
         let plan = self.plan.as_ref();
         let scale = self.guidance.scale;
@@ -526,13 +502,13 @@ impl SamplingJob {
     }
 
     /// Rescales the guided prediction, within the interval of guidance alone.
-    fn with_guided<const D: usize, T>(&self, guide: &dyn Guide<D>, f: impl FnOnce(&dyn Denoiser<D>) -> T) -> T {
+    fn with_guided<T>(&self, guide: &dyn Guide<4>, f: impl FnOnce(&dyn Denoiser<4>) -> T) -> T {
         let rescaled = Rescaled { inner: guide, phi: self.guidance.rescale, of: self.guidance.rescaled };
         self.with_bounded(&Within { inner: &rescaled, interval: self.guidance.interval }, f)
     }
 
     /// Bounds x_0: by dynamic thresholding, by the plan itself, or by clipping.
-    fn with_bounded<const D: usize, T>(&self, inner: &dyn Denoiser<D>, f: impl FnOnce(&dyn Denoiser<D>) -> T) -> T {
+    fn with_bounded<T>(&self, inner: &dyn Denoiser<4>, f: impl FnOnce(&dyn Denoiser<4>) -> T) -> T {
         match self.guidance.threshold {
             Some(threshold) => f(&Thresholded { inner, threshold }),
             None if self.plan.is_some() => f(inner),
@@ -568,9 +544,11 @@ impl SamplingJob {
 }
 
 /// A part of a job, made batch by batch.
-struct PartRun<'a, N> {
+struct PartRun<'a> {
     job: &'a SamplingJob,
-    model: &'a TrainedModel<'a, N>,
+    model: &'a TrainedModel<'a>,
+    /// The axes of an item.
+    item: [usize; 3],
     levels: &'a [NoiseLevel],
     /// The part of the job's plan that the task follows.
     plan: Option<Plan>,
@@ -583,7 +561,19 @@ struct PartRun<'a, N> {
     evaluations: Cell<usize>,
 }
 
-impl<N: Predictor> PartRun<'_, N> {
+impl PartRun<'_> {
+    fn all_batches(&self, on_progress: &mut dyn FnMut(Progress)) -> Result<Samples, JobError> {
+        let mut samples = self.without_values();
+        for index in 0..self.batches() {
+            self.batch(index, &mut samples, on_progress)?;
+        }
+        let per_sample: usize = samples.shape.iter().product();
+        match samples.values.iter().position(|value| !value.is_finite()) {
+            Some(position) => Err(JobError::NotFinite { sample: position / per_sample }),
+            None => Ok(samples),
+        }
+    }
+
     fn batches(&self) -> usize {
         self.part.len().div_ceil(self.job.batch_size)
     }
@@ -614,7 +604,7 @@ impl<N: Predictor> PartRun<'_, N> {
     }
 
     /// Makes batch `index` and appends it to `samples`.
-    fn batch<const D: usize>(
+    fn batch(
         &self,
         index: usize,
         samples: &mut Samples,
@@ -622,7 +612,7 @@ impl<N: Predictor> PartRun<'_, N> {
     ) -> Result<(), JobError> {
         let start = index * self.job.batch_size;
         let batch = start..(start + self.job.batch_size).min(self.part.len());
-        let made = self.denoise::<D>(index, &batch, samples, on_progress);
+        let made = self.denoise(index, &batch, samples, on_progress);
         if matches!(self.job.task, Task::Invert { .. }) {
             samples.noise.extend(on_host(made.start)?);
         }
@@ -636,24 +626,26 @@ impl<N: Predictor> PartRun<'_, N> {
     }
 
     /// From noise to samples for the rows `batch` of the part.
-    fn denoise<const D: usize>(
+    fn denoise(
         &self,
         index: usize,
         batch: &Range<usize>,
         samples: &Samples,
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Denoising<D> {
+    ) -> Denoising {
         let job = self.job;
         let ours = self.part.start + batch.start..self.part.start + batch.end;
-        let shape = batch_shape(&self.model.data.shape);
+        let [channels, height, width] = self.item;
+        // How many rows there are is still open.
+        let shape = [0, channels, height, width];
         let numbers = ours.clone().map(|k| job.task.noise_number(k)).collect();
-        let mut noise = JobNoise::<D>::new(&job.noise, job.seed, job.count, ours.clone(), numbers, shape, &self.device);
+        let mut noise = JobNoise::new(&job.noise, job.seed, job.count, ours.clone(), numbers, shape, &self.device);
         let place = Batch { samples: ours, shape, seed: job.seed, device: &self.device };
 
-        let animated = animated(batch, &samples.shape);
+        let animated = animated(batch, self.model.data.space());
         // By the step, because a task may take one several times, the last time for good.
         let mut frames = BTreeMap::new();
-        let mut keep = |steps_done: usize, x: &Tensor<D>| {
+        let mut keep = |steps_done: usize, x: &Tensor<4>| {
             if animated > 0 && samples.frames.iter().any(|frame| frame.steps_done == steps_done) {
                 frames.insert(steps_done, x.clone().narrow(0, 0, animated));
             }
@@ -670,7 +662,7 @@ impl<N: Predictor> PartRun<'_, N> {
                 None => job.task.start(denoiser, self.levels, drawn, &place),
             };
             keep(0, &x);
-            let mut on_step = |step: Step<'_, D>| {
+            let mut on_step = |step: Step<'_, 4>| {
                 steps_done += 1;
                 keep(step.index + 1, step.x);
                 on_progress(self.progress(index, batch.start, steps_done));
@@ -694,17 +686,20 @@ impl<N: Predictor> PartRun<'_, N> {
 }
 
 /// What came of a batch, still on the device.
-struct Denoising<const D: usize> {
+struct Denoising {
     /// Where it started.
-    start: Tensor<D>,
-    x_0: Tensor<D>,
+    start: Tensor<4>,
+    x_0: Tensor<4>,
     /// x_t of the animated samples by the steps taken.
-    frames: BTreeMap<usize, Tensor<D>>,
+    frames: BTreeMap<usize, Tensor<4>>,
 }
 
 /// The clipping of x_0 that suits the data: images lie in [-1, 1], other data have no bounds.
 pub fn clip_for(data: &DataInfo) -> Clip {
-    if data.is_image() { Clip::Unit } else { Clip::None }
+    match data.bounds() {
+        Bounds::Bytes => Clip::Unit,
+        Bounds::None => Clip::None,
+    }
 }
 
 /// The condition of rows with these labels; none unless all have one.
@@ -714,13 +709,6 @@ pub fn condition(labels: &[Option<usize>], device: &Device) -> Condition {
         let size = classes.len();
         Condition::Class(Tensor::<1, Int>::from_data(TensorData::new(classes, [size]), device))
     })
-}
-
-/// The shape of a batch whose size is still open.
-fn batch_shape<const D: usize>(item: &[usize]) -> [usize; D] {
-    let mut shape = [0; D];
-    shape[1..].copy_from_slice(item);
-    shape
 }
 
 /// At most `frames` counts of steps, evenly spread from 0 (pure noise) to `steps`.
@@ -733,19 +721,22 @@ fn frame_steps(frames: usize, steps: usize) -> Vec<usize> {
 }
 
 /// How many samples of a batch, from its first, are among the animated ones.
-fn animated(batch: &Range<usize>, item: &[usize]) -> usize {
-    let limit = if item.len() == 3 { ANIMATED_IMAGES } else { ANIMATED_POINTS };
+fn animated(batch: &Range<usize>, items: Space) -> usize {
+    let limit = match items {
+        Space::Images | Space::Latents => ANIMATED_IMAGES,
+        Space::Points | Space::Series | Space::Other => ANIMATED_POINTS,
+    };
     limit.saturating_sub(batch.start).min(batch.len())
 }
 
-fn on_host<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>, JobError> {
+fn on_host(x: Tensor<4>) -> Result<Vec<f32>, JobError> {
     x.try_into_vec_as().map_err(|error| JobError::Device { reason: error.to_string() })
 }
 
 /// Values on the host, images clamped to [-1, 1], everything in the units of the data.
-fn in_units<const D: usize>(x: Tensor<D>, data: &DataInfo) -> Result<Vec<f32>, JobError> {
+fn in_units(x: Tensor<4>, data: &DataInfo) -> Result<Vec<f32>, JobError> {
     let mut values = on_host(x)?;
-    if data.is_image() {
+    if data.bounds() == Bounds::Bytes {
         values.iter_mut().for_each(|value| *value = value.clamp(-1.0, 1.0));
     }
     Ok(data.in_data_units(values))

@@ -9,9 +9,8 @@ use ddpm_model::diffusion::Diffusion;
 use crate::job::{Predictor, TrainedModel};
 
 /// A network that is conditioned on tokens, as one that is conditioned on the number of a prompt.
-#[derive(Debug)]
-pub struct Prompted<'a, N> {
-    network: &'a N,
+pub struct Prompted<'a> {
+    network: &'a dyn Predictor,
     rows: Rows,
     prompts: usize,
     /// Whether there is a row that guidance leads away from.
@@ -34,15 +33,15 @@ enum Rows {
     Nothing,
 }
 
-impl<'a, N> Prompted<'a, N> {
+impl<'a> Prompted<'a> {
     /// The network under these prompts, of which the last row of `tokens` is the one that guidance leads away from.
-    pub fn new(network: &'a N, tokens: Tokens) -> Self {
+    pub fn new(network: &'a dyn Predictor, tokens: Tokens) -> Self {
         let prompts = tokens.states.dims()[0].saturating_sub(1);
         Self { network, rows: Rows::Tokens(tokens), prompts, has_null: true, channels: None, kept: None }
     }
 
     /// The network where prompt k is the class `classes[k]`, and guidance leads away from `null`, if there is such a class.
-    pub fn of_classes(network: &'a N, classes: &[usize], null: Option<usize>, device: &Device) -> Self {
+    pub fn of_classes(network: &'a dyn Predictor, classes: &[usize], null: Option<usize>, device: &Device) -> Self {
         let last = null.or(classes.first().copied()).unwrap_or_default();
         let rows: Vec<i64> = classes.iter().chain([&last]).map(|class| *class as i64).collect();
         let rows = Rows::Classes(Tensor::from_data(TensorData::new(rows, [classes.len() + 1]), device));
@@ -50,7 +49,7 @@ impl<'a, N> Prompted<'a, N> {
     }
 
     /// The network without any condition.
-    pub fn of_nothing(network: &'a N) -> Self {
+    pub fn of_nothing(network: &'a dyn Predictor) -> Self {
         Self { network, rows: Rows::Nothing, prompts: 0, has_null: false, channels: None, kept: None }
     }
 
@@ -68,7 +67,7 @@ impl<'a, N> Prompted<'a, N> {
     }
 
     /// The network as a job takes it: every prompt is a class, and the last row is the null class.
-    pub fn model<'b>(&'b self, diffusion: &'b Diffusion, data: &'b DataInfo) -> TrainedModel<'b, Self> {
+    pub fn model<'b>(&'b self, diffusion: &'b Diffusion, data: &'b DataInfo) -> TrainedModel<'b> {
         let numbered = !matches!(self.rows, Rows::Nothing);
         let (classes, null_class) = (numbered.then_some(self.prompts), self.has_null.then_some(self.prompts));
         TrainedModel { classes, null_class, ..TrainedModel::new(self, diffusion, data) }
@@ -84,21 +83,18 @@ impl<'a, N> Prompted<'a, N> {
     }
 
     /// The additional channels of rows with these numbers.
-    fn channels_of<const D: usize>(&self, channels: &Tensor<4>, rows: &Tensor<1, Int>) -> Tensor<D> {
+    fn channels_of(&self, channels: &Tensor<4>, rows: &Tensor<1, Int>) -> Tensor<4> {
         let half = rows.dims()[0] / 2;
         let (first, second) = (rows.clone().narrow(0, 0, half), rows.clone().narrow(0, half, rows.dims()[0] - half));
         // Guidance doubles the rows: those under the null class are the second half.
         let compared =
             rows.clone().mask_where(rows.clone().equal_elem(self.prompts as i64), Tensor::cat(vec![second, first], 0));
-        let chosen = channels.clone().select(0, compared);
-        let mut shape = [1; D];
-        shape.iter_mut().zip(chosen.dims()).for_each(|(size, found)| *size = found);
-        chosen.reshape(shape)
+        channels.clone().select(0, compared)
     }
 }
 
-impl<N: Predictor> Predictor for Prompted<'_, N> {
-    fn predict<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
+impl Predictor for Prompted<'_> {
+    fn predict(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
         let rows = match condition {
             Condition::Class(prompts) => prompts.clone(),
             _ => {

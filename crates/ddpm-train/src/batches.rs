@@ -1,11 +1,11 @@
-//! A loader of items as a loader of what a family learns from.
+//! A loader of items, which are on the host, as Burn's loader of what a family learns from on a device.
 
 use std::sync::Arc;
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
-use ddpm_data::StreamItem;
+use ddpm_data::{ItemBatches, OrderedLoader, StreamItem};
 use ddpm_families::family::erased::AnyFamily;
 
 use crate::train_step::TrainBatch;
@@ -17,7 +17,7 @@ use crate::train_step::TrainBatch;
 #[derive(Clone)]
 pub struct Batches {
     /// The items.
-    pub items: Arc<dyn DataLoader<Vec<StreamItem>>>,
+    pub items: OrderedLoader,
     /// What makes batches of them.
     pub family: Arc<dyn AnyFamily>,
     /// The seed of the run.
@@ -56,7 +56,7 @@ impl DataLoader<TrainBatch> for Batches {
 }
 
 struct BatchIterator<'a> {
-    items: Box<dyn DataLoaderIterator<Vec<StreamItem>> + 'a>,
+    items: ItemBatches<'a>,
     batches: &'a Batches,
 }
 
@@ -70,6 +70,6 @@ impl Iterator for BatchIterator<'_> {
 
 impl DataLoaderIterator<TrainBatch> for BatchIterator<'_> {
     fn progress(&self) -> Progress {
-        self.items.progress()
+        Progress::new(self.items.items_done(), self.batches.num_items(), Some("items".into()))
     }
 }

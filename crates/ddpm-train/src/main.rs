@@ -1,8 +1,7 @@
-//! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs;
-//! measures speed; checks devices.
+//! `ddpm-train`: trains the model of an experiment, or goes on with a run; lists, shows, prunes and reports on runs.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 3 a device to be checked was not there,
-//! 130 interrupted after a checkpoint, 131 left at once after a second signal.
+//! Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 130 interrupted after a checkpoint, 131 left at
+//! once after a second signal.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,10 +10,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use ddpm_console::errors::in_one_line;
 use ddpm_console::numbers::at_least;
-use ddpm_train::bench::{self, BenchArgs};
 use ddpm_train::config::load::ConfigError;
 use ddpm_train::config::recipes::RECIPES;
-use ddpm_train::conformance::{self, ConformanceArgs, Verdict};
 use ddpm_train::list_runs::{self, ListArgs};
 use ddpm_train::output::{print, print_path};
 use ddpm_train::prune_run::{self, PruneArgs};
@@ -84,10 +81,6 @@ enum Command {
     Prune(PruneArgs),
     /// Write one HTML page with the curves, images and settings of runs.
     Report(ReportArgs),
-    /// Measure speed and memory, next to PyTorch with --peer.
-    Bench(BenchArgs),
-    /// Check the results of a device against the reference backend.
-    Conformance(ConformanceArgs),
     /// Print a shell's completion script, e.g. `ddpm-train completions bash > ~/.local/share/bash-completion/completions/ddpm-train`.
     Completions {
         /// The shell.
@@ -145,9 +138,7 @@ fn main() -> ExitCode {
             Command::Show(args) => show_run::run(&args),
             Command::Prune(args) => prune_run::run(&args),
             Command::Report(args) => report::run(&args),
-            Command::Bench(args) => bench::run(&args),
             Command::Completions { shell } => completions(shell),
-            Command::Conformance(args) => return conformance::run(&args).map_or_else(failed, verdict),
         };
         return done.map_or_else(failed, |()| ExitCode::SUCCESS);
     }
@@ -196,14 +187,6 @@ fn outlive_file_size_limit() {
     #[cfg(unix)]
     if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Default::default()) {
         say!("warning: a file that reaches the limit of its size would end the program: {error}");
-    }
-}
-
-fn verdict(verdict: Verdict) -> ExitCode {
-    match verdict {
-        Verdict::Passed => ExitCode::SUCCESS,
-        Verdict::Failed => ExitCode::FAILURE,
-        Verdict::Skipped => ExitCode::from(3),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::train::{Options, UsageError};
 use crate::trained_part::TrainedSizes;
 
 /// What a training will be.
-pub(crate) struct Plan {
+pub struct Plan {
     /// The name of the experiment.
     pub name: String,
     /// The experiment, with nothing left open.
@@ -44,7 +44,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Reads and checks everything that the command line asks for; `experiment` stands for the one that it names.
-    pub(crate) fn make(options: &Options, experiment: Option<Source>) -> anyhow::Result<Self> {
+    pub fn make(options: &Options, experiment: Option<Source>) -> anyhow::Result<Self> {
         let resumed = options.resume.as_deref().map(|run| resumable(&options.runs, run, &options.set)).transpose()?;
         let source = match (&resumed, experiment) {
             (Some((run, _)), _) => Source::File(run.config()),

@@ -351,7 +351,7 @@ fn batches(plan: &Plan, devices: &[Device]) -> anyhow::Result<(Arc<Batches>, Arc
     };
     let reading = items.speed();
     let (family, device) = (plan.family.clone(), devices[0].clone());
-    Ok((Arc::new(Batches { items: Arc::new(items), family, seed: train.seed, parts, device }), reading))
+    Ok((Arc::new(Batches { items, family, seed: train.seed, parts, device }), reading))
 }
 
 /// The held-out data that are looked at while training. Without them there is a warning, and training.

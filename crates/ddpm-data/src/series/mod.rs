@@ -46,7 +46,7 @@ pub use table::{Cell, Table};
 pub use time::{Frequency, Timestamp};
 pub use weather::seattle_weather;
 pub use windows::{SeriesSet, Window, WindowShape};
-pub use write::{Forecast, SourceLayout, write_imputed, write_quantiles};
+pub use write::{ForecastQuantiles, SourceLayout, write_imputed, write_quantiles};
 
 /// A series: a table of the variables, when its steps are, and what else is known.
 #[derive(Clone, Debug, PartialEq)]

@@ -35,7 +35,7 @@ struct SourceTable {
 
 /// Quantiles of the steps to come of one series.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Forecast {
+pub struct ForecastQuantiles {
     /// Which series.
     pub series: usize,
     /// The step of the first value: a series of T steps goes on at step T.
@@ -69,7 +69,7 @@ impl SourceLayout {
 
     /// A CSV with a row for each step to come and a column for each variable and level, such as `temp_max_0.05`. Times
     /// are written as in the table that was read; without times, steps are counted from 0.
-    pub fn quantiles(&self, series: &[Series], forecasts: &[Forecast]) -> String {
+    pub fn quantiles(&self, series: &[Series], forecasts: &[ForecastQuantiles]) -> String {
         let own = self.table.as_ref();
         let style = own.map_or(CSV, SourceTable::style);
         let has_items = own.map_or(series.len() > 1, |table| table.columns.item.is_some());
@@ -120,7 +120,7 @@ pub fn write_quantiles(
     path: &Path,
     layout: &SourceLayout,
     series: &[Series],
-    forecasts: &[Forecast],
+    forecasts: &[ForecastQuantiles],
 ) -> Result<(), WriteError> {
     atomic::write(path, layout.quantiles(series, forecasts))
 }

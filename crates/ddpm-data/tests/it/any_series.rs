@@ -8,8 +8,8 @@ use ddpm_data::series::arrays::{Layout, Mask, MaskMeaning, read_npy, read_npz};
 use ddpm_data::series::physionet::read_physionet;
 use ddpm_data::series::tsf::read_tsf;
 use ddpm_data::series::{
-    Cell, Forecast, Frequency, Index, Opened, ReadHints, Series, long, read_any, seattle_weather, wide, write_imputed,
-    write_quantiles,
+    Cell, ForecastQuantiles, Frequency, Index, Opened, ReadHints, Series, long, read_any, seattle_weather, wide,
+    write_imputed, write_quantiles,
 };
 use ddpm_testing::hostile::{damage, within_bounds};
 use ddpm_testing::support::fixture;
@@ -243,7 +243,7 @@ fn what_was_no_table_becomes_one() {
 fn quantiles_have_the_times_to_come() {
     let forecast = |series, first_step, values: &[f32]| {
         let levels = vec![0.05, 0.5];
-        Forecast { series, first_step, levels, values: values.to_vec() }
+        ForecastQuantiles { series, first_step, levels, values: values.to_vec() }
     };
     let opened = found("Tag;temp_max;wind\n2020/01/30;1,5;2\n2020/01/31;2,5;2\n");
     let forecasts = [forecast(0, 2, &[0.1, 1e-7, -3.0, 0.0, 1.0, 2.0, f32::NAN, -0.0])];
@@ -268,7 +268,7 @@ fn results_are_written_to_files() {
     assert_eq!(fs::read_to_string(&imputed).unwrap(), "a\n1\n0.5\n");
     // What was written is read again, without a hole.
     assert_eq!(column(&read_any(&imputed, &ReadHints::default()).unwrap().series[0], 0), [Some(1.0), Some(0.5)]);
-    let forecast = Forecast { series: 0, first_step: 2, levels: vec![0.5], values: vec![7.0] };
+    let forecast = ForecastQuantiles { series: 0, first_step: 2, levels: vec![0.5], values: vec![7.0] };
     write_quantiles(&quantiles, &opened.layout, &opened.series, &[forecast]).unwrap();
     assert_eq!(fs::read_to_string(&quantiles).unwrap(), "step,a_0.5\n2,7\n");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);

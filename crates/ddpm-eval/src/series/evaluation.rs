@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::baselines::{ForecastBaseline, ForecastTask, ImputationBaseline, ImputationTask};
-use super::metrics::{Forecast, Pairs, Point, Quantile, seasonal_errors, usual_levels};
+use super::metrics::{Pairs, Point, Quantile, ScoredSamples, seasonal_errors, usual_levels};
 use super::period;
 use super::rows::{Predictions, deviations};
 use crate::EvaluationError;
@@ -107,10 +107,10 @@ impl Scoring<'_> {
         let shape = [w, predictions.samples, l, k];
         self.check_predictions(predictions)?;
         let mask: Vec<f64> = self.scored.iter().map(|scored| f64::from(u8::from(*scored))).collect();
-        let forecast = Forecast::new(shape, &predictions.values, self.truth, Some(&mask))?;
+        let forecast = ScoredSamples::new(shape, &predictions.values, self.truth, Some(&mask))?;
         let sum = match k {
             1 => None,
-            _ => Forecast::complete_sum_over_variables(shape, &predictions.values, self.truth, &mask)?,
+            _ => ScoredSamples::complete_sum_over_variables(shape, &predictions.values, self.truth, &mask)?,
         };
         let mut scores = Scores { samples: predictions.samples, windows: w, all: Vec::new() };
         scores.of_all(&forecast, sum.as_ref());
@@ -178,7 +178,7 @@ struct Scores {
 }
 
 impl Scores {
-    fn add(&mut self, metric: &str, of: &str, forecast: &Forecast, score: impl Fn(&Forecast) -> f64) {
+    fn add(&mut self, metric: &str, of: &str, forecast: &ScoredSamples, score: impl Fn(&ScoredSamples) -> f64) {
         let value = score(forecast);
         // Such as a share of nothing but zeros.
         if value.is_finite() {
@@ -190,32 +190,32 @@ impl Scores {
         }
     }
 
-    fn of_all(&mut self, forecast: &Forecast, sum: Option<&Forecast>) {
+    fn of_all(&mut self, forecast: &ScoredSamples, sum: Option<&ScoredSamples>) {
         self.crps("CRPS", forecast);
         if let Some(sum) = sum {
             self.crps("CRPS-sum", sum);
         }
         self.of_median("", forecast);
-        self.add("NRMSE of the mean", "", forecast, Forecast::normalized_rmse);
+        self.add("NRMSE of the mean", "", forecast, ScoredSamples::normalized_rmse);
         self.coverage("", forecast);
         for level in usual_levels().into_iter().skip(1).step_by(2) {
-            let loss = |forecast: &Forecast| {
+            let loss = |forecast: &ScoredSamples| {
                 forecast.quantile_losses(&[level], Quantile::Linear)[0] / forecast.absolute_target_sum()
             };
             self.add(&format!("quantile loss {level}, linear quantiles"), "", forecast, loss);
         }
     }
 
-    fn of_variable(&mut self, forecast: &Forecast, name: &str, deviation: f64) {
+    fn of_variable(&mut self, forecast: &ScoredSamples, name: &str, deviation: f64) {
         let levels = usual_levels();
         self.add("CRPS, linear quantiles", name, forecast, |f| f.quantile_crps(&levels, Quantile::Linear));
-        let scaled = |forecast: &Forecast| forecast.scaled_energy_crps(Pairs::All, &[deviation]);
+        let scaled = |forecast: &ScoredSamples| forecast.scaled_energy_crps(Pairs::All, &[deviation]);
         self.add("CRPS in deviations, energy form", name, forecast, scaled);
         self.of_median(name, forecast);
         self.coverage(name, forecast);
     }
 
-    fn crps(&mut self, name: &str, forecast: &Forecast) {
+    fn crps(&mut self, name: &str, forecast: &ScoredSamples) {
         let levels = usual_levels();
         for (estimator, rule) in [("nearest", Quantile::Nearest), ("linear", Quantile::Linear)] {
             let metric = format!("{name}, {estimator} quantiles");
@@ -224,14 +224,14 @@ impl Scores {
         self.add(&format!("{name}, energy form"), "", forecast, |f| f.normalized_energy_crps(Pairs::All));
     }
 
-    fn of_median(&mut self, of: &str, forecast: &Forecast) {
+    fn of_median(&mut self, of: &str, forecast: &ScoredSamples) {
         self.add("MAE of the median", of, forecast, |forecast| forecast.mae(Quantile::Linear));
         self.add("RMSE of the median", of, forecast, |forecast| forecast.rmse(Point::Median));
         self.add("ND of the median", of, forecast, |forecast| forecast.normalized_deviation(Quantile::Linear));
     }
 
     /// Of samples: a point forecast has no intervals.
-    fn coverage(&mut self, of: &str, forecast: &Forecast) {
+    fn coverage(&mut self, of: &str, forecast: &ScoredSamples) {
         for (name, level) in [("coverage of 50 % intervals", 0.5), ("coverage of 90 % intervals", 0.9)] {
             if self.samples > 1 {
                 self.add(name, of, forecast, |forecast| forecast.coverage(level));

@@ -1,17 +1,17 @@
 //! Metrics of probabilistic forecasts. Three different numbers are called "CRPS"; here each has its own name.
 //!
-//! - [`Forecast::quantile_crps`] with [`Quantile::Nearest`]: that of GluonTS;
+//! - [`ScoredSamples::quantile_crps`] with [`Quantile::Nearest`]: that of GluonTS;
 //! - the same with [`Quantile::Linear`]: that of CSDI;
-//! - [`Forecast::energy_crps`]: E|X - y| - E|X - X'| / 2, per entry and in the units of the data.
+//! - [`ScoredSamples::energy_crps`]: E|X - y| - E|X - X'| / 2, per entry and in the units of the data.
 //!
-//! CRPS-sum is any of them after [`Forecast::sum_over_variables`].
+//! CRPS-sum is any of them after [`ScoredSamples::sum_over_variables`].
 
 use super::rows::{Rows, mean_of_finite};
 use crate::EvaluationError;
 
 /// Samples of some forecasts, and the targets.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Forecast {
+pub struct ScoredSamples {
     /// Forecasts, samples of each, times, variables: [B, S, L, K].
     shape: [usize; 4],
     /// The samples of every entry, sorted: [B, L, K, S].
@@ -38,7 +38,7 @@ pub fn usual_levels() -> Vec<f64> {
     (1..20).map(|i| f64::from(i) / 20.0).collect()
 }
 
-impl Forecast {
+impl ScoredSamples {
     /// From samples [B, S, L, K] and targets [B, L, K]; the mask has the shape of the targets, and 1 where an entry
     /// counts.
     pub fn new(
@@ -371,22 +371,23 @@ mod tests {
     fn the_lower_median_and_masked_sums() {
         // One forecast, four samples, one time, two variables, of which one counts.
         let (shape, samples) = ([1, 4, 1, 2], [4.0, 1.0, 1.0, 1.0, 3.0, 1.0, 2.0, 1.0]);
-        let forecast = Forecast::new(shape, &samples, &[2.0, 1.0], Some(&[1.0, 0.0])).unwrap();
+        let forecast = ScoredSamples::new(shape, &samples, &[2.0, 1.0], Some(&[1.0, 0.0])).unwrap();
         assert_eq!((forecast.mae(Quantile::Lower), forecast.mae(Quantile::Linear)), (0.0, 0.5));
         assert_eq!((forecast.rmse(Point::LowerMedian), forecast.rmse(Point::Median)), (0.0, 0.5));
-        let sum = Forecast::masked_sum_over_variables(shape, &samples, &[2.0, 1.0], &[1.0, 0.0]).unwrap();
+        let sum = ScoredSamples::masked_sum_over_variables(shape, &samples, &[2.0, 1.0], &[1.0, 0.0]).unwrap();
         assert_eq!((sum.absolute_target_sum(), sum.quantiles(0.5, Quantile::Lower)), (1.5, vec![3.0]));
-        assert!(Forecast::masked_sum_over_variables(shape, &samples, &[2.0, 1.0], &[1.0]).is_err());
+        assert!(ScoredSamples::masked_sum_over_variables(shape, &samples, &[2.0, 1.0], &[1.0]).is_err());
     }
 
     #[test]
     fn what_does_not_count_may_be_missing() {
         let samples = [1.0, 10.0, 3.0, 10.0];
-        let forecast = Forecast::new([1, 2, 1, 2], &samples, &[2.5, f64::NAN], Some(&[1.0, 0.0])).unwrap();
+        let forecast = ScoredSamples::new([1, 2, 1, 2], &samples, &[2.5, f64::NAN], Some(&[1.0, 0.0])).unwrap();
         assert_eq!((forecast.mae(Quantile::Linear), forecast.scored(), forecast.samples()), (0.5, 1, 2));
         assert_eq!(forecast.quantile_losses(&[0.5], Quantile::Linear), [0.5]);
         assert_eq!(forecast.normalized_deviation(Quantile::Linear), 0.2);
-        let sum = |mask| Forecast::complete_sum_over_variables([1, 2, 1, 2], &samples, &[2.5, 10.0], mask).unwrap();
+        let sum =
+            |mask| ScoredSamples::complete_sum_over_variables([1, 2, 1, 2], &samples, &[2.5, 10.0], mask).unwrap();
         assert_eq!(sum(&[1.0, 1.0]).unwrap().mae(Quantile::Linear), 0.5);
         assert!(sum(&[1.0, 0.0]).is_none());
     }
@@ -403,7 +404,7 @@ mod tests {
     fn by_hand() {
         // One forecast, three samples, one time, two variables.
         let samples = [1.0, 10.0, 3.0, 10.0, 2.0, 10.0];
-        let forecast = Forecast::new([1, 3, 1, 2], &samples, &[2.5, 10.0], None).unwrap();
+        let forecast = ScoredSamples::new([1, 3, 1, 2], &samples, &[2.5, 10.0], None).unwrap();
         assert_eq!(forecast.quantiles(0.5, Quantile::Linear), [2.0, 10.0]);
         assert_eq!(forecast.quantiles(0.25, Quantile::Linear)[0], 1.5);
         // (S - 1) q = 0.5 is rounded to even.
@@ -417,12 +418,12 @@ mod tests {
         let crps = forecast.energy_crps(Pairs::Different);
         // Mean |x - y| = (1.5 + 0.5 + 0.5) / 3, mean |x - x'| = 4/3.
         assert!((crps[0] - (2.5 / 3.0 - 2.0 / 3.0)).abs() < 1e-12 && crps[1].abs() < 1e-12);
-        let half = Forecast::new([1, 3, 1, 2], &samples, &[2.5, 10.0], Some(&[1.0, 0.0])).unwrap();
+        let half = ScoredSamples::new([1, 3, 1, 2], &samples, &[2.5, 10.0], Some(&[1.0, 0.0])).unwrap();
         assert_eq!(half.mae(Quantile::Linear), 0.5);
         assert_eq!(half.mean_energy_crps(Pairs::Different), crps[0]);
         assert_eq!(forecast.variable(0).mae(Quantile::Linear), 0.5);
         assert_eq!(half.scaled_energy_crps(Pairs::Different, &[2.0, 0.0]), crps[0] / 2.0);
         assert_eq!(forecast.scaled_mae(&[0.25, 1.0], Quantile::Linear), 1.0);
-        assert!(Forecast::new([1, 3, 1, 2], &samples[1..], &[2.5, 10.0], None).is_err());
+        assert!(ScoredSamples::new([1, 3, 1, 2], &samples[1..], &[2.5, 10.0], None).is_err());
     }
 }

@@ -11,5 +11,5 @@ pub mod period;
 mod rows;
 
 pub use evaluation::{ForecastEvaluation, ImputationEvaluation, LeftOut, ModelSamples, Scoring, SeriesEvaluation};
-pub use metrics::{Forecast, Pairs, Point, Quantile, energy_score, seasonal_errors, usual_levels};
+pub use metrics::{Pairs, Point, Quantile, ScoredSamples, energy_score, seasonal_errors, usual_levels};
 pub use rows::{Predictions, Rows, WindowArray};

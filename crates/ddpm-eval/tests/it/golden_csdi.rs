@@ -1,7 +1,7 @@
 //! The metrics of CSDI, over the fixtures' `series_csdi` folder.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ddpm_eval::series::{Forecast, Point, Quantile, usual_levels};
+use ddpm_eval::series::{Point, Quantile, ScoredSamples, usual_levels};
 use ddpm_testing::support::{Safetensors, assert_close, cases, fixture, number, read_json, text, whole_numbers};
 
 /// In the units of the data, if they were scaled: the variables are last.
@@ -24,8 +24,8 @@ fn metrics_are_those_of_csdi() {
         let [samples, target] = ["samples", "target"].map(|name| in_units(tensor(name), scaling.as_ref()));
         let mask = tensor("eval_points");
 
-        let forecast = Forecast::new(shape, &samples, &target, Some(&mask)).unwrap();
-        let sum = Forecast::masked_sum_over_variables(shape, &samples, &target, &mask).unwrap();
+        let forecast = ScoredSamples::new(shape, &samples, &target, Some(&mask)).unwrap();
+        let sum = ScoredSamples::masked_sum_over_variables(shape, &samples, &target, &mask).unwrap();
         let median = forecast.quantiles(0.5, Quantile::Lower);
         let wanted = in_units(tensor("median_f64"), scaling.as_ref());
         assert_close(&median, &wanted, 1e-9, &format!("{id} median"));
@@ -39,7 +39,7 @@ fn metrics_are_those_of_csdi() {
         check("MAE", forecast.mae(Quantile::Lower));
         check("RMSE", forecast.rmse(Point::LowerMedian));
         // The parts are given in the scaled units.
-        let scaled = Forecast::new(shape, &tensor("samples"), &tensor("target"), Some(&mask)).unwrap();
+        let scaled = ScoredSamples::new(shape, &tensor("samples"), &tensor("target"), Some(&mask)).unwrap();
         check("denominator", scaled.absolute_target_sum());
         for (level, wanted) in case["quantile_loss_f64"].as_object().unwrap() {
             let found = scaled.quantile_losses(&[level.parse().unwrap()], Quantile::Linear);

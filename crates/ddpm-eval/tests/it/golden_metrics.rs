@@ -3,7 +3,7 @@
 
 use burn::tensor::{DType, Device};
 use ddpm_eval::points::chamfer;
-use ddpm_eval::series::{Forecast, Pairs, Point, Quantile, energy_score};
+use ddpm_eval::series::{Pairs, Point, Quantile, ScoredSamples, energy_score};
 use ddpm_eval::{Features, InceptionScore, Moments, frechet, mmd2_unbiased, precision_recall};
 use ddpm_model::bound::discretized_gaussian_log_likelihood;
 use ddpm_testing::support;
@@ -144,9 +144,9 @@ fn forecasts() {
         let shape = ["B", "S", "L", "K"].map(|key| whole(case, key));
         let [samples, target, mask] = ["samples", "target", "eval_mask"].map(|key| golden.data.f64(text(case, key)));
         let levels = numbers(&case["levels"]);
-        let plain = Forecast::new(shape, &samples, &target, None).unwrap();
-        let masked = Forecast::new(shape, &samples, &target, Some(&mask)).unwrap();
-        let sum = Forecast::sum_over_variables(shape, &samples, &target).unwrap();
+        let plain = ScoredSamples::new(shape, &samples, &target, None).unwrap();
+        let masked = ScoredSamples::new(shape, &samples, &target, Some(&mask)).unwrap();
+        let sum = ScoredSamples::sum_over_variables(shape, &samples, &target).unwrap();
         for (key, forecast, rule) in [
             ("nearest", &plain, Quantile::Nearest),
             ("linear", &plain, Quantile::Linear),

@@ -7,7 +7,7 @@ use std::path::Path;
 use ddpm_eval::series::baselines::{
     ForecastBaseline, ForecastTask, ImputationBaseline, ImputationTask, Innovations, Season, Var,
 };
-use ddpm_eval::series::{Forecast, Pairs, Point, Predictions, Quantile, Rows, WindowArray, period, usual_levels};
+use ddpm_eval::series::{Pairs, Point, Predictions, Quantile, Rows, ScoredSamples, WindowArray, period, usual_levels};
 use ddpm_files::npy::RowReader;
 use ddpm_testing::support::{assert_close_relative, fixture, number, read_json, text, whole, whole_numbers};
 use serde_json::Value;
@@ -40,8 +40,8 @@ impl Golden {
 }
 
 /// A score by the key that the fixture has for it.
-fn score(key: &str, forecast: &Forecast, sum: &Forecast) -> Option<f64> {
-    let crps = |of: &Forecast, estimator: &str| match estimator {
+fn score(key: &str, forecast: &ScoredSamples, sum: &ScoredSamples) -> Option<f64> {
+    let crps = |of: &ScoredSamples, estimator: &str| match estimator {
         "nearest" => of.quantile_crps(&usual_levels(), Quantile::Nearest),
         "linear" => of.quantile_crps(&usual_levels(), Quantile::Linear),
         "energy" => of.normalized_energy_crps(Pairs::All),
@@ -63,7 +63,7 @@ fn score(key: &str, forecast: &Forecast, sum: &Forecast) -> Option<f64> {
 }
 
 /// Compares all scores of a row of the fixture.
-fn assert_scores(wanted: &Value, forecast: &Forecast, sum: &Forecast, tolerance: f64, what: &str) {
+fn assert_scores(wanted: &Value, forecast: &ScoredSamples, sum: &ScoredSamples, tolerance: f64, what: &str) {
     // The samples of a Gaussian are around its mean, whose errors do not depend on them.
     let exact: &[&str] =
         if what.contains("gaussian") { &["MAE", "RMSE", "MSE", "MAE_over_rms", "MAE_over_mean_abs"] } else { &[] };
@@ -100,10 +100,10 @@ fn split(
 }
 
 impl Split<'_> {
-    fn forecasts(&self, predictions: &Predictions) -> [Forecast; 2] {
+    fn forecasts(&self, predictions: &Predictions) -> [ScoredSamples; 2] {
         let shape = [self.task.histories.len(), predictions.samples, self.task.horizon, self.task.train.variables()];
-        let forecast = Forecast::new(shape, &predictions.values, &self.truth, None).unwrap();
-        [forecast, Forecast::sum_over_variables(shape, &predictions.values, &self.truth).unwrap()]
+        let forecast = ScoredSamples::new(shape, &predictions.values, &self.truth, None).unwrap();
+        [forecast, ScoredSamples::sum_over_variables(shape, &predictions.values, &self.truth).unwrap()]
     }
 }
 
@@ -240,7 +240,7 @@ fn imputations(task: &str) {
             let train = if with_zeros { WindowArray::new(&zeros, train_shape).unwrap() } else { imputation.train };
             let found = baseline.impute(&ImputationTask { train, ..imputation }).unwrap();
             let [w, l, k] = shape;
-            let forecast = Forecast::new([w, found.samples, l, k], &found.values, &test, Some(&mask)).unwrap();
+            let forecast = ScoredSamples::new([w, found.samples, l, k], &found.values, &test, Some(&mask)).unwrap();
             assert_eq!(forecast.scored(), whole(&golden.index["results"][case], "held_out"));
             assert_scores(wanted, &forecast, &forecast, tolerance, &format!("{task} {case} {name}"));
             rows += 1;

@@ -9,15 +9,14 @@ use std::sync::{Arc, OnceLock};
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::Device;
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_data::{Example, Flip, OpenData, StreamItem, fnv1a};
+use ddpm_data::{Example, Flip, OpenData, StreamItem, fnv1a, three_axes};
 use ddpm_files::runs::{RUNS, RunFolder};
 use serde::{Deserialize, Serialize};
 
 use super::latent_cache::{self, Cached, EncodingProgress};
-use crate::family::{Problem, three_axes};
+use crate::family::Problem;
 use crate::items::batch_of;
 use crate::latent::{FirstStage, find_part};
-use crate::snapshot::latent_info;
 
 /// Images that are encoded at once.
 const AT_ONCE: usize = 64;
@@ -199,7 +198,7 @@ impl LatentEncoder {
         if self.in_batch {
             return data;
         }
-        let info = latent_info(&data.info, &self.item_shape());
+        let info = data.info.as_latents(&self.item_shape());
         let (source, encoder) = (data.items, self.clone());
         let items = Arc::new(LatentItems { source, encoder, cache, encoded: OnceLock::new() });
         OpenData { info, items, flip: Flip::Never, ..data }

@@ -47,7 +47,7 @@ use crate::family::{
 };
 use crate::latent::FrozenParts;
 use crate::loss_sum::LossSum;
-use crate::snapshot::{LatentInfo, Sampling, Snapshot, SnapshotConfig, SnapshotError, TextInfo, Written, latent_info};
+use crate::snapshot::{LatentInfo, Sampling, Snapshot, SnapshotConfig, SnapshotError, TextInfo, Written};
 
 /// A diffusion model of images or points.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ impl DiffusionFamily {
     ) -> Result<Self, Problem> {
         let latents = parts.first_stage.map(|stage| tables.encoder(stage, &origin.data, in_batch)).transpose()?;
         let denoised = match &latents {
-            Some(encoder) => latent_info(&origin.data, &encoder.latent),
+            Some(encoder) => origin.data.as_latents(&encoder.latent),
             None => origin.data.clone(),
         };
         let process = tables.diffusion.init().map_err(|error| ("diffusion.schedule".to_string(), error.to_string()))?;

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ddpm_data::StreamItem;
 use ddpm_data::random::{RngExt, Stream, normals, rng};
+use ddpm_data::{StreamItem, three_axes};
 use ddpm_model::condition::Condition;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::resample::{importance_weight, step_at};
@@ -15,7 +15,6 @@ use rayon::prelude::*;
 
 use super::captions::Captions;
 use super::latents::LatentEncoder;
-use crate::family::three_axes;
 
 /// Drawing fewer numbers takes less time than waking a thread for them.
 const VALUES_FOR_A_THREAD: usize = 4096;

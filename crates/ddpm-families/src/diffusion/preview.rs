@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use ddpm_data::{DataConfig, Split, reference_points};
+use ddpm_data::{DataConfig, Split, reference_points, three_axes};
 use ddpm_model::network::Network;
 use ddpm_render::Samples;
 use ddpm_sampling::guidance::Guidance;
@@ -13,7 +13,7 @@ use ddpm_sampling::prompts::Prompted;
 use ddpm_sampling::samplers::{Sampler, SamplerError, SamplerOptions};
 
 use super::DiffusionFamily;
-use crate::family::{AnyError, Preview, PreviewSetup, three_axes};
+use crate::family::{AnyError, Preview, PreviewSetup};
 use crate::items::batch_of;
 
 /// All that a preview needs besides the weights.
@@ -96,7 +96,7 @@ impl SamplesPreview {
     /// Plans the previews of a run.
     pub fn new(family: &DiffusionFamily, setup: &PreviewSetup<'_>) -> Result<Self, AnyError> {
         let job = sampling_job(family, setup.seed, setup.count)?;
-        let points = if family.origin.data.shape.len() == 1 { reference_points(setup.config) } else { None };
+        let points = if family.origin.data.is_point() { reference_points(setup.config) } else { None };
         let prompts = match (&family.noising.captions, &family.tables.preview.prompts[..]) {
             (Some(_), []) => held_out_captions(setup.config, setup.count)?,
             (_, prompts) => prompts.to_vec(),

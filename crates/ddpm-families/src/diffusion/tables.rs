@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use ddpm_data::augment::{AUGMENT_LABELS, AugmentConfig};
-use ddpm_data::{DataConfig, DataInfo, ImageLabels, OpenData};
+use ddpm_data::{Bounds, DataConfig, DataInfo, ImageLabels, OpenData, three_axes};
 use ddpm_model::bound::Loss;
 use ddpm_model::network::{NetworkConfig, NetworkError};
 use ddpm_model::variance::Variance;
@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use super::captions::TextConfig;
 use super::latents::{LatentEncoder, LatentsConfig};
 use super::networks;
-use crate::family::{Problem, three_axes};
+use crate::family::Problem;
 use crate::latent::{FirstStage, FrozenParts};
 use crate::snapshot::DiffusionConfig;
 
@@ -328,12 +328,11 @@ impl DiffusionTables {
 
     /// What does not go together with these data.
     fn problems_with_data(&self, network: &NetworkConfig, config: &DataConfig, data: &OpenData) -> Vec<Problem> {
-        let shape = &data.info.shape;
         let mut problems = Vec::new();
         let mut report = |key: &str, message: String| problems.push((key.to_string(), message));
         let bound =
             self.diffusion.variance == Variance::Learned || matches!(self.diffusion.loss, Loss::Kl | Loss::RescaledKl);
-        if bound && shape.len() != 3 {
+        if bound && data.info.bounds() != Bounds::Bytes {
             let name = &data.info.name;
             report("diffusion", format!("the variational bound needs images of 8 bits, and {name} are points"));
         }
@@ -350,7 +349,7 @@ impl DiffusionTables {
         for problem in self.augment.problems_with(&data.info) {
             report(&format!("augment.{}", problem.key), problem.reason);
         }
-        if self.augment.has_labels() && shape.len() == 3 && network.augment_dim() != AUGMENT_LABELS {
+        if self.augment.has_labels() && data.info.is_image() && network.augment_dim() != AUGMENT_LABELS {
             let given = network.augment_dim();
             report("model.augment_dim", format!("{given}, but there are {AUGMENT_LABELS} augmentation labels"));
         }

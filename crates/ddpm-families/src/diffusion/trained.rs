@@ -87,7 +87,7 @@ impl Generate for TrainedDiffusion {
 
 impl DiffusionFamily {
     /// A network as a sampling job takes it.
-    pub(super) fn trained_model<'a>(&'a self, network: &'a Network) -> TrainedModel<'a, Network> {
+    pub(super) fn trained_model<'a>(&'a self, network: &'a Network) -> TrainedModel<'a> {
         let self_conditioned = self.tables.diffusion.self_conditioning;
         TrainedModel::of_network(network, &self.process, &self.denoised, self_conditioned)
     }

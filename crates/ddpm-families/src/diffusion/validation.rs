@@ -4,8 +4,8 @@
 use std::cell::RefCell;
 
 use burn::tensor::{Device, Tensor};
-use ddpm_data::StreamItem;
 use ddpm_data::random::{RngExt, Stream, mix, rng};
+use ddpm_data::{Bounds, StreamItem};
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::gaussian::{Clip, GaussianDiffusion};
 use ddpm_model::network::Network;
@@ -59,7 +59,7 @@ impl Validation {
     /// The chain whose variational bound is measured: its last term is about 8-bit values.
     fn chain(&self) -> Option<&GaussianDiffusion> {
         match &*self.noising.diffusion {
-            Diffusion::Discrete(diffusion) if self.clip == Clip::Unit => Some(diffusion),
+            Diffusion::Discrete(diffusion) if self.family.denoised.bounds() == Bounds::Bytes => Some(diffusion),
             _ => None,
         }
     }

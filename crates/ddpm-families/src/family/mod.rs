@@ -260,13 +260,6 @@ pub struct RowLoss {
     pub loss: f64,
 }
 
-/// An item's shape with three axes, as the trainer has all items: a point `[N]` is `[N, 1, 1]`, a series `[K, L]` is
-/// `[K, L, 1]`.
-pub fn three_axes(shape: &[usize]) -> [usize; 3] {
-    let axis = |number: usize| shape.get(number).copied().unwrap_or(1);
-    [axis(0), axis(1), axis(2)]
-}
-
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {

@@ -8,9 +8,9 @@ mod tests;
 pub mod trained;
 
 use burn::tensor::{Device, Tensor};
-use ddpm_data::StreamItem;
 use ddpm_data::augment::AugmentConfig;
 use ddpm_data::random::{Stream, normals, rng};
+use ddpm_data::{StreamItem, three_axes};
 use ddpm_kernels::Precision;
 use ddpm_model::hvae::{Hvae, Layout, TopDown};
 use ddpm_model::network::MemoryEstimate;
@@ -23,7 +23,6 @@ use crate::family::stored::ModelCard;
 use crate::family::trained::Trained;
 use crate::family::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, StepLosses, Subject,
-    three_axes,
 };
 use crate::items::batch_of;
 use crate::loss_sum::LossSum;

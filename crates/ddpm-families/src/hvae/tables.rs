@@ -62,7 +62,7 @@ impl HvaeTables {
     /// What does not go together with these data.
     pub(super) fn problems_with_data(&self, data: &DataInfo) -> Vec<Problem> {
         let shape = &data.shape;
-        if shape.len() != 3 {
+        if !data.is_image() {
             let message = format!("a hierarchical VAE is for images [C, H, W], the data are {shape:?}");
             return vec![("data.kind".into(), message)];
         }

@@ -186,10 +186,10 @@ impl LatentJob {
 
     /// Makes only some of the job's samples, by this network in place of that of the pipeline: it may observe what it is called
     /// with. All parts together are the samples of the whole.
-    pub fn run_part<N: Predictor>(
+    pub fn run_part(
         &self,
         pipeline: &LatentPipeline,
-        network: &N,
+        network: &dyn Predictor,
         part: Range<usize>,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<LatentSamples, LatentError> {
@@ -219,12 +219,12 @@ impl LatentJob {
     }
 
     /// The network under what the samples show.
-    fn conditioned<'a, N>(
+    fn conditioned<'a>(
         &self,
         pipeline: &LatentPipeline,
-        network: &'a N,
+        network: &'a dyn Predictor,
         start: &Start,
-    ) -> Result<Prompted<'a, N>, LatentError> {
+    ) -> Result<Prompted<'a>, LatentError> {
         let device = &pipeline.device;
         let rows = start.channels.as_ref().map(|channels| channels.dims()[0]);
         let prompted = match (&self.subject, &pipeline.text, pipeline.classes()) {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use ddpm_data::{DataInfo, Units};
+use ddpm_data::DataInfo;
 use ddpm_kernels::Precision;
 use ddpm_model::diffusion::Diffusion;
 use ddpm_model::network::{Network, NetworkConfig, NetworkError};
@@ -286,16 +286,7 @@ impl LatentPipeline {
 
     /// The data that the network makes: latents of this height and width.
     pub fn latent_info(&self, [height, width]: [usize; 2]) -> DataInfo {
-        let channels = self.latent_channels();
-        DataInfo {
-            name: "latents".into(),
-            shape: vec![channels, height, width],
-            classes: Vec::new(),
-            units: Units::identity(channels),
-            series: None,
-            latent: true,
-            has_captions: false,
-        }
+        DataInfo::of_latents(&[self.latent_channels(), height, width])
     }
 
     /// An error that says what this pipeline can do.

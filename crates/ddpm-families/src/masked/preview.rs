@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use ddpm_data::{Split, StreamItem};
-use ddpm_render::series::Imputation;
+use ddpm_render::series::ImputationPlot;
 
 use super::network::MaskedNetwork;
 use super::sampling::{Filler, Sheet};
@@ -60,7 +60,7 @@ impl Preview<MaskedNetwork> for ImputationPreview {
         let names = self.family.origin.data.series.as_ref().map(|info| info.variables.clone()).unwrap_or_default();
         let path = folder.join(name).with_extension("png");
         let (observed, truth) = (of(&self.row.values, &self.row.given), of(&self.row.values, &self.row.observed));
-        Imputation {
+        ImputationPlot {
             title: name,
             names: &names,
             observed: &observed,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ddpm_data::{OpenData, StreamItem};
+use ddpm_data::{OpenData, StreamItem, three_axes};
 use ddpm_files::atomic::AtomicFolder;
 use ddpm_kernels::Precision;
 use ddpm_model::network::MemoryEstimate;
@@ -27,7 +27,7 @@ use crate::family::stored::{self, ModelCard};
 use crate::family::trained::Trained;
 use crate::family::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, StepLosses,
-    Subject, three_axes,
+    Subject,
 };
 use crate::items::batch_of;
 use crate::latent::{TEXT_ENCODER, TOKENIZER, write_text_encoder};

@@ -1,11 +1,11 @@
 //! What an experiment says of a text encoder.
 
-use ddpm_data::DataInfo;
+use ddpm_data::{DataInfo, three_axes};
 use ddpm_model::text::{ClipTextConfig, ContrastConfig, TextActivation};
 use ddpm_text::{LEAST_TOKENS, Vocabulary};
 use serde::{Deserialize, Serialize};
 
-use crate::family::{Problem, three_axes};
+use crate::family::Problem;
 
 /// The sections of a text encoder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ impl TextEncoderTables {
 
     /// What does not go together with these data.
     pub(super) fn problems_with_data(&self, data: &DataInfo) -> Vec<Problem> {
-        if data.shape.len() != 3 {
+        if !data.is_image() {
             let message = format!("a text encoder learns with images [C, H, W], the data are {:?}", data.shape);
             return vec![("data.kind".into(), message)];
         }

@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used)]
 
-use burn::data::dataloader::DataLoader;
 use burn::optim::{AdamConfig, GradientsParams};
 use ddpm_data::shapes::Combination;
 use ddpm_data::{DataConfig, Example, OrderedLoader, Split};

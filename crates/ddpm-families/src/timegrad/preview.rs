@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ddpm_data::series::Cell;
 use ddpm_data::{Example, Split};
 use ddpm_model::timegrad::TimeGrad;
-use ddpm_render::series::Forecast as Plot;
+use ddpm_render::series::ForecastPlot;
 use ddpm_sampling::samplers::{Sampler, SamplerOptions};
 
 use super::TimeGradFamily;
@@ -65,7 +65,7 @@ impl Preview<TimeGrad> for ForecastPreview {
         let paths = trained.paths(&[(self.item.clone(), 0)], horizon, &self.draw)?;
         let paths: Vec<f64> = paths.into_iter().map(f64::from).collect();
         let series = self.family.origin.data.series.as_ref();
-        let plot = Plot {
+        let plot = ForecastPlot {
             title: "",
             names: series.map_or(&[], |series| &series.variables),
             history: &self.values(0..history),

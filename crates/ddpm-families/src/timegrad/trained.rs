@@ -5,7 +5,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use ddpm_data::Example;
 use ddpm_data::series::{Cell, Index};
 use ddpm_model::noise_level::NoiseRange;
-use ddpm_model::timegrad::{Forecast as Paths, TimeGrad};
+use ddpm_model::timegrad::{SampledPaths, TimeGrad};
 
 use super::TimeGradFamily;
 use super::features::frequency_of;
@@ -70,7 +70,7 @@ impl TrainedTimeGrad {
     }
 
     /// The values of all steps of a forecast, row by row, as the network has them.
-    fn run(&self, mut paths: Paths, sampler: &RowSampler<'_>, seeds: Vec<u64>) -> Vec<f32> {
+    fn run(&self, mut paths: SampledPaths, sampler: &RowSampler<'_>, seeds: Vec<u64>) -> Vec<f32> {
         let (rows, variables) = (seeds.len(), self.family.reader.network.variables);
         let mut noise = RowNoise { seeds, part: 0, shape: [rows, 1, variables], device: self.device.clone() };
         let mut steps = Vec::new();

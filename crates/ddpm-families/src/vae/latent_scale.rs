@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use ddpm_data::{OrderedLoader, Split};
 use ddpm_model::autoencoder::AutoencoderKL;

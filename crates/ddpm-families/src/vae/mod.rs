@@ -13,7 +13,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use ddpm_data::augment::AugmentConfig;
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_data::{DataInfo, StreamItem, Units};
+use ddpm_data::{DataInfo, StreamItem, Units, three_axes};
 use ddpm_kernels::Precision;
 use ddpm_model::autoencoder::diagonal_gaussian::DiagonalGaussian;
 use ddpm_model::autoencoder::elbo;
@@ -30,7 +30,7 @@ use crate::family::stored::{self, ModelCard};
 use crate::family::trained::Trained;
 use crate::family::{
     AnyError, Family, HeldOut, HeldOutSetup, Losses, Origin, Preview, PreviewSetup, Problem, Progress, StepLosses,
-    Subject, three_axes,
+    Subject,
 };
 use crate::items::batch_of;
 use crate::loss_sum::LossSum;
@@ -104,7 +104,7 @@ impl VaeFamily {
             levels: keys.levels,
             variance: keys.variance,
             sigma: keys.sigma,
-            of_images: origin.data.shape.len() == 3,
+            of_images: origin.data.is_image(),
         };
         let gaussian_images = likelihood.of_images && likelihood.kind == LikelihoodKind::Gaussian;
         let model = tables.model.with_io(shape, likelihood.outputs(shape[0]));

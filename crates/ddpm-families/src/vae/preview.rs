@@ -46,7 +46,7 @@ impl Preview<Vae> for VaePreview {
         let is_variational = family.tables.vae.is_variational();
         let model = TrainedVae::new(family, model.clone(), ModelCard::in_training(&self.family));
         let reconstructions = model.reconstruct(&self.items, 1, &self.draw, 0)?;
-        if data.shape.len() == 3 {
+        if data.is_image() {
             let samples = is_variational.then(|| model.generate(&self.draw, 0, self.count)).transpose()?;
             let sets = [Some(&self.items), Some(&reconstructions), samples.as_ref().map(|samples| &samples.values)];
             let sets: Vec<&[f32]> = sets.into_iter().flatten().map(Vec::as_slice).collect();

@@ -1,13 +1,13 @@
 //! What an experiment says of a variational autoencoder.
 
-use ddpm_data::DataInfo;
 use ddpm_data::augment::AugmentConfig;
+use ddpm_data::{Bounds, DataInfo, three_axes};
 use ddpm_model::autoencoder::AutoencoderConfig;
 use ddpm_model::autoencoder::elbo::KlTerm;
 use serde::{Deserialize, Serialize};
 
 use super::likelihood::LikelihoodKind;
-use crate::family::{Problem, three_axes};
+use crate::family::Problem;
 
 /// The sections of a variational autoencoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -192,12 +192,11 @@ impl VaeTables {
         let network = self.model.clone().with_io(axes, axes[0]).problems(axes);
         let mut problems: Vec<Problem> =
             network.into_iter().map(|problem| (format!("model.{}", problem.key), problem.message)).collect();
-        let is_image = shape.len() == 3;
-        if !is_image && !matches!(self.model, AutoencoderConfig::Mlp(_)) {
+        if !data.is_image() && !matches!(self.model, AutoencoderConfig::Mlp(_)) {
             problems
                 .push(("model.kind".into(), format!("convolutions are for images [C, H, W], the data are {shape:?}")));
         }
-        if !is_image && self.vae.likelihood != LikelihoodKind::Gaussian {
+        if data.bounds() != Bounds::Bytes && self.vae.likelihood != LikelihoodKind::Gaussian {
             let message = format!("is for images of 8 bits, and the data are {shape:?}: \"gaussian\" fits any data");
             problems.push(("vae.likelihood".into(), message));
         }

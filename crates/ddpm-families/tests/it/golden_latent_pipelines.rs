@@ -307,7 +307,7 @@ struct Recorder<'a> {
 }
 
 impl Predictor for Recorder<'_> {
-    fn predict<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
+    fn predict(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
         let seen = x_t.clone().narrow(0, 0, self.batch).narrow(1, 0, self.channels);
         self.seen.borrow_mut().push((values(t.clone())[0], values(seen)));
         self.network.predict(x_t, t, condition)

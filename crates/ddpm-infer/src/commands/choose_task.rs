@@ -156,7 +156,7 @@ impl TaskArgs {
 
     fn read(&self, images: &Images, model: &SnapshotConfig) -> anyhow::Result<Vec<f32>> {
         let shape = &model.data.shape;
-        if shape.len() != 3 {
+        if !model.data.is_image() {
             bail!("the network was trained on {}, items of shape {shape:?}, not on images", model.data.name);
         }
         match images {

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::{Args, Parser};
 use ddpm_console::numbers::at_least;
-use ddpm_data::Split;
+use ddpm_data::{Bounds, Split};
 use ddpm_device::device::OpenDevice;
 use ddpm_eval::metrics::Measurement;
 use ddpm_eval::resize::Resize;
@@ -271,7 +271,7 @@ impl EvalArgs {
             #[command(flatten)]
             args: LikelihoodArgs,
         }
-        let methods: &[&str] = if set.data.shape.len() == 3 { &["bound", "ode"] } else { &["ode"] };
+        let methods: &[&str] = if set.data.bounds() == Bounds::Bytes { &["bound", "ode"] } else { &["ode"] };
         let mut all = Vec::new();
         for method in methods {
             let mut arguments: Vec<String> =

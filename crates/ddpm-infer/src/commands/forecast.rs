@@ -7,10 +7,10 @@ use anyhow::bail;
 use clap::Args;
 use ddpm_console::numbers::at_least;
 use ddpm_data::series::{self, Series, Timestamp, write_quantiles};
-use ddpm_eval::series::{Forecast as Scored, Point, Quantile, usual_levels};
+use ddpm_eval::series::{Point, Quantile, ScoredSamples, usual_levels};
 use ddpm_families::family::trained::Stretch;
 use ddpm_files::{atomic, npy};
-use ddpm_render::series::{Forecast as Plot, quantile};
+use ddpm_render::series::{ForecastPlot, quantile};
 
 use crate::commands::output_folder::OutputArgs;
 use crate::commands::series_file::{
@@ -130,10 +130,10 @@ impl ForecastArgs {
         let axes = if has_windows { &shape[..] } else { &shape[1..] };
         atomic::write(&out.join("paths.npy"), npy::encode(axes, paths))?;
         let of_window = shape[1..].iter().product();
-        let forecasts: Vec<series::Forecast> = windows
+        let forecasts: Vec<series::ForecastQuantiles> = windows
             .iter()
             .zip(paths.chunks(of_window))
-            .map(|(window, paths)| series::Forecast {
+            .map(|(window, paths)| series::ForecastQuantiles {
                 series: window.number,
                 first_step: window.start,
                 levels: LEVELS.to_vec(),
@@ -199,7 +199,7 @@ impl<'a> Drawing<'a> {
         let history = (3 * self.horizon).max(LEAST_HISTORY).max(steps.len() / 2).min(steps.start);
         let shown = steps.start - history..steps.start;
         let truth = (series.target.steps() >= steps.end).then(|| values(series, steps.clone(), true));
-        let plot = Plot {
+        let plot = ForecastPlot {
             title: "",
             names: &series.variables,
             history: &values(series, shown.clone(), false),
@@ -227,7 +227,7 @@ fn scores(windows: &[Window<'_>], paths: &[f32], shape: [usize; 4]) -> anyhow::R
         return Ok(None);
     }
     let paths: Vec<f64> = paths.iter().map(|value| f64::from(*value)).collect();
-    let scored = Scored::new(shape, &paths, &truth, Some(&mask))?;
+    let scored = ScoredSamples::new(shape, &paths, &truth, Some(&mask))?;
     Ok(Some(format!(
         "{} values: CRPS {:.4} (19 quantiles, nearest rank), MAE {:.4}, RMSE {:.4}; {:.1} % lie in the 90 % interval",
         scored.scored(),

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ddpm_console::numbers::at_least;
 use ddpm_data::series::{Series, Timestamp, write_imputed};
-use ddpm_eval::series::{Forecast as Scored, Point, Quantile, usual_levels};
+use ddpm_eval::series::{Point, Quantile, ScoredSamples, usual_levels};
 use ddpm_families::family::trained::{Impute, SeriesDraw, Stretch};
 use ddpm_files::npy::RowReader;
 use ddpm_files::{atomic, npy};
-use ddpm_render::series::{Imputation as Plot, quantile};
+use ddpm_render::series::{ImputationPlot, quantile};
 
 use crate::commands::output_folder::OutputArgs;
 use crate::commands::series_file::{SeriesFile, SeriesModelArgs, SeriesSamplingArgs, time, timestamps, values};
@@ -156,7 +156,7 @@ impl Imputed {
         let (one, samples) = (&series[number], self.of_series(number));
         let steps = 0..one.target.steps();
         let truth = values(one, steps.clone(), true);
-        let plot = Plot {
+        let plot = ImputationPlot {
             title: "",
             names: &one.variables,
             observed: &values(one, steps.clone(), false),
@@ -185,7 +185,7 @@ impl Imputed {
         if count == 0 {
             return Ok(None);
         }
-        let scored = Scored::new([count, self.samples, 1, 1], &samples, &truth, None)?;
+        let scored = ScoredSamples::new([count, self.samples, 1, 1], &samples, &truth, None)?;
         Ok(Some(format!(
             "{count} hidden values: MAE {:.4}, RMSE {:.4}, CRPS {:.4} (19 quantiles, linear); {:.1} % lie in the 90 % interval",
             scored.mae(Quantile::Linear),

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use ddpm_console::bar::progress_bar;
 use ddpm_console::numbers::{above_zero, at_least, from_zero};
 use ddpm_data::random::{Stream, normals, rng};
-use ddpm_data::{DataInfo, Example, Split};
+use ddpm_data::{Bounds, DataInfo, Example, Space, Split, three_axes};
 use ddpm_families::family::stored::ModelCard;
 use ddpm_families::family::trained::BoundDraw;
 use ddpm_families::snapshot::SnapshotConfig;
@@ -155,10 +155,6 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
     Ok(line)
 }
 
-fn is_image(data: &DataInfo) -> bool {
-    data.shape.len() == 3
-}
-
 impl LikelihoodArgs {
     /// The bound of a model of series, or the bounds of one with a latent.
     fn bound_of_family(&self) -> anyhow::Result<String> {
@@ -192,9 +188,9 @@ impl LikelihoodArgs {
 
     /// The method that was named, or else the one that suits the model.
     fn method_for(&self, data: &DataInfo, diffusion: &Diffusion) -> anyhow::Result<Method> {
-        let has_bound = is_image(data) && matches!(diffusion, Diffusion::Discrete(_));
+        let has_bound = data.bounds() == Bounds::Bytes && matches!(diffusion, Diffusion::Discrete(_));
         let method = self.method.unwrap_or(if has_bound { Method::Bound } else { Method::Ode });
-        if method == Method::Bound && !is_image(data) {
+        if method == Method::Bound && data.bounds() != Bounds::Bytes {
             bail!("--method bound: its decoder term is for 8-bit images, and {} has none; use ode", data.name);
         }
         Ok(method)
@@ -217,18 +213,17 @@ impl Likelihood<'_> {
     /// The value that a line begins with, under the name of its unit.
     fn in_json(&self, line: &str) -> serde_json::Value {
         let value: Option<f64> = line.split(' ').next().and_then(|word| word.parse().ok());
-        let key = if is_image(self.data) { "bits_per_dim" } else { "nats_per_dim" };
+        let key = if self.data.bounds() == Bounds::Bytes { "bits_per_dim" } else { "nats_per_dim" };
         serde_json::json!({ key: value, "count": self.items.len() })
     }
 
     fn measure(&self, method: Method) -> anyhow::Result<String> {
-        match (method, self.data.shape.len(), self.diffusion) {
+        match (method, self.data.space(), self.diffusion) {
             (Method::Bound, _, Diffusion::Discrete(diffusion)) => self.bound(diffusion),
             (Method::Bound, _, Diffusion::Continuous(_)) => {
                 bail!("--method bound: it is a sum over discrete steps, and this model has continuous time; use ode")
             }
-            (Method::Ode, 1, _) => self.ode::<2>(),
-            (Method::Ode, 3, _) => self.ode::<4>(),
+            (Method::Ode, Space::Points | Space::Images | Space::Latents, _) => self.ode(),
             _ => bail!("data of shape {:?} are not supported: expected [N] or [C, H, W]", self.data.shape),
         }
     }
@@ -240,7 +235,7 @@ impl Likelihood<'_> {
         let bar = progress_bar("{bar:28} {pos}/{len} steps  {elapsed} < {eta}", (steps * batches) as u64);
         let (mut whole, mut prior, mut middle, mut first) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for rows in self.batches() {
-            let x_0 = self.batch::<4>(rows.clone(), |_, _| {})?;
+            let x_0 = self.batch(rows.clone(), |_, _| {})?;
             let condition = self.condition(&rows);
             let address = |item: usize, step: usize| ((item as u64) << 32) | step as u64;
             let noise = |step: usize| {
@@ -271,8 +266,8 @@ impl Likelihood<'_> {
     }
 
     /// Mean over the items of minus the log-likelihood of the ODE.
-    fn ode<const D: usize>(&self) -> anyhow::Result<String> {
-        let is_image = is_image(self.data);
+    fn ode(&self) -> anyhow::Result<String> {
+        let of_bytes = self.data.bounds() == Bounds::Bytes;
         let args = self.args;
         let levels = [self.diffusion.level_at(0.0), self.diffusion.level_at(1.0)];
         let tolerance = Tolerance { absolute: args.atol, relative: args.rtol };
@@ -284,20 +279,20 @@ impl Likelihood<'_> {
         let mut found = Vec::new();
         let mut evaluations = 0;
         for rows in self.batches() {
-            let x_0 = self.batch::<D>(rows.clone(), |item, values| {
-                if is_image {
+            let x_0 = self.batch(rows.clone(), |item, values| {
+                if of_bytes {
                     dequantize(values, args.seed, item);
                 }
             })?;
             let condition = self.condition(&rows);
-            let network = |x_t: Tensor<D>, t: Tensor<1>| self.network.forward(x_t, t, &condition);
+            let network = |x_t: Tensor<4>, t: Tensor<1>| self.network.forward(x_t, t, &condition);
             // With an earlier estimate the velocity would depend on more than x.
             let estimate = if self.self_conditioned { Estimate::Blank } else { Estimate::Unused };
             let denoiser = NetworkDenoiser::new(network, self.diffusion, estimate);
             let probe = |probe| {
                 self.tensor(rows.clone().flat_map(|item| kind.draw(args.seed, item, probe, self.size())).collect())
             };
-            let trace = match (args.probes, is_image) {
+            let trace = match (args.probes, of_bytes) {
                 (None, false) => Trace::Exact,
                 (probes, _) => Trace::Probes((0..probes.unwrap_or(1)).map(|k| probe(k).inner()).collect()),
             };
@@ -311,7 +306,7 @@ impl Likelihood<'_> {
         let (mean, error) = mean_and_error(&found);
         finite(mean)?;
         eprintln!("standard error {error:.4}; {evaluations} network evaluations (NFE)");
-        Ok(match is_image {
+        Ok(match of_bytes {
             true => format!("{mean:.4} bits/dim"),
             false => format!("{mean:.4} nats/dim"),
         })
@@ -319,7 +314,7 @@ impl Likelihood<'_> {
 
     /// Minus the log-density, in bits of bytes for images, otherwise in nats in the units of the data.
     fn per_dimension(&self, log_p: f64) -> f64 {
-        if is_image(self.data) {
+        if self.data.bounds() == Bounds::Bytes {
             return bits_per_dimension(log_p, self.size());
         }
         let scales = &self.data.units.scale;
@@ -337,11 +332,7 @@ impl Likelihood<'_> {
     }
 
     /// The items of a batch after `change(item, values)`.
-    fn batch<const D: usize>(
-        &self,
-        rows: Range<usize>,
-        change: impl Fn(usize, &mut [f32]),
-    ) -> anyhow::Result<Tensor<D>> {
+    fn batch(&self, rows: Range<usize>, change: impl Fn(usize, &mut [f32])) -> anyhow::Result<Tensor<4>> {
         let mut all = Vec::with_capacity(rows.len() * self.size());
         for item in rows {
             let mut values = self.items[item].values.clone();
@@ -354,10 +345,9 @@ impl Likelihood<'_> {
         Ok(self.tensor(all))
     }
 
-    fn tensor<const D: usize>(&self, values: Vec<f32>) -> Tensor<D> {
-        let mut shape = [0; D];
-        shape[0] = values.len() / self.size();
-        shape[1..].copy_from_slice(&self.data.shape);
+    fn tensor(&self, values: Vec<f32>) -> Tensor<4> {
+        let [channels, height, width] = three_axes(&self.data.shape);
+        let shape = [values.len() / self.size(), channels, height, width];
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 

@@ -99,7 +99,7 @@ fn write(out: &Path, items: Items, found: Vec<f32>, data: &DataInfo) -> anyhow::
         atomic::write(&out.join(name), npy::encode(&shape, values))?;
     }
     let path = out.join("comparison.png");
-    if data.shape.len() == 3 {
+    if data.is_image() {
         return Ok(ddpm_render::write_comparison(&path, &[&inputs, &found], &data.shape)?);
     }
     let labels = vec![None; items.count];

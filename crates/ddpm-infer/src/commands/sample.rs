@@ -192,14 +192,14 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn model(&self) -> TrainedModel<'_, Network> {
+    fn model(&self) -> TrainedModel<'_> {
         trained(&self.snapshot, &self.diffusion)
     }
 }
 
 /// Generates samples under one progress bar, and counts what that takes.
 struct Generation<'a> {
-    model: &'a TrainedModel<'a, Network>,
+    model: &'a TrainedModel<'a>,
     device: &'a Device,
     bar: ProgressBar,
     evaluations: usize,
@@ -207,7 +207,7 @@ struct Generation<'a> {
 }
 
 impl<'a> Generation<'a> {
-    fn new(model: &'a TrainedModel<'a, Network>, device: &'a Device) -> Self {
+    fn new(model: &'a TrainedModel<'a>, device: &'a Device) -> Self {
         let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
         Self { model, device, bar, evaluations: 0, batches: 0 }
     }
@@ -301,7 +301,7 @@ impl SampleArgs {
             (None, Some(row)) => interpolation(&**model, &draw, row, self.count.unwrap_or(row * ROWS))?,
             (None, None) => generator.generate(&draw, 0, count).map_err(anyhow::Error::from_boxed)?,
         };
-        let points = card.source.as_ref().filter(|_| card.data.shape.len() == 1).and_then(reference_points);
+        let points = card.source.as_ref().filter(|_| card.data.is_point()).and_then(reference_points);
         if self.overwrite {
             samples_folder::clear(&out)?;
         }
@@ -392,7 +392,7 @@ impl SampleArgs {
     }
 
     /// Refuses what cannot be done, or does not fit into memory.
-    fn check(&self, job: &SamplingJob, model: &TrainedModel<'_, Network>) -> anyhow::Result<()> {
+    fn check(&self, job: &SamplingJob, model: &TrainedModel<'_>) -> anyhow::Result<()> {
         job.check(model)?;
         let held = self.shard.map_or(job.count, |shard| shard.range(job.count).len());
         match memory::check(held, job.bytes_per_sample(model.data)) {
@@ -421,7 +421,7 @@ impl SampleArgs {
 
     /// Writes the samples, in place of those that are there with --overwrite.
     fn write(&self, out: &Path, config: &SnapshotConfig, job: &SamplingJob, samples: &Samples) -> anyhow::Result<()> {
-        let is_image = config.data.shape.len() == 3;
+        let is_image = config.data.is_image();
         let beside = config.source.as_ref().filter(|_| !is_image).and_then(reference_points);
         if self.overwrite {
             samples_folder::clear(out)?;
@@ -511,7 +511,7 @@ fn usual_count(task: &Task, config: &SnapshotConfig, init_noise: Option<&[f32]>)
 
 /// How many samples of such data are usual, out of noise.
 fn usual_count_of(data: &DataInfo) -> usize {
-    if data.shape.len() == 1 { 2048 } else { 100 }
+    if data.is_point() { 2048 } else { 100 }
 }
 
 /// An error in a class, with the option that it was given by.

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, Split};
-use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
+use ddpm_families::snapshot::{DiffusionConfig, Sampling, Snapshot, SnapshotConfig};
 use ddpm_model::network::NetworkConfig;
 use ddpm_sampling::levels::LevelSchedule;
 use ddpm_sampling::samplers::Sampler;
@@ -642,7 +642,8 @@ fn the_default_sampler_is_that_of_the_previews_or_suits_the_model() {
     let line = sampled("b", &plain, &["--sampler", "ddpm"]);
     assert!(line.contains("by ddpm in 12 steps") && !line.contains("ancestral"), "{line}");
     assert!(sampled("c", &plain, &["--noise-compat", "torch"]).contains("by ddpm in 12 steps"));
-    let unipc = |config: SnapshotConfig| config.sampled_by("unipc", 5);
+    let by_unipc = Some(Sampling { sampler: "unipc".into(), steps: 5, guidance: None });
+    let unipc = |config: SnapshotConfig| SnapshotConfig { sampling: by_unipc, ..config };
     let own = snapshot_with(&dir.path().join("own"), r#"{"kind": "digits"}"#, UNET, unipc);
     assert!(sampled("d", &own, &[]).contains("by unipc in 5 steps"));
     assert!(sampled("e", &own, &["--steps", "3"]).contains("by unipc in 3 steps"));

@@ -79,7 +79,7 @@ fn items(data: Value, split: Split) -> Features {
 
 fn first_items(data: Value, split: Split, most: usize) -> Features {
     let data = ddpm_data::open(&serde_json::from_value(data).unwrap(), split, 0).unwrap();
-    let is_image = data.info.shape.len() == 3;
+    let is_image = data.info.is_image();
     let unit = |value: f32| if is_image { (value + 1.0) / 2.0 } else { value };
     let values = (0..data.items.len().min(most)).flat_map(|k| data.items.get(k).unwrap().values).map(unit).collect();
     Features::new(data.info.shape.iter().product(), values)

@@ -12,7 +12,7 @@ use std::process::Command;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_data::{DataConfig, Split};
-use ddpm_families::snapshot::{DiffusionConfig, Snapshot, SnapshotConfig};
+use ddpm_families::snapshot::{DiffusionConfig, Sampling, Snapshot, SnapshotConfig};
 use ddpm_files::npy;
 use ddpm_infer::pipeline::{Pipeline, PipelineError};
 use ddpm_model::network::NetworkConfig;
@@ -38,7 +38,8 @@ fn snapshot(dir: &Path, data: Value, network: Value) -> PathBuf {
     let network = network.with_io(&info.shape, info.shape[0]);
     let diffusion: DiffusionConfig =
         serde_json::from_value(json!({"schedule": {"kind": "linear", "steps": 12}})).unwrap();
-    let config = SnapshotConfig::new(network.clone(), diffusion, info, source, "test").sampled_by("unipc", 6);
+    let sampling = Some(Sampling { sampler: "unipc".into(), steps: 6, guidance: None });
+    let config = SnapshotConfig { sampling, ..SnapshotConfig::new(network.clone(), diffusion, info, source, "test") };
     Snapshot::save(&network.init(&Device::default()).map(&mut Shake), &config, dir).unwrap();
     dir.to_path_buf()
 }

@@ -156,7 +156,7 @@ pub struct Unrolled {
 
 /// A forecast on its way: all paths of all windows after some steps.
 #[derive(Clone, Debug)]
-pub struct Forecast {
+pub struct SampledPaths {
     /// The scale of each variable, `[rows, 1, D]`.
     pub scale: Tensor<3>,
     /// The past and the steps sampled so far, `[rows, L, D]`.
@@ -266,10 +266,10 @@ impl TimeGrad {
 
     /// Reads the context before a forecast with one path of each window. The forecast has as many steps as there are time
     /// features of the future.
-    pub fn start_forecast(&self, windows: &Windows, scale: Tensor<3>) -> Forecast {
+    pub fn start_forecast(&self, windows: &Windows, scale: Tensor<3>) -> SampledPaths {
         let features = last_steps(&windows.past_features, self.config.context_length);
         let read = self.unroll(&windows.past_values, scale, self.with_statics(features, windows));
-        Forecast {
+        SampledPaths {
             scale: read.scale,
             sequence: windows.past_values.clone(),
             features: self.with_statics(windows.future_features.clone(), windows),
@@ -280,7 +280,7 @@ impl TimeGrad {
 
     /// Reads what was sampled last, and gives the condition of the next step, `[rows, 1, conditioning_length]`. Nothing
     /// after the last step.
-    pub fn next_condition(&self, forecast: &mut Forecast) -> Option<Tensor<3>> {
+    pub fn next_condition(&self, forecast: &mut SampledPaths) -> Option<Tensor<3>> {
         if forecast.steps >= forecast.features.dims()[1] {
             return None;
         }
@@ -345,7 +345,7 @@ impl Projection {
     }
 }
 
-impl Forecast {
+impl SampledPaths {
     /// Each row `paths` times, one after another.
     pub fn repeated(&self, paths: usize) -> Self {
         let repeated = |x: &Tensor<3>| repeat_rows(x.clone(), paths);

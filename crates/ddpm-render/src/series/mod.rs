@@ -10,7 +10,7 @@ use std::path::Path;
 use ddpm_files::atomic;
 
 use super::{RenderError, write_png};
-pub use sampled::{Forecast, Imputation, quantile};
+pub use sampled::{ForecastPlot, ImputationPlot, quantile};
 pub use windows::Windows;
 
 /// Panels at most, however many are wanted: the image would be too large.

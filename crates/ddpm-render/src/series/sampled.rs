@@ -8,7 +8,7 @@ const LEVELS: [f64; 2] = [0.9, 0.5];
 
 /// A forecast of K variables: what was known, and sampled paths.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Forecast<'a> {
+pub struct ForecastPlot<'a> {
     /// What stands above the plot.
     pub title: &'a str,
     /// Names of the variables, or none: then they are numbered.
@@ -27,7 +27,7 @@ pub struct Forecast<'a> {
 
 /// An imputation of K variables: what was observed, and samples of the whole.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Imputation<'a> {
+pub struct ImputationPlot<'a> {
     /// What stands above the plot.
     pub title: &'a str,
     /// Names of the variables, or none: then they are numbered.
@@ -44,7 +44,7 @@ pub struct Imputation<'a> {
     pub times: &'a [String],
 }
 
-impl Forecast<'_> {
+impl ForecastPlot<'_> {
     /// The plot: the history, then median and central intervals of the paths.
     pub fn plot(&self) -> Result<SeriesPlot, RenderError> {
         let [count, horizon, variables] = self.shape;
@@ -75,7 +75,7 @@ impl Forecast<'_> {
     }
 }
 
-impl Imputation<'_> {
+impl ImputationPlot<'_> {
     /// The plot: observed cells as dots, and median and central intervals of the samples where cells are missing.
     pub fn plot(&self) -> Result<SeriesPlot, RenderError> {
         let [_, steps, variables] = self.shape;
@@ -203,13 +203,13 @@ mod tests {
         // Three paths of one step.
         let paths = [3.0, 30.0, 4.0, 31.0, 5.0, f64::INFINITY];
         let names = ["a".to_string(), "b".into()];
-        let forecast = Forecast {
+        let forecast = ForecastPlot {
             names: &names,
             history: &history,
             paths: &paths,
             shape: [3, 1, 2],
             truth: Some(&[4.5, 32.0]),
-            ..Forecast::default()
+            ..ForecastPlot::default()
         };
         let plot = forecast.plot().unwrap();
         assert_eq!((plot.steps(), plot.forecast_start), (3, Some(2)));
@@ -226,12 +226,12 @@ mod tests {
     fn an_imputation_has_estimates_only_where_cells_are_missing() {
         let observed = [1.0, f64::NAN, 3.0];
         let samples = [1.0, 2.0, 3.0, 1.0, 4.0, 3.0];
-        let imputation = Imputation {
+        let imputation = ImputationPlot {
             observed: &observed,
             samples: &samples,
             shape: [2, 3, 1],
             truth: Some(&[1.0, 2.5, 3.0]),
-            ..Imputation::default()
+            ..ImputationPlot::default()
         };
         let panel = &imputation.plot().unwrap().panels[0];
         assert_eq!((panel.name.as_str(), panel.median[1], panel.truth[1]), ("variable 1", 3.0, 2.5));
@@ -240,17 +240,17 @@ mod tests {
 
     #[test]
     fn arrays_that_do_not_fit_are_named() {
-        let message = |forecast: Forecast| forecast.plot().unwrap_err().to_string();
+        let message = |forecast: ForecastPlot| forecast.plot().unwrap_err().to_string();
         assert_eq!(
-            message(Forecast { paths: &[0.0; 5], shape: [2, 1, 3], ..Forecast::default() }),
+            message(ForecastPlot { paths: &[0.0; 5], shape: [2, 1, 3], ..ForecastPlot::default() }),
             "paths of a series plot: expected 6, found 5"
         );
-        assert!(message(Forecast { shape: [usize::MAX, 2, 2], ..Forecast::default() }).starts_with("paths"));
+        assert!(message(ForecastPlot { shape: [usize::MAX, 2, 2], ..ForecastPlot::default() }).starts_with("paths"));
         let paths = [0.0; 6];
-        let fits = Forecast { paths: &paths, shape: [2, 1, 3], ..Forecast::default() };
-        assert!(message(Forecast { history: &[0.0; 4], ..fits }).starts_with("history"));
-        assert!(message(Forecast { names: &[String::new()], ..fits }).starts_with("names"));
-        assert!(message(Forecast { times: &vec![String::new(); 2], ..fits }).starts_with("timestamps"));
-        assert!(Forecast::default().plot().unwrap().panels.is_empty());
+        let fits = ForecastPlot { paths: &paths, shape: [2, 1, 3], ..ForecastPlot::default() };
+        assert!(message(ForecastPlot { history: &[0.0; 4], ..fits }).starts_with("history"));
+        assert!(message(ForecastPlot { names: &[String::new()], ..fits }).starts_with("names"));
+        assert!(message(ForecastPlot { times: &vec![String::new(); 2], ..fits }).starts_with("timestamps"));
+        assert!(ForecastPlot::default().plot().unwrap().panels.is_empty());
     }
 }

@@ -316,13 +316,13 @@ impl Task {
     }
 
     /// x at the first of the levels, `drawn` being the noise of the samples.
-    pub(crate) fn start<const D: usize>(
+    pub(crate) fn start(
         &self,
-        denoiser: &dyn Denoiser<D>,
+        denoiser: &dyn Denoiser<4>,
         levels: &[NoiseLevel],
-        drawn: Tensor<D>,
-        batch: &Batch<'_, D>,
-    ) -> Tensor<D> {
+        drawn: Tensor<4>,
+        batch: &Batch<'_>,
+    ) -> Tensor<4> {
         match self {
             Self::Sample | Self::ClassGrid { .. } | Self::Inpaint { .. } => drawn,
             Self::Resemble { .. } | Self::Fill { .. } => self.hidden(levels[0], 1.0, drawn, batch),
@@ -336,13 +336,7 @@ impl Task {
     }
 
     /// Given items under the noise of this level, or pure noise of this deviation where nothing of them is to be left.
-    pub(crate) fn hidden<const D: usize>(
-        &self,
-        level: NoiseLevel,
-        deviation: f64,
-        drawn: Tensor<D>,
-        batch: &Batch<'_, D>,
-    ) -> Tensor<D> {
+    pub(crate) fn hidden(&self, level: NoiseLevel, deviation: f64, drawn: Tensor<4>, batch: &Batch<'_>) -> Tensor<4> {
         match self {
             Self::Resemble { given, .. } => noised(batch.items(given), level, drawn),
             Self::Fill { given, strength, .. } if *strength < 1.0 => noised(batch.items(given), level, drawn),
@@ -352,13 +346,13 @@ impl Task {
 
     /// The denoiser that sees given items in the place of what is known, where the task has such a place; `noise` is what the
     /// samples start from, at the level `first`.
-    pub(crate) fn filled<'b, const D: usize>(
+    pub(crate) fn filled<'b>(
         &self,
-        inner: &'b dyn Denoiser<D>,
+        inner: &'b dyn Denoiser<4>,
         first: NoiseLevel,
-        noise: &Tensor<D>,
-        batch: &Batch<'_, D>,
-    ) -> Option<Filled<'b, D>> {
+        noise: &Tensor<4>,
+        batch: &Batch<'_>,
+    ) -> Option<Filled<'b, 4>> {
         let Self::Fill { given, known, .. } = self else { return None };
         let mask: Vec<f32> = known.iter().map(|known| f32::from(u8::from(*known))).collect();
         Some(Filled { inner, known: batch.items(given), mask: batch.items(&mask), noise: noise.clone(), first })
@@ -366,16 +360,16 @@ impl Task {
 
     /// The samples, from `x` at the first of the levels.
     #[allow(clippy::too_many_arguments)] // those of a sampler, and the batch
-    pub(crate) fn run<const D: usize>(
+    pub(crate) fn run(
         &self,
         sampler: Sampler,
-        denoiser: &dyn Denoiser<D>,
+        denoiser: &dyn Denoiser<4>,
         levels: &[NoiseLevel],
-        x: Tensor<D>,
-        noise: &mut dyn NoiseSource<D>,
-        on_step: &mut dyn FnMut(Step<'_, D>),
-        batch: &Batch<'_, D>,
-    ) -> Tensor<D> {
+        x: Tensor<4>,
+        noise: &mut dyn NoiseSource<4>,
+        on_step: &mut dyn FnMut(Step<'_, 4>),
+        batch: &Batch<'_>,
+    ) -> Tensor<4> {
         match self {
             Self::Inpaint { given, known, plan } => {
                 let mask = batch.mask(known);
@@ -387,22 +381,22 @@ impl Task {
 }
 
 /// Which samples are made at once, and where.
-pub(crate) struct Batch<'a, const D: usize> {
+pub(crate) struct Batch<'a> {
     pub(crate) samples: Range<usize>,
     /// That of the batch; its first number does not count.
-    pub(crate) shape: [usize; D],
+    pub(crate) shape: [usize; 4],
     pub(crate) seed: u64,
     pub(crate) device: &'a Device,
 }
 
-impl<const D: usize> Batch<'_, D> {
+impl Batch<'_> {
     /// For sample k, start noise number `number(k)`.
-    fn noise(&self, number: impl Fn(usize) -> usize) -> Tensor<D> {
+    fn noise(&self, number: impl Fn(usize) -> usize) -> Tensor<4> {
         SampleNoise::new(self.seed, self.samples.clone().map(number), self.shape, self.device).start()
     }
 
     /// For sample k, item k of those given, which begin again after the last.
-    fn items(&self, given: &[f32]) -> Tensor<D> {
+    fn items(&self, given: &[f32]) -> Tensor<4> {
         let per_item: usize = self.shape[1..].iter().product();
         let count = given.len() / per_item;
         let values = self.samples.clone().flat_map(|k| &given[k % count * per_item..][..per_item]);
@@ -410,11 +404,11 @@ impl<const D: usize> Batch<'_, D> {
     }
 
     /// One row: 1 where values stay, 0 elsewhere.
-    fn mask(&self, known: &[bool]) -> Tensor<D> {
+    fn mask(&self, known: &[bool]) -> Tensor<4> {
         self.tensor(known.iter().map(|known| f32::from(u8::from(*known))).collect(), 1)
     }
 
-    fn tensor(&self, values: Vec<f32>, rows: usize) -> Tensor<D> {
+    fn tensor(&self, values: Vec<f32>, rows: usize) -> Tensor<4> {
         let mut shape = self.shape;
         shape[0] = rows;
         Tensor::from_data(TensorData::new(values, shape), self.device)

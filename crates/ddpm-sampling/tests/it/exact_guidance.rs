@@ -243,8 +243,8 @@ impl Toy {
 }
 
 impl Predictor for Toy {
-    fn predict<const D: usize>(&self, x_t: Tensor<D>, _: Tensor<1>, condition: &Condition) -> Tensor<D> {
-        let mut rows = [1; D];
+    fn predict(&self, x_t: Tensor<4>, _: Tensor<1>, condition: &Condition) -> Tensor<4> {
+        let mut rows = [1; 4];
         rows[0] = x_t.dims()[0];
         self.rows.borrow_mut().push(rows[0]);
         match condition {

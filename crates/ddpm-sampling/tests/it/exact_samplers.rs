@@ -241,8 +241,8 @@ fn samplers_that_are_the_same_agree_step_by_step() {
 struct Toy;
 
 impl Predictor for Toy {
-    fn predict<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
-        let mut rows = [1; D];
+    fn predict(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
+        let mut rows = [1; 4];
         rows[0] = x_t.dims()[0];
         let shift = match condition {
             Condition::None | Condition::Tokens(_) => t * 1e-3,
@@ -284,7 +284,7 @@ fn toy_diffusion() -> Diffusion {
     GaussianDiffusion::new(linear(50), Prediction::Eps, Variance::FixedSmall).into()
 }
 
-fn toy_model<T>(run: impl FnOnce(&TrainedModel<'_, Toy>) -> T, shape: &[usize], classes: Option<usize>) -> T {
+fn toy_model<T>(run: impl FnOnce(&TrainedModel<'_>) -> T, shape: &[usize], classes: Option<usize>) -> T {
     let (diffusion, data) = (toy_diffusion(), data(shape));
     run(&TrainedModel { classes, ..TrainedModel::new(&Toy, &diffusion, &data) })
 }

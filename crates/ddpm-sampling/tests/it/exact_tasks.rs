@@ -174,7 +174,7 @@ fn inversion_finds_the_noise_and_ddim_the_data_again() {
 struct Best(Schedule);
 
 impl Predictor for Best {
-    fn predict<const D: usize>(&self, x_t: Tensor<D>, t: Tensor<1>, condition: &Condition) -> Tensor<D> {
+    fn predict(&self, x_t: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
         let (shape, rows) = (x_t.dims(), x_t.dims()[0]);
         let step = t.into_data().iter::<f64>().next().unwrap() as usize;
         let level = self.0.level(step);

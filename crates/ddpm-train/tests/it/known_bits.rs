@@ -12,10 +12,10 @@ use std::process::Command;
 
 use ddpm_data::fnv1a;
 use ddpm_files::npy;
-use ddpm_testing::support::fixture;
+use ddpm_testing::support::{copy, fixture};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{copy, metrics, sample_command};
+use crate::support::{metrics, sample_command};
 
 /// What each case trains: its name, the experiment, and what is set. Every case takes 20 steps.
 const CASES: [(&str, &str, &[&str]); 8] = [

@@ -6,7 +6,6 @@ mod support;
 
 mod batch_norm;
 mod command_line;
-mod conformance;
 mod crash;
 mod devices;
 mod evaluations;

@@ -121,20 +121,6 @@ pub fn sample_command<W: Into<OsString> + Clone>(words: impl IntoIterator<Item =
     sample::run(&<Words as clap::Parser>::parse_from(words).args)
 }
 
-/// Copies a folder with all that is in it.
-pub fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 /// The bytes of one file of a checkpoint.
 pub fn checkpoint_file(run: &Path, step: u64, name: &str) -> Vec<u8> {
     std::fs::read(run.join(format!("checkpoints/step-{step:08}")).join(name)).unwrap()

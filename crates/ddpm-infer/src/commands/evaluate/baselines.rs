@@ -39,7 +39,7 @@ pub(super) fn evaluate(model: &FamilyModel, items: &Items) -> anyhow::Result<Vec
     let baselines = Baselines {
         train: unit(&train),
         test: unit(items),
-        is_image: card.data.shape.len() == 3,
+        is_image: card.data.is_image(),
         about: format!("{}; fitted to {} of {}", about(items), train.count, train.from),
         items,
     };

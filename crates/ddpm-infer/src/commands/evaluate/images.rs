@@ -44,7 +44,7 @@ pub(super) fn evaluate(
     open: &OpenDevice,
 ) -> anyhow::Result<Option<Vec<Evaluation>>> {
     let files = args.files.as_deref().map(|path| InputSet::parse(&path.to_string_lossy())).transpose()?;
-    if sample_sets.iter().any(|set| set.data.shape.len() != 3) {
+    if sample_sets.iter().any(|set| !set.data.is_image()) {
         bail!("the snapshot generates points: --against must be points, too");
     }
     match (&files, reference) {

@@ -58,7 +58,7 @@ impl InputSet {
     /// Whether the items are points, not images.
     pub(super) fn is_points(&self) -> anyhow::Result<bool> {
         Ok(match self {
-            Self::Data(config) => ddpm_data::open(config, Split::Test, 0)?.info.shape.len() == 1,
+            Self::Data(config) => ddpm_data::open(config, Split::Test, 0)?.info.is_point(),
             Self::Array(path) if path.extension().is_some_and(|extension| extension == "npy") => {
                 RowReader::open(path)?.header().shape.len() == 2
             }

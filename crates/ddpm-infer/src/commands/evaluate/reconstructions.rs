@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use burn::tensor::Device;
 use ddpm_console::bar::progress_bar;
 use ddpm_data::sprites::{self, factors_of};
-use ddpm_data::{DataConfig, DataInfo, Fit, Split, fnv1a};
+use ddpm_data::{Bounds, DataConfig, DataInfo, Fit, Split, fnv1a};
 use ddpm_device::device::OpenDevice;
 use ddpm_eval::disentanglement::{BINS, VoteSettings, factor_vae_score, mutual_information_gap};
 use ddpm_eval::image::Image;
@@ -86,7 +86,7 @@ fn that_reconstructs(model: &Model) -> Option<&Rc<FamilyModel>> {
 }
 
 fn is_image(model: &FamilyModel) -> bool {
-    model.trained.card().data.shape.len() == 3
+    model.trained.card().data.is_image()
 }
 
 /// The items to reconstruct: of --reconstruct, or of a split of the data; `None` if there are none, which is fatal only where
@@ -121,9 +121,9 @@ fn option_of(files: &Path) -> String {
 /// Items in the units that errors and densities are measured in: images from 0 to 1, standardized points.
 pub(super) fn in_units_of_errors(values: &[f32], data: &DataInfo) -> Features {
     let size = data.values_per_item();
-    match data.shape.len() {
-        3 => Features::new(size, values.iter().map(|value| (value + 1.0) / 2.0).collect()),
-        _ => Features::new(size, values.to_vec()),
+    match data.bounds() {
+        Bounds::Bytes => Features::new(size, values.iter().map(|value| (value + 1.0) / 2.0).collect()),
+        Bounds::None => Features::new(size, values.to_vec()),
     }
 }
 

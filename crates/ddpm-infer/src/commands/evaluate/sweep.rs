@@ -250,7 +250,7 @@ impl SweepArgs {
 
 /// How many samples are evaluated unless --count says otherwise.
 pub(super) fn usual_count(data: &DataInfo) -> usize {
-    if data.shape.len() == 3 { 1000 } else { 2048 }
+    if data.is_image() { 1000 } else { 2048 }
 }
 
 /// The end of a refusal.

@@ -19,12 +19,12 @@ use ddpm_families::parameters::settle;
 use ddpm_model::network::{Network, NetworkConfig};
 
 use super::check::off_by;
-use crate::batches::Batches;
-use crate::checkpoint::{Checkpoint, TrainState, restore};
-use crate::clip_and_average::{clip_global_norm, ema_update};
-use crate::config::Experiment;
-use crate::config::load::Source;
-use crate::train_step::{TrainBatch, TrainModel};
+use ddpm_train::batches::Batches;
+use ddpm_train::checkpoint::{Checkpoint, TrainState, restore};
+use ddpm_train::clip_and_average::{clip_global_norm, ema_update};
+use ddpm_train::config::Experiment;
+use ddpm_train::config::load::Source;
+use ddpm_train::train_step::{TrainBatch, TrainModel};
 
 /// The digits, with what makes the comparison sharp or short.
 pub struct Recipe {
@@ -149,7 +149,7 @@ impl<'a> Training<'a> {
     fn batches(&self) -> anyhow::Result<Arc<dyn DataLoader<TrainBatch>>> {
         let Experiment { data, train, .. } = &self.recipe.experiment;
         let data = ddpm_data::open(data, Split::Train, train.seed)?;
-        let items = Arc::new(OrderedLoader::new(&data, train.batch_size, train.seed)?.with_workers(1));
+        let items = OrderedLoader::new(&data, train.batch_size, train.seed)?.with_workers(1);
         let (family, device) = (self.recipe.family.clone(), self.device.clone());
         Ok(Arc::new(Batches { items, family, seed: train.seed, parts: 1, device }))
     }

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::latent::Latent;
 use super::worker::{Plan, Worker, answer_commands, data_info, measure, name_of, operations};
-use crate::memory::peak_mib;
+use ddpm_train::memory::peak_mib;
 
 /// Answers commands until there are no more.
 pub(super) fn run(

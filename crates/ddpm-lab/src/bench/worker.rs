@@ -32,12 +32,12 @@ use ddpm_sampling::samplers::Sampler;
 use serde_json::json;
 
 use super::network::Work;
-use crate::batches::Batches;
-use crate::clip_and_average::{clip_global_norm, ema_update};
-use crate::config::OptimizerConfig;
-use crate::memory::peak_mib;
-use crate::rate::RateSchedule;
-use crate::train_step::{TrainBatch, TrainModel};
+use ddpm_train::batches::Batches;
+use ddpm_train::clip_and_average::{clip_global_norm, ema_update};
+use ddpm_train::config::OptimizerConfig;
+use ddpm_train::memory::peak_mib;
+use ddpm_train::rate::RateSchedule;
+use ddpm_train::train_step::{TrainBatch, TrainModel};
 
 /// Pictures that are loaded from.
 const PICTURES: usize = 1024;
@@ -254,7 +254,7 @@ impl Worker {
             flip: Flip::Never,
         };
         let items = OrderedLoader::new(&data, self.batch_size, 0)?.with_workers(2);
-        let (items, family, device) = (Arc::new(items), self.family.clone(), self.device.clone());
+        let (family, device) = (self.family.clone(), self.device.clone());
         let loader = Batches { items, family, seed: 0, parts: 1, device };
         Ok(measure_share(3, 1.0 / batches as f64, || loader.iter().take(batches).for_each(drop)))
     }

@@ -8,8 +8,8 @@ use ddpm_model::network::NetworkConfig;
 use ddpm_model::unet::{DownsamplePadding, UNetConfig};
 
 use super::{BenchArgs, Shape};
-use crate::plan::Plan;
-use crate::train::Options;
+use ddpm_train::plan::Plan;
+use ddpm_train::train::Options;
 
 /// A network and the size of its work.
 pub(super) struct Work {

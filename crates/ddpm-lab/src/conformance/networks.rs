@@ -16,7 +16,7 @@ use ddpm_weights::Weights;
 use serde_json::Value;
 
 use super::check::{Group, difference, off_by, tolerance};
-use crate::checkpoint::restore;
+use ddpm_train::checkpoint::restore;
 
 /// Seed of weights and inputs.
 const SEED: u64 = 6;

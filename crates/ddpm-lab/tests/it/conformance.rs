@@ -1,13 +1,13 @@
-//! `ddpm-train conformance` says what is right, what is wrong, and what is not there.
+//! `ddpm-lab conformance` says what is right, what is wrong, and what is not there.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::copy;
+use ddpm_testing::support::copy;
 
 fn conformance(words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ddpm-train")).args(["conformance", "--quick"]).args(words).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_ddpm-lab")).args(["conformance", "--quick"]).args(words).output().unwrap()
 }
 
 fn said(output: &Output) -> String {

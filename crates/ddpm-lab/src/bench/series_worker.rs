@@ -20,8 +20,8 @@ use serde_json::json;
 
 use super::series::{Series, SeriesNetwork};
 use super::worker::{answer_commands, measure};
-use crate::adam::Adam;
-use crate::memory::peak_mib;
+use ddpm_train::adam::Adam;
+use ddpm_train::memory::peak_mib;
 
 /// Steps of a series of CSDI.
 const LENGTH: usize = 48;

@@ -1,4 +1,4 @@
-//! `ddpm-train bench`: how fast this is, and how fast PyTorch is at the same work in the same run.
+//! `ddpm-lab bench`: how fast this is, and how fast PyTorch is at the same work in the same run.
 
 mod flops;
 mod latent;
@@ -21,7 +21,7 @@ use network::Work;
 use process::{Answer, Hello, Operation, Side, answer_of, in_turns};
 use serde::Serialize;
 
-use crate::output::{print, print_path};
+use ddpm_train::output::{print, print_path};
 
 /// The network in PyTorch, which runs as `python -c`.
 const PEER: &str = include_str!("peer.py");
@@ -32,7 +32,7 @@ const PRODUCTS: usize = 8;
 /// Batches that are loaded in a row.
 const LOADS: usize = 64;
 
-/// The arguments of `ddpm-train bench`.
+/// The arguments of `ddpm-lab bench`.
 #[derive(clap::Args, Debug)]
 pub struct BenchArgs {
     /// A Python with PyTorch, which does the same work in turns; with diffusers too, its start is measured as well.
@@ -305,7 +305,7 @@ fn measure_start(args: &BenchArgs, work: &Work, sides: &mut [Measured]) -> anyho
             let start = Instant::now();
             let answer = answer_of(command)?;
             match answer.error {
-                Some(reason) => crate::say!("the start of {} is not measured: {reason}", side.name),
+                Some(reason) => ddpm_train::say!("the start of {} is not measured: {reason}", side.name),
                 None if answer.done => side.start.push(start.elapsed().as_secs_f64()),
                 None => {}
             }
