@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each of them may depend on.
-const MAY_DEPEND_ON: [(&str, &[&str]); 18] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 19] = [
     ("crates/ddpm-features", &[]),
     ("crates/ddpm-kernels", &[]),
     ("crates/ddpm-model", &["ddpm-kernels"]),
-    ("crates/ddpm-data", &["ddpm-files"]),
+    ("crates/ddpm-random", &[]),
+    ("crates/ddpm-data", &["ddpm-files", "ddpm-random"]),
     ("crates/ddpm-files", &[]),
     ("crates/ddpm-console", &[]),
     ("crates/ddpm-device", &["ddpm-features", "ddpm-kernels"]),
@@ -69,8 +70,14 @@ const BELOW_THE_PROGRAMS: &[&str] = &[
 ];
 
 /// Crates that are built and tested without Burn.
-const WITHOUT_BURN: [&str; 5] =
-    ["crates/ddpm-data", "crates/ddpm-files", "crates/ddpm-console", "crates/ddpm-render", "crates/ddpm-text"];
+const WITHOUT_BURN: [&str; 6] = [
+    "crates/ddpm-random",
+    "crates/ddpm-data",
+    "crates/ddpm-files",
+    "crates/ddpm-console",
+    "crates/ddpm-render",
+    "crates/ddpm-text",
+];
 
 /// What would give the mathematics a world outside, or a memory.
 const OUTSIDE: [&str; 10] = [

@@ -27,7 +27,7 @@ pub mod packed;
 mod pictures;
 mod pixels;
 mod points;
-pub mod random;
+pub use ddpm_random as random;
 pub mod series;
 pub mod shapes;
 mod space;

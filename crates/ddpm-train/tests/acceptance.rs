@@ -11,7 +11,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Parser;
 use ddpm_data::shapes::{Combination, SIDE};
-use ddpm_data::{Split, reference_points};
+use ddpm_data::{Split, permutation, reference_points};
 use ddpm_families::snapshot::Snapshot;
 use ddpm_files::npy;
 use ddpm_files::runs::RunFolder;
@@ -185,8 +185,7 @@ fn captioned_shapes() {
     assert!(guided.1.all >= least && guided.2.all >= 0.7);
     assert!(guided.1.all > unguided.1.all);
 
-    let mut others = wanted;
-    others.rotate_right(37);
+    let others: Vec<Combination> = permutation(0, 0, wanted.len()).into_iter().map(|other| wanted[other]).collect();
     let shuffled = judge.agreement(&guided.0, &others, |_| true);
     println!("by captions of other images: {shuffled:.3?}");
     assert!(shuffled.all < 0.05);
