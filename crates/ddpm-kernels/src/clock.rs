@@ -1,4 +1,4 @@
-//! How long each kernel ran in this process: what `ddpm-train bench --profile` shows.
+//! How long each kernel ran in this process: what `ddpm-lab bench --profile` shows.
 //!
 //! Two counters a kernel, always on: reading the clock costs a millionth of a training step.
 

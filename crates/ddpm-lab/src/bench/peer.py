@@ -1,4 +1,4 @@
-"""The U-Net of `ddpm-train bench` in plain PyTorch: the same shapes, the same work, the same conversation.
+"""The U-Net of `ddpm-lab bench` in plain PyTorch: the same shapes, the same work, the same conversation.
 
 Commands come as lines on stdin, answers go as lines of JSON to stdout; see process.rs.
 """

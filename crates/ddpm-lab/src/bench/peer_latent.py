@@ -1,4 +1,4 @@
-"""The networks of latent diffusion of `ddpm-train bench --latent`: the U-Nets are diffusers' own, the diffusion transformer is in
+"""The networks of latent diffusion of `ddpm-lab bench --latent`: the U-Nets are diffusers' own, the diffusion transformer is in
 plain PyTorch, as diffusers' has no tokens. The same shapes, the same work, the same conversation as in peer.py.
 """
 import argparse

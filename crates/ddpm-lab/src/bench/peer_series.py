@@ -1,4 +1,4 @@
-"""The networks for time series of `ddpm-train bench --series` in plain PyTorch: the same shapes, the same work, the same
+"""The networks for time series of `ddpm-lab bench --series` in plain PyTorch: the same shapes, the same work, the same
 conversation as in peer.py. Written from the papers and their descriptions.
 """
 import argparse
