@@ -198,7 +198,7 @@ fn parquet() -> Result<(), u8> {
     step("tables in Parquet", || run(cargo_command().current_dir(root()).args(arguments)))
 }
 
-/// Trains the two bundled experiments as a user would and evaluates the samples; about ten minutes.
+/// Trains bundled experiments as a user would and evaluates the samples; some twenty minutes.
 fn acceptance() -> Result<(), u8> {
     let arguments = ["test", "--workspace", "--test", "acceptance", "--", "--nocapture", "--test-threads=1"];
     step("acceptance", || run(cargo_command().current_dir(root()).args(arguments)))
