@@ -100,7 +100,7 @@ impl Noising {
         let shown = |n| f64::from(u8::from(rng(seed, Stream::SelfConditioning, n).random::<bool>()));
         let shown = self.self_conditioning.then(|| drawn(&shown));
         let size = channels * height * width;
-        let rows = places.par_iter().with_min_len(VALUES_FOR_A_THREAD.div_ceil(size));
+        let rows = places.par_iter().with_min_len(VALUES_FOR_A_THREAD.div_ceil(size.max(1)));
         let eps: Vec<Vec<f32>> = rows.map(|&n| self.eps(seed, n, channels, size)).collect();
         NoisedBatch {
             eps: Tensor::from_data(TensorData::new(eps.concat(), dims), device),
