@@ -243,21 +243,23 @@ fn an_earlier_checkpoint_is_gone_on_from_as_told() {
 #[test]
 fn a_second_trainer_on_a_run_is_refused_and_a_second_signal_leaves_at_once() {
     let bench = Bench::new();
-    // One step takes so long that a second signal comes before it ends.
-    let big = ["--set", "train.batch_size=1024", "--set", "model.base_channels=32", "--set", "train.steps=9"];
-    let mut trainer = bench.command(&words(&big, &TINY_DIGITS[2..8])).stderr(Stdio::piped()).spawn().unwrap();
+    // One step takes seconds, so that both signals come before it ends.
+    let big = ["--set", "train.batch_size=1024", "--set", "model.base_channels=64", "--set", "train.steps=9"];
+    let said = bench.path("said");
+    let to_file = std::fs::File::create(&said).unwrap();
+    let mut trainer = bench.command(&words(&big, &TINY_DIGITS[2..8])).stderr(to_file).spawn().unwrap();
     let run = run_with(&bench.path("runs"), "metrics.jsonl");
-    let (code, said) = bench.refusal(&["--resume", run.to_str().unwrap()]);
+    let (code, refused) = bench.refusal(&["--resume", run.to_str().unwrap()]);
     assert_eq!(code, 1);
-    assert!(said.contains("another ddpm-train is at work on"), "{said}");
+    assert!(refused.contains("another ddpm-train is at work on"), "{refused}");
 
     assert!(trainer.try_wait().unwrap().is_none());
     signal("TERM", &trainer);
-    std::thread::sleep(Duration::from_millis(150));
+    let said = || std::fs::read_to_string(&said).unwrap();
+    wait_for("the answer to the first signal", || said().contains("stopping after this step").then_some(()));
     signal("TERM", &trainer);
     let sent = Instant::now();
-    let (code, said) = end_of(trainer);
-    assert_eq!(code, Some(131), "{said}");
+    assert_eq!(trainer.wait().unwrap().code(), Some(131), "{}", said());
     assert!(sent.elapsed() < Duration::from_secs(5), "{:?}", sent.elapsed());
     assert!(steps(&run).is_empty());
 }
