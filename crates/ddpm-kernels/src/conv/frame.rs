@@ -1,9 +1,6 @@
-//! Pictures with their channels innermost and zeros around them, which is how the Winograd kernel reads them.
+//! Pixels with their channels innermost and zeros around them, which is how the Winograd kernel reads pictures.
 
-use rayon::prelude::*;
-
-use crate::scratch::Scratch;
-use crate::simd::vectorised;
+use std::ops::Range;
 
 /// Channels that lie side by side.
 pub(crate) const LANES: usize = 16;
@@ -11,70 +8,61 @@ pub(crate) const LANES: usize = 16;
 /// The same pixel of [`LANES`] channels.
 pub(crate) type Lanes = [f32; LANES];
 
-/// A tensor as `[batch, channel block, row, column, LANES]`: one zero before each row and column, and as many
-/// behind as make whole tiles of 4x4 with their neighbours. Channels that do not exist are zero.
-pub(super) struct Frame {
-    pub(super) blocks: usize,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    values: Scratch,
+/// A tensor `[batch, channels, height, width]`.
+#[derive(Clone, Copy)]
+pub(super) struct Pictures<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) channels: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
 }
 
-impl Frame {
-    /// From `[batch, channels, height, width]`.
-    pub(super) fn new(x: &[f32], batch: usize, channels: usize, height: usize, width: usize) -> Self {
-        let blocks = channels.div_ceil(LANES);
-        let (rows, columns) = (4 * height.div_ceil(4) + 2, 4 * width.div_ceil(4) + 2);
-        let plane = height * width;
-        let mut values = Scratch::new(batch * blocks * rows * columns * LANES);
-        let (pixels, _) = values.as_chunks_mut::<LANES>();
-        pixels.par_chunks_mut(rows * columns).enumerate().for_each(|(index, frame)| {
-            let (image, block) = (index / blocks, index % blocks);
-            let first = block * LANES;
-            let present = LANES.min(channels - first);
-            let x = &x[(image * channels + first) * plane..][..present * plane];
-            vectorised(
-                #[inline(always)]
-                || {
-                    let (above, frame) = frame.split_at_mut(columns);
-                    let (lines, below) = frame.split_at_mut(height * columns);
-                    above.fill([0.0; LANES]);
-                    below.fill([0.0; LANES]);
-                    for line in lines.chunks_exact_mut(columns) {
-                        line[0] = [0.0; LANES];
-                        line[width + 1..].fill([0.0; LANES]);
-                    }
-                    interleave(x, plane, width, lines, columns);
-                },
-            );
-        });
-        Self { blocks, rows, columns, values }
+impl Pictures<'_> {
+    /// Blocks of [`LANES`] channels, of which the last may have fewer.
+    pub(super) fn blocks(&self) -> usize {
+        self.channels.div_ceil(LANES)
     }
 
-    /// Rows and columns of a block of channels of an image.
-    pub(super) fn block(&self, image: usize, block: usize) -> &[Lanes] {
-        let size = self.rows * self.columns;
-        let (pixels, _) = self.values.as_chunks::<LANES>();
-        &pixels[(image * self.blocks + block) * size..][..size]
+    /// Writes some rows of a block of channels to `frame`, whose lines have `columns` pixels: with one line before and one
+    /// behind them, one zero at the beginning of each line, and zeros up to its end. What lies outside of the picture is zero,
+    /// and so are channels that do not exist.
+    #[inline(always)]
+    pub(super) fn lay_out(&self, image: usize, block: usize, rows: Range<usize>, columns: usize, frame: &mut [Lanes]) {
+        let Self { values, channels, height, width } = *self;
+        let (first, plane) = (block * LANES, height * width);
+        let present = LANES.min(channels - first);
+        let x = &values[(image * channels + first) * plane..][..present * plane];
+        // The frame begins with the row before these.
+        let above = usize::from(rows.start == 0);
+        let inside = (rows.start + above - 1)..height.min(rows.end + 1);
+        let (zeros, frame) = frame.split_at_mut(above * columns);
+        let (lines, below) = frame.split_at_mut(inside.len() * columns);
+        zeros.fill([0.0; LANES]);
+        below.fill([0.0; LANES]);
+        for line in lines.chunks_exact_mut(columns) {
+            line[0] = [0.0; LANES];
+            line[width + 1..].fill([0.0; LANES]);
+        }
+        interleave(x, plane, inside.start * width..inside.end * width, width, lines, columns);
     }
 }
 
-/// Writes the pixels of the channels `x`, at most [`LANES`] of `plane` pixels each, to their places in `lines`, which are
+/// Writes some pixels of the channels `x`, at most [`LANES`] of `plane` pixels each, to their places in `lines`, which are
 /// `columns` wide with one pixel in front of each. Rows of an image lie one after the other, so that [`LANES`] pixels may be
 /// of several.
 #[inline(always)]
-fn interleave(x: &[f32], plane: usize, width: usize, lines: &mut [Lanes], columns: usize) {
+fn interleave(x: &[f32], plane: usize, pixels: Range<usize>, width: usize, lines: &mut [Lanes], columns: usize) {
     let (mut place, mut column) = (1, 0);
-    for first in (0..plane).step_by(LANES) {
+    for first in pixels.clone().step_by(LANES) {
+        let count = LANES.min(pixels.end - first);
         let mut square = [[0.0; LANES]; LANES];
         for (line, channel) in square.iter_mut().zip(x.chunks_exact(plane)) {
             match channel[first..].first_chunk::<LANES>() {
                 Some(pixels) => *line = *pixels,
-                None => line[..plane - first].copy_from_slice(&channel[first..]),
+                None => line[..count].copy_from_slice(&channel[first..first + count]),
             }
         }
-        let pixels = transposed(square);
-        for pixel in pixels.iter().take(plane - first) {
+        for pixel in transposed(square).iter().take(count) {
             lines[place] = *pixel;
             (place, column) = (place + 1, column + 1);
             if column == width {
@@ -191,20 +179,23 @@ mod tests {
     }
 
     fn pixels_are_in_place(height: usize, width: usize) {
-        let (batch, channels) = (2, 19);
-        let x: Vec<f32> = (0..batch * channels * height * width).map(|i| i as f32 + 1.0).collect();
-        let frame = Frame::new(&x, batch, channels, height, width);
-        assert_eq!(frame.blocks, 2);
-        assert!(frame.rows >= height + 2 && frame.columns >= width + 2);
-        for image in 0..batch {
-            for channel in 0..2 * LANES {
-                for row in 0..frame.rows {
-                    for column in 0..frame.columns {
+        let (batch, channels, columns) = (2, 19, width + 3);
+        let values: Vec<f32> = (0..batch * channels * height * width).map(|i| i as f32 + 1.0).collect();
+        let pictures = Pictures { values: &values, channels, height, width };
+        assert_eq!(pictures.blocks(), 2);
+        for (image, block) in (0..batch).flat_map(|image| [(image, 0), (image, 1)]) {
+            // All rows with what fills whole tiles, the first, the last, and some between.
+            for rows in [0..4 * height.div_ceil(4), 0..1, height - 1..height, 1..height.min(3)] {
+                let mut frame = vec![[f32::NAN; LANES]; (rows.len() + 2) * columns];
+                pictures.lay_out(image, block, rows.clone(), columns, &mut frame);
+                for (place, pixel) in frame.iter().enumerate() {
+                    // One more than the row and the column of the picture.
+                    let (row, column) = (rows.start + place / columns, place % columns);
+                    for (channel, value) in (block * LANES..).zip(pixel) {
                         let inside = channel < channels && (1..=height).contains(&row) && (1..=width).contains(&column);
                         let plane = (image * channels + channel) * height * width;
-                        let expected = if inside { x[plane + (row - 1) * width + column - 1] } else { 0.0 };
-                        let pixel = frame.block(image, channel / LANES)[row * frame.columns + column];
-                        assert_eq!(pixel[channel % LANES], expected);
+                        let expected = if inside { values[plane + (row - 1) * width + column - 1] } else { 0.0 };
+                        assert_eq!(*value, expected, "{rows:?}, {place}, {channel}");
                     }
                 }
             }

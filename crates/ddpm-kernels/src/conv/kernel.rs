@@ -94,10 +94,9 @@ pub(super) fn backward(
     };
     let [_, input, parameters] = operations(dims);
     if winograd::is_worthwhile(dims) {
-        let dy = time(input, || winograd::output_frame(dims, dy));
         return Gradients {
-            input: of_input.then(|| time(input, || winograd::input_gradient(operands, dims, weight, &dy))),
-            weight: of_weight.then(|| time(parameters, || winograd::weight_gradient(operands, dims, x, &dy))),
+            input: of_input.then(|| time(input, || winograd::input_gradient(operands, dims, weight, dy))),
+            weight: of_weight.then(|| time(parameters, || winograd::weight_gradient(operands, dims, x, dy))),
             bias,
         };
     }

@@ -12,7 +12,7 @@ mod transforms;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::frame::{Frame, LANES};
+use super::frame::{LANES, Pictures};
 use super::kernel::Dims;
 use crate::output::{Uncounted, written};
 use crate::product::{Operands, PANEL, Previous, Row, accumulate, make_pairs, multiply};
@@ -37,6 +37,10 @@ const FEWEST_CHANNELS: usize = 16;
 
 /// Transformed values that are kept at a time for the gradient of the weight.
 const KEPT_VALUES: usize = 1 << 21;
+
+/// Rows between the values of one point and those of the next. What belongs together is written to all points and read from
+/// all; at distances that are powers of two it would fall in the same few places of the caches, and drive itself out.
+const GAP: usize = 1;
 
 /// Rows of transformed weights that a task makes.
 const WEIGHT_ROWS: usize = 16;
@@ -82,48 +86,55 @@ impl Sizes {
 /// The output `[batch, channels_out, height, width]`.
 pub(super) fn forward(operands: Operands, dims: &Dims, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let kernels = Kernels { weight, channels_in: dims.channels_in, turned: false };
-    convolve(operands, dims, &input_frame(dims, x), kernels, Some(bias))
+    convolve(operands, dims, x, kernels, Some(bias))
 }
 
-/// What both gradients need of `dy`, the gradient of the output.
-pub(super) fn output_frame(dims: &Dims, dy: &[f32]) -> Frame {
-    Frame::new(dy, dims.batch, dims.channels_out, dims.height, dims.width)
-}
+impl Dims {
+    /// The input, or its gradient.
+    fn input<'a>(&self, values: &'a [f32]) -> Pictures<'a> {
+        Pictures { values, channels: self.channels_in, height: self.height, width: self.width }
+    }
 
-fn input_frame(dims: &Dims, x: &[f32]) -> Frame {
-    Frame::new(x, dims.batch, dims.channels_in, dims.height, dims.width)
+    /// The output, or its gradient.
+    fn output<'a>(&self, values: &'a [f32]) -> Pictures<'a> {
+        self.swapped().input(values)
+    }
 }
 
 /// The gradient `[batch, channels_in, height, width]`: the convolution with the weight turned by 180 degrees, its
 /// channels swapped.
-pub(super) fn input_gradient(operands: Operands, dims: &Dims, weight: &[f32], dy: &Frame) -> Vec<f32> {
+pub(super) fn input_gradient(operands: Operands, dims: &Dims, weight: &[f32], dy: &[f32]) -> Vec<f32> {
     let kernels = Kernels { weight, channels_in: dims.channels_in, turned: true };
     convolve(operands, &dims.swapped(), dy, kernels, None)
 }
 
-fn convolve(operands: Operands, dims: &Dims, x: &Frame, kernels: Kernels, bias: Option<&[f32]>) -> Vec<f32> {
-    let sizes = Sizes::new(operands, dims);
+fn convolve(operands: Operands, dims: &Dims, x: &[f32], kernels: Kernels, bias: Option<&[f32]>) -> Vec<f32> {
+    let (sizes, x) = (Sizes::new(operands, dims), dims.input(x));
     let Sizes { tiles, points, rows, depth, panels, .. } = &sizes;
     let (rows, depth, panels) = (*rows, *depth, *panels);
     let weights = weights(&sizes, dims, kernels);
     let (weights, _) = weights.as_chunks::<PANEL>();
 
     let task = |task: usize, lines: &mut [&mut [f32]]| {
-        let mut data = Scratch::new(points * rows * depth);
-        let mut products = Scratch::new(points * rows * PANEL);
+        let mut frames = Scratch::new(2 * tiles.frame_len() * LANES);
+        let (left, right) = frames.as_chunks_mut::<LANES>().0.split_at_mut(tiles.frame_len());
+        let mut data = Scratch::new(points * (rows * depth + GAP * PANEL));
+        let mut products = Scratch::new(points * (rows + GAP) * PANEL);
         let (products, _) = products.as_chunks_mut::<PANEL>();
         let arch = Arch::new();
         let (lanes, _) = data.as_chunks_mut::<LANES>();
         match operands {
-            Operands::Full => arch.dispatch(TransformInput { tiles, x, task, data: lanes }),
+            Operands::Full => arch.dispatch(TransformInput { tiles, x, task, frame: left, data: lanes }),
             Operands::Halves => {
-                make_pairs(PairInput { tiles, x, task, pairing: Pairing::Channels, data: lanes });
+                let (pairing, frames) = (Pairing::Channels, [left, right]);
+                make_pairs(PairInput { tiles, x, task, pairing, frames, data: lanes });
             }
         }
         for panel in 0..panels {
-            let of_points = data.chunks_exact(rows * depth).zip(products.chunks_exact_mut(rows)).enumerate();
-            for (point, (data, products)) in of_points {
-                multiply(operands, data, &weights[(point * panels + panel) * depth..][..depth], products);
+            let of_points = data.chunks_exact(rows * depth + GAP * PANEL).zip(products.chunks_exact_mut(rows + GAP));
+            for (point, (data, products)) in of_points.enumerate() {
+                let weights = &weights[point * (panels * depth + GAP) + panel * depth..][..depth];
+                multiply(operands, &data[..rows * depth], weights, &mut products[..rows]);
             }
             let products = &*products;
             dispatch(arch, operands, Inverse { tiles, dims, task, panel, products, bias, lines });
@@ -148,10 +159,10 @@ fn convolve(operands: Operands, dims: &Dims, x: &Frame, kernels: Kernels, bias: 
 fn weights(sizes: &Sizes, dims: &Dims, kernels: Kernels) -> Scratch {
     let Sizes { operands, points, depth, panels, .. } = *sizes;
     let rows = panels * depth;
-    let mut weights = Scratch::new(points * rows * PANEL);
+    let mut weights = Scratch::new(points * (rows + GAP) * PANEL);
     let mut tasks: Vec<Vec<_>> = (0..rows.div_ceil(WEIGHT_ROWS)).map(|_| Vec::with_capacity(points)).collect();
-    for point in weights.as_chunks_mut::<PANEL>().0.chunks_mut(rows) {
-        for (task, rows) in tasks.iter_mut().zip(point.chunks_mut(WEIGHT_ROWS)) {
+    for point in weights.as_chunks_mut::<PANEL>().0.chunks_mut(rows + GAP) {
+        for (task, rows) in tasks.iter_mut().zip(point[..rows].chunks_mut(WEIGHT_ROWS)) {
             task.push(rows);
         }
     }
@@ -166,17 +177,20 @@ fn weights(sizes: &Sizes, dims: &Dims, kernels: Kernels) -> Scratch {
 }
 
 /// The gradient `[channels_out, channels_in, 3, 3]`.
-pub(super) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &Frame) -> Vec<f32> {
-    let x = &input_frame(dims, x);
+pub(super) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let (x, dy) = (dims.input(x), dims.output(dy));
     let Sizes { tiles, points, panels, .. } = &Sizes::new(operands, dims);
     let (points, panels) = (*points, *panels);
     // A product over tiles: pairs are of halves of a tile, so channels are numbers.
-    let (depth, room) = (x.blocks * LANES, tiles.room());
-    let (data_size, outputs_size) = (points * room * depth, points * panels * room * PANEL);
+    let (depth, room) = (x.blocks() * LANES, tiles.room());
+    let (data_point, outputs_point) = (room * depth + GAP * PANEL, panels * room + GAP);
+    let (data_size, outputs_size) = (points * data_point, points * outputs_point * PANEL);
     let tasks = tiles.tasks();
-    let tasks_at_a_time = (KEPT_VALUES / (data_size + outputs_size)).clamp(1, tasks);
+    // How sums are grouped follows from sizes alone, not from where in memory they lie.
+    let tasks_at_a_time = (KEPT_VALUES / (points * room * (depth + panels * PANEL))).clamp(1, tasks);
 
-    let mut gradients = Scratch::new(points * panels * depth * PANEL);
+    let gradients_point = panels * depth + GAP;
+    let mut gradients = Scratch::new(points * gradients_point * PANEL);
     let mut data = Scratch::new(tasks_at_a_time * data_size);
     let mut outputs = Scratch::new(tasks_at_a_time * outputs_size);
     for first in (0..tasks).step_by(tasks_at_a_time) {
@@ -185,27 +199,30 @@ pub(super) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &F
         data.par_chunks_mut(data_size).zip(outputs.par_chunks_mut(outputs_size)).enumerate().for_each(
             |(task, (data, outputs))| {
                 let (arch, task) = (Arch::new(), first + task);
+                let mut frame = Scratch::new(tiles.frame_len() * LANES);
+                let frame = frame.as_chunks_mut::<LANES>().0;
                 let (data, outputs) = (data.as_chunks_mut::<LANES>().0, outputs.as_chunks_mut::<PANEL>().0);
                 match operands {
                     Operands::Full => {
-                        arch.dispatch(TransformInput { tiles, x, task, data });
-                        arch.dispatch(TransformGradient { tiles, dy, task, outputs });
+                        arch.dispatch(TransformInput { tiles, x, task, frame, data });
+                        arch.dispatch(TransformGradient { tiles, dy, task, frame, outputs });
                     }
                     Operands::Halves => {
-                        make_pairs(PairInput { tiles, x, task, pairing: Pairing::Parts, data });
-                        make_pairs(PairGradient { tiles, dy, task, outputs });
+                        let (pairing, frames) = (Pairing::Parts, [&mut *frame, &mut []]);
+                        make_pairs(PairInput { tiles, x, task, pairing, frames, data });
+                        make_pairs(PairGradient { tiles, dy, task, frame, outputs });
                     }
                 }
             },
         );
         let previous = if first == 0 { Previous::Discard } else { Previous::Keep };
         // Each point is the sum over all tiles of one task.
-        gradients.par_chunks_mut(panels * depth * PANEL).enumerate().for_each(|(point, gradients)| {
+        gradients.par_chunks_mut(gradients_point * PANEL).enumerate().for_each(|(point, gradients)| {
             let data: Vec<&[f32]> =
-                data.chunks_exact(data_size).map(|data| &data[point * room * depth..][..room * depth]).collect();
+                data.chunks_exact(data_size).map(|data| &data[point * data_point..][..room * depth]).collect();
             let gradients = gradients.as_chunks_mut::<PANEL>().0;
-            for (panel, gradients) in gradients.chunks_exact_mut(depth).enumerate() {
-                let first = (point * panels + panel) * room;
+            for (panel, gradients) in gradients[..panels * depth].chunks_exact_mut(depth).enumerate() {
+                let first = point * outputs_point + panel * room;
                 let outputs: Vec<&[Row]> = outputs
                     .chunks_exact(outputs_size)
                     .map(|outputs| &outputs.as_chunks::<PANEL>().0[first..first + room])
@@ -220,7 +237,7 @@ pub(super) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &F
     written(dims.channels_out * channels_in * 9, |weight| {
         weight.par_chunks(PANEL * channels_in * 9).enumerate().for_each(|(panel, weight)| {
             let (arch, weight) = (Arch::new(), weight.cleared());
-            dispatch(arch, operands, InverseWeights { gradients, panels, panel, depth, channels_in, weight });
+            dispatch(arch, operands, InverseWeights { gradients, panel, depth, channels_in, weight });
         });
     })
 }

@@ -2,9 +2,9 @@
 
 use pulp::Simd;
 
-use super::super::frame::{Frame, LANES, Lanes};
+use super::super::frame::{LANES, Lanes, Pictures};
 use super::super::kernel::Dims;
-use super::tiles::{Kernels, TILE, Tiles, put, vector, window};
+use super::tiles::{Kernels, Tiles, put, vector, window};
 use super::transforms::{HALF_POINTS, Maps, from_3x3_to_6x4, from_4x2_to_6x4, from_6x4_to_6x4};
 use crate::bf16::Pairs;
 use crate::product::{PANEL, PairJob, Row};
@@ -28,38 +28,39 @@ pub(super) enum Pairing {
 /// blocks]`; what is left of the room is zero.
 pub(super) struct PairInput<'a> {
     pub(super) tiles: &'a Tiles,
-    pub(super) x: &'a Frame,
+    pub(super) x: Pictures<'a>,
     pub(super) task: usize,
     pub(super) pairing: Pairing,
+    /// Of two blocks of channels.
+    pub(super) frames: [&'a mut [Lanes]; 2],
     pub(super) data: &'a mut [Lanes],
 }
 
 impl PairJob for PairInput<'_> {
     #[inline(always)]
     fn run<S: Simd, P: Pairs<S>>(self, simd: S, pairs: P) {
-        let Self { tiles, x, task, pairing, data } = self;
-        let (range, maps) = (tiles.of_task(task), Maps(simd));
+        let Self { tiles, x, task, pairing, frames: [left, right], data } = self;
+        let (present, columns, maps) = (tiles.of_task(task).len(), tiles.frame_columns(), Maps(simd));
         let point_size = data.len() / HALF_POINTS;
         let tile_size = point_size / tiles.room();
         for point in data.chunks_exact_mut(point_size) {
-            point[range.len() * tile_size..].fill([0.0; LANES]);
+            point[present * tile_size..].fill([0.0; LANES]);
         }
         let [mut first, mut second] = [[[[0.0; LANES]; HALF_POINTS]; PARTS]; 2];
-        for (i, tile) in range.enumerate() {
-            let (image, row, column) = tiles.place(tile);
-            let corner = TILE * (row * x.columns + column);
-            match pairing {
-                Pairing::Channels => {
-                    let blocks = tile_size / PARTS;
-                    for block in 0..blocks {
-                        transform_input(maps, window(x.block(image, 2 * block), x.columns, corner), &mut first);
-                        match 2 * block + 1 < x.blocks {
-                            true => transform_input(
-                                maps,
-                                window(x.block(image, 2 * block + 1), x.columns, corner),
-                                &mut second,
-                            ),
-                            false => second = [[[0.0; LANES]; HALF_POINTS]; PARTS],
+        match pairing {
+            Pairing::Channels => {
+                let blocks = tile_size / PARTS;
+                for block in 0..blocks {
+                    let is_pair = 2 * block + 1 < x.blocks();
+                    tiles.lay_out(&x, task, 2 * block, left);
+                    match is_pair {
+                        true => tiles.lay_out(&x, task, 2 * block + 1, right),
+                        false => second = [[[0.0; LANES]; HALF_POINTS]; PARTS],
+                    }
+                    for (i, corner) in tiles.corners(task).enumerate() {
+                        transform_input(maps, window(left, columns, corner), &mut first);
+                        if is_pair {
+                            transform_input(maps, window(right, columns, corner), &mut second);
                         }
                         for part in 0..PARTS {
                             for point in 0..HALF_POINTS {
@@ -69,11 +70,15 @@ impl PairJob for PairInput<'_> {
                         }
                     }
                 }
-                Pairing::Parts => {
-                    for block in 0..x.blocks {
-                        transform_input(maps, window(x.block(image, block), x.columns, corner), &mut first);
+            }
+            Pairing::Parts => {
+                let blocks = x.blocks();
+                for block in 0..blocks {
+                    tiles.lay_out(&x, task, block, left);
+                    for (i, corner) in tiles.corners(task).enumerate() {
+                        transform_input(maps, window(left, columns, corner), &mut first);
                         for (point, (left, right)) in first[0].iter().zip(&first[1]).enumerate() {
-                            pairs.write(simd, left, right, &mut data[point * point_size + i * x.blocks + block]);
+                            pairs.write(simd, left, right, &mut data[point * point_size + i * blocks + block]);
                         }
                     }
                 }
@@ -103,36 +108,38 @@ fn transform_input<S: Simd>(maps: Maps<S>, window: [&[Lanes]; 6], halves: &mut H
 /// Writes the transformed gradients of the tiles of a task, `[points, panels, room]`; what is left of the room is zero.
 pub(super) struct PairGradient<'a> {
     pub(super) tiles: &'a Tiles,
-    pub(super) dy: &'a Frame,
+    pub(super) dy: Pictures<'a>,
     pub(super) task: usize,
+    pub(super) frame: &'a mut [Lanes],
     pub(super) outputs: &'a mut [Row],
 }
 
 impl PairJob for PairGradient<'_> {
     #[inline(always)]
     fn run<S: Simd, P: Pairs<S>>(self, simd: S, pairs: P) {
-        let Self { tiles, dy, task, outputs } = self;
-        let (range, room, maps) = (tiles.of_task(task), tiles.room(), Maps(simd));
-        let panels = outputs.len() / (HALF_POINTS * room);
-        for panel in outputs.chunks_exact_mut(room) {
-            panel[range.len()..].fill([0.0; PANEL]);
+        let Self { tiles, dy, task, frame, outputs } = self;
+        let (present, room, columns, maps) =
+            (tiles.of_task(task).len(), tiles.room(), tiles.frame_columns(), Maps(simd));
+        let point_size = outputs.len() / HALF_POINTS;
+        let panels = point_size / room;
+        for panel in outputs.chunks_exact_mut(point_size).flat_map(|point| point.chunks_exact_mut(room)) {
+            panel[present..].fill([0.0; PANEL]);
         }
         let mut halves: Halves = [[[0.0; LANES]; HALF_POINTS]; PARTS];
-        for (i, tile) in range.enumerate() {
-            let (image, row, column) = tiles.place(tile);
-            let corner = (TILE * row + 1) * dy.columns + TILE * column + 1;
-            for block in 0..panels * PANEL / LANES {
-                let (panel, place) = (block * LANES / PANEL, block * LANES % PANEL);
-                match block < dy.blocks {
-                    true => {
-                        let window = window::<4>(dy.block(image, block), dy.columns, corner);
-                        transform_gradient(maps, window, &mut halves);
-                    }
-                    // Half of a panel that no channel fills.
-                    false => halves = [[[0.0; LANES]; HALF_POINTS]; PARTS],
+        for block in 0..panels * PANEL / LANES {
+            let (panel, place) = (block * LANES / PANEL, block * LANES % PANEL);
+            let is_there = block < dy.blocks();
+            match is_there {
+                true => tiles.lay_out(&dy, task, block, frame),
+                // Half of a panel that no channel fills.
+                false => halves = [[[0.0; LANES]; HALF_POINTS]; PARTS],
+            }
+            for (i, corner) in tiles.corners(task).enumerate() {
+                if is_there {
+                    transform_gradient(maps, window(frame, columns, corner + columns + 1), &mut halves);
                 }
                 for point in 0..HALF_POINTS {
-                    let row = &mut outputs[(point * panels + panel) * room + i][place..place + LANES];
+                    let row = &mut outputs[point * point_size + panel * room + i][place..place + LANES];
                     pairs.write(simd, &halves[0][point], &halves[1][point], row);
                 }
             }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::super::frame::{Frame, LANES, Lanes, transposed};
+use super::super::frame::{LANES, Lanes, Pictures, transposed};
 use super::super::kernel::Dims;
 use super::transforms::{
     HALF_POINTS, Maps, POINTS, from_3x3_to_6x6, from_4x4_to_6x6, from_6x4_to_3x3, from_6x4_to_4x2, from_6x6_to_3x3,
@@ -66,6 +66,56 @@ impl Tiles {
     pub(super) fn place(&self, tile: usize) -> (usize, usize, usize) {
         let row = tile / self.across;
         (row / self.down, row % self.down, tile % self.across)
+    }
+
+    /// The rows of tiles of a task, image by image.
+    fn parts(&self, task: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let down = self.down;
+        let first = task * self.rows_per_task;
+        let last = (first + self.rows_per_task).min(self.images * down);
+        (first / down..last.div_ceil(down)).map(move |image| {
+            let of_image = image * down;
+            (image, first.max(of_image) - of_image..last.min(of_image + down) - of_image)
+        })
+    }
+
+    /// Pixels of a line of a frame: a row of tiles with their neighbours.
+    pub(super) fn frame_columns(&self) -> usize {
+        TILE * self.across + 2
+    }
+
+    /// Pixels of the frame of a task, at most.
+    pub(super) fn frame_len(&self) -> usize {
+        let images = (self.rows_per_task - 1).div_ceil(self.down) + 1;
+        (TILE * self.rows_per_task + 2 * images) * self.frame_columns()
+    }
+
+    /// Writes the pixels of the tiles of a task and their neighbours, of a block of channels.
+    #[inline(always)]
+    pub(super) fn lay_out(&self, x: &Pictures, task: usize, block: usize, mut frame: &mut [Lanes]) {
+        let columns = self.frame_columns();
+        for (image, rows) in self.parts(task) {
+            let (part, rest) = frame.split_at_mut((TILE * rows.len() + 2) * columns);
+            x.lay_out(image, block, TILE * rows.start..TILE * rows.end, columns, part);
+            frame = rest;
+        }
+    }
+
+    /// Where each tile of a task begins in its frame, with its neighbours.
+    pub(super) fn corners(&self, task: usize) -> impl Iterator<Item = usize> {
+        let columns = self.frame_columns();
+        // Lines before the rows of an image: those of the rows before, and two for each image.
+        let rows = self.parts(task).scan(0, |lines, (_, rows)| {
+            let first = *lines;
+            *lines += TILE * rows.len() + 2;
+            Some((first..first + TILE * rows.len()).step_by(TILE))
+        });
+        rows.flatten().flat_map(move |line| (0..self.across).map(move |tile| line * columns + TILE * tile))
+    }
+
+    /// The first of each so many tiles of a row, which begins with `first`.
+    fn groups(&self, first: usize, of: usize) -> impl Iterator<Item = usize> {
+        (first..first + self.across).step_by(of)
     }
 
     /// Divides a tensor `[batch, channels, height, width]` into what belongs to each task: for each of its images, and
@@ -223,8 +273,9 @@ pub(super) fn window<const N: usize>(pixels: &[Lanes], columns: usize, first: us
 /// Writes the transformed tiles of a task, `[POINTS, room, channel blocks]`; what is left of the room is zero.
 pub(super) struct TransformInput<'a> {
     pub(super) tiles: &'a Tiles,
-    pub(super) x: &'a Frame,
+    pub(super) x: Pictures<'a>,
     pub(super) task: usize,
+    pub(super) frame: &'a mut [Lanes],
     pub(super) data: &'a mut [Lanes],
 }
 
@@ -233,16 +284,16 @@ impl WithSimd for TransformInput<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { tiles, x, task, data } = self;
-        let (range, room) = (tiles.of_task(task), tiles.room());
-        let maps = Maps(simd);
-        for point in data.chunks_exact_mut(room * x.blocks) {
-            point[range.len() * x.blocks..].fill([0.0; LANES]);
+        let Self { tiles, x, task, frame, data } = self;
+        let (present, room, columns) = (tiles.of_task(task).len(), tiles.room(), tiles.frame_columns());
+        let (maps, blocks, point_size) = (Maps(simd), x.blocks(), data.len() / POINTS);
+        for point in data.chunks_exact_mut(point_size) {
+            point[present * blocks..room * blocks].fill([0.0; LANES]);
         }
-        for (i, tile) in range.enumerate() {
-            let (image, row, column) = tiles.place(tile);
-            for block in 0..x.blocks {
-                let window = window::<6>(x.block(image, block), x.columns, TILE * (row * x.columns + column));
+        for block in 0..blocks {
+            tiles.lay_out(&x, task, block, frame);
+            for (i, corner) in tiles.corners(task).enumerate() {
+                let window = window::<6>(frame, columns, corner);
                 for v in 0..LANES / S::F32_LANES {
                     from_6x6_to_6x6(
                         #[inline(always)]
@@ -252,7 +303,7 @@ impl WithSimd for TransformInput<'_> {
                         #[inline(always)]
                         |row, column| vector::<S>(&window[row][column], v),
                         #[inline(always)]
-                        |point, value| put::<S>(&mut data[(point * room + i) * x.blocks + block], v, value),
+                        |point, value| put::<S>(&mut data[point * point_size + i * blocks + block], v, value),
                     );
                 }
             }
@@ -263,8 +314,9 @@ impl WithSimd for TransformInput<'_> {
 /// Writes the transformed gradients of the tiles of a task, `[POINTS, panels, room]`; what is left of the room is zero.
 pub(super) struct TransformGradient<'a> {
     pub(super) tiles: &'a Tiles,
-    pub(super) dy: &'a Frame,
+    pub(super) dy: Pictures<'a>,
     pub(super) task: usize,
+    pub(super) frame: &'a mut [Lanes],
     pub(super) outputs: &'a mut [Row],
 }
 
@@ -273,26 +325,25 @@ impl WithSimd for TransformGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { tiles, dy, task, outputs } = self;
-        let (range, room) = (tiles.of_task(task), tiles.room());
-        let panels = outputs.len() / (POINTS * room);
-        let maps = Maps(simd);
-        for panel in outputs.chunks_exact_mut(room) {
-            panel[range.len()..].fill([0.0; PANEL]);
+        let Self { tiles, dy, task, frame, outputs } = self;
+        let (present, room, columns) = (tiles.of_task(task).len(), tiles.room(), tiles.frame_columns());
+        let (maps, point_size) = (Maps(simd), outputs.len() / POINTS);
+        let panels = point_size / room;
+        for panel in outputs.chunks_exact_mut(point_size).flat_map(|point| point.chunks_exact_mut(room)) {
+            panel[present..].fill([0.0; PANEL]);
         }
-        for (i, tile) in range.enumerate() {
-            let (image, row, column) = tiles.place(tile);
-            let corner = (TILE * row + 1) * dy.columns + TILE * column + 1;
-            for block in 0..panels * PANEL / LANES {
-                let (panel, place) = (block * LANES / PANEL, block * LANES % PANEL / S::F32_LANES);
-                if block >= dy.blocks {
-                    // Half of a panel that no channel fills.
-                    for point in 0..POINTS {
-                        outputs[(point * panels + panel) * room + i][PANEL - LANES..].fill(0.0);
-                    }
-                    continue;
+        for block in 0..panels * PANEL / LANES {
+            let (panel, place) = (block * LANES / PANEL, block * LANES % PANEL / S::F32_LANES);
+            if block >= dy.blocks() {
+                // Half of a panel that no channel fills.
+                for point in outputs.chunks_exact_mut(point_size) {
+                    point[panel * room..][..present].iter_mut().for_each(|row| row[PANEL - LANES..].fill(0.0));
                 }
-                let window = window::<4>(dy.block(image, block), dy.columns, corner);
+                continue;
+            }
+            tiles.lay_out(&dy, task, block, frame);
+            for (i, corner) in tiles.corners(task).enumerate() {
+                let window = window::<4>(frame, columns, corner + columns + 1);
                 for v in 0..LANES / S::F32_LANES {
                     from_4x4_to_6x6(
                         #[inline(always)]
@@ -303,7 +354,7 @@ impl WithSimd for TransformGradient<'_> {
                         |row, column| vector::<S>(&window[row][column], v),
                         #[inline(always)]
                         |point, value| {
-                            put::<S>(&mut outputs[(point * panels + panel) * room + i], place + v, value);
+                            put::<S>(&mut outputs[point * point_size + panel * room + i], place + v, value);
                         },
                     );
                 }
@@ -331,11 +382,13 @@ impl<F: Form> WithSimd for In<F, Inverse<'_, '_>> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Inverse { tiles, dims, task, panel, products, bias, lines } = self.job;
-        let (range, rows) = (tiles.of_task(task), tiles.room() * F::PARTS);
+        let (range, point_size) = (tiles.of_task(task), products.len() / F::POINTS);
         let (channels, width) = (dims.channels_out, dims.width);
         let maps = Maps(simd);
         let (first_image, first_row, _) = tiles.place(range.start);
-        let mut pixels = [[0.0; LANES]; TILE * TILE];
+        // As many tiles side by side as make whole lines of the cache: the same line is not written again and again.
+        let group = if tiles.across > 2 { 4 } else { tiles.across };
+        let mut pixels = [[0.0; LANES]; 4 * TILE * TILE];
         for first_channel in (panel * PANEL..channels.min((panel + 1) * PANEL)).step_by(LANES) {
             let present = LANES.min(channels - first_channel);
             let mut of_lanes: Lanes = [0.0; LANES];
@@ -343,48 +396,50 @@ impl<F: Form> WithSimd for In<F, Inverse<'_, '_>> {
                 of_lanes[..present].copy_from_slice(&bias[first_channel..first_channel + present]);
             }
             let place = first_channel % PANEL / S::F32_LANES;
-            for (i, tile) in range.clone().enumerate() {
-                for v in 0..LANES / S::F32_LANES {
-                    let bias = vector::<S>(&of_lanes, v);
-                    F::output(
-                        maps,
-                        #[inline(always)]
-                        |part, point| vector::<S>(&products[point * rows + i * F::PARTS + part], place + v),
-                        #[inline(always)]
-                        |pixel, value| put::<S>(&mut pixels[pixel], v, simd.add_f32s(value, bias)),
-                    );
+            for first in range.clone().step_by(tiles.across).flat_map(|row| tiles.groups(row, group)) {
+                let (image, row, column) = tiles.place(first);
+                for i in 0..group.min(tiles.across - column) {
+                    let start = (first + i - range.start) * F::PARTS;
+                    for v in 0..LANES / S::F32_LANES {
+                        let bias = vector::<S>(&of_lanes, v);
+                        F::output(
+                            maps,
+                            #[inline(always)]
+                            |part, point| vector::<S>(&products[point * point_size + start + part], place + v),
+                            #[inline(always)]
+                            |pixel, value| {
+                                let pixel = pixel / TILE * group * TILE + i * TILE + pixel % TILE;
+                                put::<S>(&mut pixels[pixel], v, simd.add_f32s(value, bias));
+                            },
+                        );
+                    }
                 }
-                let (image, row, column) = tiles.place(tile);
                 let row = TILE * if image == first_image { row - first_row } else { row };
-                let column = TILE * column;
-                let by_channel = transposed(pixels);
                 let lines = &mut lines[(image - first_image) * channels + first_channel..][..present];
-                for (lines, values) in lines.iter_mut().zip(&by_channel) {
-                    put_tile(&mut lines[row * width..], width, column, values);
+                for (i, pixels) in pixels.as_chunks::<LANES>().0.iter().take(group).enumerate() {
+                    let row = row + i * TILE / group;
+                    for (lines, values) in lines.iter_mut().zip(&transposed(*pixels)) {
+                        if let Some(lines) = lines.get_mut(row * width..) {
+                            put_lines(lines, width, TILE * column, group * TILE, values);
+                        }
+                    }
                 }
             }
         }
     }
 }
 
-/// Writes the part of a tile that lies in `lines`, from a column on.
+/// Writes rows of `columns` pixels, as far as they lie in `lines`, from a column on.
 #[inline(always)]
-fn put_tile(lines: &mut [f32], width: usize, column: usize, values: &Lanes) {
-    if width == TILE
-        && let Some(tile) = lines.first_chunk_mut::<{ TILE * TILE }>()
-    {
-        *tile = *values;
+fn put_lines(lines: &mut [f32], width: usize, column: usize, columns: usize, values: &Lanes) {
+    let is_one_piece = columns == LANES && column + LANES <= width || columns == width;
+    if is_one_piece && let Some(all) = lines.get_mut(column..).and_then(|lines| lines.first_chunk_mut()) {
+        *all = *values;
         return;
     }
-    for (row, values) in values.as_chunks::<TILE>().0.iter().enumerate() {
-        let start = row * width + column;
-        if start >= lines.len() {
-            break;
-        }
-        match lines[start..].first_chunk_mut::<TILE>().filter(|_| column + TILE <= width) {
-            Some(line) => *line = *values,
-            None => lines[start..start + width - column].copy_from_slice(&values[..width - column]),
-        }
+    let present = columns.min(width - column);
+    for (line, values) in lines.chunks_mut(width).zip(values.chunks_exact(columns)) {
+        line[column..column + present].copy_from_slice(&values[..present]);
     }
 }
 
@@ -477,7 +532,6 @@ impl WithSimd for TransformWeights<'_, '_> {
 /// `[channels_in, 3, 3]` each.
 pub(super) struct InverseWeights<'a> {
     pub(super) gradients: &'a [Row],
-    pub(super) panels: usize,
     pub(super) panel: usize,
     pub(super) depth: usize,
     pub(super) channels_in: usize,
@@ -489,15 +543,15 @@ impl<F: Form> WithSimd for In<F, InverseWeights<'_>> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let InverseWeights { gradients, panels, panel, depth, channels_in, weight } = self.job;
-        let maps = Maps(simd);
+        let InverseWeights { gradients, panel, depth, channels_in, weight } = self.job;
+        let (maps, point_size) = (Maps(simd), gradients.len() / F::POINTS);
         let mut taps = [[0.0; PANEL]; 9];
         for from in 0..channels_in {
             for v in 0..PANEL / S::F32_LANES {
                 F::kernel_gradient(
                     maps,
                     #[inline(always)]
-                    |point| vector::<S>(&gradients[(point * panels + panel) * depth + from], v),
+                    |point| vector::<S>(&gradients[point * point_size + panel * depth + from], v),
                     #[inline(always)]
                     |tap, value| put::<S>(&mut taps[tap], v, value),
                 );
