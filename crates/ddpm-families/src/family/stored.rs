@@ -18,7 +18,8 @@ use super::registry::families;
 use super::{AnyError, Family, Origin, Progress, StartingWeights};
 use crate::checksums;
 use crate::diffusers::pipeline::read_json;
-use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written, check_units, save_weights, write_json};
+use crate::diffusion::description::check_units;
+use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written, save_weights, write_json};
 
 /// The format that names its family.
 pub const FORMAT: u32 = 2;
