@@ -1,12 +1,12 @@
-//! Snapshots of the family `diffusion` (format 1): a folder with weights to sample from and all that sampling needs to know,
-//! usable with nothing else. Those of other families (format 2): [`crate::family::stored`].
+//! Snapshots of the family `diffusion`: a folder with weights to sample from and all that sampling needs to know, usable
+//! with nothing else. Those of other families: [`crate::family::stored`].
 //!
-//! A snapshot of a U-Net of images is a pipeline of diffusers, with a [`SnapshotConfig`] in [`OWN`] beside it that
-//! says what diffusers has no word for. Where it has none for the network or its diffusion, `model.safetensors`
-//! carries the weights under PyTorch's names and, in its header, the same description. Pipelines that others wrote
-//! are read as they are. A model of latents or of text has its frozen parts in `vae`, `text_encoder` and `tokenizer`.
+//! Every snapshot has a [`ModelCard`](crate::family::stored::ModelCard) in [`OWN`]. One of a U-Net of images is a
+//! pipeline of diffusers besides, and the card says what diffusers has no word for. Where it has none for the network
+//! or its diffusion, [`WEIGHTS`] has the weights under PyTorch's names. Pipelines that others wrote are read as they are,
+//! and so are snapshots of format 1, of which those that are no pipeline are a single file. A model of latents or of text
+//! has its frozen parts in `vae`, `text_encoder` and `tokenizer`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -22,18 +22,17 @@ use ddpm_weights::lora::{self, TrainedFactors};
 use ddpm_weights::{Scheme, Weights, WeightsError, load_into};
 use serde::Serialize;
 
-use crate::checksums;
 use crate::diffusers::DiffusersError;
 use crate::diffusers::pipeline::{Files, Layout};
 use crate::diffusers::scheduler_config::SchedulerConfig;
 pub use crate::diffusion::config::DiffusionConfig;
-use crate::diffusion::description::{CONFIG_KEY, own_config, read_config};
 pub use crate::diffusion::description::{LatentInfo, Sampling, SnapshotConfig, TextInfo};
+use crate::family::stored::write_card;
 use crate::latent::{FrozenError, FrozenParts};
 
-/// The description in a snapshot that is a pipeline.
+/// The description in a snapshot.
 pub const OWN: &str = "ddpm.json";
-/// The one file of a snapshot that is none.
+/// The weights in a snapshot that is no pipeline.
 pub const WEIGHTS: &str = "model.safetensors";
 
 /// What can be wrong with a snapshot.
@@ -57,6 +56,22 @@ pub enum SnapshotError {
         path: PathBuf,
         /// What was found, and what was expected.
         reason: String,
+    },
+    /// It is of another family than can be used here.
+    #[error("{path}: a snapshot of family {family}; expected one of family diffusion")]
+    OtherFamily {
+        /// Its description.
+        path: PathBuf,
+        /// Its family.
+        family: String,
+    },
+    /// It is of a family that this program lacks.
+    #[error("{path}: family {family} is not in this program")]
+    UnknownFamily {
+        /// The snapshot, or its description.
+        path: PathBuf,
+        /// Its family.
+        family: String,
     },
     /// A file of diffusers that cannot be followed.
     #[error("{path}: {error}")]
@@ -165,21 +180,21 @@ impl Snapshot {
         )
     }
 
-    /// Reads a snapshot folder, the file in it, or a folder of diffusers, onto `device`.
+    /// Reads a snapshot folder, the one file of a snapshot of format 1, or a folder of diffusers, onto `device`.
     pub fn load(path: &Path, device: &Device) -> Result<Self, SnapshotError> {
         let (config, weights, scheduler, is_ours) = match Layout::find(path) {
             Some(layout) => {
                 let own = path.join(OWN);
                 let is_ours = own.is_file();
                 let (config, scheduler) = match is_ours {
-                    true => (own_config(&own)?, layout.read_scheduler()?),
+                    true => (SnapshotConfig::read(&own)?, layout.read_scheduler()?),
                     false => layout.read()?,
                 };
                 (config, Weights::find_in(&layout.network, None)?, Some(scheduler), is_ours)
             }
             None => {
-                let file = weights_file(path)?;
-                (read_config(&file)?, Weights::open(&file)?, None, true)
+                let (config, file) = no_pipeline(path)?;
+                (config, Weights::open(&file)?, None, true)
             }
         };
         let network = with_weights(config.network.init(device), &weights)?;
@@ -192,9 +207,9 @@ impl Snapshot {
     /// Reads only the description of what [`Snapshot::load`] reads.
     pub fn describe(path: &Path) -> Result<SnapshotConfig, SnapshotError> {
         match Layout::find(path) {
-            Some(_) if path.join(OWN).is_file() => own_config(&path.join(OWN)),
+            Some(_) if path.join(OWN).is_file() => SnapshotConfig::read(&path.join(OWN)),
             Some(layout) => Ok(layout.read()?.0),
-            None => read_config(&weights_file(path)?),
+            None => Ok(no_pipeline(path)?.0),
         }
     }
 
@@ -228,29 +243,23 @@ fn write(
     dir: &Path,
 ) -> Result<Written, SnapshotError> {
     let folder = AtomicFolder::begin(dir)?;
-    let parts = frozen.write(&folder)?;
-    let written = match Files::of(config, extra.scheduler) {
-        Ok(files) => {
+    let mut files = frozen.write(&folder)?;
+    let (weights, written) = match Files::of(config, extra.scheduler) {
+        Ok(pipeline) => {
             let layout = Layout::in_folders(folder.path());
-            let mut written = files.write(&layout, &folder)?;
-            save_weights(network, &layout.weights(), None, &folder)?;
-            written.push(layout.weights());
-            written.extend(parts);
+            files.extend(pipeline.write(&layout, &folder)?);
             if let Some(factors) = extra.factors.filter(|_| config.text.is_some()) {
-                written.push(write_factors(factors, &folder)?);
+                files.push(write_factors(factors, &folder)?);
             }
-            let checksums = checksums::of_files(folder.path(), &written).map_err(io(folder.path()))?;
-            write_json(&folder.path().join(OWN), &Described { config, checksums }, &folder)?;
-            if config.network.num_classes() > 0 { Written::PipelineOfClasses } else { Written::Pipeline }
+            let has_classes = config.network.num_classes() > 0;
+            (layout.weights(), if has_classes { Written::PipelineOfClasses } else { Written::Pipeline })
         }
-        Err(reason) => {
-            let described = Described { config, checksums: BTreeMap::new() };
-            let json = serde_json::to_string_pretty(&described);
-            let json = json.map_err(|error| io(&folder.path().join(OWN))(error.into()))?;
-            save_weights(network, &folder.path().join(WEIGHTS), Some(json), &folder)?;
-            Written::Own { reason }
-        }
+        Err(reason) => (folder.path().join(WEIGHTS), Written::Own { reason }),
     };
+    save_weights(network, &weights, &folder)?;
+    files.push(weights);
+    let card = config.card().map_err(|error| io(&folder.path().join(OWN))(std::io::Error::other(error)))?;
+    write_card(card, &files, &folder)?;
     folder.commit()?;
     Ok(written)
 }
@@ -263,7 +272,7 @@ fn write_factors(factors: &TrainedFactors, folder: &AtomicFolder) -> Result<Path
     Ok(file)
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> SnapshotError + use<> {
+pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> SnapshotError + use<> {
     let path = path.to_path_buf();
     move |error| SnapshotError::Io { path, error }
 }
@@ -278,25 +287,8 @@ pub(crate) fn write_json(
     Ok(snapshot.write(file, json)?)
 }
 
-/// A description as it is written, with the sums of the files that it describes.
-#[derive(Serialize)]
-struct Described<'a> {
-    #[serde(flatten)]
-    config: &'a SnapshotConfig,
-    // As `checksums::KEY` reads it.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    checksums: BTreeMap<String, String>,
-}
-
-/// Writes weights into a snapshot under PyTorch's names, with a description and a sum in the header where there is a
-/// description.
-pub(crate) fn save_weights<M: Module>(
-    model: &M,
-    file: &Path,
-    description: Option<String>,
-    snapshot: &AtomicFolder,
-) -> Result<(), SnapshotError> {
-    let io = |error| SnapshotError::Io { path: file.to_path_buf(), error };
+/// Writes weights into a snapshot under PyTorch's names.
+pub(crate) fn save_weights<M: Module>(model: &M, file: &Path, snapshot: &AtomicFolder) -> Result<(), SnapshotError> {
     // Burn makes files that only their owner may read, unless they replace one: then they get its permissions.
     snapshot.write(file, "")?;
     let mut store = SafetensorsStore::from_file(file)
@@ -305,15 +297,7 @@ pub(crate) fn save_weights<M: Module>(
         .skip_enum_variants(true)
         .clear_metadata()
         .metadata("format", "pt");
-    let is_whole = description.is_some();
-    if let Some(description) = description {
-        store = store.metadata(CONFIG_KEY, description).metadata(checksums::HEADER_KEY, checksums::OPEN);
-    }
-    model.save_into(&mut store).map_err(|error| io(std::io::Error::other(error.to_string())))?;
-    if is_whole {
-        checksums::seal(file).map_err(io)?;
-    }
-    Ok(())
+    model.save_into(&mut store).map_err(|error| io(file)(std::io::Error::other(error.to_string())))
 }
 
 /// A network with the weights of a file, under the names of today or of the first versions of diffusers. None may be
@@ -353,6 +337,23 @@ fn hub_name(path: &Path) -> Option<(&str, &str)> {
     };
     let is_file = [".safetensors", ".json", ".bin"].iter().any(|end| name.ends_with(end));
     (is_word(owner) && is_word(name) && !is_file && !Path::new(owner).exists()).then_some((owner, name))
+}
+
+/// The description and the file of weights of a snapshot that is no pipeline.
+fn no_pipeline(path: &Path) -> Result<(SnapshotConfig, PathBuf), SnapshotError> {
+    let own = path.join(OWN);
+    if own.is_file() {
+        return Ok((SnapshotConfig::read(&own)?, weights_file(path)?));
+    }
+    let file = weights_file(path)?;
+    Ok((SnapshotConfig::read_header(&file)?, file))
+}
+
+/// The folder of the snapshot that this file has the weights of, if it lies in one.
+pub fn folder_of_weights(file: &Path) -> Option<&Path> {
+    let folder = file.parent().filter(|_| file.ends_with(WEIGHTS))?;
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    folder.join(OWN).is_file().then_some(folder)
 }
 
 fn weights_file(path: &Path) -> Result<PathBuf, SnapshotError> {
