@@ -24,7 +24,7 @@ const HEADER_KEY: &str = "ddpm";
 /// No header of a real file comes near this; a larger claim is refused before memory is taken.
 const LARGEST_HEADER: u64 = 64 << 20;
 
-/// What a snapshot says about itself. Its keys are those of format 1.
+/// What a snapshot says about itself. `Deserialize` reads the keys of format 1; what is written is its [card](Self::card).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct SnapshotConfig {
     /// The network, with every size resolved.
