@@ -2,11 +2,7 @@
 //!
 //! The set is the whole grid of the factors, one image for each combination; nothing in it is random.
 
-use std::sync::Arc;
-
-use burn_dataset::Dataset;
-
-use crate::example::{DataInfo, Example, Flip, Units};
+use crate::example::{DataInfo, Flip, Units};
 use crate::hold_out::held_out;
 use crate::open::{OpenData, Split};
 use crate::pixels::{ByteImage, byte_images};
@@ -55,11 +51,6 @@ pub fn factors(sprite: usize) -> [usize; 4] {
     values
 }
 
-/// The sprite with these values of the factors: the inverse of [`factors`].
-pub fn sprite(factors: [usize; 4]) -> usize {
-    factors.iter().zip(FACTORS).fold(0, |sprite, (value, factor)| sprite * factor.values + value)
-}
-
 /// The sprites of a split in the order of its items; one in ten is for the test.
 pub fn sprites_of(split: Split) -> Vec<usize> {
     let keys: Vec<u64> = (0..COUNT as u64).collect();
@@ -70,11 +61,6 @@ pub fn sprites_of(split: Split) -> Vec<usize> {
 /// The factors of all items of a split, row-major: item by item, each with its four values.
 pub fn factors_of(split: Split) -> Vec<usize> {
     sprites_of(split).into_iter().flat_map(factors).collect()
-}
-
-/// All sprites in the order of the grid, as items are: for measures over the whole grid.
-pub fn grid() -> Arc<dyn Dataset<Example>> {
-    byte_images((0..COUNT).map(image).collect())
 }
 
 /// Opens a split.
@@ -136,6 +122,11 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
+    /// The sprite with these values of the factors: the inverse of [`factors`].
+    fn sprite(factors: [usize; 4]) -> usize {
+        factors.iter().zip(FACTORS).fold(0, |sprite, (value, factor)| sprite * factor.values + value)
+    }
+
     #[test]
     fn factors_and_sprites_lead_to_each_other() {
         assert_eq!(COUNT, 1152);
@@ -193,7 +184,8 @@ mod tests {
 
     #[test]
     fn items_have_the_factors_and_the_class_of_their_split() {
-        let (mut seen, grid) = (BTreeSet::new(), grid());
+        let mut seen = BTreeSet::new();
+        let grid = byte_images((0..COUNT).map(image).collect());
         for (split, count) in [(Split::Train, 1037), (Split::Test, 115)] {
             let (data, sprites, table) = (open(split), sprites_of(split), factors_of(split));
             assert_eq!((data.items.len(), sprites.len(), table.len()), (count, count, 4 * count));

@@ -211,11 +211,6 @@ impl Dataset {
         self.class = Some((class.into(), places));
         Ok(self)
     }
-
-    /// Channels, height and width of all of them.
-    pub fn shape(&self) -> [usize; 3] {
-        self.shape
-    }
 }
 
 impl ImageSource for Dataset {

@@ -1,13 +1,13 @@
 //! What the files of a snapshot were when they were written.
 //!
-//! A snapshot that is a pipeline lists the CRC-32 of its files in [`OWN`]; one in a single file has its own in its
-//! header. CRC-32 guards against accidents (a bad sector, a torn copy, an edit that was forgotten), not against
+//! A snapshot lists the CRC-32 of its files in [`OWN`]; one of format 1 in a single file has its own in its header.
+//! CRC-32 guards against accidents (a bad sector, a torn copy, an edit that was forgotten), not against
 //! forgery. Snapshots without sums, and folders of others, are not checked.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use ddpm_files::checksums::{self, crc32, hex};
@@ -16,11 +16,11 @@ use crate::diffusers::pipeline::read_json;
 use crate::snapshot::{OWN, WEIGHTS};
 
 /// The key of the list in [`OWN`].
-pub const KEY: &str = "checksums";
+const KEY: &str = "checksums";
 /// The key of the sum in the header of a single file.
-pub const HEADER_KEY: &str = "crc32";
-/// What stands there while the sum is made.
-pub const OPEN: &str = "00000000";
+const HEADER_KEY: &str = "crc32";
+/// What stood there while the sum was made.
+const OPEN: &str = "00000000";
 /// No header of a real file comes near this.
 const LARGEST_HEADER: u64 = 64 << 20;
 
@@ -54,16 +54,6 @@ pub fn of_files(dir: &Path, files: &[PathBuf]) -> io::Result<BTreeMap<String, St
         Ok((within.join("/"), checksums::of_file(file)?))
     };
     files.iter().map(of).collect()
-}
-
-/// Puts the sum of a safetensors file, as it is while [`OPEN`] stands for it, into its header.
-pub fn seal(file: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().read(true).write(true).open(file)?;
-    let header = read_header(&mut file)?;
-    let Some(place) = place(&header) else { return Ok(()) };
-    let sum = hex(crc32(header.as_slice().chain(&mut file))?);
-    file.seek(SeekFrom::Start(place as u64))?;
-    file.write_all(sum.as_bytes())
 }
 
 /// Which files of a snapshot have changed since they were written; `path` is its folder, or its one file. What cannot

@@ -69,16 +69,6 @@ fn default_sigma_max() -> f64 {
 }
 
 impl Path {
-    /// Its name in an experiment.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Vp { .. } => "vp",
-            Self::SubVp { .. } => "sub-vp",
-            Self::Ve { .. } => "ve",
-            Self::Linear {} => "linear",
-        }
-    }
-
     /// The invalid numbers, each with its key and the reason.
     pub fn problems(self) -> Vec<(&'static str, String)> {
         let fault = |key, found: f64, expected: String| (key, format!("is {found}, expected {expected}"));

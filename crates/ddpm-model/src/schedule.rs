@@ -172,11 +172,6 @@ impl ScheduleConfig {
         }
     }
 
-    /// Checks the schedule.
-    pub fn validate(&self) -> Result<(), ScheduleError> {
-        self.init().map(|_| ())
-    }
-
     /// Computes the tables.
     pub fn init(&self) -> Result<Schedule, ScheduleError> {
         Schedule::from_betas(self.betas())
@@ -508,15 +503,15 @@ mod tests {
 
     #[test]
     fn bad_schedules_are_refused() {
-        let explicit = |betas: &[f64]| ScheduleConfig::Explicit { betas: betas.into() }.validate();
+        let explicit = |betas: &[f64]| ScheduleConfig::Explicit { betas: betas.into() }.init();
         assert_eq!(explicit(&[]), Err(ScheduleError::Empty));
         assert_eq!(explicit(&[0.1, 1.0]), Err(ScheduleError::Beta { step: 1, beta: 1.0 }));
         assert!(explicit(&[0.1, f64::NAN]).is_err());
         // Too small to change alpha-bar, and too many to keep it above 0.
         assert!(matches!(explicit(&[1e-17]), Err(ScheduleError::AlphaBar { step: 0, .. })));
         assert!(matches!(explicit(&[0.999; 200]), Err(ScheduleError::AlphaBar { .. })));
-        assert!(ScheduleConfig::LinearRescaled { steps: 20 }.validate().is_err());
-        assert!(ScheduleConfig::Linear { steps: 0, beta_start: 0.1, beta_end: 0.2 }.validate().is_err());
+        assert!(ScheduleConfig::LinearRescaled { steps: 20 }.init().is_err());
+        assert!(ScheduleConfig::Linear { steps: 0, beta_start: 0.1, beta_end: 0.2 }.init().is_err());
     }
 
     #[test]

@@ -25,18 +25,6 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// What [`Layout::parse`] reads, for messages.
-    pub const EXPECTED: &'static str = "TK or NLK";
-
-    /// Reads `TK` or `NLK`.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "TK" => Some(Self::TK),
-            "NLK" => Some(Self::NLK),
-            _ => None,
-        }
-    }
-
     fn name(self) -> &'static str {
         match self {
             Self::TK => "T, K",

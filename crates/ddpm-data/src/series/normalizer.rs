@@ -43,11 +43,6 @@ impl Normalizer {
     pub fn normalize(&self, variable: usize, value: f64) -> f64 {
         (value - self.mean[variable]) / self.std[variable]
     }
-
-    /// A value as it is in the data.
-    pub fn denormalize(&self, variable: usize, value: f64) -> f64 {
-        value * self.std[variable] + self.mean[variable]
-    }
 }
 
 /// Count, mean and squared distances from it (Welford, 1962).
@@ -93,7 +88,6 @@ mod tests {
         assert_eq!(normalizer.std(), [1.0, 1.0, 1.0]);
         assert_eq!(normalizer.normalize(1, 0.1), 0.0);
         assert_eq!(normalizer.normalize(2, 5.0), 5.0);
-        assert_eq!(normalizer.denormalize(0, normalizer.normalize(0, 7.5)), 7.5);
         let both = Normalizer::fit([(&table, 0..2), (&table, 4..9)]);
         assert!((both.mean()[0] + 896.0 / 3.0).abs() < 1e-9 && both.std()[0] > 400.0);
     }

@@ -48,13 +48,6 @@ pub struct LeftOut {
     pub reason: String,
 }
 
-impl SeriesEvaluation {
-    /// The model, and behind it the baselines.
-    pub fn all(&self) -> Vec<Evaluation> {
-        std::iter::once(&self.model).chain(&self.baselines).cloned().collect()
-    }
-}
-
 /// Values that methods are scored on.
 #[derive(Clone, Debug)]
 pub struct Scoring<'a> {
@@ -346,6 +339,11 @@ mod tests {
     use crate::series::{Rows, WindowArray};
     use ddpm_data::random::{Stream, normals, rng};
 
+    /// The model, and behind it the baselines.
+    fn all(found: &SeriesEvaluation) -> Vec<Evaluation> {
+        std::iter::once(&found.model).chain(&found.baselines).cloned().collect()
+    }
+
     /// Two variables with a season of 6 steps.
     fn series(steps: usize) -> Vec<f64> {
         let noise = normals(&mut rng(1, Stream::Probe, 0), 2 * steps);
@@ -394,7 +392,7 @@ mod tests {
         let name = &found.baselines[3].value("CRPS-sum, energy form").unwrap().name;
         assert_eq!(name, "CRPS-sum, energy form (100 samples; 6 values of 2 windows)");
 
-        let text = table_of_series(&found.all());
+        let text = table_of_series(&all(&found));
         assert!(text.starts_with("2 windows of 3 steps, 2 variables, 12 values\nCRPS by linear quantiles "), "{text}");
         assert!(
             text.contains("\nCRPS of ")
@@ -451,7 +449,7 @@ mod tests {
         assert!(names.contains(&"VAR(3)") && found.left_out[0].reason.contains("singular"), "{:?}", found.left_out);
         assert_eq!(found.model.warnings.len(), found.left_out.len());
         assert!(found.baselines.iter().any(|baseline| baseline.of == "last value"));
-        assert!(table_of_series(&found.all()).contains("VAR(3) left out: "));
+        assert!(table_of_series(&all(&found)).contains("VAR(3) left out: "));
         // A training set of three rows, the last of them after the second window's history.
         let few = series(9);
         let found = evaluate_forecasts(&few, 3, &few[6..]);

@@ -127,11 +127,6 @@ impl ScoredSamples {
         Self { shape: [b, s, l, 1], sorted, target: own(&self.target), mask: own(&self.mask) }
     }
 
-    /// Samples of every entry.
-    pub fn samples(&self) -> usize {
-        self.shape[1]
-    }
-
     /// The number of entries that count.
     pub fn scored(&self) -> usize {
         self.counted().count()
@@ -383,7 +378,7 @@ mod tests {
     fn what_does_not_count_may_be_missing() {
         let samples = [1.0, 10.0, 3.0, 10.0];
         let forecast = ScoredSamples::new([1, 2, 1, 2], &samples, &[2.5, f64::NAN], Some(&[1.0, 0.0])).unwrap();
-        assert_eq!((forecast.mae(Quantile::Linear), forecast.scored(), forecast.samples()), (0.5, 1, 2));
+        assert_eq!((forecast.mae(Quantile::Linear), forecast.scored()), (0.5, 1));
         assert_eq!(forecast.quantile_losses(&[0.5], Quantile::Linear), [0.5]);
         assert_eq!(forecast.normalized_deviation(Quantile::Linear), 0.2);
         let sum =

@@ -108,7 +108,7 @@ fn write_files_in<M: Module>(
 ) -> Result<Vec<PathBuf>, SnapshotError> {
     let files = [CONFIG, WEIGHTS].map(|name| part.join(name));
     write_json(&files[0], config, folder)?;
-    save_weights(model, &files[1], None, folder)?;
+    save_weights(model, &files[1], folder)?;
     Ok(files.to_vec())
 }
 

@@ -1,13 +1,13 @@
-//! `config.json` of a `DiTTransformer2DModel` and [`DiTConfig`], in both directions.
+//! `config.json` of a `DiTTransformer2DModel` as a [`DiTConfig`].
 
 use ddpm_model::dit::DiTConfig;
 use ddpm_model::embedding::{SinusoidConfig, SinusoidOrder};
 use ddpm_model::network::NetworkError;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::DiffusersError;
 use super::json::Keys;
 use super::unet_config::{MOST_BLOCKS, MOST_CHANNELS, MOST_PIXELS};
-use super::{DiffusersError, VERSION};
 
 /// The class of a diffusion transformer.
 pub const CLASS: &str = "DiTTransformer2DModel";
@@ -67,41 +67,4 @@ pub fn read(json: &Value) -> Result<DiTConfig, DiffusersError> {
         true => Ok(config),
         false => Err(NetworkError::Config { problems }.into()),
     }
-}
-
-/// Our words as a `config.json`, or why there is none.
-pub fn write(config: &DiTConfig) -> Result<Value, String> {
-    if config.token_width > 0 {
-        return Err("it attends to the tokens of a condition (model.token_width)".into());
-    }
-    if config.shared_embedding {
-        return Err("its blocks share one embedding of time and class (model.shared_embedding)".into());
-    }
-    if config.classes == 0 || !config.null_class {
-        return Err("it has no classes with a null class (model.classes, model.null_class)".into());
-    }
-    let usual = SinusoidConfig { order: SinusoidOrder::CosSin, frequency_shift: 1 };
-    if config.embedding != usual {
-        return Err("its embedding of the time is another one (model.embedding)".into());
-    }
-    Ok(json!({
-        "_class_name": CLASS,
-        "_diffusers_version": VERSION,
-        "activation_fn": "gelu-approximate",
-        "attention_bias": true,
-        "attention_head_dim": config.hidden_size / config.heads.max(1),
-        "dropout": 0.0,
-        "in_channels": config.in_channels,
-        "norm_elementwise_affine": false,
-        "norm_eps": config.norm_eps,
-        "norm_num_groups": 32,
-        "norm_type": "ada_norm_zero",
-        "num_attention_heads": config.heads,
-        "num_embeds_ada_norm": config.classes,
-        "num_layers": config.depth,
-        "out_channels": config.out_channels,
-        "patch_size": config.patch_size,
-        "sample_size": config.sample_size,
-        "upcast_attention": false,
-    }))
 }

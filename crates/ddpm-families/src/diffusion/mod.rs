@@ -1,6 +1,8 @@
 //! The family `diffusion`: a network that learns to take noise away (Ho et al. 2020, and what came of it).
 
 pub mod captions;
+pub mod config;
+pub mod description;
 mod latent_cache;
 pub mod latents;
 pub mod loss;

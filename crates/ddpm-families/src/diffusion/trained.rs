@@ -9,14 +9,13 @@ use ddpm_kernels::Precision;
 use ddpm_model::network::Network;
 use ddpm_render::Samples;
 use ddpm_sampling::job::TrainedModel;
-use toml::Table;
 
 use super::DiffusionFamily;
 use super::preview::{draw, sampling_job};
 use super::tables::{DiffusionTables, PreviewKeys};
-use crate::family::stored::{FORMAT, ModelCard};
+use crate::family::stored::ModelCard;
 use crate::family::trained::{Draw, Generate, Trained};
-use crate::family::{AnyError, Family, Origin};
+use crate::family::{AnyError, Origin};
 use crate::snapshot::{Snapshot, SnapshotConfig};
 
 /// A diffusion model, sampled as the previews of its experiment were.
@@ -34,11 +33,12 @@ impl TrainedDiffusion {
         Self { family, network, device, card }
     }
 
-    /// Opens a snapshot of format 1, or a folder of diffusers.
+    /// Opens a snapshot of this family, or a folder of diffusers.
     pub fn open(path: &Path, device: &Device, precision: Precision) -> Result<Self, AnyError> {
         let Snapshot { config, network, frozen, .. } = Snapshot::load(path, device)?;
         let network = network.in_precision(precision);
-        let SnapshotConfig { data, source, experiment, step, images_seen, sampling, text, .. } = config;
+        let card = config.card()?;
+        let SnapshotConfig { data, source, experiment, sampling, text, .. } = config;
         let mut tables = DiffusionTables::of(config.network, config.diffusion);
         if let Some(sampling) = sampling {
             tables.preview = PreviewKeys {
@@ -49,17 +49,6 @@ impl TrainedDiffusion {
             };
         }
         tables.preview.prompts = text.map(|text| text.prompts).unwrap_or_default();
-        let card = ModelCard {
-            format: FORMAT,
-            family: DiffusionFamily::NAME.into(),
-            tables: Table::try_from(&tables)?,
-            data: data.clone(),
-            source: source.clone(),
-            experiment: experiment.clone(),
-            step,
-            images_seen,
-            checksums: Default::default(),
-        };
         let family = DiffusionFamily::with_parts(tables, Origin { experiment, data, source }, frozen, false);
         let family = family.map_err(|(key, message)| format!("{}: {key}: {message}", path.display()))?;
         Ok(Self::new(family, network, card))

@@ -125,11 +125,6 @@ impl FamilyTables {
         self.0.as_any().downcast_ref::<TablesOf<F>>().map(|tables| &tables.0)
     }
 
-    /// The same, to be changed.
-    pub fn get_mut<F: Family>(&mut self) -> Option<&mut F::Tables> {
-        self.0.as_any_mut().downcast_mut::<TablesOf<F>>().map(|tables| &mut tables.0)
-    }
-
     /// What `family = "..."` calls the family.
     pub fn name(&self) -> &'static str {
         self.0.name()
@@ -200,7 +195,6 @@ trait AnyTables: fmt::Debug + Send + Sync {
     fn has_dropout(&self) -> bool;
     fn resolve(&self, subject: &Subject<'_>) -> Result<Arc<dyn AnyFamily>, Vec<Problem>>;
     fn as_any(&self) -> &dyn Any;
-    fn as_any_mut(&mut self) -> &mut dyn Any;
 }
 
 struct TablesOf<F: Family>(F::Tables);
@@ -241,10 +235,6 @@ impl<F: Family> AnyTables for TablesOf<F> {
     }
 
     fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn as_any_mut(&mut self) -> &mut dyn Any {
         self
     }
 }

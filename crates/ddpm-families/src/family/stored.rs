@@ -1,6 +1,8 @@
-//! A snapshot that names its family: format 2 of the description in `ddpm.json`, and the weights next to it.
+//! A snapshot as families store it: the description in `ddpm.json`, which names the family (format 2), and the weights
+//! next to it.
 //!
-//! Folders of format 1, which are of family diffusion and may be pipelines of diffusers, are [`crate::snapshot`]'s.
+//! Snapshots of family diffusion have the same description. As they may be pipelines of diffusers, or of format 1, the
+//! rest of them is [`crate::snapshot`]'s.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +12,7 @@ use burn::tensor::Device;
 use ddpm_data::{DataConfig, DataInfo};
 use ddpm_files::atomic::AtomicFolder;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use toml::Table;
 
 use super::any_module::AnyModule;
@@ -18,10 +21,13 @@ use super::registry::families;
 use super::{AnyError, Family, Origin, Progress, StartingWeights};
 use crate::checksums;
 use crate::diffusers::pipeline::read_json;
-use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written, check_units, save_weights, write_json};
+use crate::diffusion::DiffusionFamily;
+use crate::snapshot::{OWN, SnapshotError, WEIGHTS, Written, io, save_weights, write_json};
 
-/// The format that names its family.
+/// The format of all snapshots. Raised when an old reader would misunderstand a new snapshot.
 pub const FORMAT: u32 = 2;
+/// The format of before, which names no family: it was of family diffusion only.
+const FIRST_FORMAT: u32 = 1;
 
 /// What a snapshot says about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,24 +55,32 @@ pub struct ModelCard {
 }
 
 impl ModelCard {
-    /// The card of a snapshot that names its family; none of any other path.
+    /// The card of a snapshot of any family but diffusion; none of any other path. Snapshots of family diffusion, of
+    /// either format, are described by [`Snapshot::describe`](crate::snapshot::Snapshot::describe), as pipelines of
+    /// diffusers are.
     pub fn find(path: &Path) -> Result<Option<Self>, SnapshotError> {
         let own = path.join(OWN);
         if !own.is_file() {
             return families().into_iter().find_map(|family| family.foreign(path).transpose()).transpose();
         }
-        let json = read_json(&own)?;
-        if json.get("family").is_none() {
+        let card = Self::of_json(&own, &read_json(&own)?)?;
+        Ok(card.filter(|card| card.family != DiffusionFamily::NAME))
+    }
+
+    /// The card that the description in a file is; none where it is of format 1.
+    pub(crate) fn of_json(file: &Path, json: &Value) -> Result<Option<Self>, SnapshotError> {
+        let not = |reason: String| SnapshotError::NotASnapshot { path: file.to_path_buf(), reason };
+        let format = json.get("format").and_then(Value::as_u64);
+        if format == Some(FIRST_FORMAT.into()) {
             return Ok(None);
         }
-        let not = |reason: String| SnapshotError::NotASnapshot { path: own.clone(), reason };
-        let card: Self =
-            serde_json::from_value(json).map_err(|error| not(format!("its description is not understood: {error}")))?;
-        if card.format != FORMAT {
-            let reason =
-                format!("its description has format {}; this program reads formats 1 and {FORMAT}", card.format);
-            return Err(not(reason));
+        if format != Some(FORMAT.into()) {
+            let found = json.get("format").map_or("none".into(), Value::to_string);
+            let reads = format!("this program reads formats {FIRST_FORMAT} and {FORMAT}");
+            return Err(not(format!("its description has format {found}; {reads}")));
         }
+        let card =
+            Self::deserialize(json).map_err(|error| not(format!("its description is not understood: {error}")))?;
         check_units(&card.data).map_err(not)?;
         Ok(Some(card))
     }
@@ -97,7 +111,7 @@ impl ModelCard {
 pub fn save<F: Family>(family: &F, model: &F::Model, progress: Progress, dir: &Path) -> Result<Written, SnapshotError> {
     save_as(family, progress, dir, |folder| {
         let weights = folder.path().join(WEIGHTS);
-        save_weights(&model.clone().materialize(), &weights, None, folder)?;
+        save_weights(&model.clone().materialize(), &weights, folder)?;
         Ok(vec![weights])
     })?;
     Ok(Written::Own { reason: format!("diffusers has no pipeline of family {}", F::NAME) })
@@ -111,15 +125,32 @@ pub fn save_as<F: Family>(
     write: impl FnOnce(&AtomicFolder) -> Result<Vec<PathBuf>, SnapshotError>,
 ) -> Result<(), SnapshotError> {
     let folder = AtomicFolder::begin(dir)?;
-    let own = folder.path().join(OWN);
-    let io = |path: &Path, error| SnapshotError::Io { path: path.to_path_buf(), error };
     let files = write(&folder)?;
-    let tables = Table::try_from(family.tables()).map_err(|error| io(&own, std::io::Error::other(error)))?;
-    let checksums = checksums::of_files(folder.path(), &files).map_err(|error| io(folder.path(), error))?;
+    let tables = Table::try_from(family.tables());
+    let tables = tables.map_err(|error| io(&folder.path().join(OWN))(std::io::Error::other(error)))?;
     let Progress { step, images_seen } = progress;
-    let card = ModelCard { tables, step, images_seen, checksums, ..ModelCard::in_training(family) };
-    write_json(&own, &card, &folder)?;
+    let card = ModelCard { tables, step, images_seen, ..ModelCard::in_training(family) };
+    write_card(card, &files, &folder)?;
     Ok(folder.commit()?)
+}
+
+/// Writes the card of a snapshot, with the sums of its files.
+pub(crate) fn write_card(card: ModelCard, files: &[PathBuf], folder: &AtomicFolder) -> Result<(), SnapshotError> {
+    let checksums = checksums::of_files(folder.path(), files).map_err(io(folder.path()))?;
+    write_json(&folder.path().join(OWN), &ModelCard { checksums, ..card }, folder)
+}
+
+/// Refuses items without values, and units that are not one for each channel.
+pub(crate) fn check_units(data: &DataInfo) -> Result<(), String> {
+    let (shape, units) = (&data.shape, &data.units);
+    let channels = shape.first().copied().unwrap_or(0);
+    if units.scale.len() != channels || units.shift.len() != channels {
+        return Err(format!("its items have shape {shape:?}, but {} units", units.scale.len()));
+    }
+    if data.values_per_item() == 0 || shape.is_empty() {
+        return Err(format!("its items have shape {shape:?}, which holds no value"));
+    }
+    Ok(())
 }
 
 /// The model with the weights of a snapshot. None may be missing or left over.

@@ -15,6 +15,7 @@ use super::AnyError;
 use super::registry::family;
 use super::stored::ModelCard;
 use crate::diffusion::trained::TrainedDiffusion;
+use crate::snapshot::SnapshotError;
 
 /// A trained model of a family.
 pub trait Trained {
@@ -289,7 +290,7 @@ pub fn open(path: &Path, device: &Device, precision: Precision) -> Result<Box<dy
         return Ok(Box::new(TrainedDiffusion::open(path, device, precision)?));
     };
     family(&card.family)
-        .map_err(|_| format!("{}: family {} is not in this program", path.display(), card.family))?
+        .map_err(|_| SnapshotError::UnknownFamily { path: path.to_path_buf(), family: card.family.clone() })?
         .open(card, path, device, precision)
         .map_err(|error| format!("{}: {error}", path.display()).into())
 }

@@ -83,7 +83,7 @@ pub fn write_text_encoder(
     let files = [CONFIG, WEIGHTS].map(|name| folder.path().join(TEXT_ENCODER).join(name));
     let config = network.config().to_transformers(start as usize, pad as usize);
     write_json(&files[0], &config, folder)?;
-    save_weights(network, &files[1], None, folder)?;
+    save_weights(network, &files[1], folder)?;
     Ok(files.to_vec())
 }
 

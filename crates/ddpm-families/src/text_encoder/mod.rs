@@ -126,7 +126,7 @@ impl TextEncoderFamily {
         let special = [self.tokenizer.start(), self.tokenizer.pad()];
         let mut files = write_text_encoder(&model.text.clone().materialize(), special, folder)?;
         files.push(folder.path().join(WEIGHTS));
-        save_weights(&model.contrast.clone().materialize(), &folder.path().join(WEIGHTS), None, folder)?;
+        save_weights(&model.contrast.clone().materialize(), &folder.path().join(WEIGHTS), folder)?;
         for (name, text) in self.vocabulary.files() {
             let file = folder.path().join(TOKENIZER).join(name);
             folder.write(&file, text)?;

@@ -21,7 +21,7 @@ pub struct SnapshotArgs {
     /// A run: its folder, or its name in the runs folder; without it, the newest run that has a snapshot.
     #[arg(long, value_name = "RUN", conflicts_with = "from")]
     run: Option<String>,
-    /// A snapshot folder, its single file, or a diffusers folder.
+    /// A snapshot folder, or a diffusers folder.
     #[arg(long, value_name = "PATH")]
     from: Option<PathBuf>,
     /// The folder of all runs.

@@ -14,7 +14,7 @@ use ddpm_families::diffusers::pipeline::{Layout, read_json};
 use ddpm_families::diffusers::unet_config;
 use ddpm_families::family::stored::ModelCard;
 use ddpm_families::family::trained::{abilities, open};
-use ddpm_families::snapshot::{DiffusionConfig, OWN, Snapshot, SnapshotError, WEIGHTS, nothing_at};
+use ddpm_families::snapshot::{DiffusionConfig, OWN, Snapshot, SnapshotError, WEIGHTS, folder_of_weights, nothing_at};
 use ddpm_files::runs::{RunFolder, steps_in};
 use ddpm_kernels::Precision;
 use ddpm_model::network::NetworkConfig;
@@ -288,7 +288,7 @@ impl Report {
         if kind == Kind::Safetensors
             && let Ok(snapshot) = Snapshot::load(path, &self.device)
         {
-            self.add("kind", "the file of a snapshot of ddpm-train");
+            self.add("kind", "the one file of a snapshot of ddpm-train, of format 1");
             self.snapshot(&snapshot, path);
             self.changed(path);
             return Ok(());
@@ -296,6 +296,10 @@ impl Report {
         self.add("kind", kind);
         let weights = Weights::open_entry(path, entry)?;
         self.weights(&weights);
+        if let Some(folder) = folder_of_weights(path) {
+            self.add("use", format!("not alone: pass the snapshot that it is in, {}", folder.display()));
+            return Ok(());
+        }
         if let Some(kind) = SeriesKind::of(&weights) {
             self.add("names", format!("those of {}", kind.name()));
             self.add("use", format!("ddpm-infer import {} --out DIR {}", path.display(), kind.needed()));

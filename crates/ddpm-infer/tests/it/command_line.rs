@@ -10,6 +10,7 @@ use ddpm_families::snapshot::{DiffusionConfig, Sampling, Snapshot, SnapshotConfi
 use ddpm_model::network::NetworkConfig;
 use ddpm_sampling::levels::LevelSchedule;
 use ddpm_sampling::samplers::Sampler;
+use ddpm_testing::support::fixture;
 
 fn infer(dir: &Path, words: &[&str]) -> Output {
     let cache = dir.join(".cache");
@@ -364,7 +365,7 @@ fn impossible_tasks_are_refused_with_the_reason() {
 #[test]
 fn files_that_are_no_snapshots_are_refused_before_memory_is_taken() {
     let dir = tempfile::tempdir().unwrap();
-    let good = std::fs::read(points(dir.path()).join("model.safetensors")).unwrap();
+    let good = std::fs::read(fixture("format_1").join("snapshot/model.safetensors")).unwrap();
     let mut huge = good.clone();
     huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     let mut torn = good.clone();

@@ -13,6 +13,7 @@ use ddpm_model::network::NetworkConfig;
 use ddpm_model::point_mlp::PointMlpConfig;
 use ddpm_model::unet::UNetConfig;
 use ddpm_testing::hostile;
+use ddpm_testing::support::{copy, fixture};
 use hostile::{damage, within_bounds};
 
 const AT_LEAST: usize = 1 << 20;
@@ -91,6 +92,10 @@ fn damaged_snapshots_are_survived() {
         let config = SnapshotConfig::new(network.clone(), DiffusionConfig::default(), info, data, "test");
         let snapshot = dir.path().join(name);
         Snapshot::save(&network.init(&device), &config, &snapshot).unwrap();
+    }
+    // Of before, in one file.
+    copy(&fixture("format_1").join("snapshot"), &dir.path().join("old"));
+    for snapshot in ["pictures", "points", "old"].map(|name| dir.path().join(name)) {
         for file in files(&snapshot) {
             let count = if file.extension().is_some_and(|extension| extension == "safetensors") { 60 } else { 200 };
             damage_within(&file, count, || Snapshot::load(&snapshot, &device).map(|_| ()).map_err(in_words));

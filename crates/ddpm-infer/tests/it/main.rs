@@ -6,6 +6,7 @@ mod diffusers_folders;
 mod diffusers_peer;
 mod evaluate;
 mod evaluate_autoencoders;
+mod formats;
 mod hostile_files;
 mod import;
 mod latent_peer;

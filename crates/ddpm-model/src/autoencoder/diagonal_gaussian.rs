@@ -1,7 +1,6 @@
 //! The approximate posterior of a variational autoencoder: a Gaussian with a diagonal covariance.
 
 use std::f64::consts::TAU;
-use std::ops::Range;
 
 use burn::tensor::Tensor;
 
@@ -86,12 +85,6 @@ impl<const D: usize> DiagonalGaussian<D> {
         (self.mean().square() + self.log_variance().exp() - 1.0 - self.log_variance()) * 0.5
     }
 
-    /// As [`kl_by_dimension`](Self::kl_by_dimension), summed over these dimensions of the tensor, which have size 1 in
-    /// the result: for `[B, C, H, W]`, `2..4` leaves one divergence for each channel.
-    pub fn kl_summed_over(&self, dimensions: Range<usize>) -> Tensor<D> {
-        dimensions.fold(self.kl_by_dimension(), Tensor::sum_dim)
-    }
-
     /// The log density of `z` in nats, `[B]`.
     pub fn log_prob(&self, z: Tensor<D>) -> Tensor<1> {
         let squares = (z - self.mean()).square() * (-self.log_variance()).exp();
@@ -144,18 +137,6 @@ mod tests {
         let wanted = Tensor::from_floats([-tau, -tau - 0.5 - ln4 / 2.0 - 0.125], &Device::default());
         close(posterior.log_prob(tensor([[0.0, 0.0], [2.0, -1.0]])), wanted.clone());
         close(posterior.nll(tensor([[0.0, 0.0], [2.0, -1.0]])), -wanted);
-    }
-
-    #[test]
-    fn dimensions_are_summed_where_asked() {
-        let device = Device::default();
-        let mean = Tensor::<1>::from_floats([1., 2., 3., 4., 5., 6., 7., 8.], &device).reshape([1, 2, 2, 2]);
-        let posterior = DiagonalGaussian::new(mean.clone(), mean.zeros_like());
-        let channels = posterior.kl_summed_over(2..4);
-        assert_eq!(channels.dims(), [1, 2, 1, 1]);
-        close(channels.reshape([2]), Tensor::from_floats([15.0, 87.0], &device));
-        close(posterior.kl_summed_over(0..0), posterior.kl_by_dimension());
-        close(posterior.kl_summed_over(1..4).reshape([1]), posterior.kl());
     }
 
     #[test]

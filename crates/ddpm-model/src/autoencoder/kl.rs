@@ -177,11 +177,6 @@ impl AutoencoderKL {
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
     }
-
-    /// The precision it computes in.
-    pub fn precision(&self) -> Precision {
-        self.precision
-    }
 }
 
 fn quantize(name: &str, conv: &Option<Conv2d>, h: Tensor<4>, pass: &Pass<'_>) -> Tensor<4> {

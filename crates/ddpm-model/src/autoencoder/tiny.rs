@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use ddpm_kernels::{Precision, add, conv2d};
 use serde::{Deserialize, Serialize};
 
-use super::config::{check_images, check_latents, level_problem, size_ratio};
+use super::config::{check_images, check_latents, level_problem};
 use crate::network::{NetworkError, Problem};
 use crate::pass::Pass;
 use crate::unet::layers::{Start, conv3x3, conv3x3_strided};
@@ -113,11 +113,6 @@ impl AutoencoderTinyConfig {
     /// Whether a batch of latents of this shape, batch first, can be decoded.
     pub fn check_latents(&self, shape: &[usize]) -> Result<(), NetworkError> {
         check_latents(shape, self.latent_channels)
-    }
-
-    /// Height and width of an image divided by those of its latent.
-    pub fn size_ratio(&self) -> usize {
-        size_ratio(self.encoder_block_out_channels.len())
     }
 
     /// Latents as the values of an image from 0 to 1; what lies outside is cut.

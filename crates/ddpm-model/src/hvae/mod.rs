@@ -100,11 +100,6 @@ impl Hvae {
         &self.config
     }
 
-    /// The blocks of encoder and decoder, with their resolutions.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
     /// Has the convolutions compute in this precision.
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;

@@ -62,11 +62,6 @@ impl LogisticMixture {
         self.mixtures * (1 + per_channel * self.channels)
     }
 
-    /// Shapes of the [`MixtureUniforms`] for a batch of images of this height and width.
-    pub fn uniform_shapes(&self, batch: usize, [height, width]: [usize; 2]) -> [[usize; 4]; 2] {
-        [self.mixtures, self.channels].map(|channels| [batch, channels, height, width])
-    }
-
     /// `ln P` of every pixel `[B, H, W]`, from the parameters `[B, P, H, W]` and the levels `target` `[B, C, H, W]`.
     pub fn log_prob(&self, parameters: Tensor<4>, target: Tensor<4>) -> Tensor<3> {
         let components = self.components(parameters);
@@ -271,7 +266,6 @@ mod tests {
             mixture: spread(&[2.0_f64.sqrt(), 3.0_f64.sqrt()]),
             logistic: spread(&[5.0_f64.sqrt(), 7.0_f64.sqrt(), 11.0_f64.sqrt()]),
         };
-        assert_eq!([uniforms.mixture.dims(), uniforms.logistic.dims()], mixture.uniform_shapes(draws, [1, 1]));
         let average = values(mixture.sample(many, uniforms).mean_dim(0));
         for (found, wanted) in average.into_iter().zip(values(mixture.mean(parameters))) {
             assert!((found - wanted).abs() < 0.01, "{found} {wanted}");

@@ -114,8 +114,8 @@ pub struct KernelBasis {
 }
 
 impl KernelBasis {
-    /// The length of the series that it is for.
-    pub fn length(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn length(&self) -> usize {
         self.length
     }
 
@@ -167,7 +167,8 @@ impl S4Layer {
     }
 
     /// Its kernels, `[directions, features, L]`.
-    pub fn kernels(&self, basis: &KernelBasis) -> Tensor<3> {
+    #[cfg(test)]
+    pub(super) fn kernels(&self, basis: &KernelBasis) -> Tensor<3> {
         self.s4_layer.kernel.kernel.kernels(basis).swap_dims(0, 1)
     }
 

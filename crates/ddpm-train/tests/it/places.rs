@@ -112,7 +112,7 @@ fn a_network_of_diffusion_is_its_file_its_arms_and_its_section() {
 #[test]
 fn a_family_is_its_folder_and_its_line_in_the_registry() {
     let sources = sources();
-    // Snapshots of its first format name no family, and the benchmark and the conformance are about it.
+    // Its snapshots may be pipelines of diffusers or of format 1, and the benchmark and the conformance are about it.
     let with_a_part = ["diffusion"];
     // Checkpoints of other projects are of one family each; a file of series alone has the recipe of one.
     let of_series = ["ddpm-infer/src/commands/import_series.rs", "ddpm-train/src/config/series_file.rs"];
