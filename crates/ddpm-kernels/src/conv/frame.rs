@@ -1,5 +1,6 @@
 //! Pixels with their channels innermost and zeros around them, which is how the Winograd kernel reads pictures.
 
+use std::array::from_fn;
 use std::ops::Range;
 
 /// Channels that lie side by side.
@@ -52,23 +53,52 @@ impl Pictures<'_> {
 /// of several.
 #[inline(always)]
 fn interleave(x: &[f32], plane: usize, pixels: Range<usize>, width: usize, lines: &mut [Lanes], columns: usize) {
-    let (mut place, mut column) = (1, 0);
+    let mut inner = Inner { lines, columns, width, place: 1, column: 0 };
+    let is_whole = x.len() == LANES * plane;
     for first in pixels.clone().step_by(LANES) {
         let count = LANES.min(pixels.end - first);
+        if is_whole && count == LANES {
+            // Without gaps, a square need not lie in memory.
+            let line = |lane: usize| *x[lane * plane + first..].first_chunk().unwrap_or(&[0.0; LANES]);
+            inner.write(&transposed(from_fn(line)));
+            continue;
+        }
         let mut square = [[0.0; LANES]; LANES];
         for (line, channel) in square.iter_mut().zip(x.chunks_exact(plane)) {
-            match channel[first..].first_chunk::<LANES>() {
-                Some(pixels) => *line = *pixels,
-                None => line[..count].copy_from_slice(&channel[first..first + count]),
-            }
+            line[..count].copy_from_slice(&channel[first..first + count]);
         }
-        for pixel in transposed(square).iter().take(count) {
-            lines[place] = *pixel;
-            (place, column) = (place + 1, column + 1);
-            if column == width {
-                // Over what stands between the rows.
-                (place, column) = (place + columns - width, 0);
+        inner.write(&transposed(square)[..count]);
+    }
+}
+
+/// The lines of a frame without what lies between the rows of the picture.
+struct Inner<'a> {
+    lines: &'a mut [Lanes],
+    columns: usize,
+    width: usize,
+    /// Where the next pixel comes.
+    place: usize,
+    /// Its column in the picture.
+    column: usize,
+}
+
+impl Inner<'_> {
+    #[inline(always)]
+    fn write(&mut self, mut pixels: &[Lanes]) {
+        while !pixels.is_empty() {
+            let (run, rest) = pixels.split_at(pixels.len().min(self.width - self.column));
+            let line = &mut self.lines[self.place..][..run.len()];
+            // Of the usual lengths without a call.
+            match run.len() {
+                LANES => line.as_chunks_mut::<LANES>().0.copy_from_slice(run.as_chunks().0),
+                8 => line.as_chunks_mut::<8>().0.copy_from_slice(run.as_chunks().0),
+                _ => line.copy_from_slice(run),
             }
+            (self.place, self.column) = (self.place + run.len(), self.column + run.len());
+            if self.column == self.width {
+                (self.place, self.column) = (self.place + self.columns - self.width, 0);
+            }
+            pixels = rest;
         }
     }
 }
