@@ -157,6 +157,12 @@ pub fn check(root: &Path) -> Result<(), u8> {
             let forbidden: Vec<&str> = WRITERS.into_iter().filter(|word| !allowed.contains(word)).collect();
             forbid(&forbidden, code, "files are written by ddpm_files::atomic, complete or not at all");
         }
+        if in_src && !name.starts_with("crates/ddpm-testing/") {
+            let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+            // As part of `eprintln!` too.
+            let why = "panics where nobody reads any more; ddpm_console::output does not";
+            forbid(&["println!("], &lines.join("\n"), why);
+        }
         forbid(&["#[ignore"], &text, "a test runs or is not there");
     }
     breaches.extend(burn_pins(root));

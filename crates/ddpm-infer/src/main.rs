@@ -3,13 +3,12 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong command line.
 
 use std::fmt::Display;
-use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use ddpm_console::errors::in_one_line;
+use ddpm_console::{output, say};
 use ddpm_infer::commands::{
     average_weights, encode, evaluate, forecast, import, impute, inspect, inspect_data, list_devices,
     measure_likelihood, reconstruct, sample,
@@ -68,7 +67,7 @@ fn main() -> ExitCode {
     match run(args.unwrap_or_else(|error| error.format(&mut command).exit()).command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", in_one_line(&error));
+            say!("error: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -96,8 +95,9 @@ fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
+/// A line on stdout.
 fn print(line: impl Display) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{line}").context("cannot write to stdout")
+    output::print(&format!("{line}\n"))
 }
 
 /// After an option, what looks like a negative number is its value, which is checked against its range.

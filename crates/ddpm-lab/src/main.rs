@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ddpm_console::errors::in_one_line;
+use ddpm_console::say;
 use ddpm_lab::bench::{self, BenchArgs};
 use ddpm_lab::conformance::{self, ConformanceArgs, Verdict};
 use ddpm_train::config::load::ConfigError;
-use ddpm_train::say;
 use ddpm_train::train::UsageError;
 
 /// Measure speed and memory, and check the results of devices.

@@ -20,7 +20,6 @@ pub mod manifest;
 pub mod memory;
 pub mod metrics;
 pub mod optimizers;
-pub mod output;
 pub mod plan;
 pub mod progress;
 pub mod prune_run;

@@ -6,9 +6,9 @@ use ddpm_files::runs::{list, steps_in};
 use serde_json::{Value, json};
 
 use crate::facts::{Facts, bytes_in, mib};
-use crate::output::print;
-use crate::say;
 use crate::started_as;
+use ddpm_console::output::print;
+use ddpm_console::say;
 
 /// The arguments of `ddpm-train list`.
 #[derive(clap::Args, Debug)]

@@ -10,13 +10,13 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use ddpm_console::errors::in_one_line;
 use ddpm_console::numbers::at_least;
+use ddpm_console::output::{print, print_path};
+use ddpm_console::say;
 use ddpm_train::config::load::ConfigError;
 use ddpm_train::config::recipes::RECIPES;
 use ddpm_train::list_runs::{self, ListArgs};
-use ddpm_train::output::{print, print_path};
 use ddpm_train::prune_run::{self, PruneArgs};
 use ddpm_train::report::{self, ReportArgs};
-use ddpm_train::say;
 use ddpm_train::show_run::{self, ShowArgs};
 use ddpm_train::train::{Finish, Options, UsageError, run};
 

@@ -16,11 +16,11 @@ use crate::config::load::{ConfigError, Problem, Source};
 use crate::config::{Balance, Experiment};
 use crate::manifest::Manifest;
 use crate::memory::Estimate;
-use crate::output::print;
 use crate::run_folder::{begins_again, resumable};
-use crate::say;
 use crate::train::{Options, UsageError};
 use crate::trained_part::TrainedSizes;
+use ddpm_console::output::print;
+use ddpm_console::say;
 
 /// What a training will be.
 pub struct Plan {

@@ -10,8 +10,8 @@ use burn_train::renderer::{
     EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
 };
 
-use crate::say;
 use crate::status_line::{Parts, StatusLine};
+use ddpm_console::say;
 
 /// Between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);

@@ -8,9 +8,9 @@ use ddpm_files::runs::{RunFolder, steps_in};
 use crate::checksums::Checksums;
 use crate::facts::{bytes_in, mib};
 use crate::manifest::Manifest;
-use crate::output::print;
 use crate::run_folder::lock;
-use crate::say;
+use ddpm_console::output::print;
+use ddpm_console::say;
 
 /// The arguments of `ddpm-train prune`.
 #[derive(clap::Args, Debug)]

@@ -13,8 +13,8 @@ use time::macros::format_description;
 use crate::checkpoint::{Found, prune, set_aside};
 use crate::manifest::{self, Manifest};
 use crate::plan::Plan;
-use crate::say;
 use crate::train::{Options, UsageError};
+use ddpm_console::say;
 
 /// How long a trainer that was killed may take to be gone.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::checksums::Checksums;
 use crate::facts::{Facts, bytes_in, mib, rounded};
 use crate::manifest::Manifest;
-use crate::output::print;
+use ddpm_console::output::print;
 
 /// The arguments of `ddpm-train show`.
 #[derive(clap::Args, Debug)]

@@ -33,13 +33,13 @@ use crate::progress::{Display, PlainRenderer, Reporter};
 use crate::rate::RateSchedule;
 use crate::report;
 use crate::run_folder::{begins_again, lock, new_run, set_aside_damaged, write_records};
-use crate::say;
 use crate::signals;
 use crate::started_as::{self, quoted};
 use crate::strategy::{Outcome, StepStrategy, divergence_words, missing_weights};
 use crate::tensorboard::EventFile;
 use crate::train_step::TrainModel;
 use crate::trained_part::trained_numbers;
+use ddpm_console::say;
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]

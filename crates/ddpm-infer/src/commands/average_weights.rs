@@ -8,6 +8,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use ddpm_console::numbers::at_least;
+use ddpm_console::say;
 use ddpm_device::device;
 use ddpm_families::checksums;
 use ddpm_families::latent::FrozenParts;
@@ -89,7 +90,7 @@ pub fn run(args: &EmaArgs) -> anyhow::Result<PathBuf> {
     }
     let (network, frozen) = combine(&stored, &weights, &device)?;
     Snapshot::save_with(&network, last, &frozen, &args.out)?;
-    eprintln!(
+    say!(
         "{}: width {} at step {step}, from {} stored averages; the error of the profile is {:.2} %",
         run.0.display(),
         args.width,
@@ -149,7 +150,7 @@ fn combine(stored: &[Stored], coefficients: &[f64], device: &Device) -> anyhow::
     let mut last = None;
     for (average, &coefficient) in stored.iter().zip(coefficients) {
         for changed in checksums::changed(&average.path) {
-            eprintln!("warning: {changed}");
+            say!("warning: {changed}");
         }
         let Snapshot { network, frozen, .. } = Snapshot::load(&average.path, device)?;
         sums.add(&network, coefficient);

@@ -6,6 +6,7 @@ use anyhow::Context;
 use burn::tensor::Device;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use ddpm_console::say;
 use ddpm_data::Split;
 use ddpm_device::device::{self, DeviceError, OpenDevice};
 use ddpm_families::checksums;
@@ -59,7 +60,7 @@ impl SnapshotArgs {
         let open = device::open(self.device.as_deref())?;
         open.check(self.precision)?;
         if let Some(note) = open.precision_note(self.precision) {
-            eprintln!("note: {note}");
+            say!("note: {note}");
         }
         Ok(open)
     }
@@ -75,7 +76,7 @@ impl SnapshotArgs {
     /// The model of this snapshot, of any family, for use.
     pub(crate) fn open_at(&self, path: &Path, device: &Device) -> anyhow::Result<Box<dyn Trained>> {
         for changed in checksums::changed(path) {
-            eprintln!("warning: {changed}");
+            say!("warning: {changed}");
         }
         open(path, device, self.precision.on(device)).map_err(anyhow::Error::from_boxed)
     }
@@ -88,7 +89,7 @@ impl SnapshotArgs {
     /// A snapshot and the process that it was trained for.
     pub(crate) fn load(&self, path: &Path, device: &Device) -> anyhow::Result<(Snapshot, Diffusion)> {
         for changed in checksums::changed(path) {
-            eprintln!("warning: {changed}");
+            say!("warning: {changed}");
         }
         let mut snapshot = Snapshot::load(path, device)?;
         snapshot.network = snapshot.network.in_precision(self.precision.on(device));

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ddpm_console::say;
 use ddpm_files::{atomic, npy};
 
 use crate::commands::choose::SnapshotArgs;
@@ -32,7 +33,7 @@ pub fn run(args: &EncodeArgs) -> anyhow::Result<PathBuf> {
     let out = args.output.make(open.run.as_ref(), "latents", &open.path, &[LATENTS])?;
     let latents = model.encode(&items.values).map_err(anyhow::Error::from_boxed)?;
     let shape: Vec<usize> = [items.count].into_iter().chain(model.latent_shape()).collect();
-    eprintln!("{}: latents {shape:?} of {}", open.path.display(), items.from);
+    say!("{}: latents {shape:?} of {}", open.path.display(), items.from);
     atomic::write(&out.join(LATENTS), npy::encode(&shape, &latents))?;
     Ok(out)
 }

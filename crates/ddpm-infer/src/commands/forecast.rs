@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Args;
 use ddpm_console::numbers::at_least;
+use ddpm_console::say;
 use ddpm_data::series::{self, Series, Timestamp, write_quantiles};
 use ddpm_eval::series::{Point, Quantile, ScoredSamples, usual_levels};
 use ddpm_families::family::trained::Stretch;
@@ -81,14 +82,14 @@ pub fn run(args: &ForecastArgs) -> anyhow::Result<PathBuf> {
     let draw = args.sampling.checked_draw("--paths", args.paths, of_path)?;
     let out = args.output.make(open.run.as_ref(), "forecasts", &open.path, &FILES)?;
     let count = counted(windows.len(), "window");
-    eprintln!("{}: {count} of {}, {}", open.path.display(), args.data.display(), card.origin());
+    say!("{}: {count} of {}, {}", open.path.display(), args.data.display(), card.origin());
     let pasts: Vec<Stretch<'_>> = windows.iter().enumerate().map(|(number, window)| window.past(number)).collect();
     // An empty folder would only be in the way.
     let paths = model.forecast(&pasts, args.horizon, &draw).inspect_err(|_| drop(std::fs::remove_dir(&out)));
     let paths = paths.map_err(anyhow::Error::from_boxed)?;
     args.write(&out, &file, &windows, &paths, shape)?;
     if let Some(line) = scores(&windows, &paths, shape)? {
-        eprintln!("{line}");
+        say!("{line}");
     }
     Ok(out)
 }

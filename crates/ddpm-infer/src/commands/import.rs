@@ -10,6 +10,7 @@ use anyhow::{anyhow, bail};
 use burn::module::Module;
 use clap::Args;
 use ddpm_console::numbers::at_least;
+use ddpm_console::say;
 use ddpm_console::settings::{expand_kinds, in_words, insert, parse_set};
 use ddpm_data::{DataInfo, Units};
 use ddpm_device::device;
@@ -124,12 +125,12 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<PathBuf> {
         has_captions: false,
     };
     let name = args.file.file_name().unwrap_or_default().to_string_lossy();
-    eprintln!("{}: {scheme}, {} parameters", args.file.display(), network.num_params());
-    eprintln!("{}", toml::to_string(&settings)?);
+    say!("{}: {scheme}, {} parameters", args.file.display(), network.num_params());
+    say!("{}", toml::to_string(&settings)?);
     let written =
         Snapshot::save(&network, &SnapshotConfig::foreign(config, diffusion.clone(), data, &name), &args.out)?;
     if let Some(remark) = written.remark() {
-        eprintln!("{remark}");
+        say!("{remark}");
     }
     Ok(args.out.clone())
 }

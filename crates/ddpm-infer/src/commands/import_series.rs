@@ -10,6 +10,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use ddpm_console::numbers::at_least;
+use ddpm_console::say;
 use ddpm_console::settings::{expand_kinds, in_words, insert, parse_set};
 use ddpm_data::series::{Frequency, SeriesInfo};
 use ddpm_data::{DataConfig, DataInfo, Split, Units};
@@ -163,7 +164,7 @@ impl Import<'_> {
         let (family, model) = read_foreign(weights, tables, data, device).map_err(anyhow::Error::from_boxed)?;
         self.save(&family, &model, &path, kind)?;
         if kind == SeriesKind::Sssd && !has_sum {
-            eprintln!(
+            say!(
                 "note: its kernels are summed in full; where it was trained with neither SSSD's CUDA extension nor pykeops: \
                  --set model.kernel_sum=half"
             );
@@ -172,8 +173,8 @@ impl Import<'_> {
     }
 
     fn save<F: Family>(&self, family: &F, model: &F::Model, path: &str, kind: SeriesKind) -> anyhow::Result<()> {
-        eprintln!("{path}: {}, {} parameters", kind.name(), model.num_params());
-        eprintln!("{}", toml::to_string(family.tables())?);
+        say!("{path}: {}, {} parameters", kind.name(), model.num_params());
+        say!("{}", toml::to_string(family.tables())?);
         family.save(model, Progress { step: 0, images_seen: 0 }, self.out)?;
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ddpm_console::numbers::at_least;
+use ddpm_console::say;
 use ddpm_data::series::{Series, Timestamp, write_imputed};
 use ddpm_eval::series::{Point, Quantile, ScoredSamples, usual_levels};
 use ddpm_families::family::trained::{Impute, SeriesDraw, Stretch};
@@ -54,20 +55,20 @@ pub fn run(args: &ImputeArgs) -> anyhow::Result<PathBuf> {
     let (cells, missing) = count(&file.series);
     let draw = args.sampling.checked_draw("--samples", args.samples, cells)?;
     let out = args.output.make(open.run.as_ref(), "imputations", &open.path, &FILES)?;
-    eprintln!(
+    say!(
         "{}: {missing} of {cells} values of {} are missing, {}",
         open.path.display(),
         args.data.display(),
         card.origin()
     );
     if missing == 0 {
-        eprintln!("note: nothing is missing; give --mask to hide values");
+        say!("note: nothing is missing; give --mask to hide values");
     }
     // An empty folder would only be in the way.
     let found = Imputed::of(model, &file.series, &draw).inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
     found.write(&out, &args.data, &file)?;
     if let Some(line) = found.scores(&file.series)? {
-        eprintln!("{line}");
+        say!("{line}");
     }
     Ok(out)
 }
@@ -131,7 +132,7 @@ impl Imputed {
                 let shape = [self.samples, group.len(), length, variables];
                 atomic::write(&out.join("samples.npy"), npy::encode(&shape, values))?;
             }
-            _ => eprintln!("note: the series have different lengths, so that there is no samples.npy"),
+            _ => say!("note: the series have different lengths, so that there is no samples.npy"),
         }
         if data.extension().is_some_and(|extension| extension == "npy") && self.groups.len() == 1 {
             let steps = file.series[0].target.steps();

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use burn::module::Module;
 use burn::tensor::Device;
 use clap::Args;
+use ddpm_console::output::print;
 use ddpm_device::device;
 use ddpm_families::checksums;
 use ddpm_families::diffusers::pipeline::{Layout, read_json};
@@ -56,30 +57,16 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let device = device::open(None)?.device;
     let mut report = Report { device, lines: Vec::new(), wrong: Vec::new(), experiment: None };
     report.inspect(&args.path, args.entry.as_deref())?;
+    let Report { lines: about, wrong, experiment, .. } = &report;
     match args.json {
-        true => {
-            println!("{}", json!({ "about": report.lines, "wrong": report.wrong, "experiment": report.experiment }))
-        }
-        false => print(&report),
+        true => print(&format!("{}\n", json!({ "about": about, "wrong": wrong, "experiment": experiment })))?,
+        false => print(&report.text())?,
     }
     match report.wrong.len() {
         0 => Ok(()),
         1 => bail!("{}: 1 fault", args.path.display()),
         count if count > LISTED => bail!("{}: {count} faults, of which {LISTED} are listed", args.path.display()),
         count => bail!("{}: {count} faults", args.path.display()),
-    }
-}
-
-fn print(report: &Report) {
-    let width = report.lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    for (name, value) in &report.lines {
-        println!("{name:width$}  {value}");
-    }
-    for wrong in report.wrong.iter().take(LISTED) {
-        println!("{:width$}  {wrong}", "wrong");
-    }
-    if let Some(experiment) = &report.experiment {
-        println!("\n# The tables of an experiment with this model.\n{experiment}");
     }
 }
 
@@ -93,6 +80,16 @@ struct Report {
 }
 
 impl Report {
+    /// A line for each finding, and what to paste into an experiment.
+    fn text(&self) -> String {
+        let width = self.lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let found = self.lines.iter().map(|(name, value)| format!("{name:width$}  {value}\n"));
+        let wrong = self.wrong.iter().take(LISTED).map(|wrong| format!("{:width$}  {wrong}\n", "wrong"));
+        let tables = self.experiment.iter();
+        let tables = tables.map(|tables| format!("\n# The tables of an experiment with this model.\n{tables}\n"));
+        found.chain(wrong).chain(tables).collect()
+    }
+
     fn add(&mut self, name: &str, value: impl Display) {
         self.lines.push((name.into(), value.to_string()));
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use ddpm_console::bar::{checking_images, progress_bar};
+use ddpm_console::output::{print, print_path};
+use ddpm_console::say;
 use ddpm_data::packed::{self, Packed};
 use ddpm_data::series::{Index, Opened, ReadHints, read_any};
 use ddpm_data::{DataConfig, ImagesConfig, OpenData, Split, printable, shown, with_home};
@@ -125,16 +127,15 @@ impl BuildArgs {
         bar.finish_and_clear();
         let (packed, skipped, ignored) = built?;
         if ignored.count > 0 {
-            eprintln!("note: {ignored}");
+            say!("note: {ignored}");
         }
         if !skipped.is_empty() {
-            eprintln!("warning: {} files are not readable images and are left out:", skipped.len());
-            skipped.iter().take(10).for_each(|file| eprintln!("  {file}"));
+            say!("warning: {} files are not readable images and are left out:", skipped.len());
+            skipped.iter().take(10).for_each(|file| say!("  {file}"));
         }
-        eprintln!("{}", describe(&packed));
-        eprintln!("to train on it: [data] kind = \"packed\", path = {:?}", self.out);
-        println!("{}", self.out.display());
-        Ok(())
+        say!("{}", describe(&packed));
+        say!("to train on it: [data] kind = \"packed\", path = {:?}", self.out);
+        print_path(&self.out)
     }
 }
 
@@ -152,55 +153,54 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
     match &args.command {
         Some(DataCommand::Build(build)) => return build.run(),
         Some(DataCommand::Verify { file }) => {
-            println!("{}: intact; {}", file.display(), describe(&packed::verify(file)?));
-            return Ok(());
+            return print(&format!("{}: intact; {}\n", file.display(), describe(&packed::verify(file)?)));
         }
         None => {}
     }
-    let Some(what) = &args.what else {
-        for (title, kinds) in
-            [("Ready to use:", &DataConfig::BUILT_IN[..]), ("Your own, with a path:", &DataConfig::FROM_PATH[..])]
-        {
-            println!("{title}");
-            for (kind, description) in kinds {
-                println!("  {kind:14} {description}");
-            }
-        }
-        return Ok(());
-    };
+    let Some(what) = &args.what else { return print(&kinds()) };
     let config = config_of(what, args)?;
     let open = |split| ddpm_data::open_with_progress(&config, split, 0, &checking_images());
     let (train, test) = (open(Split::Train)?, open(Split::Test)?);
-    match &train.series {
+    print(&match &train.series {
         Some(_) => inspect_series::report(&config, &train, &test)?,
         None => report(&train, &test),
-    }
+    })?;
     if let Some(out) = &args.out {
         std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
         let path = out.join("data.png");
         if train.series.is_some() {
             inspect_series::draw(&train, &path)?;
-            println!("{}", path.display());
-            return Ok(());
+            return print_path(&path);
         }
         let (samples, rows) = overview(&train)?;
         ddpm_render::write_overview(&path, &samples, None)?;
         if !rows.is_empty() {
-            println!("rows of data.png, from the top: {}", rows.join(", "));
+            print(&format!("rows of data.png, from the top: {}\n", rows.join(", ")))?;
         }
-        println!("{}", path.display());
+        print_path(&path)?;
     }
     Ok(())
 }
 
-/// Prints the contents of both splits.
-fn report(train: &OpenData, test: &OpenData) {
-    println!("{}: items of shape {:?}", train.info.name, train.info.shape);
-    println!("{} to train on, {} held out", train.items.len(), test.items.len());
+/// The kinds of datasets, each with what it is.
+fn kinds() -> String {
+    let [built_in, from_path] = [&DataConfig::BUILT_IN[..], &DataConfig::FROM_PATH[..]].map(|kinds| {
+        let line = |(kind, description): &(&str, &str)| format!("  {kind:14} {description}\n");
+        kinds.iter().map(line).collect::<String>()
+    });
+    format!("Ready to use:\n{built_in}Your own, with a path:\n{from_path}")
+}
+
+/// What is in both splits.
+fn report(train: &OpenData, test: &OpenData) -> String {
+    let mut lines = vec![
+        format!("{}: items of shape {:?}", train.info.name, train.info.shape),
+        format!("{} to train on, {} held out", train.items.len(), test.items.len()),
+    ];
     let classes = &train.info.classes;
     if !classes.is_empty() {
         let names: Vec<String> = classes.iter().map(|name| printable(name)).collect();
-        println!("{} classes: {}", classes.len(), names.join(", "));
+        lines.push(format!("{} classes: {}", classes.len(), names.join(", ")));
     }
     // Both splits may have read the same folder.
     let ignored: BTreeSet<String> = [train, test]
@@ -209,13 +209,15 @@ fn report(train: &OpenData, test: &OpenData) {
         .filter(|ignored| ignored.count > 0)
         .map(ToString::to_string)
         .collect();
-    ignored.iter().for_each(|ignored| println!("{ignored}"));
+    lines.extend(ignored);
     let skipped: BTreeSet<String> = train.skipped.iter().chain(&test.skipped).map(ToString::to_string).collect();
     if !skipped.is_empty() {
         let count = skipped.len();
-        println!("{count} files are not readable images and would have to be skipped (data.on_bad_file = \"skip\"):");
-        skipped.iter().for_each(|file| println!("  {file}"));
+        let what = "are not readable images and would have to be skipped (data.on_bad_file = \"skip\")";
+        lines.push(format!("{count} files {what}:"));
+        lines.extend(skipped.iter().map(|file| format!("  {file}")));
     }
+    lines.join("\n") + "\n"
 }
 
 fn config_of(what: &str, args: &DataArgs) -> anyhow::Result<DataConfig> {

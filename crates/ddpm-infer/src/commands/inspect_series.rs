@@ -14,27 +14,27 @@ use crate::commands::series_file::values;
 const STEPS_SHOWN: usize = 400;
 pub(crate) const WINDOWS_SHOWN: usize = 5;
 
-/// Prints what there is in the data of both splits.
-pub(crate) fn report(config: &DataConfig, train: &OpenData, test: &OpenData) -> anyhow::Result<()> {
+/// What there is in the data of both splits.
+pub(crate) fn report(config: &DataConfig, train: &OpenData, test: &OpenData) -> anyhow::Result<String> {
+    let mut lines = Vec::new();
     if let Some(Opened { format, notes, horizon, .. }) = opened(config)? {
-        println!("{}: {format}", train.info.name);
-        notes.iter().for_each(|note| println!("note: {note}"));
-        if let Some(horizon) = horizon {
-            println!("the dataset is for forecasts of {horizon} steps");
-        }
+        lines.push(format!("{}: {format}", train.info.name));
+        lines.extend(notes.iter().map(|note| format!("note: {note}")));
+        lines.extend(horizon.map(|horizon| format!("the dataset is for forecasts of {horizon} steps")));
     }
     let set = train.series.as_ref().context("the data are no series")?;
     let summary = Summary::of(set.series()).context("there are no series")?;
-    println!("{summary}");
-    table(set, &summary).iter().for_each(|line| println!("{line}"));
-    println!("{} values are missing ({:.1} %)", summary.all_missing(), 100.0 * summary.share_missing());
+    lines.push(summary.to_string());
+    lines.extend(table(set, &summary));
+    lines.push(format!("{} values are missing ({:.1} %)", summary.all_missing(), 100.0 * summary.share_missing()));
     if !summary.covariates.is_empty() {
-        println!("covariates: {}", names(&summary.covariates));
+        lines.push(format!("covariates: {}", names(&summary.covariates)));
     }
-    println!("{}", splits(set, test.series.as_deref().unwrap_or(set)));
+    lines.push(splits(set, test.series.as_deref().unwrap_or(set)));
     let length = train.info.shape.get(1).copied().unwrap_or(0);
-    println!("{} windows of {length} steps to train on, {} held out", train.items.len(), test.items.len());
-    Ok(())
+    let (train, test) = (train.items.len(), test.items.len());
+    lines.push(format!("{train} windows of {length} steps to train on, {test} held out"));
+    Ok(lines.join("\n") + "\n")
 }
 
 /// The file again, with what was found of it; none for series that are not in a file of text.

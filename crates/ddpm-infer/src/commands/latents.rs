@@ -6,6 +6,7 @@ use anyhow::bail;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use ddpm_console::numbers::{at_least, from_zero};
+use ddpm_console::say;
 use ddpm_data::Split;
 use ddpm_families::family::trained::{Draw, Encode, Trained};
 use ddpm_render::Samples;
@@ -76,7 +77,7 @@ impl LatentArgs {
             Some(kl) => format!("{dimension} ({kl:.2} nats)"),
             None => dimension.to_string(),
         };
-        eprintln!("rows: dimension {}", order.iter().map(nats).collect::<Vec<_>>().join(", "));
+        say!("rows: dimension {}", order.iter().map(nats).collect::<Vec<_>>().join(", "));
         decoded(model, encoder, &latents, columns).map(Some)
     }
 }

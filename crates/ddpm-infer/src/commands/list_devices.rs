@@ -1,5 +1,6 @@
 //! `ddpm-infer devices`: the backends of this build, and the devices of this machine.
 
+use ddpm_console::output::print;
 use ddpm_device::device::{self, Presence};
 
 /// List the backends of this build and the devices of this machine.
@@ -26,9 +27,9 @@ pub fn run(_: &DevicesArgs) -> anyhow::Result<()> {
     }
     let widths: [usize; 4] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default());
-    for row in rows {
+    let line = |row: &[String; 4]| {
         let cells: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
-        println!("{}", cells.trim_end());
-    }
-    Ok(())
+        format!("{}\n", cells.trim_end())
+    };
+    print(&rows.iter().map(line).collect::<String>())
 }

@@ -9,6 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use ddpm_console::bar::progress_bar;
 use ddpm_console::numbers::{above_zero, at_least, from_zero};
+use ddpm_console::say;
 use ddpm_data::random::{Stream, normals, rng};
 use ddpm_data::{Bounds, DataInfo, Example, Space, Split, three_axes};
 use ddpm_families::family::stored::ModelCard;
@@ -127,7 +128,7 @@ pub fn run(args: &LikelihoodArgs) -> anyhow::Result<String> {
     }
     let config = &snapshot.config;
     let items = args.items(config, &path)?;
-    eprintln!(
+    say!(
         "{}: {} after step {}, {} {} items, by {} on {}",
         path.display(),
         config.experiment,
@@ -161,20 +162,20 @@ impl LikelihoodArgs {
         let open = self.snapshot.open_model()?;
         let (card, path, device) = (open.model.card(), &open.path, &open.device.name);
         if let Some(bound) = open.model.series_bound() {
-            eprintln!("{}: {}, {} split on {device}", path.display(), card.origin(), self.split.name());
+            say!("{}: {}, {} split on {device}", path.display(), card.origin(), self.split.name());
             let (split, horizon) = (self.split, self.horizon);
             let windows = Windows { split, horizon, most: self.count.unwrap_or(USUAL_COUNT) };
             let draw = BoundDraw { seed: self.seed, at_once: self.batch_size };
             let report = measure_series_bound::measure(bound, card, path, &windows, &draw)?;
-            eprintln!("{}", report.details());
+            say!("{}", report.details());
             self.write(&serde_json::to_value(&report)?)?;
             return Ok(report.line());
         }
         let Some(bound) = open.model.bound() else { return Err(open.cannot("measure a likelihood")) };
         let items = of_split(card, path, self.split, self.count.unwrap_or(usize::MAX))?;
-        eprintln!("{}: {}, {} {} on {device}", path.display(), card.origin(), items.count, items.from);
+        say!("{}: {}, {} {} on {device}", path.display(), card.origin(), items.count, items.from);
         let report = measure_bound::measure(bound, &items, &self.iwae, self.seed)?;
-        eprintln!("{}", report.details());
+        say!("{}", report.details());
         self.write(&serde_json::to_value(&report)?)?;
         Ok(report.line())
     }
@@ -260,7 +261,7 @@ impl Likelihood<'_> {
         let (whole, error) = mean_and_error(&whole);
         let term = |values: &[f64]| mean_and_error(values).0;
         finite(whole)?;
-        eprintln!("standard error {error:.4}");
+        say!("standard error {error:.4}");
         let (prior, middle, first) = (term(&prior), term(&middle), term(&first));
         Ok(format!("{whole:.4} bits/dim = L_T {prior:.4} + L_1..T-1 {middle:.4} + L_0 {first:.4}"))
     }
@@ -305,7 +306,7 @@ impl Likelihood<'_> {
         bar.finish_and_clear();
         let (mean, error) = mean_and_error(&found);
         finite(mean)?;
-        eprintln!("standard error {error:.4}; {evaluations} network evaluations (NFE)");
+        say!("standard error {error:.4}; {evaluations} network evaluations (NFE)");
         Ok(match of_bytes {
             true => format!("{mean:.4} bits/dim"),
             false => format!("{mean:.4} nats/dim"),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Args;
 use ddpm_console::numbers::{at_least, from_zero};
+use ddpm_console::say;
 use ddpm_data::DataInfo;
 use ddpm_eval::Features;
 use ddpm_eval::reconstruction::{RANGE_MINUS_1_TO_1, mean_squared_errors, psnr};
@@ -52,13 +53,13 @@ pub fn run(args: &ReconstructArgs) -> anyhow::Result<PathBuf> {
     }
     let items = args.items.read(card, &open.path)?;
     let out = args.output.make(open.run.as_ref(), "reconstructions", &open.path, &FILES)?;
-    eprintln!("{}: {} of {}, {}", open.path.display(), items.count, items.from, card.origin());
+    say!("{}: {} of {}, {}", open.path.display(), items.count, items.from, card.origin());
     let draw = Draw { seed: args.seed, temperature: args.temperature };
     let found = model.reconstruct(&items.values, layers, &draw, 0).map_err(anyhow::Error::from_boxed)?;
     let errors = errors(&items.values, &found, &card.data)?;
     write(&out, items, found, &card.data)?;
     write_errors(&out, &errors)?;
-    eprintln!("{}", summary(&errors));
+    say!("{}", summary(&errors));
     Ok(out)
 }
 

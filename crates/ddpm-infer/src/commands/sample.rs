@@ -11,6 +11,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddpm_console::bar::progress_bar;
 use ddpm_console::numbers::{at_least, from_zero};
+use ddpm_console::say;
 use ddpm_data::series::{Index, Series, Table};
 use ddpm_data::{DataInfo, fnv1a, reference_points};
 use ddpm_device::device::OpenDevice;
@@ -227,7 +228,7 @@ impl<'a> Generation<'a> {
         let part = shard.range(job.count);
         let samples = self.samples(&SamplingJob { frames: 0, ..job.clone() }, part.clone())?;
         self.finish();
-        eprintln!("shard {}/{}: {} of {} samples", shard.number, shard.of, part.len(), job.count);
+        say!("shard {}/{}: {} of {} samples", shard.number, shard.of, part.len(), job.count);
         Ok(parts.write(&part, &samples.values)?)
     }
 
@@ -250,7 +251,7 @@ impl<'a> Generation<'a> {
 
     fn report(&self) {
         let batches = if self.batches == 1 { "batch" } else { "batches" };
-        eprintln!("{} network evaluations (NFE), in {} {batches}", self.evaluations, self.batches);
+        say!("{} network evaluations (NFE), in {} {batches}", self.evaluations, self.batches);
     }
 }
 
@@ -294,7 +295,7 @@ impl SampleArgs {
         let (count, row) = (self.count.unwrap_or(usual_count_of(&card.data)), self.task.row());
         let name = format!("{}-seed{}-n{count}", path.file_stem().unwrap_or_default().to_string_lossy(), self.seed);
         let out = self.make_folder(run.as_ref(), &name)?;
-        eprintln!("{}: samples of {} on {}", path.display(), card.origin(), device.name);
+        say!("{}: samples of {} on {}", path.display(), card.origin(), device.name);
         let draw = self.latents.draw(self.seed);
         let samples = match (self.latents.traversal(&**model, path)?, row) {
             (Some(samples), _) => samples,
@@ -328,7 +329,7 @@ impl SampleArgs {
         let (count, length) = (self.count.unwrap_or_else(|| usual_count_of(&open.model.card().data)), model.window());
         let name = format!("{}-seed{}-n{count}", path.file_stem().unwrap_or_default().to_string_lossy(), self.seed);
         let out = self.make_folder(run.as_ref(), &name)?;
-        eprintln!("{}: {count} windows of {} on {}", path.display(), open.model.card().origin(), device.name);
+        say!("{}: {count} windows of {} on {}", path.display(), open.model.card().origin(), device.name);
         let nothing = Table::never_observed(length, names.len());
         let nothing = Series::new(None, Index::Counted, names.to_vec(), nothing);
         let window = |number| Stretch { series: &nothing, start: 0, end: length, number };
@@ -403,7 +404,7 @@ impl SampleArgs {
 
     /// Prints what is about to happen.
     fn announce(&self, loaded: &Loaded, job: &SamplingJob) {
-        eprintln!(
+        say!(
             "{}: {} samples of {} by {} in {} steps on {}{}{}",
             loaded.path.display(),
             job.count,
@@ -415,7 +416,7 @@ impl SampleArgs {
             self.remark_on_sampler(job, &loaded.diffusion)
         );
         if let Some(remark) = loaded.open.first_use() {
-            eprintln!("{remark}");
+            say!("{remark}");
         }
     }
 
@@ -428,10 +429,10 @@ impl SampleArgs {
         }
         ddpm_render::write(out, samples, beside.as_deref())?;
         if let Some(legend) = ddpm_render::legend(samples, &config.data.classes) {
-            eprintln!("{legend}");
+            say!("{legend}");
         }
         if let Some(summary) = task_files::write(out, &job.task, samples)? {
-            eprintln!("{summary}");
+            say!("{summary}");
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use burn::tensor::Device;
 use clap::Args;
 use ddpm_console::numbers::at_least;
+use ddpm_console::say;
 use ddpm_families::latent::{LatentError, LatentJob, LatentPipeline, Subject, is_latent_pipeline};
 use ddpm_families::snapshot::SnapshotError;
 use ddpm_render::Samples;
@@ -121,7 +122,7 @@ impl PromptArgs {
         for LoraChoice { path, weight } in &self.lora {
             let lora = Lora::open(path).map_err(SnapshotError::from)?;
             let changed = pipeline.merge_lora(&lora, *weight)?;
-            eprintln!("{}: {changed} layers changed, with weight {weight}", lora.path().display());
+            say!("{}: {changed} layers changed, with weight {weight}", lora.path().display());
         }
         Ok(pipeline)
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use ddpm_console::numbers::at_least;
+use ddpm_console::say;
 use ddpm_data::DataConfig;
 use ddpm_data::series::{
     Cell, Frequency, Index, Opened, ReadHints, Series, SeriesInfo, SourceLayout, Table, Timestamp, grouped, read_any,
@@ -96,13 +97,13 @@ impl SeriesFile {
             bail!("the model was trained on items of shape {:?}, not on time series", card.data.shape);
         };
         let opened = opened(path, card, info)?;
-        opened.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        opened.notes.iter().for_each(|note| say!("note: {note}"));
         let Some(first) = opened.series.first() else { bail!("{}: there are no series in it", path.display()) };
         let columns = columns(&first.variables, &info.variables, path)?;
         let left_out: Vec<&str> =
             (0..first.variables.len()).filter(|k| !columns.contains(k)).map(|k| &*first.variables[k]).collect();
         if !left_out.is_empty() {
-            eprintln!("note: columns that the model does not know are not read: {}", left_out.join(", "));
+            say!("note: columns that the model does not know are not read: {}", left_out.join(", "));
         }
         let mut series = Vec::with_capacity(opened.series.len());
         for one in &opened.series {
@@ -194,9 +195,7 @@ fn stated_index(
         (Index::Counted, Some(start), Some(frequency)) => Ok(Some(Index::Times { start, frequency })),
         (Index::Counted, None, Some(frequency)) => Ok(of_training.map(|start| {
             let path = path.display();
-            eprintln!(
-                "note: {path} has no times: it begins at {start}, as the training data did; or else --start TIME"
-            );
+            say!("note: {path} has no times: it begins at {start}, as the training data did; or else --start TIME");
             Index::Times { start, frequency }
         })),
         _ => Ok(None),
@@ -264,7 +263,7 @@ fn check_frequency(series: &Series, info: &SeriesInfo, path: &Path) -> anyhow::R
         (Some(found), Some(expected)) if found != expected => {
             bail!("{}: its steps are {found} apart; the model was trained on steps of {expected}", path.display())
         }
-        (None, Some(expected)) => eprintln!(
+        (None, Some(expected)) => say!(
             "note: {} has no times; the model was trained on steps of {expected}: --start TIME says when its first row is",
             path.display()
         ),

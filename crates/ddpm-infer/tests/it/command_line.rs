@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use burn::tensor::Device;
 use ddpm_data::{DataConfig, Split};
@@ -712,6 +712,24 @@ fn samples_of_another_job_are_replaced_only_when_asked() {
     assert!(run(sample("2", &["--overwrite"])).status.success());
     let exists = |name: &str| dir.path().join("o").join(name).exists();
     assert!(exists("0001.png") && !exists("0002.png") && exists("notes.txt") && exists("grid.png"));
+}
+
+#[test]
+fn a_reader_that_goes_away_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = digits(dir.path());
+    let path = from.to_str().unwrap();
+    let sample = ["sample", "--from", path, "--count", "2", "--steps", "2", "--out", "read-by-nobody"];
+    for words in
+        [&["inspect", path][..], &["data"], &["data", "digits"], &["devices"], &["completions", "bash"], &sample]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-infer"));
+        command.current_dir(dir.path()).args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{words:?}");
+    }
+    assert!(dir.path().join("read-by-nobody/0001.png").is_file());
 }
 
 #[test]

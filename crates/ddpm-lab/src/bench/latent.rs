@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::process::{Answer, Hello, Side, in_turns};
 use super::table::times_cell;
 use super::{BenchArgs, TURN, computing, this_program, threads};
-use ddpm_train::output::print;
+use ddpm_console::output::print;
 
 /// The networks in PyTorch, which run as `python -c`.
 const PEER: &str = include_str!("peer_latent.py");

@@ -21,7 +21,7 @@ use network::Work;
 use process::{Answer, Hello, Operation, Side, answer_of, in_turns};
 use serde::Serialize;
 
-use ddpm_train::output::{print, print_path};
+use ddpm_console::output::{print, print_path};
 
 /// The network in PyTorch, which runs as `python -c`.
 const PEER: &str = include_str!("peer.py");
@@ -305,7 +305,7 @@ fn measure_start(args: &BenchArgs, work: &Work, sides: &mut [Measured]) -> anyho
             let start = Instant::now();
             let answer = answer_of(command)?;
             match answer.error {
-                Some(reason) => ddpm_train::say!("the start of {} is not measured: {reason}", side.name),
+                Some(reason) => ddpm_console::say!("the start of {} is not measured: {reason}", side.name),
                 None if answer.done => side.start.push(start.elapsed().as_secs_f64()),
                 None => {}
             }

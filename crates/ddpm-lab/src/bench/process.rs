@@ -101,7 +101,7 @@ pub(super) fn in_turns<M>(
 ) -> anyhow::Result<()> {
     for round in 0..rounds {
         for side in sides.iter_mut() {
-            ddpm_train::say!("{}: {command}, round {} of {rounds}", side.process.hello.name, round + 1);
+            ddpm_console::say!("{}: {command}, round {} of {rounds}", side.process.hello.name, round + 1);
             take(&mut side.measured, side.process.ask(command)?);
         }
     }

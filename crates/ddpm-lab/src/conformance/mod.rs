@@ -33,9 +33,9 @@ use self::check::{Group, off_by, tolerance};
 use self::networks::Reference;
 use self::operations::Operation;
 use self::training::{Recipe, Training};
+use ddpm_console::output::print;
 use ddpm_train::config::load::Source;
 use ddpm_train::config::recipes::RECIPES;
-use ddpm_train::output::print;
 
 /// Steps of the training that is compared.
 const STEPS: u64 = 10;
@@ -101,7 +101,7 @@ pub fn run(args: &ConformanceArgs) -> anyhow::Result<Verdict> {
                 rows.extend(table_rows(&open, &groups));
             }
             Err(error @ DeviceError::NotThere { .. }) => {
-                ddpm_train::say!("{name}: skipped: {error}");
+                ddpm_console::say!("{name}: skipped: {error}");
                 rows.push(format!("| {name} | not there | skipped | | | | |"));
                 verdict = verdict.max(Verdict::Skipped);
             }
@@ -143,7 +143,7 @@ impl Suite {
 
     fn check(&self, open: &OpenDevice) -> anyhow::Result<Vec<Group>> {
         let device = &open.device;
-        let say = |what: &str| ddpm_train::say!("{}: {what}", open.name);
+        let say = |what: &str| ddpm_console::say!("{}: {what}", open.name);
         if let Some(remark) = open.first_use() {
             say(remark);
         }
@@ -195,7 +195,7 @@ impl Suite {
             }
         }
         let group_of = |(name, operations): (&'static str, Vec<Operation>)| {
-            ddpm_train::say!("{}: {name}: {} shapes", open.name, operations.len());
+            ddpm_console::say!("{}: {name}: {} shapes", open.name, operations.len());
             let mut group = Group::new(name, tolerance::OPERATION);
             for operation in operations {
                 let wanted = operation.run(batch, &self.flex, DType::F64);
@@ -214,7 +214,7 @@ impl Suite {
         let mut outputs = Group::new("networks of the experiments", tolerance::OUTPUT);
         let mut gradients = Group::new("the gradients of these", tolerance::GRADIENT);
         for (name, config, shape) in &self.networks {
-            ddpm_train::say!("{}: the network of {name}", open.name);
+            ddpm_console::say!("{}: the network of {name}", open.name);
             let reference = Reference::new(config, shape, 2, &self.flex)?;
             let mut of_parameters = Vec::new();
             outputs.attempt(name, || {
@@ -315,13 +315,13 @@ fn print_failures(device: &str, groups: &[Group]) {
         for check in group.checks.iter().filter(|check| !group.passed(check)) {
             match &check.error {
                 Ok(error) => {
-                    ddpm_train::say!(
+                    ddpm_console::say!(
                         "{device}: FAILED: {}: off by {error:.1e}, allowed {:.1e}",
                         check.name,
                         group.tolerance
                     );
                 }
-                Err(reason) => ddpm_train::say!("{device}: FAILED: {}: {reason}", check.name),
+                Err(reason) => ddpm_console::say!("{device}: FAILED: {}: {reason}", check.name),
             }
         }
     }

@@ -40,7 +40,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
         _ => args.runs.join(NAME),
     });
     write(&runs, &out)?;
-    crate::output::print_path(&out)
+    ddpm_console::output::print_path(&out)
 }
 
 /// What the page is called.

@@ -1,5 +1,6 @@
 //! Simpler models of the same data, fitted to the train split: what a model with a latent must beat.
 
+use ddpm_console::say;
 use ddpm_data::Split;
 use ddpm_eval::bernoulli_mixture::{BernoulliMixture, MixtureFit};
 use ddpm_eval::metrics::{Evaluation, Measurement};
@@ -30,7 +31,7 @@ const MIXTURE_WORK: usize = 1 << 28;
 pub(super) fn evaluate(model: &FamilyModel, items: &Items) -> anyhow::Result<Vec<Evaluation>> {
     let card = model.trained.card();
     if card.source.is_none() {
-        eprintln!("no baselines: {} does not record its training data", model.weights.path.display());
+        say!("no baselines: {} does not record its training data", model.weights.path.display());
         return Ok(Vec::new());
     }
     let most = (FITTED / card.data.values_per_item()).clamp(1, FITTED_ITEMS);
@@ -45,7 +46,7 @@ pub(super) fn evaluate(model: &FamilyModel, items: &Items) -> anyhow::Result<Vec
     };
     let latent = model.trained.encode().map(|encoder| encoder.latent_shape().iter().product());
     let likelihood = model.trained.bound().map(|bound| bound.likelihood_of());
-    eprintln!("fitting baselines to {} of {}", train.count, train.from);
+    say!("fitting baselines to {} of {}", train.count, train.from);
     let mut all = Vec::new();
     if card.data.values_per_item() <= GAUSSIAN_VALUES {
         let pca = Pca::fit(&baselines.train)?;
@@ -94,7 +95,7 @@ impl Baselines<'_> {
             Ok(model) => model,
             // As many dimensions as values, or none of them with noise.
             Err(error @ EvaluationError::Argument { .. }) => {
-                eprintln!("no probabilistic PCA: {error}");
+                say!("no probabilistic PCA: {error}");
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
@@ -108,7 +109,7 @@ impl Baselines<'_> {
     fn of_binary_values(&self) -> anyhow::Result<Vec<Evaluation>> {
         let is_binary = |items: &Features| items.values().iter().all(|value| *value == 0.0 || *value == 1.0);
         if !is_binary(&self.train) || !is_binary(&self.test) {
-            eprintln!("no Bernoulli baselines: the data are not binarized (data.binarize)");
+            say!("no Bernoulli baselines: the data are not binarized (data.binarize)");
             return Ok(Vec::new());
         }
         let independent = BernoulliMixture::independent(&self.train)?.negative_log_likelihood(&self.test)?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
+use ddpm_console::say;
 use ddpm_data::{DataConfig, Split, fnv1a};
 use ddpm_device::device::OpenDevice;
 use ddpm_eval::classifier::Classifier;
@@ -83,7 +84,7 @@ fn open_classifier(
     let name = format!("classifier-{:016x}.safetensors", fnv1a(format!("{config:?}").bytes()));
     let file: PathBuf = args.classifier.clone().unwrap_or_else(|| args.work.join(name));
     if !file.is_file() {
-        eprintln!("training a classifier of the data; its weights go to {}", file.display());
+        say!("training a classifier of the data; its weights go to {}", file.display());
     }
     let classifier = Classifier::open(&file, config, device)?;
     let identity = format!("classifier {:016x} on {device_name}", fnv1a(std::fs::read(&file)?));

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use ddpm_console::bar::progress_bar;
+use ddpm_console::say;
 use ddpm_data::{DataConfig, Split};
 use ddpm_device::device::OpenDevice;
 use ddpm_eval::blocks::{FeatureBlocks, FeatureSummary, Progress};
@@ -165,7 +166,7 @@ impl Sets {
             });
         }
         if let Some(class) = class {
-            eprintln!("warning: the samples are all of class {class}, the reference set may not be");
+            say!("warning: the samples are all of class {class}, the reference set may not be");
         }
         let reference = reference.images()?;
         let gaussian = reference.as_deref().map(gaussian).transpose()?.flatten();
@@ -191,9 +192,9 @@ struct Features<'a> {
 impl Features<'_> {
     fn announce(&self, open: &OpenDevice) {
         let extractor = &self.extraction.extractor;
-        eprintln!("features by {} on {}, cached in {}", extractor.name(), open.name, self.args.work.display());
+        say!("features by {} on {}, cached in {}", extractor.name(), open.name, self.args.work.display());
         if let Some(warning) = extractor.warning() {
-            eprintln!("warning: {warning}");
+            say!("warning: {warning}");
         }
     }
 
@@ -226,7 +227,7 @@ impl Features<'_> {
     fn extract(&self, source: &dyn ImageSource, count: usize) -> anyhow::Result<()> {
         let blocks = self.blocks(source, count)?;
         let missing = blocks.missing().len();
-        eprintln!("{}: {} images, {missing} of {} blocks to extract", source.name(), blocks.count(), blocks.len());
+        say!("{}: {} images, {missing} of {} blocks to extract", source.name(), blocks.count(), blocks.len());
         let bar = progress_bar("{bar:28} {pos}/{len} images  {msg}  {elapsed} < {eta}", blocks.count() as u64);
         bar.set_position(blocks.done() as u64);
         let shard = self.args.shard.unwrap_or(Shard::ALL);
@@ -325,7 +326,7 @@ impl Features<'_> {
         if fewest <= width as u64 {
             let few =
                 format!("{fewest} items for {width} features: the Frechet distance is far from that of many items");
-            eprintln!("warning: {}: {few}", set.name);
+            say!("warning: {}: {few}", set.name);
             warnings.push(few);
         }
         let settings =

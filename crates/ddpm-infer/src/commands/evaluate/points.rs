@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 use ddpm_console::bar::progress_bar;
+use ddpm_console::say;
 use ddpm_data::{DataConfig, Split};
 use ddpm_device::device::OpenDevice;
 use ddpm_eval::metrics::{Evaluation, Measurement};
@@ -59,7 +60,7 @@ fn sample(sample_sets: &[SampleSet], open: &OpenDevice) -> anyhow::Result<Vec<Cl
     }
     let mut clouds = Vec::new();
     for set in sample_sets {
-        eprintln!("{}: {} points on {}", set.name, set.count, open.name);
+        say!("{}: {} points on {}", set.name, set.count, open.name);
         let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
         let samples = set.source(open).generate(0..set.count, &mut |progress| show(&bar, progress));
         let samples = samples.map_err(anyhow::Error::from_boxed)?;

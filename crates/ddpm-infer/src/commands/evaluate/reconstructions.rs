@@ -8,6 +8,7 @@ use std::rc::Rc;
 use anyhow::{Context, bail};
 use burn::tensor::Device;
 use ddpm_console::bar::progress_bar;
+use ddpm_console::say;
 use ddpm_data::sprites::{self, factors_of};
 use ddpm_data::{Bounds, DataConfig, DataInfo, Fit, Split, fnv1a};
 use ddpm_device::device::OpenDevice;
@@ -104,7 +105,7 @@ fn read_items(args: &EvalArgs, model: &FamilyModel) -> anyhow::Result<Option<Ite
             if model.trained.generate().is_none() {
                 bail!("{reason}: give items by --reconstruct");
             }
-            eprintln!("no reconstructions: {reason}; --reconstruct gives items");
+            say!("no reconstructions: {reason}; --reconstruct gives items");
             return Ok(None);
         }
     };
@@ -177,7 +178,7 @@ impl Reconstructions {
     /// Makes all of them.
     fn reconstruct_all(&self) -> Result<(), AnyError> {
         let count = self.items.count;
-        eprintln!("{}: reconstructing {count} of {}", self.model.name(), self.items.from);
+        say!("{}: reconstructing {count} of {}", self.model.name(), self.items.from);
         let bar = progress_bar("{bar:28} {pos}/{len} items  {elapsed} < {eta}", count as u64);
         let mut values = Vec::with_capacity(self.items.values.len());
         for start in (0..count).step_by(AT_ONCE) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use ddpm_console::say;
 use ddpm_eval::metrics::Evaluation;
 use ddpm_eval::record::{Record, SamplingSettings, append};
 use ddpm_eval::report::{self, Scale};
@@ -45,8 +46,8 @@ impl Results {
         }
         for (path, records) in runs {
             match append(&path, &records) {
-                Ok(()) => eprintln!("recorded in {}, for `ddpm-train report`", path.display()),
-                Err(error) => eprintln!("warning: not recorded in the run: {}: {error}", path.display()),
+                Ok(()) => say!("recorded in {}, for `ddpm-train report`", path.display()),
+                Err(error) => say!("warning: not recorded in the run: {}: {error}", path.display()),
             }
         }
     }

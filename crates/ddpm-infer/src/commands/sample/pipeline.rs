@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use ddpm_console::bar::progress_bar;
+use ddpm_console::say;
 use ddpm_data::fnv1a;
 use ddpm_device::memory;
 use ddpm_families::checksums;
@@ -44,12 +45,12 @@ impl SampleArgs {
     pub(super) fn run_pipeline(&self, path: &Path, run: Option<&RunFolder>) -> anyhow::Result<PathBuf> {
         self.refuse_for_pipelines()?;
         for changed in checksums::changed(path) {
-            eprintln!("warning: {changed}");
+            say!("warning: {changed}");
         }
         let open = self.snapshot.open()?;
         let bytes = weights_in(path);
         if bytes > LARGE {
-            eprintln!("{}: reading {:.1} GiB of weights", path.display(), bytes as f64 / f64::from(1 << 30));
+            say!("{}: reading {:.1} GiB of weights", path.display(), bytes as f64 / f64::from(1 << 30));
         }
         let pipeline = self.prompts.open(path, &open.device)?.in_precision(self.snapshot.precision().on(&open.device));
         let plan = self.plan(path, pipeline)?;
@@ -57,9 +58,9 @@ impl SampleArgs {
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let out = self.make_folder(run, &format!("{name}-seed{}-n{}", self.seed, job.sampling.count))?;
         for note in notes(pipeline, job) {
-            eprintln!("{note}");
+            say!("{note}");
         }
-        eprintln!("{}: {} on {}", path.display(), plan.summary()?, open.name);
+        say!("{}: {} on {}", path.display(), plan.summary()?, open.name);
         // An empty folder would only be in the way; one with something in it is not removed.
         let parts = self.pipeline_parts(&out, &plan).inspect_err(|_| drop(std::fs::remove_dir(&out)))?;
         let bar = progress_bar("{bar:28} {pos}/{len} steps  {msg}  {elapsed} < {eta}", 0);
@@ -241,10 +242,7 @@ impl SampleArgs {
         match memory::check(1, pipeline.first_stage.bytes_to_decode(pixels)) {
             Ok(()) => Ok(None),
             Err(reason) => {
-                eprintln!(
-                    "note: to decode a whole image {reason}; it is decoded in tiles, as with --tile {}",
-                    Tiles::USUAL
-                );
+                say!("note: to decode a whole image {reason}; it is decoded in tiles, as with --tile {}", Tiles::USUAL);
                 Ok(Tiles::new(Tiles::USUAL, factor))
             }
         }
@@ -318,7 +316,7 @@ impl Plan<'_> {
         let count = self.job.sampling.count;
         let part = shard.range(count);
         let images = self.images(self.scales[0], part.clone(), bar)?;
-        eprintln!("shard {}/{}: {} of {count} images", shard.number, shard.of, part.len());
+        say!("shard {}/{}: {} of {count} images", shard.number, shard.of, part.len());
         Ok(parts.write(&part, &images.values)?)
     }
 
