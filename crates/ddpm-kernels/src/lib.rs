@@ -95,7 +95,7 @@ pub use group_norm::{group_norm, norm_scale_shift_silu, norm_silu};
 pub use layer_norm::{layer_norm, modulated_layer_norm};
 pub use pool::{avg_pool2d, max_pool2d};
 pub use precision::Precision;
-pub use recurrent::gated_recurrence;
+pub use recurrent::{gated_recurrence, long_short_term_recurrence};
 pub use residual::{Gate, dense_rows, dense_sum, gated_residual, shifted_state};
 pub use sequence::{kernels_of_basis, long_convolution, mixed_norm, short_convolution, weight_norm};
 pub use sum::add;

@@ -1,20 +1,24 @@
-//! The layer as an operation of Burn, and its arithmetic.
+//! A layer of recurrent cells as an operation of Burn.
+
+use std::marker::PhantomData;
 
 use burn::tensor::{Shape, Tensor};
 use rayon::prelude::*;
 
+use super::cells::Cell;
 use crate::clock::Operation;
 use crate::flex::is_f32_on_flex;
 use crate::fused::{Arithmetic, apply};
 use crate::output::{Unset, written};
 use crate::rows::{add_bias_gradient, add_input_gradient, add_product, add_weight_gradient, fill_rows, total};
 use crate::scratch::Scratch;
-use crate::simd::{sigmoid, tanh, vectorised};
+use crate::simd::vectorised;
 
 /// Rows of the batch that a task takes through all steps.
 const TASK_ROWS: usize = 16;
 
-pub(super) fn gated_recurrence(
+/// The states after every step, `[batch, steps, STATES cells]`.
+pub(super) fn recurrence<C: Cell>(
     from_inputs: Tensor<3>,
     weight: Tensor<2>,
     bias: Tensor<1>,
@@ -22,32 +26,34 @@ pub(super) fn gated_recurrence(
 ) -> Option<Tensor<3>> {
     let ([batch, steps, gates], [_, cells]) = (from_inputs.dims(), weight.dims());
     let all_f32 = is_f32_on_flex(&from_inputs) && is_f32_on_flex(&weight) && is_f32_on_flex(&bias);
-    let fit = gates == 3 * cells && weight.dims() == [gates, cells] && state.dims() == [batch, cells];
+    let fit =
+        gates == C::GATES * cells && weight.dims() == [gates, cells] && state.dims() == [batch, C::STATES * cells];
     if !all_f32 || !fit || !is_f32_on_flex(&state) || batch * steps * cells == 0 {
         return None;
     }
     let inputs = vec![from_inputs.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), state.into_dispatch()];
-    Some(apply(inputs, Recurrence { batch, steps, cells }))
+    Some(apply(inputs, Recurrence::<C> { batch, steps, cells, cell: PhantomData }))
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Recurrence {
+struct Recurrence<C> {
     batch: usize,
     steps: usize,
     cells: usize,
+    cell: PhantomData<C>,
 }
 
-impl Arithmetic for Recurrence {
+impl<C: Cell> Arithmetic for Recurrence<C> {
     fn names(&self) -> [Operation; 2] {
         [Operation::Recurrence, Operation::RecurrenceBackward]
     }
 
     fn shape(&self) -> Shape {
-        Shape::from([self.batch, self.steps, self.cells])
+        Shape::from([self.batch, self.steps, C::STATES * self.cells])
     }
 
     fn forward(&self, inputs: &[&[f32]]) -> Vec<f32> {
-        let size = self.steps * self.cells;
+        let size = self.steps * C::STATES * self.cells;
         written(self.batch * size, |y| {
             y.par_chunks(TASK_ROWS * size).enumerate().for_each(|(task, y)| {
                 let y = y.cleared();
@@ -57,13 +63,14 @@ impl Arithmetic for Recurrence {
     }
 
     fn backward(&self, inputs: &[&[f32]], dy: &[f32], _: &[bool]) -> Vec<Option<Vec<f32>>> {
-        let Self { batch, steps, cells } = *self;
-        let (size, of_state) = (TASK_ROWS * steps * 3 * cells, TASK_ROWS * cells);
+        let Self { batch, steps, cells, .. } = *self;
+        let (gates, states) = (C::GATES * cells, C::STATES * cells);
         let mut parts = Vec::new();
         let mut of_states = Vec::new();
-        let of_inputs = written(batch * steps * 3 * cells, |gradient| {
-            of_states = written(batch * cells, |states| {
-                let tasks = gradient.par_chunks(size).zip(states.par_chunks(of_state)).enumerate();
+        let of_inputs = written(batch * steps * gates, |gradient| {
+            of_states = written(batch * states, |of_states| {
+                let states = of_states.par_chunks(TASK_ROWS * states);
+                let tasks = gradient.par_chunks(TASK_ROWS * steps * gates).zip(states).enumerate();
                 let part = |(task, (gradient, state)): (usize, (Unset, Unset))| {
                     self.task_backward(task, inputs, dy, gradient.cleared(), state.cleared())
                 };
@@ -75,33 +82,35 @@ impl Arithmetic for Recurrence {
     }
 }
 
-impl Recurrence {
+impl<C: Cell> Recurrence<C> {
     fn rows(&self, task: usize) -> usize {
         TASK_ROWS.min(self.batch - task * TASK_ROWS)
     }
 
-    /// Writes the outputs of a task, `[rows, steps, cells]`, and if it is wanted the gates of every step, after their
-    /// activations, and the recurrent part of the last one: `[steps, rows, 4 cells]`.
-    fn pass(&self, task: usize, inputs: &[&[f32]], y: &mut [f32], mut gates: Option<&mut [f32]>) {
+    /// Writes the states of a task, `[rows, steps, states]`, and if it is wanted what gradients need of every step,
+    /// `[steps, rows, kept]`.
+    fn pass(&self, task: usize, inputs: &[&[f32]], y: &mut [f32], mut all_kept: Option<&mut [f32]>) {
         let Self { steps, cells, .. } = *self;
+        let [gates, states, kept] = [C::GATES, C::STATES, C::KEPT].map(|count| count * cells);
         let [from_inputs, weight, bias, state] = *inputs else { return };
         let (first, rows) = (task * TASK_ROWS, self.rows(task));
-        let mut state = state[first * cells..(first + rows) * cells].to_vec();
-        let mut recurrent = Scratch::new(rows * 3 * cells);
+        let mut state = state[first * states..(first + rows) * states].to_vec();
+        let (mut hidden, mut recurrent) = (Scratch::new(rows * cells), Scratch::new(rows * gates));
         for step in 0..steps {
+            copy_columns(&state, states, &mut hidden, cells);
             fill_rows(&mut recurrent, bias);
-            add_product(&mut recurrent, &state, weight, [cells, 3 * cells]);
-            let mut of_step = gates.as_mut().map(|gates| &mut gates[step * rows * 4 * cells..][..rows * 4 * cells]);
+            add_product(&mut recurrent, &hidden, weight, [cells, gates]);
+            let mut of_step = all_kept.as_mut().map(|all| &mut all[step * rows * kept..][..rows * kept]);
             for row in 0..rows {
-                let from_input = &from_inputs[((first + row) * steps + step) * 3 * cells..][..3 * cells];
-                let from_state = &recurrent[row * 3 * cells..][..3 * cells];
-                let state = &mut state[row * cells..][..cells];
-                let gates = of_step.as_mut().map(|gates| &mut gates[row * 4 * cells..][..4 * cells]);
+                let from_input = &from_inputs[((first + row) * steps + step) * gates..][..gates];
+                let from_state = &recurrent[row * gates..][..gates];
+                let state = &mut state[row * states..][..states];
+                let of_row = of_step.as_mut().map(|of_step| &mut of_step[row * kept..][..kept]);
                 vectorised(
                     #[inline(always)]
-                    || cell(from_input, from_state, state, gates),
+                    || C::step(from_input, from_state, state, of_row),
                 );
-                y[(row * steps + step) * cells..][..cells].copy_from_slice(state);
+                y[(row * steps + step) * states..][..states].copy_from_slice(state);
             }
         }
     }
@@ -116,76 +125,51 @@ impl Recurrence {
         d_state: &mut [f32],
     ) -> Vec<Vec<f32>> {
         let Self { steps, cells, .. } = *self;
+        let [gates, states, kept] = [C::GATES, C::STATES, C::KEPT].map(|count| count * cells);
         let (first, rows) = (task * TASK_ROWS, self.rows(task));
-        let (weight, start) = (inputs[1], &inputs[3][first * cells..(first + rows) * cells]);
-        let mut y = Scratch::new(rows * steps * cells);
-        let mut gates = Scratch::new(steps * rows * 4 * cells);
-        self.pass(task, inputs, &mut y, Some(&mut gates));
-        let mut sums = vec![vec![0.0; 3 * cells * cells], vec![0.0; 3 * cells]];
-        let (mut before, mut recurrent) = (Scratch::new(rows * cells), Scratch::new(rows * 3 * cells));
+        let (weight, start) = (inputs[1], &inputs[3][first * states..(first + rows) * states]);
+        let mut y = Scratch::new(rows * steps * states);
+        let mut all_kept = Scratch::new(steps * rows * kept);
+        self.pass(task, inputs, &mut y, Some(&mut all_kept));
+        let mut sums = vec![vec![0.0; gates * cells], vec![0.0; gates]];
+        let [mut hidden, mut d_hidden] = [(); 2].map(|()| Scratch::new(rows * cells));
+        let (mut before, mut recurrent) = (Scratch::new(rows * states), Scratch::new(rows * gates));
         for step in (0..steps).rev() {
             for row in 0..rows {
-                let at = (row * steps + step) * cells;
-                let state = if step == 0 { &start[row * cells..] } else { &y[at - cells..] };
-                before[row * cells..][..cells].copy_from_slice(&state[..cells]);
-                let dy = &dy[first * steps * cells + at..][..cells];
-                let gates = &gates[(step * rows + row) * 4 * cells..][..4 * cells];
-                let outputs = [
-                    &mut gradient[(row * steps + step) * 3 * cells..][..3 * cells],
-                    &mut recurrent[row * 3 * cells..][..3 * cells],
-                    &mut d_state[row * cells..][..cells],
-                ];
-                let before = &before[row * cells..][..cells];
+                let at = (row * steps + step) * states;
+                let state = if step == 0 { &start[row * states..] } else { &y[at - states..] };
+                let before = &mut before[row * states..][..states];
+                before.copy_from_slice(&state[..states]);
+                let dy = &dy[first * steps * states + at..][..states];
+                let kept = &all_kept[(step * rows + row) * kept..][..kept];
+                let from_input = &mut gradient[(row * steps + step) * gates..][..gates];
+                let from_state = &mut recurrent[row * gates..][..gates];
+                let d_state = &mut d_state[row * states..][..states];
                 vectorised(
                     #[inline(always)]
-                    || cell_backward(gates, before, dy, outputs),
+                    || {
+                        d_state.iter_mut().zip(dy).for_each(|(sum, value)| *sum += value);
+                        C::backward(kept, before, d_state, from_input, from_state);
+                    },
                 );
             }
-            add_weight_gradient(&mut sums[0], &recurrent, &before, [cells, 3 * cells]);
+            copy_columns(&before, states, &mut hidden, cells);
+            add_weight_gradient(&mut sums[0], &recurrent, &hidden, [cells, gates]);
             add_bias_gradient(&mut sums[1], &recurrent);
-            add_input_gradient(d_state, &recurrent, weight, [cells, 3 * cells]);
+            // What goes through the weight is of the output alone.
+            copy_columns(d_state, states, &mut d_hidden, cells);
+            add_input_gradient(&mut d_hidden, &recurrent, weight, [cells, gates]);
+            for (to, from) in d_state.chunks_exact_mut(states).zip(d_hidden.chunks_exact(cells)) {
+                to[..cells].copy_from_slice(from);
+            }
         }
         sums
     }
 }
 
-/// `h' = n + z (h - n)` with `n = tanh(from_input + r from_state)`.
-#[inline(always)]
-fn cell(from_input: &[f32], from_state: &[f32], state: &mut [f32], mut gates: Option<&mut [f32]>) {
-    let cells = state.len();
-    for i in 0..cells {
-        let reset = sigmoid(from_input[i] + from_state[i]);
-        let update = sigmoid(from_input[cells + i] + from_state[cells + i]);
-        let of_new = from_state[2 * cells + i];
-        let new = tanh(from_input[2 * cells + i] + reset * of_new);
-        state[i] = new + update * (state[i] - new);
-        if let Some(gates) = &mut gates {
-            gates[i] = reset;
-            gates[cells + i] = update;
-            gates[2 * cells + i] = new;
-            gates[3 * cells + i] = of_new;
-        }
-    }
-}
-
-/// `outputs`: the gradients of what comes from the input and from the state, and that of the state after this step, which
-/// becomes that of the state before it, but for what goes through the weight.
-#[inline(always)]
-fn cell_backward(gates: &[f32], before: &[f32], dy: &[f32], outputs: [&mut [f32]; 3]) {
-    let cells = before.len();
-    let [from_input, from_state, d_state] = outputs;
-    for i in 0..cells {
-        let (reset, update, new, of_new) = (gates[i], gates[cells + i], gates[2 * cells + i], gates[3 * cells + i]);
-        let gradient = d_state[i] + dy[i];
-        let d_new = gradient * (1.0 - update) * (1.0 - new * new);
-        let d_update = gradient * (before[i] - new) * update * (1.0 - update);
-        let d_reset = d_new * of_new * reset * (1.0 - reset);
-        from_input[i] = d_reset;
-        from_input[cells + i] = d_update;
-        from_input[2 * cells + i] = d_new;
-        from_state[i] = d_reset;
-        from_state[cells + i] = d_update;
-        from_state[2 * cells + i] = d_new * reset;
-        d_state[i] = gradient * update;
+/// The first columns of each row.
+fn copy_columns(from: &[f32], width: usize, to: &mut [f32], columns: usize) {
+    for (from, to) in from.chunks_exact(width).zip(to.chunks_exact_mut(columns)) {
+        to.copy_from_slice(&from[..columns]);
     }
 }

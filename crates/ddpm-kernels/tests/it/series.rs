@@ -9,8 +9,8 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 use ddpm_kernels::{
     CircleBlock, EncoderLayer, Gate, Slope, circle_block, circle_end, circle_start, dense_rows, dense_sum,
-    encoder_layer, gated_recurrence, gated_residual, gelu, kernels_of_basis, long_convolution, mixed_norm,
-    shifted_state, short_convolution, weight_norm,
+    encoder_layer, gated_recurrence, gated_residual, gelu, kernels_of_basis, long_convolution,
+    long_short_term_recurrence, mixed_norm, shifted_state, short_convolution, weight_norm,
 };
 use support::{Outcome, assert_close, assert_independent_of_threads};
 
@@ -335,6 +335,39 @@ fn gated_recurrent_units() {
                 outputs.push(state.clone());
             }
             Tensor::stack(outputs, 1)
+        };
+        compare(&format!("{steps} steps"), &kernel, &plain);
+    }
+}
+
+#[test]
+fn long_short_term_memory() {
+    for [batch, steps, cells] in [[1, 1, 3], [3, 4, 5], [37, 6, 40]] {
+        let all = |inputs: &mut Inputs| {
+            let from_inputs = inputs.next([batch, steps, 4 * cells], 0.1);
+            let (weight, bias) = (inputs.next([4 * cells, cells], 0.0), inputs.next([4 * cells], 0.0));
+            (from_inputs, weight, bias, [inputs.next([batch, cells], 0.2), inputs.next([batch, cells], -0.1)])
+        };
+        // The memory as one more step.
+        let joined = |outputs: Tensor<3>, memory: Tensor<2>| Tensor::cat(vec![outputs, memory.unsqueeze_dim(1)], 1);
+        let kernel = |inputs: &mut Inputs| {
+            let (from_inputs, weight, bias, state) = all(inputs);
+            let (outputs, memory) = long_short_term_recurrence(from_inputs, weight, bias, state).expect("a kernel");
+            joined(outputs, memory)
+        };
+        let plain = |inputs: &mut Inputs| {
+            let (from_inputs, weight, bias, [mut hidden, mut memory]) = all(inputs);
+            let mut outputs = Vec::new();
+            for step in 0..steps {
+                let from_input: Tensor<2> = from_inputs.clone().narrow(1, step, 1).reshape([batch, 4 * cells]);
+                let from_state = hidden.matmul(weight.clone().transpose()) + bias.clone().unsqueeze_dim(0);
+                let gates = from_input + from_state;
+                let gate = |i: usize| gates.clone().narrow(1, i * cells, cells);
+                memory = sigmoid(gate(1)) * memory + sigmoid(gate(0)) * gate(2).tanh();
+                hidden = sigmoid(gate(3)) * memory.clone().tanh();
+                outputs.push(hidden.clone());
+            }
+            joined(Tensor::stack(outputs, 1), memory)
         };
         compare(&format!("{steps} steps"), &kernel, &plain);
     }

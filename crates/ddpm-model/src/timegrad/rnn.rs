@@ -4,7 +4,7 @@ use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault
 use burn::nn::{Dropout, Initializer};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Int, Tensor};
-use ddpm_kernels::{dense_rows, gated_recurrence};
+use ddpm_kernels::{dense_rows, gated_recurrence, long_short_term_recurrence};
 
 use super::config::Cell;
 
@@ -118,10 +118,10 @@ impl Rnn {
         (Tensor::stack(values, 1), RnnState(states))
     }
 
-    /// The same by kernels, where there are some: gated recurrent units on the CPU.
+    /// The same by kernels, where there are some: on the CPU.
     fn fused(&self, inputs: &Tensor<3>, state: Option<&RnnState>, dropout: &Dropout) -> Option<(Tensor<3>, RnnState)> {
         let [batch, steps, _] = inputs.dims();
-        if self.cell != Cell::Gru || steps == 0 {
+        if steps == 0 {
             return None;
         }
         let mut values = inputs.clone();
@@ -135,9 +135,10 @@ impl Rnn {
                 let zeros = Tensor::zeros([batch, cells], (&inputs.device(), inputs.dtype()));
                 LayerState { hidden: zeros.clone(), memory: zeros }
             });
-            values = layer.fused(&values, &before)?;
-            let hidden = values.clone().narrow(1, steps - 1, 1).reshape([batch, cells]);
-            states.push(LayerState { hidden, memory: before.memory });
+            let (outputs, memory) = layer.fused(self.cell, &values, before)?;
+            let hidden = outputs.clone().narrow(1, steps - 1, 1).reshape([batch, cells]);
+            states.push(LayerState { hidden, memory });
+            values = outputs;
         }
         Some((values, RnnState(states)))
     }
@@ -172,10 +173,14 @@ impl Layer {
 }
 
 impl Layer {
-    /// The outputs of gated recurrent units by kernels, where there are some.
-    fn fused(&self, inputs: &Tensor<3>, state: &LayerState) -> Option<Tensor<3>> {
+    /// The outputs and the memory after the last step by kernels, where there are some.
+    fn fused(&self, cell: Cell, inputs: &Tensor<3>, state: LayerState) -> Option<(Tensor<3>, Tensor<2>)> {
         let from_inputs = dense_rows(inputs.clone(), self.weight_ih.val().unsqueeze_dim(2), self.bias_ih.val())?;
-        gated_recurrence(from_inputs, self.weight_hh.val(), self.bias_hh.val(), state.hidden.clone())
+        let (weight, bias, LayerState { hidden, memory }) = (self.weight_hh.val(), self.bias_hh.val(), state);
+        match cell {
+            Cell::Gru => Some((gated_recurrence(from_inputs, weight, bias, hidden)?, memory)),
+            Cell::Lstm => long_short_term_recurrence(from_inputs, weight, bias, [hidden, memory]),
+        }
     }
 }
 
