@@ -34,14 +34,7 @@ pub fn long_short_term_recurrence(
     _state: [Tensor<2>; 2],
 ) -> Option<(Tensor<3>, Tensor<2>)> {
     #[cfg(feature = "flex")]
-    {
-        let ([batch, steps, _], [_, cells]) = (_from_inputs.dims(), _weight.dims());
-        let state = Tensor::cat(_state.to_vec(), 1);
-        // Outputs, and memories behind them.
-        let states = flex::recurrence::<cells::Lstm>(_from_inputs, _weight, _bias, state)?;
-        let memory = states.clone().narrow(2, cells, cells).narrow(1, steps - 1, 1).reshape([batch, cells]);
-        return Some((states.narrow(2, 0, cells), memory));
-    }
+    return flex::long_short_term_recurrence(_from_inputs, _weight, _bias, _state);
     #[cfg(not(feature = "flex"))]
     None
 }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use burn::tensor::{Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cells::Cell;
+use super::cells::{Cell, Lstm};
 use crate::clock::Operation;
 use crate::flex::is_f32_on_flex;
 use crate::fused::{Arithmetic, apply};
@@ -33,6 +33,20 @@ pub(super) fn recurrence<C: Cell>(
     }
     let inputs = vec![from_inputs.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), state.into_dispatch()];
     Some(apply(inputs, Recurrence::<C> { batch, steps, cells, cell: PhantomData }))
+}
+
+/// The outputs, and the memory after the last step.
+pub(super) fn long_short_term_recurrence(
+    from_inputs: Tensor<3>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+    state: [Tensor<2>; 2],
+) -> Option<(Tensor<3>, Tensor<2>)> {
+    let ([batch, steps, _], [_, cells]) = (from_inputs.dims(), weight.dims());
+    // Outputs, and memories beside them.
+    let states = recurrence::<Lstm>(from_inputs, weight, bias, Tensor::cat(state.to_vec(), 1))?;
+    let memory = states.clone().narrow(2, cells, cells).narrow(1, steps - 1, 1).reshape([batch, cells]);
+    Some((states.narrow(2, 0, cells), memory))
 }
 
 #[derive(Clone, Copy, Debug)]
