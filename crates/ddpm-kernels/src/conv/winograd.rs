@@ -232,7 +232,11 @@ pub(super) fn weight_gradient(operands: Operands, dims: &Dims, x: &[f32], dy: &[
         });
     }
 
-    let (gradients, _) = gradients.as_chunks::<PANEL>();
+    from_points(operands, dims, gradients.as_chunks().0, depth)
+}
+
+/// The gradient of the weight, of that of its transforms `[points, panels, depth, PANEL]`.
+fn from_points(operands: Operands, dims: &Dims, gradients: &[Row], depth: usize) -> Vec<f32> {
     let channels_in = dims.channels_in;
     written(dims.channels_out * channels_in * 9, |weight| {
         weight.par_chunks(PANEL * channels_in * 9).enumerate().for_each(|(panel, weight)| {
